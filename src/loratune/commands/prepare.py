@@ -1,0 +1,175 @@
+"""`loratune prepare`: training, validation and test data from Dolly, FinQA, the hub or the user's own files."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from loratune import hub
+from loratune.console import progress, say, warn
+from loratune.data.encode import Encoded, encode_rows
+from loratune.data.groups import content_key, grouped, without_duplicates
+from loratune.data.records import Record, records_text
+from loratune.data.sources.dolly import load_dolly
+from loratune.data.sources.files import KINDS, load_files
+from loratune.data.sources.finqa import FILES as FINQA_FILES
+from loratune.data.sources.finqa import FinqaOptions, fact_recall, load_finqa
+from loratune.data.sources.hub import load_dataset
+from loratune.data.sources.loaded import Loaded
+from loratune.data.split import SPLITS, split_of, without_leaks
+from loratune.data.summary import show, source_counts, token_statistics
+from loratune.data.template import Template, load_template
+from loratune.errors import UserError
+from loratune.files import replacing
+from loratune.models.find import find_base
+from loratune.models.tokenizer import Tokenizer
+from loratune.settings import PrepareSettings
+
+ENCODED_AT_ONCE = 1024  # rows between two moves of the progress bar
+
+
+def run(settings: PrepareSettings) -> dict:
+    template = load_template(settings.template)
+    refuse_unusable_places(settings)
+    base = find_base(settings.model)
+    tokenizer = Tokenizer.load(base.folder)
+    loaded = load_all(settings, tokenizer)
+    parts, counts = split_all(loaded, settings)
+    refuse_empty_parts(parts, settings)
+    rows, shortened = encode_all([record for part in parts.values() for record in part], template, tokenizer, settings.max_tokens)
+    texts = {f"{split}.jsonl": records_text(part) for split, part in parts.items()}
+    report = {
+        "settings": settings.model_dump(mode="json", exclude={"out"}),
+        "tokenizer": base.hub_name,
+        "rows": {split: len(part) for split, part in parts.items()},
+        "sources": {name: count | dict(shortened[name]) | token_statistics(rows, name) for name, count in counts.items()},
+        "fact_recall": {split: recall for split in ("val", "test") if (recall := fact_recall(parts[split]))},
+        "sha256": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
+    }
+    write_together(settings.out, texts | {"prepare_report.json": json.dumps(report, indent=2, ensure_ascii=False) + "\n"})
+    show(report, settings)
+    return report
+
+
+def refuse_unusable_places(settings: PrepareSettings) -> None:
+    """All that is wrong with --data and can be seen before anything is read."""
+    problems = []
+    for name in settings.data:
+        path = Path(name)
+        if path.is_dir():
+            problems += [
+                f"--data {name}: {file} is missing; a folder must hold FinQA's own {', '.join(FINQA_FILES.values())}"
+                for file in FINQA_FILES.values()
+                if not (path / file).is_file()
+            ]
+        elif is_file_name(name) and not path.is_file():
+            problems.append(f"--data {name}: there is no such file")
+        elif not is_file_name(name) and name not in ("dolly", "finqa") and name.count("/") not in (1, 2):
+            problems.append(
+                f"--data {name}: neither dolly nor finqa, nor a {', '.join(KINDS)} file, nor a Hugging Face data set (owner/name)"
+            )
+    if settings.columns and all(name in ("dolly", "finqa") or Path(name).is_dir() for name in settings.data):
+        problems.append("--columns: says which columns your own data has, but --data names none; leave it out")
+    if problems:
+        raise UserError(*problems)
+
+
+def is_file_name(name: str) -> bool:
+    return Path(name).suffix.lower() in KINDS
+
+
+def load_all(settings: PrepareSettings, tokenizer: Tokenizer) -> list[Loaded]:
+    place = "snapshot"
+    if {"dolly", "finqa"} & set(settings.data):
+        place = choose_place(settings.source)
+    options = FinqaOptions(settings.finqa_target, settings.fact_tokens, lambda texts: token_counts(tokenizer, texts))
+    loaded = []
+    for name in dict.fromkeys(settings.data):
+        if name == "dolly":
+            loaded.append(load_dolly(from_hub=place == "hub"))
+        elif name == "finqa":
+            loaded += load_finqa(place, options)
+        elif Path(name).is_dir():
+            loaded += load_finqa(Path(name), options)
+        elif is_file_name(name):
+            loaded.append(load_files([Path(name)], settings.columns, Path(name).stem, name))
+        else:
+            loaded += load_dataset(name, settings.columns)
+    return loaded
+
+
+def choose_place(source: str) -> str:
+    if source != "auto":
+        return source
+    if hub.answers():
+        say("Data: from the Hugging Face hub, because it answers (--source snapshot takes the shipped copy).")
+        return "hub"
+    say("Data: the shipped snapshot, because the Hugging Face hub does not answer.")
+    return "snapshot"
+
+
+def token_counts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
+    with progress("tokens of FinQA's facts", len(texts)) as advance:
+        counts = []
+        for start in range(0, len(texts), ENCODED_AT_ONCE):
+            chunk = texts[start : start + ENCODED_AT_ONCE]
+            counts += map(len, tokenizer.encode_batch(chunk))
+            advance(len(chunk))
+    return counts
+
+
+def split_all(loaded: Sequence[Loaded], settings: PrepareSettings) -> tuple[dict[str, list[Record]], dict[str, dict]]:
+    """The three parts, and for each source what became of its rows."""
+    distinct = without_duplicates([record for one in loaded for record in one.records])
+    own_split = {content_key(record): one.split for one in reversed(loaded) for record in reversed(one.records)}
+    # FinQA fixes both the parts and the groups, its pages; everything else is grouped by likeness.
+    fixed = [record for record in distinct if record.group and own_split[content_key(record)]]
+    others = [record for record in distinct if not (record.group and own_split[content_key(record)])]
+    parts: dict[str, list[Record]] = {split: [] for split in SPLITS}
+    for record in fixed + grouped(others):
+        split = own_split[content_key(record)] or split_of(record.group, settings.seed, settings.val_fraction)
+        parts[split].append(record)
+    parts, leaks = without_leaks(parts)
+    return parts, {
+        name: source_counts(name, loaded, distinct, parts, leaks[name]) for name in dict.fromkeys(one.name for one in loaded)
+    }
+
+
+def refuse_empty_parts(parts: dict[str, list[Record]], settings: PrepareSettings) -> None:
+    needed = ("train", "val") if settings.val_fraction else ("train",)
+    if empty := [split for split in needed if not parts[split]]:
+        total = sum(map(len, parts.values()))
+        raise UserError(
+            f"nothing is left for {' and '.join(empty)}: {total} rows are too few, or too much alike, to be parted with "
+            f"--val-fraction {settings.val_fraction:g}; try a larger one (0.2), another --seed, or add data"
+        )
+    if not parts["test"]:
+        warn("no rows for test.jsonl; evaluate needs some: try a larger --val-fraction")
+
+
+def encode_all(
+    records: Sequence[Record], template: Template, tokenizer: Tokenizer, max_tokens: int
+) -> tuple[list[Encoded], dict[str, Counter]]:
+    """The rows as training will see them, and for each source how many were shortened or dropped."""
+    rows: list[Encoded] = []
+    shortened: dict[str, Counter] = {record.source: Counter() for record in records}
+    with progress("tokens of the rows", len(records)) as advance:
+        for start in range(0, len(records), ENCODED_AT_ONCE):
+            chunk = records[start : start + ENCODED_AT_ONCE]
+            encoded, counts = encode_rows(chunk, template, tokenizer, max_tokens)
+            rows += encoded
+            for source, count in counts.items():
+                shortened[source].update(count)
+            advance(len(chunk))
+    return rows, shortened
+
+
+def write_together(folder: Path, texts: dict[str, str]) -> None:
+    """All files or none: each is written beside its place first, and only then do they take their places."""
+    with ExitStack() as stack:
+        # The last one entered is the first one renamed; so the report, which speaks of the others, is entered first.
+        for name, text in reversed(texts.items()):
+            beside = stack.enter_context(replacing(folder / name))
+            beside.write_text(text, encoding="utf-8", newline="\n")

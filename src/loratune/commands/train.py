@@ -1,0 +1,252 @@
+"""`loratune train`: a LoRA adapter from the prepared data."""
+
+import hashlib
+import math
+from collections import Counter
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from loratune import __version__
+from loratune.console import say, warn
+from loratune.data.encode import Encoded, encode_rows
+from loratune.data.pack import epoch_steps, fed_tokens, fill, pack, steps_in
+from loratune.data.records import Record, read_records
+from loratune.data.sample import draw_evenly
+from loratune.data.template import Template, load_template
+from loratune.errors import UserError
+from loratune.files import read_json, write_json, write_text
+from loratune.machine import faster_precision, peak_memory_mb, use_machine
+from loratune.models.adapter import describe, save_adapter
+from loratune.models.find import FoundBase, find_base
+from loratune.models.load import Base, load_base, set_precision
+from loratune.models.lora import add_lora, trained_parameters
+from loratune.report.card import CARD
+from loratune.report.plots import plot_losses
+from loratune.settings import TrainSettings, flag, read_toml
+from loratune.training.checkpoint import RunFolder, State, best_weights, newest_run, put_weights
+from loratune.training.loop import Job, fit
+from loratune.training.progress import stop_requests, training_bar
+from loratune.training.schedule import StopRule
+
+RUNS = Path("runs")
+DEFAULT_BUDGET = 3600.0  # seconds
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def run(settings: TrainSettings) -> dict:
+    settings = resumed(settings) if settings.resume else settings
+    device = use_machine(settings.threads, settings.device)
+    template = load_template(settings.template)
+    records, val_records = read_data(settings)
+    found = find_base(settings.model)
+    base = load_base(found)
+    refuse_long_rows(settings, base)
+    settings = settled(settings, found, base, device)
+    set_precision(base.decoder, PRECISIONS[settings.precision]).to(device)
+    layers = add_lora(base.decoder, settings.rank, settings.alpha, settings.dropout, settings.targets, settings.seed)
+    rows, counts = encode_rows(records, template, base.tokenizer, settings.max_tokens)
+    val_rows, _ = encode_rows(val_records, template, base.tokenizer, settings.max_tokens)
+    announce(settings, found, base, layers, rows, counts)
+    if settings.dry_run:
+        return {"dry_run": True, "rows": len(rows), "tokens_per_epoch": sum(map(fed_tokens, rows))}
+    folder = open_run(settings, found)
+    job = Job(
+        base.decoder,
+        rows,
+        val_batches(val_rows, settings, device),
+        settings,
+        stop_rule(settings, rows),
+        folder,
+        found.hub_name,
+        device,
+    )
+    with stop_requests() as stop_requested, training_bar() as bar:
+        state, finished = fit(job, bar, stop_requested)
+    plot_losses(folder.rows(), folder.folder / "loss.png")
+    if not finished:
+        say(f"Stopped at step {state.step}; nothing is lost. Go on with: loratune train --run {settings.run} --resume")
+    else:
+        put_weights(base.decoder, best_weights(folder))
+        save(settings, base, template, state, records, layers)
+    return summarise(settings, folder, state, finished, counts)
+
+
+def resumed(asked: TrainSettings) -> TrainSettings:
+    """The settings of the run to go on with. Raises UserError for an option that differs from them."""
+    folder = RUNS / asked.run if asked.run else newest_run(RUNS)
+    path = folder / "settings.toml"
+    if not path.is_file():
+        raise UserError(f"--resume: there is no run {folder}; leave --resume out to start it")
+    kept = TrainSettings.checked(read_toml(path), origin=f"{path}: ")
+    differing = [
+        f"{flag(name)}: {getattr(kept, name)!r} when the run began, {getattr(asked, name)!r} now; a resumed run keeps its own"
+        for name in sorted(asked.model_fields_set - {"resume", "run"})
+        if getattr(kept, name) != getattr(asked, name)
+    ]
+    if differing:
+        raise UserError(*differing)
+    return kept.model_copy(update={"resume": True})
+
+
+def settled(settings: TrainSettings, found: FoundBase, base: Base, device: str) -> TrainSettings:
+    """Every `auto` and every default that depends on the moment decided, so that a resumed run decides the same."""
+    precision, spec = settings.precision, base.decoder.spec
+    if precision == "auto":
+        fast = faster_precision(spec.width, spec.mlp_width, device)
+        precision = next(name for name, kind in PRECISIONS.items() if kind == fast)
+    no_rule = settings.epochs is settings.steps is settings.budget is None
+    return settings.model_copy(
+        update={
+            "model": found.name,
+            "precision": precision,
+            "run": settings.run or datetime.now().strftime("%Y-%m-%d-%H%M%S"),
+            "budget": DEFAULT_BUDGET if no_rule else settings.budget,
+        }
+    )
+
+
+def read_data(settings: TrainSettings) -> tuple[list[Record], list[Record]]:
+    """The training records, and the few validation records that are measured each time."""
+    files = [settings.data / "train.jsonl", settings.data / "val.jsonl"]
+    if missing := [f"{path}: there is no such file; make it with `loratune prepare`" for path in files if not path.is_file()]:
+        raise UserError(*missing)
+    train, val = map(read_records, files)
+    return train, draw_evenly(val, settings.val_rows, settings.seed)
+
+
+def refuse_long_rows(settings: TrainSettings, base: Base) -> None:
+    most = base.decoder.spec.max_positions
+    if settings.max_tokens > most:
+        raise UserError(f"--max-tokens {settings.max_tokens}: this model has only {most} positions; choose at most {most}")
+
+
+def announce(settings: TrainSettings, found: FoundBase, base: Base, layers: list[str], rows: list[Encoded], counts: dict) -> None:
+    """What is about to happen, and what the limits on length did to the data."""
+    if not rows:
+        raise UserError(f"{settings.data / 'train.jsonl'}: no row has a response that fits in --max-tokens {settings.max_tokens}")
+    trained = sum(parameter.numel() for parameter in trained_parameters(base.decoder))
+    total = sum(parameter.numel() for parameter in base.decoder.parameters())
+    tokens = sum(map(fed_tokens, rows))
+    steps = len(epoch_steps([fed_tokens(row) for row in rows], settings.batch_tokens, settings.micro_tokens, settings.seed, 0))
+    say(f"Base: {found.name}, {total - trained:,} numbers, {settings.precision}, {torch.get_num_threads()} threads.")
+    say(f"Adapter: rank {settings.rank} on {len(layers)} layers, {trained:,} trained numbers ({trained / total:.1%}).")
+    say(f"Data: {len(rows):,} rows, {tokens:,} tokens and {steps:,} steps an epoch.")
+    for source, count in counts.items():
+        if cut := {what: number for what, number in count.items() if what != "rows" and number}:
+            told = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in cut.items())
+            tell = warn if sum(cut.values()) > 0.05 * count["rows"] else say
+            tell(f"{source}: of {count['rows']:,} rows, {told}, to fit in {settings.max_tokens} tokens")
+
+
+def open_run(settings: TrainSettings, found: FoundBase) -> RunFolder:
+    """A new run's folder, or the old one's if nothing that it was made from has changed."""
+    folder = RunFolder(RUNS / settings.run)
+    facts = {
+        "base": found.fingerprint,
+        **{name: fingerprint(settings.data / name) for name in ("train.jsonl", "val.jsonl")},
+        **{package: version(package) for package in ("torch", "transformers", "loratune")},
+    }
+    if not settings.resume:
+        folder.create(settings.model_copy(update={"resume": False}).to_toml(), facts)
+        return folder
+    old = read_json(folder.folder / "facts.json")
+    if changed := [
+        f"--resume: {name} has changed since the run began ({old.get(name)} then, {now} now)"
+        for name, now in facts.items()
+        if old.get(name) != now
+    ]:
+        raise UserError(*changed, "start a new run, or bring back what the old one was made from")
+    return folder
+
+
+def fingerprint(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def val_batches(rows: list[Encoded], settings: TrainSettings, device: str) -> list:
+    if not rows:
+        raise UserError(f"{settings.data / 'val.jsonl'}: no usable rows; prepare with a larger --val-fraction")
+    groups = fill([fed_tokens(row) for row in rows], range(len(rows)), settings.micro_tokens)
+    return [pack([rows[number] for number in group]).to(device) for group in groups]
+
+
+def stop_rule(settings: TrainSettings, rows: list[Encoded]) -> StopRule:
+    if settings.epochs:
+        lengths = [fed_tokens(row) for row in rows]
+        return StopRule(steps=steps_in(settings.epochs, lengths, settings.batch_tokens, settings.micro_tokens, settings.seed))
+    return StopRule(steps=settings.steps, seconds=settings.budget)
+
+
+def save(settings: TrainSettings, base: Base, template: Template, state: State, records: list[Record], layers: list[str]) -> None:
+    """The adapter folder: PEFT's two files, the tokenizer, what loratune needs to know, and the model card."""
+    found, out = base.found, settings.out
+    save_adapter(base.decoder, out, found.hub_name)
+    base.tokenizer.save(out)
+    describe(
+        out,
+        {
+            "template": template.to_dict(),
+            "base": {"name": found.name, "hub_name": found.hub_name, "fingerprint": found.fingerprint},
+            "settings": settings.model_dump(mode="json"),
+            "data": {
+                "train": fingerprint(settings.data / "train.jsonl"),
+                "val": fingerprint(settings.data / "val.jsonl"),
+            },
+            "versions": {package: version(package) for package in ("loratune", "torch", "transformers")},
+        },
+    )
+    write_text(out / "README.md", model_card(settings, base, template, state, records, layers))
+
+
+def model_card(
+    settings: TrainSettings, base: Base, template: Template, state: State, records: list[Record], layers: list[str]
+) -> str:
+    sources = Counter(record.source for record in records)
+    return CARD.format(
+        base=base.found.hub_name,
+        version=__version__,
+        rank=settings.rank,
+        alpha=settings.alpha,
+        layers=len(layers),
+        trained=sum(parameter.numel() for parameter in trained_parameters(base.decoder)),
+        base_nll=state.base_nll,
+        base_perplexity=math.exp(state.base_nll),
+        best_nll=state.best_nll,
+        best_perplexity=math.exp(state.best_nll),
+        val_rows=settings.val_rows,
+        validations=state.validations,
+        best_step=state.best_step,
+        steps=state.step,
+        tokens=state.tokens,
+        minutes=state.elapsed / 60,
+        speed=state.tokens / state.stepping,
+        sources="\n".join(f"* {source}: {number:,} rows" for source, number in sources.items()),
+        template_name=template.name,
+        prompt=template.render("{instruction}", "{input}"),
+    )
+
+
+def summarise(settings: TrainSettings, folder: RunFolder, state: State, finished: bool, counts: dict) -> dict:
+    summary = {
+        "run": settings.run,
+        "finished": finished,
+        "adapter": str(settings.out) if finished else None,
+        "steps": state.step,
+        "tokens": state.tokens,
+        "elapsed_seconds": round(state.elapsed, 1),
+        "tokens_per_second": round(state.tokens / max(state.stepping, 1e-9), 1),
+        "peak_memory_mb": peak_memory_mb(),
+        "base_val_nll": state.base_nll,
+        "best_val_nll": state.best_nll,
+        "best_step": state.best_step,
+        "rows": counts,
+    }
+    write_json(folder.folder / "summary.json", summary)
+    if finished:
+        say(f"Validation loss {state.base_nll:.4f} (base) to {state.best_nll:.4f} (step {state.best_step}).")
+        say(f"Adapter: {settings.out}/   Log and curve: {folder.folder}/   Next: loratune compare --adapter {settings.out}")
+    return summary

@@ -1,0 +1,43 @@
+"""What a person sees while a command runs: messages, warnings, tables and progress bars."""
+
+from collections.abc import Iterable
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+# The command line sets `console.stderr = True` for --json, so that stdout holds the JSON object alone.
+console = Console(highlight=False)
+
+
+def say(message: str) -> None:
+    console.print(message, markup=False, soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def progress(description: str, total: int):
+    """A progress bar with the time left. Yields `advance(steps=1, note="")`; a log file gets the last state only."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda steps=1, note="": bar.update(task, advance=steps, description=f"{description} {note}".rstrip())
+
+
+def track(items: Iterable, description: str, total: int | None = None):
+    """Iterate over `items` under a progress bar."""
+    total = len(items) if total is None else total
+    with progress(description, total) as advance:
+        for item in items:
+            yield item
+            advance()

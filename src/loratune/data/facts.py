@@ -1,0 +1,95 @@
+"""The facts of a FinQA page, its sentences and its table's rows, and the choice of those that are shown.
+
+A row becomes the sentence that FinQA makes of it, "the ROW of COLUMN is VALUE ; ..."; ids are FinQA's, text_N and table_N.
+"""
+
+import re
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+# A row of the table is worth this much more BM25 score than a sentence, and a sentence needs some words at all: with these,
+# 81 % of FinQA's dev questions find all their gold facts within 320 tokens; with BM25 alone 74 %.
+TABLE_BONUS = 1.5
+FEWEST_WORDS = 3
+STOP_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "a an the of in on at to for from by with and or is are was were be been do does did what how much many as that this "
+        "which it its if not has have had",
+    )
+)
+
+
+def page_facts(pre_text: Sequence[str], post_text: Sequence[str], table: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Id to text, in the order of the page: the text before the table, the table's rows, the text after it."""
+    texts = {f"text_{number}": " ".join(text.split()) for number, text in enumerate([*pre_text, *post_text])}
+    rows = {f"table_{number}": row_sentence(table[0], row) for number, row in enumerate(table)}
+    before = dict(list(texts.items())[: len(pre_text)])
+    return before | rows | texts
+
+
+def row_sentence(header: Sequence[str], row: Sequence[str]) -> str:
+    """The first cells of header and row name the table and the row; the header's others name the columns."""
+    if not header or not row:
+        return ""
+    cells = (f"the {row[0]} of {column} is {value} ;" for column, value in zip(header[1:], row[1:], strict=False))
+    sentence = " ".join((header[0], *cells))
+    return " ".join(re.sub(r"(?<=\S)([,:.])(?=\s)", r" \1", sentence).split())
+
+
+def rank(question: str, facts: dict[str, str]) -> list[str]:
+    """Ids of the facts, the most promising for the question first; those without content are left out."""
+    import bm25s
+
+    content = {name: words(text) for name, text in facts.items()}
+    # Row 0 is the header, already told in every other row.
+    names = [name for name, found in content.items() if len(found) >= FEWEST_WORDS and name != "table_0"]
+    if not names:
+        return []
+    index = bm25s.BM25()
+    index.index([content[name] for name in names], show_progress=False)
+    scores = index.get_scores(words(question)) + TABLE_BONUS * np.array([name.startswith("table") for name in names])
+    return [names[number] for number in np.argsort(-scores, kind="stable")]
+
+
+def words(text: str) -> list[str]:
+    """Words and numbers in lower case, without stop words and plural endings."""
+    found = re.findall(r"[a-z0-9]+(?:\.[0-9]+)?", text.lower())
+    return [re.sub(r"(?<=[a-z]{3})(?<!s)s$", "", word) for word in found if word not in STOP_WORDS] or found
+
+
+def put_first(names: Collection[str], ranked: Sequence[str]) -> list[str]:
+    """`names` before all others, each part in the order of the ranking."""
+    first = [name for name in ranked if name in names]
+    return [*first, *(name for name in names if name not in ranked), *(name for name in ranked if name not in names)]
+
+
+def using_numbers(program: str, facts: dict[str, str]) -> set[str]:
+    """The facts that hold a number which the program uses, or the row that it names. A guess at unknown gold facts."""
+    arguments = {argument.strip() for call in re.findall(r"\(([^()]*)\)", program) for argument in call.split(",")}
+    numbers = {argument.rstrip("%") for argument in arguments if re.fullmatch(r"-?[\d.]*\d%?", argument)}
+    rows = {
+        argument for argument in arguments if re.search(r"[a-z]", argument) and argument != "none" and "const" not in argument
+    }
+    return {
+        name
+        for name, text in facts.items()
+        if numbers & set(re.findall(r"-?\d+(?:\.\d+)?", text))
+        or (name.startswith("table") and any(f"the {row} of " in text for row in rows))
+    }
+
+
+def within(ranked: Sequence[str], lengths: dict[str, int], limit: int) -> set[str]:
+    """The best ranked facts that together have at most `limit` tokens; at least the first one."""
+    kept, used = set(ranked[:1]), lengths[ranked[0]] if ranked else 0
+    for name in ranked[1:]:
+        if used + lengths[name] <= limit:
+            kept.add(name)
+            used += lengths[name]
+    return kept
+
+
+def shown(facts: dict[str, str], kept: Collection[str]) -> str:
+    """The kept facts as one text, a line each, in the order of the page."""
+    return "\n".join(text for name, text in facts.items() if name in kept)

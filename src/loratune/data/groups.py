@@ -1,0 +1,128 @@
+"""Which records must stay together: those with nearly the same instruction or nearly the same input.
+
+Exact, deterministic, and no comparison of all pairs: two sets with a Jaccard similarity of at least t share a word among
+the first |set| - ceil(t |set|) + 1 words of each, when the words are put in one order for all sets, the rarest first
+(prefix filtering; Bayardo, Ma and Srikant, 2007).
+"""
+
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+
+from loratune.data.records import Record
+
+# Chosen on Dolly: at 0.7 its largest group is 42 rows of one series of questions, at 0.6 unrelated "who is the best ..." join.
+INSTRUCTION_SIMILARITY = 0.7
+INPUT_SIMILARITY = 0.8
+# An instruction that more rows than this share, each with an input, names a task ("Classify this review."); the question is
+# in the input then, and rows of the task may be parted. (Dolly's most frequent one has 15 rows.)
+TASK_ROWS = 20
+STOP_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "a an the of in on at to for from by with and or is are was were be been being do does did can could would should will "
+        "shall may might i me my we you your it its that this these those there which what who whom whose when where why how as "
+        "if not no s t please give tell list some following text passage paragraph given",
+    )
+)
+
+
+def folded(text: str) -> str:
+    """The text without differences in case and white space."""
+    return " ".join(text.casefold().split())
+
+
+def content_key(record: Record) -> str:
+    content = "\0".join(folded(text) for text in (record.instruction, record.input, record.output))
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def without_duplicates(records: Sequence[Record]) -> list[Record]:
+    """The first of all records with the same content, but for case and white space; their ids are made unique."""
+    distinct = list({content_key(record): record for record in reversed(records)}.values())[::-1]
+    seen: Counter[str] = Counter()
+    for number, record in enumerate(distinct):
+        seen[record.id] += 1
+        if seen[record.id] > 1:
+            distinct[number] = replace(record, id=f"{record.id}#{seen[record.id]}")
+    return distinct
+
+
+def grouped(records: Sequence[Record]) -> list[Record]:
+    """The records with `group` set: near-duplicates, and those that had the same group before, get the same one.
+
+    A group is named after its content, so that it does not depend on the order of the records.
+    """
+    edges = [
+        alike(questions(records), INSTRUCTION_SIMILARITY),
+        alike([record.input for record in records], INPUT_SIMILARITY),
+        same([record.group for record in records]),
+    ]
+    labels = components(np.concatenate(edges), len(records))
+    names: dict[int, str] = {}
+    for label, record in zip(labels, records, strict=True):
+        names[label] = min(content_key(record), names.get(label, "~"))
+    return [replace(record, group=names[label][:16]) for label, record in zip(labels, records, strict=True)]
+
+
+def questions(records: Sequence[Record]) -> list[str]:
+    """The instruction of each record, or "" where it only names a task."""
+    rows = Counter(folded(record.instruction) for record in records if record.input)
+    return ["" if record.input and rows[folded(record.instruction)] > TASK_ROWS else record.instruction for record in records]
+
+
+def components(edges: np.ndarray, count: int) -> list[int]:
+    """The number of its connected component for each of `count` nodes; `edges` is [edges, 2]."""
+    graph = sparse.coo_matrix((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(count, count))
+    return connected_components(graph, directed=False)[1].tolist()
+
+
+def same(texts: Sequence[str]) -> np.ndarray:
+    """[edges, 2]: each row with a non-empty text to the first that has it, too."""
+    first: dict[str, int] = {}
+    edges = [(first.setdefault(text, number), number) for number, text in enumerate(texts) if text]
+    return np.array(edges, dtype=np.int64).reshape(-1, 2)
+
+
+def alike(texts: Sequence[str], similarity: float) -> np.ndarray:
+    """[edges, 2]: pairs of texts whose word sets have at least this Jaccard similarity; a chain where words are equal."""
+    sets = [word_set(text) for text in texts]
+    first: dict[frozenset[str], int] = {}
+    equal = [(first.setdefault(found, number), number) for number, found in enumerate(sets) if found]
+    pairs = similar_pairs(list(first), similarity)
+    numbers = np.array(list(first.values()), dtype=np.int64)
+    return np.concatenate([np.array(equal, dtype=np.int64).reshape(-1, 2), numbers[pairs]])
+
+
+def word_set(text: str) -> frozenset[str]:
+    found = frozenset(re.findall(r"\w+", text.casefold()))
+    return found - STOP_WORDS or found
+
+
+def similar_pairs(sets: Sequence[frozenset[str]], similarity: float) -> np.ndarray:
+    """[pairs, 2]: numbers of the distinct, non-empty sets with at least this Jaccard similarity."""
+    frequency = Counter(word for found in sets for word in found)
+    column = {word: number for number, word in enumerate(sorted(frequency, key=lambda word: (frequency[word], word)))}
+    rows = [sorted(column[word] for word in found) for found in sets]
+    # The small tolerance keeps 0.7 * 10 at 7.
+    prefixes = [row[: len(row) - math.ceil(similarity * len(row) - 1e-9) + 1] for row in rows]
+    whole, short = incidence(rows, len(column)), incidence(prefixes, len(column))
+    candidates = sparse.triu(short @ short.T, k=1).tocoo()
+    one, other = candidates.row, candidates.col
+    shared = np.asarray(whole[one].multiply(whole[other]).sum(axis=1)).ravel()
+    sizes = np.array([len(row) for row in rows], dtype=np.int64)
+    close = shared >= similarity * (sizes[one] + sizes[other] - shared) - 1e-9
+    return np.stack([one[close], other[close]], axis=1).astype(np.int64)
+
+
+def incidence(rows: Sequence[Sequence[int]], columns: int) -> sparse.csr_matrix:
+    ends = np.cumsum([0, *(len(row) for row in rows)])
+    indices = np.array([number for row in rows for number in row], dtype=np.int64)
+    return sparse.csr_matrix((np.ones(len(indices), dtype=np.int32), indices, ends), shape=(len(rows), columns))

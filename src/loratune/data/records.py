@@ -1,0 +1,124 @@
+"""Records: one instruction, perhaps an input, and the response that is wanted. On disk one JSON object a line."""
+
+import codecs
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loratune.errors import UserError
+from loratune.files import explained, write_text
+
+LISTED = 20  # problems that are named before the rest is only counted
+
+
+@dataclass(frozen=True)
+class Record:
+    instruction: str
+    input: str  # "" if there is none
+    output: str
+    id: str
+    source: str
+    group: str = ""  # records of one group are never split between training and held-out data
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+def content_id(instruction: str, input: str, output: str) -> str:
+    """A name that is a function of the content alone."""
+    return hashlib.sha256("\0".join((instruction, input, output)).encode()).hexdigest()[:16]
+
+
+def read_records(path: Path) -> list[Record]:
+    """Raises UserError with every unusable line (up to a limit): file, line, field and what is wrong."""
+    records, problems = [], []
+    for number, line in enumerate(read_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            records.append(record_of(json.loads(line), source=Path(path).stem))
+        except json.JSONDecodeError as error:
+            problems.append(f"{path}, line {number}: not valid JSON: {error.msg} (column {error.colno})")
+        except RecursionError:
+            problems.append(f"{path}, line {number}: not valid JSON: nested too deeply")
+        except ValueError as error:
+            problems.append(f"{path}, line {number}: {error}")
+    raise_listed(problems)
+    if not records:
+        raise UserError(f"{path}: the file is empty; it needs one JSON object a line, with instruction and output")
+    return records
+
+
+def read_lines(path: Path) -> list[str]:
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise explained(error, path) from error
+    try:
+        # Split at line feeds alone: JSON strings may hold other characters that Unicode counts as line ends.
+        return content.removeprefix(codecs.BOM_UTF8).decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8") from error
+
+
+def record_of(row: Any, source: str) -> Record:
+    """Raises ValueError that names the field."""
+    row = object_in(row)
+    instruction, input, output = text_in(row, "instruction"), text_in(row, "input", needed=False), text_in(row, "output")
+    if not isinstance(row.get("meta", {}), dict):
+        raise ValueError("meta must be an object")
+    return Record(
+        instruction,
+        input,
+        output,
+        id=text_in(row, "id", needed=False) or content_id(instruction, input, output),
+        source=text_in(row, "source", needed=False) or source,
+        group=text_in(row, "group", needed=False),
+        meta=row.get("meta", {}),
+    )
+
+
+def object_in(row: Any) -> dict:
+    if not isinstance(row, dict):
+        raise ValueError(f"a JSON object is needed, not {kind_of(row)}")
+    return row
+
+
+def text_in(row: dict, name: str, needed: bool = True) -> str:
+    """The text of a field; "" where one that is not needed is missing. Raises ValueError that names the field."""
+    value = row.get(name)
+    if value is None and not needed:
+        return ""
+    if name not in row:
+        raise ValueError(f"{name} is missing (there are: {', '.join(map(str, row)) or 'no fields'})")
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be text, not {kind_of(value)}")
+    if needed and not value.strip():
+        raise ValueError(f"{name} is blank")
+    # Half of a surrogate pair is allowed in JSON's escapes but stands for no character; no tokenizer takes it.
+    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError(f"{name} holds a broken character (a lone surrogate)")
+    return value
+
+
+def kind_of(value: Any) -> str:
+    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
+    return "null" if value is None else kinds.get(type(value), type(value).__name__)
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    write_text(path, records_text(records))
+
+
+def records_text(records: Iterable[Record]) -> str:
+    return "".join(json.dumps(record.__dict__, ensure_ascii=False) + "\n" for record in records)
+
+
+def raise_listed(problems: list[str]) -> None:
+    if problems:
+        more = len(problems) - LISTED
+        raise UserError(*problems[:LISTED], *([f"... and {more:,} more like these"] if more > 0 else []))

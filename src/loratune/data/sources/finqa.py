@@ -1,0 +1,197 @@
+"""FinQA: questions about pages of annual reports, answered by a small program over the page's facts (Chen et al., 2021; MIT)."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from loratune import snapshot
+from loratune.console import track
+from loratune.data.facts import page_facts, put_first, rank, shown, using_numbers, within
+from loratune.data.groups import folded
+from loratune.data.records import Record, kind_of, text_in
+from loratune.data.sources.files import FileRow, pick, read_rows
+from loratune.data.sources.hub import dataset_files, part_of
+from loratune.data.sources.loaded import Loaded
+from loratune.errors import UserError
+
+REPOSITORY = "PTPReasoning/finqa"
+FILES = {"train": "train.json", "val": "dev.json", "test": "test.json"}
+ASK = {"program": "Answer with a program.", "answer": "Answer with the result."}
+
+
+@dataclass(frozen=True)
+class Question:
+    id: str
+    page: str
+    text: str
+    pre_text: list[str]
+    post_text: list[str]
+    table: list[list[str]]
+    answer: str
+    exe_ans: float | str | None  # what the program gives: a number, yes or no
+    program: str
+    gold: list[str] | None  # ids of the facts that the answer needs; None where nobody said
+
+
+@dataclass(frozen=True)
+class FinqaOptions:
+    target: str  # program or answer
+    fact_tokens: int
+    count_tokens: Callable[[Sequence[str]], list[int]]  # tokens of each text
+
+
+def load_finqa(place: str | Path, options: FinqaOptions) -> list[Loaded]:
+    """The official parts as train, val and test; `place` is "hub", "snapshot" or a folder with FinQA's own three files."""
+    origin, rows = read_parts(place)
+    parts = {split: pick(part, question_of) for split, part in rows.items()}
+    later: dict[str, set[str]] = {
+        "train": {folded(question.text) for split in ("val", "test") for question in parts[split]},
+        "val": {folded(question.text) for question in parts["test"]},
+        "test": set(),
+    }
+    return [as_loaded(split, questions, later[split], origin, options) for split, questions in parts.items()]
+
+
+def read_parts(place: str | Path) -> tuple[str, dict[str, list[FileRow]]]:
+    if place == "snapshot":
+        names = {split: f"finqa_{Path(file).stem}" for split, file in FILES.items()}
+        rows = {
+            split: [FileRow(f"{name}, row {number}", row) for number, row in enumerate(snapshot.read(name), 1)]
+            for split, name in names.items()
+        }
+        return "the shipped snapshot", rows
+    if place == "hub":
+        files = dataset_files(REPOSITORY)
+        rows = {split: [row for file in files if part_of(file.name) == split for row in read_rows(file)] for split in FILES}
+        if missing := [split for split, found in rows.items() if not found]:
+            raise UserError(
+                f"data set {REPOSITORY}: no file for {', '.join(missing)}; take the shipped copy with --source snapshot"
+            )
+        return f"{REPOSITORY} on the Hugging Face hub", rows
+    return f"the folder {place}", {split: read_rows(Path(place) / file) for split, file in FILES.items()}
+
+
+def question_of(values: dict[str, Any]) -> Question:
+    """From FinQA's own form (a `qa` object) or the flattened one. Raises ValueError that names the field."""
+    asked = values.get("qa", values)
+    if not isinstance(asked, dict):
+        raise ValueError(f"qa must be an object, not {kind_of(asked)}")
+    id = text_in(values, "id")
+    table = list_in(values, "table")
+    if not all(isinstance(row, list) and all(isinstance(cell, str) for cell in row) for row in table):
+        raise ValueError("table must be a list of rows, each a list of texts")
+    answers = (text_in(asked, name, needed=False).strip() for name in ("answer", "final_result"))
+    gold = asked.get("gold_inds")
+    return Question(
+        id=id,
+        page=id.rpartition("-")[0] or id,
+        text=text_in(asked, "question").strip(),
+        pre_text=sentences_in(values, "pre_text"),
+        post_text=sentences_in(values, "post_text"),
+        table=table,
+        answer=next(filter(None, answers), ""),
+        exe_ans=asked.get("exe_ans"),
+        program=(text_in(asked, "program", needed=False) or text_in(asked, "program_solution", needed=False)).strip(),
+        # FinQA has an object from id to text; an empty one says as little as none.
+        gold=list(gold) if gold else None,
+    )
+
+
+def list_in(values: dict[str, Any], name: str) -> list:
+    """A list, also where a flattened copy holds it as JSON text."""
+    if name not in values:
+        raise ValueError(f"{name} is missing (there are: {', '.join(values)})")
+    value = values[name]
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            raise ValueError(f"{name} must be a list, not text") from None
+    if not isinstance(value, list):
+        raise ValueError(f"{name} must be a list, not {kind_of(value)}")
+    return value
+
+
+def sentences_in(values: dict[str, Any], name: str) -> list[str]:
+    sentences = list_in(values, name)
+    if not all(isinstance(sentence, str) for sentence in sentences):
+        raise ValueError(f"{name} must be a list of sentences")
+    return sentences
+
+
+def as_loaded(split: str, questions: list[Question], held_out: set[str], origin: str, options: FinqaOptions) -> Loaded:
+    """`held_out` are the questions of later parts: a few are asked word for word of pages in two parts."""
+    fresh = [question for question in questions if folded(question.text) not in held_out]
+    usable = [question for question in fresh if target_of(question, options.target)]
+    left_out = {"question also held out": len(questions) - len(fresh), f"no {options.target}": len(fresh) - len(usable)}
+    if not usable:
+        raise UserError(
+            f"finqa ({origin}): no question for {split} has {'a program' if options.target == 'program' else 'an answer'}; "
+            "choose the other --finqa-target, or take the shipped copy with --source snapshot"
+        )
+    pages = {question.page: page_facts(question.pre_text, question.post_text, question.table) for question in usable}
+    # One call for all texts of a part: tokenising many at once uses all cores.
+    texts = list(dict.fromkeys(chain.from_iterable(facts.values() for facts in pages.values())))
+    # One more for the line feed.
+    lengths = {text: count + 1 for text, count in zip(texts, options.count_tokens(texts), strict=True)}
+    records = [
+        record_of_question(question, split, pages[question.page], lengths, options)
+        for question in track(usable, f"FinQA {split}")
+    ]
+    return Loaded("finqa", origin, records, split, {reason: count for reason, count in left_out.items() if count})
+
+
+def target_of(question: Question, target: str) -> str:
+    if target == "program":
+        return question.program
+    return question.answer or ("" if question.exe_ans is None else str(question.exe_ans))
+
+
+def record_of_question(
+    question: Question, split: str, facts: dict[str, str], lengths: dict[str, int], options: FinqaOptions
+) -> Record:
+    """Training rows see their gold facts; held-out rows only retrieved ones, as in use, and carry all that scoring them needs."""
+    ranked = rank(question.text, facts)
+    how = "retrieved"
+    if split == "train" and question.gold:
+        how, ranked = "gold", put_first([name for name in question.gold if name in facts], ranked)
+    elif split == "train" and question.program:
+        how, ranked = "matched", put_first(using_numbers(question.program, facts).intersection(ranked), ranked)
+    kept = within(ranked, {name: lengths[text] for name, text in facts.items()}, options.fact_tokens)
+    meta: dict[str, Any] = {"facts": how, "page": question.page}
+    if split != "train":
+        meta |= {
+            "question": question.text,
+            "program": question.program or None,
+            "answer": question.answer or None,
+            "exe_ans": question.exe_ans,
+            "kept_facts": [name for name in facts if name in kept],
+            "gold_facts": {name: facts[name] for name in question.gold if name in facts} if question.gold else None,
+            "table": question.table,
+        }
+    return Record(
+        f"{question.text}\n{ASK[options.target]}",
+        shown(facts, kept),
+        target_of(question, options.target),
+        id=question.id,
+        source="finqa",
+        group=question.page,
+        meta=meta,
+    )
+
+
+def fact_recall(records: Sequence[Record]) -> dict[str, float | int] | None:
+    """Over rows with known gold facts: the share of rows where all were kept, and of facts. None where none are known."""
+    known = [
+        (set(record.meta["gold_facts"]), set(record.meta["kept_facts"])) for record in records if record.meta.get("gold_facts")
+    ]
+    if not known:
+        return None
+    return {
+        "rows": len(known),
+        "all_gold_facts": round(sum(gold <= kept for gold, kept in known) / len(known), 4),
+        "gold_facts": round(sum(len(gold & kept) for gold, kept in known) / sum(len(gold) for gold, _ in known), 4),
+    }

@@ -1,0 +1,81 @@
+"""What `loratune prepare` tells about the data: counts and token statistics of each source."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from rich.table import Table
+
+from loratune.console import console, say, warn
+from loratune.data.encode import Encoded
+from loratune.data.records import Record
+from loratune.data.sources.loaded import Loaded
+from loratune.data.split import SPLITS
+from loratune.settings import PrepareSettings
+
+TOKEN_KINDS = ("median", "95 %", "total", "in responses")
+MANY = 0.05  # share of a source's rows from which on shortening is worth a warning
+
+
+def source_counts(
+    name: str, loaded: Sequence[Loaded], distinct: Sequence[Record], parts: dict[str, list[Record]], leaks: int
+) -> dict:
+    """From rows read to rows written. `distinct` are all records but duplicates; `leaks` gave way to held-out rows."""
+    own = [one for one in loaded if one.name == name]
+    records = sum(len(one.records) for one in own)
+    left_out = Counter({"near-duplicate of a held-out row": leaks} if leaks else {})
+    for one in own:
+        left_out.update({f"{one.split}: {reason}" if one.split else reason: count for reason, count in one.left_out.items()})
+    return {
+        "origin": ", ".join(dict.fromkeys(one.origin for one in own)),
+        "read": records + sum(sum(one.left_out.values()) for one in own),
+        "left_out": dict(left_out),
+        "duplicates": records - sum(record.source == name for record in distinct),
+        "splits": {split: sum(record.source == name for record in part) for split, part in parts.items()},
+        "groups": {split: len({record.group for record in part if record.source == name}) for split, part in parts.items()},
+    }
+
+
+def token_statistics(rows: Sequence[Encoded], source: str) -> dict:
+    """Tokens of prompt and response together, and of the responses alone, after shortening."""
+    own = [row for row in rows if row.source == source]
+    lengths = [len(row.prompt) + len(row.response) for row in own] or [0]
+    responses = sum(len(row.response) for row in own)
+    statistics = (int(np.median(lengths)), int(np.percentile(lengths, 95)), sum(lengths), responses)
+    return {"tokens": dict(zip(TOKEN_KINDS, statistics, strict=True))}
+
+
+def show(report: dict, settings: PrepareSettings) -> None:
+    """The report as a table, then what deserves a sentence."""
+    sources = report["sources"]
+    table = Table("", *sources, title=f"Prepared data (tokens as {report['tokenizer']} counts them)")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    lines = {
+        "rows read": lambda source: source["read"],
+        "left out": lambda source: sum(source["left_out"].values()),
+        "duplicates": lambda source: source["duplicates"],
+        **{f"rows in {split}.jsonl": lambda source, split=split: source["splits"][split] for split in SPLITS},
+        **{f"tokens, {kind}": lambda source, kind=kind: source["tokens"][kind] for kind in TOKEN_KINDS},
+    }
+    for title, count in lines.items():
+        table.add_row(title, *(f"{count(source):,}" for source in sources.values()))
+    console.print(table)
+    for name, source in sources.items():
+        reasons = "".join(f"; {count:,} left out ({reason})" for reason, count in source["left_out"].items())
+        say(f"{name}: from {source['origin']}{reasons}")
+        tell_shortened(name, source, settings.max_tokens)
+    for split, recall in report["fact_recall"].items():
+        say(
+            f"FinQA {split}: all gold facts are kept in {recall['all_gold_facts']:.1%} of the {recall['rows']:,} rows where they "
+            f"are known (--fact-tokens {settings.fact_tokens})"
+        )
+    say(f"Written: {settings.out}/train.jsonl val.jsonl test.jsonl prepare_report.json")
+
+
+def tell_shortened(name: str, source: dict, max_tokens: int) -> None:
+    cut = {what: source[what] for what in ("inputs_cut", "responses_cut", "dropped") if source[what]}
+    if cut:
+        told = ", ".join(f"{number:,} {what.replace('_', ' ')}" for what, number in cut.items())
+        tell = warn if sum(cut.values()) > MANY * source["rows"] else say
+        tell(f"{name}: {told} when rows are shortened to {max_tokens} tokens for training (the files hold them whole)")

@@ -1,0 +1,80 @@
+"""The one place where an instruction becomes a prompt: for training, evaluation, comparison and whatever else follows."""
+
+import tomllib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from loratune.errors import UserError
+
+
+@dataclass(frozen=True)
+class Template:
+    """Two prompt forms: with an input, and without one. The response follows the prompt directly, then end-of-text."""
+
+    name: str
+    with_input: str  # holds {instruction} and {input}
+    without_input: str  # holds {instruction}
+
+    def render(self, instruction: str, input: str = "") -> str:
+        form = self.with_input if input else self.without_input
+        # Parts are joined, not formatted: a text with braces in it stays as it is.
+        before, _, rest = form.partition("{instruction}")
+        middle, _, after = rest.partition("{input}")
+        return before + instruction + (middle + input + after if input else rest)
+
+    def to_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, str], origin: str = "template") -> "Template":
+        """Raises UserError for missing, unknown or unusable parts."""
+        expected = {"name", "with_input", "without_input"}
+        problems = [f"{origin}: {name} is missing" for name in sorted(expected - values.keys())]
+        problems += [
+            f"{origin}: {name} is not a part of a template; its parts are name, with_input, without_input"
+            for name in sorted(values.keys() - expected)
+        ]
+        for form, places in (("with_input", ("{instruction}", "{input}")), ("without_input", ("{instruction}",))):
+            text = values.get(form, "".join(places))
+            positions = [text.find(place) if isinstance(text, str) else -1 for place in places]
+            if -1 in positions or positions != sorted(positions):
+                problems.append(f"{origin}: {form} must be a text that holds {' and then '.join(places)}")
+        if problems:
+            raise UserError(*problems)
+        return cls(**values)
+
+
+BUILT_IN = {
+    template.name: template
+    for template in (
+        Template(
+            "instruction",
+            "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n",
+            "### Instruction:\n{instruction}\n\n### Response:\n",
+        ),
+        Template(
+            "chatml",
+            "<|im_start|>user\n{instruction}\n\n{input}<|im_end|>\n<|im_start|>assistant\n",
+            "<|im_start|>user\n{instruction}<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        Template("plain", "{instruction}\n\n{input}\n", "{instruction}\n"),
+    )
+}
+
+
+def load_template(choice: str) -> Template:
+    """A built-in template by its name, or the user's own from a .toml file with `with_input` and `without_input`."""
+    if choice in BUILT_IN:
+        return BUILT_IN[choice]
+    path = Path(choice)
+    if path.suffix != ".toml":
+        raise UserError(
+            f"--template {choice}: unknown; choose {', '.join(BUILT_IN)} or a .toml file with with_input and without_input"
+        )
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"--template {choice}: there is no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"--template {choice}: cannot be read as TOML: {error}") from error
+    return Template.from_dict({"name": path.stem, **values}, origin=choice)

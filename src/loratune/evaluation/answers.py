@@ -1,0 +1,44 @@
+"""Scores of one answer to a held-out row. A score that does not apply to the row is absent."""
+
+from loratune.data.records import Record
+from loratune.evaluation.finqa import ProgramError, Value, parse, result_of, same_program, same_result
+from loratune.evaluation.text import rep_4, rouge_l
+from loratune.generation.decode import Answer
+
+
+def score(answer: Answer, text: str, record: Record) -> dict[str, float]:
+    """Each score is a number whose mean over rows is the measure of that name in `evaluation.json`."""
+    return {
+        "rouge_l": rouge_l(text, record.output),
+        "eos_rate": float(answer.ended == "eos"),
+        "mean_tokens": float(len(answer.ids)),
+        "rep_4": rep_4(answer.ids),
+        **program_scores(text, record),
+    }
+
+
+def program_scores(text: str, record: Record) -> dict[str, float]:
+    """For a FinQA row whose response is a program: is the answer one, has it the right result, is it the right one?"""
+    wanted = record.meta.get("program")
+    if not wanted or record.output != wanted:
+        return {}
+    table = record.meta.get("table")
+    result = result_of(text, table)
+    return {
+        "execution_accuracy": float(same_result(result, gold_result(record))),
+        "program_accuracy": float(is_program(text, wanted)),
+        "valid_programs": float(result is not None),
+    }
+
+
+def gold_result(record: Record) -> Value | None:
+    """FinQA's recorded result; where it has none, that of its program."""
+    recorded = record.meta.get("exe_ans")
+    return recorded if recorded is not None else result_of(record.meta["program"], record.meta.get("table"))
+
+
+def is_program(text: str, wanted: str) -> bool:
+    try:
+        return same_program(parse(wanted), parse(text))
+    except ProgramError:
+        return False

@@ -1,0 +1,250 @@
+"""FinQA's language: read a program, carry it out, compare programs (Chen et al. 2021, sections 3.2 and 5; arXiv:2109.00122).
+
+subtract(5829, 5735), divide(#0, 5735)        linear: #0 is the result of the first operation
+divide(subtract(5829, 5735), 5735)            nested: the same
+table_average(net revenue, none)              over a row of the page's table
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ARITHMETIC = ("add", "subtract", "multiply", "divide", "exp", "greater")
+TABLE = ("table_max", "table_min", "table_sum", "table_average")
+DECIMALS = 5  # to which results are rounded before they are compared
+DEEPEST = 50  # operations inside each other
+CALL = re.compile(r"([a-z_]+)\s*\(")
+REFERENCE = re.compile(r"#([0-9]{1,4})")
+CONSTANT = re.compile(r"const_(m?)([0-9]+)")
+NUMBER = re.compile(r"(?:-?\$?|\$-)(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)%?")
+
+Value = float | str  # the string is yes or no
+Table = Sequence[Sequence[str]]  # the first cell of a row is its name
+
+
+class ProgramError(ValueError):
+    """The text is no program, or it cannot be carried out; says where and why."""
+
+
+@dataclass(frozen=True)
+class Step:
+    operation: str
+    arguments: tuple[str, str]  # numbers, constants, `#n` for the result of step n, or a row's name and `none`
+
+    def __str__(self) -> str:
+        return f"{self.operation}({', '.join(self.arguments)})"
+
+
+Program = tuple[Step, ...]
+
+
+def parse(text: str) -> Program:
+    """A linear or nested program as linear steps. Raises ProgramError."""
+    steps: list[Step] = []
+    results: list[str] = []  # `#0` in the text is the first operation's result, however many steps are nested in it
+    for call in split_at_commas(text.strip()):
+        results.append(flatten(call, steps, results))
+    return tuple(steps)
+
+
+def written(program: Program) -> str:
+    """The linear form."""
+    return ", ".join(map(str, program))
+
+
+def flatten(call: str, steps: list[Step], results: Sequence[str], depth: int = 1) -> str:
+    """Append the steps of one operation, the inner ones first; returns the reference to its result."""
+    match = CALL.match(call)
+    if not match or not call.endswith(")"):
+        raise ProgramError(f"{call!r} is not of the form operation(argument, argument)")
+    if depth > DEEPEST:
+        raise ProgramError(f"operations are nested more than {DEEPEST} deep")
+    operation, inside = match[1], call[match.end() : -1]
+    arguments = split_at_commas(inside)
+    if operation in TABLE:
+        arguments = row_of(inside, call)
+    elif operation in ARITHMETIC:
+        arguments = [operand(argument, steps, results, depth) for argument in arguments]
+    else:
+        raise ProgramError(f"{operation!r} is no operation; there are {', '.join(ARITHMETIC + TABLE)}")
+    if len(arguments) != 2:
+        raise ProgramError(f"{call!r} has {len(arguments)} arguments; two are needed")
+    steps.append(Step(operation, tuple(arguments)))
+    return f"#{len(steps) - 1}"
+
+
+def row_of(inside: str, call: str) -> list[str]:
+    """A row's name, which may hold commas, and a second argument without a meaning: `none`, but for two of the gold programs."""
+    name, _, last = (part.strip() for part in inside.rpartition(","))
+    if not name or not last:
+        raise ProgramError(f"{call!r} needs the name of a row of the table, then none")
+    return [name, last]
+
+
+def operand(text: str, steps: list[Step], results: Sequence[str], depth: int) -> str:
+    if CALL.match(text):
+        return flatten(text, steps, results, depth + 1)
+    if text.startswith("#"):
+        reference = REFERENCE.fullmatch(text)
+        if not reference or int(reference[1]) >= len(results):
+            raise ProgramError(f"{text} does not refer to an earlier operation")
+        return results[int(reference[1])]
+    number_of(text)
+    return text
+
+
+def split_at_commas(text: str) -> list[str]:
+    """Parts between commas outside all brackets. Raises ProgramError when a bracket has no partner."""
+    parts, depth, start = [], 0, 0
+    for place, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth < 0:
+            break
+        if letter == "," and depth == 0:
+            parts.append(text[start:place].strip())
+            start = place + 1
+    if depth:
+        raise ProgramError(f"a bracket has no partner in {text!r}")
+    parts.append(text[start:].strip())
+    return parts
+
+
+def number_of(text: str) -> float:
+    """`5735`, `$ 1,200`, `5%`, `const_100` or `const_m1`. Raises ProgramError."""
+    plain = text.replace(",", "").replace(" ", "")
+    if constant := CONSTANT.fullmatch(plain):
+        return -float(constant[2]) if constant[1] else float(constant[2])
+    if not NUMBER.fullmatch(plain):
+        raise ProgramError(f"{text!r} is not a number")
+    return float(plain.replace("$", "").rstrip("%")) / (100 if plain.endswith("%") else 1)
+
+
+def execute(program: Program, table: Table | None = None) -> Value:
+    """The last step's result, rounded to 5 decimals, or `yes` / `no`. Raises ProgramError."""
+    results: list[Value] = []
+    for step in program:
+        if step.operation in TABLE:
+            results.append(over_row(step, table))
+        else:
+            results.append(calculate(step, *(value_of(argument, results) for argument in step.arguments)))
+    last = results[-1]
+    return last if isinstance(last, str) else round(last, DECIMALS)
+
+
+def value_of(argument: str, results: Sequence[Value]) -> float:
+    value = results[int(argument[1:])] if argument.startswith("#") else number_of(argument)
+    if isinstance(value, str):
+        raise ProgramError(f"{argument} is {value}, which cannot be calculated with")
+    return value
+
+
+def calculate(step: Step, first: float, second: float) -> Value:
+    try:
+        match step.operation:
+            case "add":
+                result = first + second
+            case "subtract":
+                result = first - second
+            case "multiply":
+                result = first * second
+            case "divide":
+                result = first / second
+            case "exp":
+                result = first**second
+            case "greater":
+                return "yes" if first > second else "no"
+    except ArithmeticError as error:
+        raise ProgramError(f"{step}: {error}") from error
+    if isinstance(result, complex) or not math.isfinite(result):
+        raise ProgramError(f"{step}: the result is not a finite real number")
+    return result
+
+
+def over_row(step: Step, table: Table | None) -> float:
+    if not table:
+        raise ProgramError(f"{step} needs a table")
+    # Of rows with the same name the last counts, as in the paper's own evaluation.
+    cells = next((row[1:] for row in reversed(table) if row and row[0] == step.arguments[0]), None)
+    if not cells:
+        raise ProgramError(f"{step}: the table has no such row")
+    # A cell such as `-0.3 ( 0.3 )` shows its number twice; what is before the bracket counts.
+    values = [number_of(cell.split("(")[0]) for cell in cells]
+    match step.operation:
+        case "table_max":
+            return max(values)
+        case "table_min":
+            return min(values)
+        case "table_sum":
+            return sum(values)
+        case "table_average":
+            return sum(values) / len(values)
+
+
+def result_of(text: str, table: Table | None = None) -> Value | None:
+    """What a model's answer amounts to when it is a program that can be carried out; None when it is not."""
+    try:
+        return execute(parse(text), table)
+    except ProgramError:
+        return None
+
+
+def same_result(first: Value | None, second: Value | None) -> bool:
+    if isinstance(first, str) or isinstance(second, str) or first is None or second is None:
+        return first == second and first is not None
+    return round(first, DECIMALS) == round(second, DECIMALS)
+
+
+PRIME = 2**61 - 1
+
+
+def same_program(gold: Program, other: Program) -> bool:
+    """Whether two programs are the same function of their arguments, which count as symbols, not as numbers.
+
+    This is the paper's program accuracy: `add(3, 5)` equals `add(5, 3)`, and `multiply(2, 4)` is not `add(4, 4)`. A program
+    with an argument that the gold one lacks is another program. The paper compares simplified formulas; here both are
+    calculated modulo a prime with a random number for each symbol, where different rational functions agree by chance
+    once in 10^17 (Schwartz 1980, "Fast probabilistic algorithms"). Powers and comparisons are equal if their operands are.
+    """
+    symbols: dict[str, int] = {}
+    wanted = symbolic_value(gold, symbols, new=True)
+    return wanted is not None and wanted == symbolic_value(other, symbols, new=False)
+
+
+def symbolic_value(program: Program, symbols: dict[str, int], new: bool) -> int | None:
+    """The program's value modulo PRIME; None for one that divides by zero or has a symbol that is not `new` and unknown."""
+    results: list[int] = []
+    for step in program:
+        names = [str(step)] if step.operation in TABLE else [name for name in step.arguments if not name.startswith("#")]
+        if unknown := [name for name in names if name not in symbols]:
+            if not new:
+                return None
+            symbols.update({name: scattered(name) for name in unknown})
+        if step.operation in TABLE:
+            results.append(symbols[str(step)])
+            continue
+        first, second = (results[int(name[1:])] if name.startswith("#") else symbols[name] for name in step.arguments)
+        if step.operation == "divide" and second == 0:
+            return None
+        results.append(modular(step.operation, first, second))
+    return results[-1]
+
+
+def modular(operation: str, first: int, second: int) -> int:
+    match operation:
+        case "add":
+            return (first + second) % PRIME
+        case "subtract":
+            return (first - second) % PRIME
+        case "multiply":
+            return first * second % PRIME
+        case "divide":
+            return first * pow(second, -1, PRIME) % PRIME
+        case _:
+            return scattered(f"{operation} {first} {second}")
+
+
+def scattered(name: str) -> int:
+    """A number that looks random and is a function of the name alone."""
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()) % PRIME

@@ -1,0 +1,48 @@
+"""How likely a model finds the wanted responses: sums for each row, so that any mean can be formed of them."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from loratune.data.encode import Encoded
+from loratune.data.pack import fed_tokens, fill, pack
+from loratune.models.likelihood import target_nll
+
+BATCH_TOKENS = 2048
+
+
+def response_nll(decoder, rows: Sequence[Encoded], on_progress: Callable[[int], None] | None = None) -> np.ndarray:
+    """The negative log-likelihood of each row's response, end-of-text included, in nats, [rows].
+
+    `on_progress(rows)` is told after each batch. The result does not depend on how rows share batches, up to rounding.
+    """
+    lengths = [fed_tokens(row) for row in rows]
+    # Rows of similar length share a batch, so that its documents' attention can be computed alike.
+    order = sorted(range(len(rows)), key=lengths.__getitem__)
+    sums = np.zeros(len(rows))
+    for group in fill(lengths, order, BATCH_TOKENS):
+        batch = pack([rows[row] for row in group]).to(decoder.head_weight.device)
+        of_targets = target_nll(decoder, batch).double()
+        of_rows = torch.zeros(len(group), dtype=torch.float64, device=of_targets.device)
+        sums[group] = of_rows.index_add(0, batch.rows, of_targets).cpu().numpy()
+        if on_progress:
+            on_progress(len(group))
+    return sums
+
+
+def target_counts(rows: Sequence[Encoded]) -> np.ndarray:
+    """The response tokens of each row that are predicted: all, save the first where no prompt stands before it."""
+    return np.array([len(row.response) - (not row.prompt) for row in rows])
+
+
+def means(nll: np.ndarray, targets: np.ndarray, response_bytes: np.ndarray) -> dict[str, float]:
+    """One global sum divided by one global count, in the three usual units."""
+    mean = nll.sum() / targets.sum()
+    return {
+        "nll": float(mean),
+        "perplexity": math.exp(min(mean, 700)),
+        "bits_per_byte": float(nll.sum() / math.log(2) / response_bytes.sum()),
+        "target_tokens": int(targets.sum()),
+    }

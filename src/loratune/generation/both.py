@@ -1,0 +1,27 @@
+"""Let the base and the tuned model answer the same prompts, with the same settings and the same random numbers."""
+
+import time
+
+from loratune.console import progress
+from loratune.generation.decode import Answer, generate
+from loratune.models.lora import without_adapter
+from loratune.settings import Decoding
+
+
+def answer_both(decoder, prompts: list[list[int]], eos_id: int, decoding: Decoding) -> tuple[list[Answer], list[Answer]]:
+    """The base's answers and the tuned model's; one set of weights in memory, the adapter switched off and on."""
+    with without_adapter(decoder):
+        base = answer(decoder, prompts, eos_id, decoding, "base answers ")
+    return base, answer(decoder, prompts, eos_id, decoding, "tuned answers")
+
+
+def answer(decoder, prompts: list[list[int]], eos_id: int, decoding: Decoding, title: str) -> list[Answer]:
+    started, written = time.perf_counter(), 0
+    with progress(title, len(prompts)) as advance:
+
+        def on_progress(tokens: int, answers: int) -> None:
+            nonlocal written
+            written += tokens
+            advance(answers, f"{written / (time.perf_counter() - started):4.0f} tokens/s")
+
+        return generate(decoder, prompts, eos_id, decoding, on_progress)

@@ -1,0 +1,52 @@
+"""The next token: the likeliest one, or one drawn at a temperature from the likeliest few."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from loratune.settings import Decoding
+
+CANDIDATES = 1024  # sorted at first: sorting a whole vocabulary takes as long as half a step of a small model
+
+
+def generator_of(seed: int, number: int) -> np.random.Generator:
+    """A prompt's own random numbers: the same for every model and whatever else is in the batch."""
+    return np.random.default_rng((seed, number))
+
+
+def choose(logits: Tensor, decoding: Decoding, generators: list[np.random.Generator]) -> list[int]:
+    """One token id for each row of logits, [rows, vocabulary]."""
+    if decoding.temperature == 0:
+        return logits.argmax(-1).tolist()
+    return [sample(row, decoding, generator.random()) for row, generator in zip(logits, generators, strict=True)]
+
+
+def sample(logits: Tensor, decoding: Decoding, draw: float) -> int:
+    """The token at the share `draw` (0 to 1) of the probability that top-k, and then top-p, leave of logits [vocabulary].
+
+    Top-p is nucleus sampling: Holtzman et al. 2020, section 3.1; arXiv:1904.09751.
+    """
+    probabilities = (logits.float() / decoding.temperature).softmax(-1)
+    if decoding.top_k == 0 and decoding.top_p == 1:
+        return at_share(probabilities.double().cumsum(-1), draw)
+    best, ids = likeliest(probabilities, decoding)
+    mass = best.double().cumsum(-1)
+    if decoding.top_p < 1:
+        wanted = decoding.top_p * (mass[-1] if decoding.top_k else 1.0)
+        mass = mass[: int(torch.searchsorted(mass, wanted)) + 1]
+    return int(ids[at_share(mass, draw)])
+
+
+def likeliest(probabilities: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]:
+    """The `top_k` highest probabilities, or enough of them for `top_p`, and their tokens; the highest first."""
+    size = decoding.top_k or CANDIDATES
+    if size < len(probabilities):
+        best, ids = probabilities.topk(size)
+        if decoding.top_k or best.sum() >= decoding.top_p:
+            return best, ids
+    return probabilities.sort(descending=True)
+
+
+def at_share(mass: Tensor, draw: float) -> int:
+    """The first place where the cumulated probability exceeds this share of all of it."""
+    return min(int(torch.searchsorted(mass, draw * mass[-1], right=True)), len(mass) - 1)

@@ -1,0 +1,61 @@
+"""The machine that a command computes on."""
+
+import ctypes
+import os
+import resource
+import sys
+import time
+
+from loratune.errors import UserError
+
+
+def use_machine(threads: int, device: str) -> str:
+    """Set the number of threads; returns the device, `cpu` or `cuda`. Raises UserError for a GPU that is not there."""
+    # Rows have many lengths, and oneDNN keeps a compiled product of up to 1,024 shapes: gigabytes after some hundred steps.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    import torch
+
+    torch.set_num_threads(threads or physical_cores())
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: no CUDA device that this torch can use; leave the option out to compute on the CPU")
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def physical_cores() -> int:
+    """Cores that this process may use. Two threads on one core only get in each other's way in matrix products."""
+    import psutil
+
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(allowed or 1, psutil.cpu_count(logical=False) or 1))
+
+
+def peak_memory_mb() -> float:
+    """The largest resident memory that this process has had, in MB (10^6 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1)
+
+
+def release_freed_memory() -> None:
+    """Give freed blocks back to the system: glibc keeps them, in pieces that rarely fit the next step's shapes."""
+    if sys.platform == "linux":
+        # musl has no malloc_trim; it gives memory back by itself.
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)(0)
+
+
+def faster_precision(width_in: int, width_out: int, device: str):
+    """bf16 where a product of [512, in] and [in, out] is at least 1.3x as fast as in fp32 (best of 5 each), else fp32."""
+    import torch
+
+    if device == "cuda":
+        return torch.bfloat16
+    seconds = {}
+    for precision in (torch.float32, torch.bfloat16):
+        x, weight = torch.ones(512, width_in, dtype=precision), torch.ones(width_out, width_in, dtype=precision)
+        seconds[precision] = min(_seconds(torch.nn.functional.linear, x, weight) for _ in range(5))
+    return torch.bfloat16 if seconds[torch.float32] > 1.3 * seconds[torch.bfloat16] else torch.float32
+
+
+def _seconds(function, *arguments) -> float:
+    start = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - start

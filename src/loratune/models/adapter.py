@@ -1,0 +1,146 @@
+"""Adapters on disk, in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from loratune.errors import UserError
+from loratune.files import read_json, replacing, write_json
+from loratune.models.decoder import Decoder
+from loratune.models.lora import Lora, linears
+from loratune.models.names import LAYER, TRANSPOSED, outer_name
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PREFIX = "base_model.model."
+
+
+def adapter_weights(decoder: Decoder) -> dict[str, torch.Tensor]:
+    """The adapter's matrices by PEFT's names."""
+    weights = {}
+    for name, linear in linears(decoder):
+        if linear.lora is not None:
+            layer = PREFIX + outer_name(decoder.spec.architecture, name)
+            weights[f"{layer}.lora_A.weight"] = linear.lora.A.detach().cpu().contiguous()
+            weights[f"{layer}.lora_B.weight"] = linear.lora.B.detach().cpu().contiguous()
+    return weights
+
+
+def save_adapter(decoder: Decoder, folder: Path, base: str) -> None:
+    """Write the two files, read the weights back and compare.
+
+    Raises UserError for a full disk and ValueError for an adapter with a non-finite number, of which nothing is written.
+    """
+    weights = adapter_weights(decoder)
+    if broken := [name for name, matrix in weights.items() if not matrix.isfinite().all()]:
+        raise ValueError(f"the adapter has non-finite numbers in {broken[0]} and was not written")
+    with replacing(folder / WEIGHTS) as beside:
+        save_safetensors(weights, beside)
+        kept = load_file(beside)
+        if kept.keys() != weights.keys() or not all(kept[name].equal(matrix) for name, matrix in weights.items()):
+            raise OSError(f"{folder / WEIGHTS}: what was read back is not what was written; the disk may be failing")
+    write_json(folder / CONFIG, peft_config(decoder, base))
+
+
+def save_safetensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """safetensors' own error for a full disk carries no number; an OSError does."""
+    try:
+        save_file(tensors, path, metadata={"format": "pt", **(metadata or {})})
+    except SafetensorError as error:
+        text = str(error)
+        number = next((int(word) for word in text.replace(")", " ").split() if word.isdigit()), None)
+        raise OSError(number, text) from error
+
+
+def peft_config(decoder: Decoder, base: str) -> dict:
+    adapted = [(name, linear.lora) for name, linear in linears(decoder) if linear.lora is not None]
+    names = LAYER[decoder.spec.architecture]
+    lora: Lora = adapted[0][1]
+    rank = lora.A.shape[0]
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": rank,
+        "lora_alpha": lora.scale * rank,
+        "lora_dropout": lora.dropout,
+        "target_modules": sorted({names[name.split(".", 2)[2]] for name, _ in adapted}),
+        "fan_in_fan_out": TRANSPOSED[decoder.spec.architecture],
+        "bias": "none",
+        "use_rslora": False,
+        "use_dora": False,
+        "modules_to_save": None,
+        "inference_mode": True,
+    }
+
+
+def load_adapter(decoder: Decoder, folder: Path) -> None:
+    """Put the adapter in `folder` on the decoder, whoever trained it.
+
+    Raises UserError when it is missing or broken, made for another base, or of a kind that is not plain LoRA.
+    """
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"--adapter {folder}: no adapter there ({CONFIG} is missing); train one with `loratune train`")
+    config = read_json(folder / CONFIG)
+    refuse_other_kinds(config, folder)
+    weights = read_adapter_weights(folder)
+    for name, linear in linears(decoder):
+        layer = PREFIX + outer_name(decoder.spec.architecture, name)
+        a, b = weights.pop(f"{layer}.lora_A.weight", None), weights.pop(f"{layer}.lora_B.weight", None)
+        if a is not None and b is not None:
+            linear.lora = lora_of(a, b, linear.weight, scale_of(config, layer, a.shape[0]), folder, layer)
+    if weights:
+        raise UserError(f"--adapter {folder}: made for another base model: this one has no place for {next(iter(weights))}")
+    if all(linear.lora is None for _, linear in linears(decoder)):
+        raise UserError(f"--adapter {folder}: {WEIGHTS} holds no adapter matrices")
+
+
+def read_adapter_weights(folder: Path) -> dict[str, torch.Tensor]:
+    if not (folder / WEIGHTS).is_file():
+        raise UserError(f"--adapter {folder}: {WEIGHTS} is missing (pickled .bin adapters are refused; save it as safetensors)")
+    try:
+        return load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"--adapter {folder}: {WEIGHTS} is broken: {error}") from error
+
+
+def refuse_other_kinds(config: dict, folder: Path) -> None:
+    problems = [f"{name} is {config[name]!r}" for name in ("use_dora", "modules_to_save", "lora_bias") if config.get(name)]
+    if config.get("peft_type") != "LORA":
+        problems.append(f"peft_type is {config.get('peft_type')!r}")
+    if config.get("bias", "none") != "none":
+        problems.append(f"bias is {config['bias']!r}")
+    if problems:
+        raise UserError(f"--adapter {folder}: only plain LoRA adapters can be used: in {CONFIG}, {', '.join(problems)}")
+
+
+def scale_of(config: dict, layer: str, rank: int) -> float:
+    """alpha / rank, or alpha / √rank for rank-stabilised LoRA; a layer may have an alpha of its own."""
+    patterns = config.get("alpha_pattern") or {}
+    alpha = next((value for pattern, value in patterns.items() if layer.endswith(pattern)), config["lora_alpha"])
+    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def lora_of(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor, scale: float, folder: Path, layer: str) -> Lora:
+    width_out, width_in = weight.shape
+    rank = a.shape[0]
+    if a.shape != (rank, width_in) or b.shape != (width_out, rank):
+        raise UserError(
+            f"--adapter {folder}: made for another base model: {layer.removeprefix(PREFIX)} is {width_out} x {width_in} here, "
+            f"but {b.shape[0]} x {a.shape[1]} in the adapter"
+        )
+    lora = Lora(width_in, width_out, rank, alpha=scale * rank, dropout=0.0)
+    lora.A.data, lora.B.data = a.float().to(weight.device), b.float().to(weight.device)
+    return lora
+
+
+def described(folder: Path) -> dict:
+    """`loratune.json` beside the adapter; empty for an adapter that another tool made."""
+    path = folder / "loratune.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def describe(folder: Path, facts: dict) -> None:
+    write_json(folder / "loratune.json", json.loads(json.dumps(facts, default=str)))

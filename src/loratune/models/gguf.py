@@ -1,0 +1,37 @@
+"""A GGUF file to a model folder: weights dequantised to fp32 safetensors, configuration and tokenizer beside them."""
+
+import os
+import shutil
+from pathlib import Path
+
+from loratune.console import console
+from loratune.errors import UserError
+from loratune.files import explained
+from loratune.models.tokenizer import Tokenizer
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """Write `folder` whole or not at all. Raises UserError when the file cannot be read as GGUF or the disk is full."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    try:
+        with console.status(f"Unpacking {gguf.name} (once; about 15 s) ..."):
+            model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+            # The folder holds plain weights: without this they would be announced as quantised.
+            model.config.__dict__.pop("quantization_config", None)
+            model.hf_quantizer = None
+            beside.mkdir(parents=True, exist_ok=True)
+            model.save_pretrained(beside)
+            Tokenizer.load(gguf.parent, gguf_file=gguf.name).save(beside)
+        os.replace(beside, folder)
+    except OSError as error:
+        raise explained(error, folder) from error
+    except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"--model {gguf}: cannot be read as a GGUF model: {error}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

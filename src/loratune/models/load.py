@@ -1,0 +1,68 @@
+"""A base model in memory: our decoder with the weights of a model folder, and its tokenizer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from loratune.errors import UserError
+from loratune.models.decoder import Decoder
+from loratune.models.find import FoundBase
+from loratune.models.lora import linears
+from loratune.models.names import TRANSPOSED, outer_name
+from loratune.models.spec import Spec, spec_of
+from loratune.models.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Base:
+    decoder: Decoder
+    tokenizer: Tokenizer
+    found: FoundBase
+
+
+def load_base(found: FoundBase, precision: torch.dtype = torch.float32, device: str = "cpu") -> Base:
+    """Raises UserError when the weights are broken or of an architecture that is not supported."""
+    tokenizer = Tokenizer.load(found.folder)
+    config, weights = read_weights(found.folder)
+    decoder = decoder_of(spec_of(config), weights)
+    return Base(set_precision(decoder, precision).to(device), tokenizer, found)
+
+
+def read_weights(folder: Path) -> tuple[object, dict[str, torch.Tensor]]:
+    """The model's configuration and its fp32 weights by their own names, read by `transformers` (safetensors only)."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, local_files_only=True)
+    except Exception as error:  # whatever transformers and safetensors raise for a broken file
+        raise UserError(f"--model {folder}: the model cannot be read: {error}") from error
+    return model.config, model.state_dict()
+
+
+def decoder_of(spec: Spec, weights: dict[str, torch.Tensor]) -> Decoder:
+    """The decoder that shares its memory with the given weights, named as in the model's own files."""
+    with torch.device("meta"):
+        decoder = Decoder(spec)
+    transposed = {f"{name}.weight" for name, _ in linears(decoder)} if TRANSPOSED[spec.architecture] else set()
+    ours = {}
+    for name in decoder.state_dict():
+        module, kind = name.rsplit(".", 1)
+        tensor = weights[f"{outer_name(spec.architecture, module)}.{kind}"]
+        ours[name] = tensor.t() if name in transposed else tensor
+    decoder.load_state_dict(ours, assign=True)
+    return decoder.requires_grad_(False).eval()
+
+
+def set_precision(decoder: Decoder, precision: torch.dtype) -> Decoder:
+    """Hold the large matrices in `precision`, in which they are multiplied; norms, sums and the adapter stay in fp32."""
+    for _, linear in linears(decoder):
+        linear.weight.data = linear.weight.data.to(precision)
+        if linear.bias is not None:
+            linear.bias.data = linear.bias.data.to(precision)
+    decoder.embedding.to(precision)
+    if decoder.head is not None:
+        decoder.head.to(precision)
+    return decoder

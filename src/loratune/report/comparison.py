@@ -1,0 +1,59 @@
+"""The comparison as a page of its own (no other file, no script, no network) and on the terminal."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from loratune.console import console, say
+
+NAMES = {"fine_tuned": "fine-tuned", "regular": "regular (base)"}
+
+
+def comparison_page(rows: Sequence[dict], summary: dict, footer: dict[str, str]) -> str:
+    """HTML of `model_comparison.json`'s rows; every text in it is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    pages = Environment(loader=PackageLoader("loratune", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    pages.globals |= {"percent": percent, "number": number}
+    return pages.get_template("comparison.html").render(rows=rows, summary=summary, footer=footer, names=NAMES)
+
+
+def show_comparison(rows: Sequence[dict], summary: dict) -> None:
+    for number_, row in enumerate(rows, 1):
+        table = Table(title=Text(f"{number_}. {printable(row['prompt'])}"), title_justify="left", title_style="bold", expand=True)
+        for side, name in NAMES.items():
+            table.add_column(f"{name}, {facts(row, side)}", ratio=1, overflow="fold")
+        table.add_row(*(answer(row, side) for side in NAMES))
+        console.print(table)
+    for side, name in NAMES.items():
+        of_side = summary[side]
+        say(
+            f"{name}: {percent(of_side['eos_rate'])} of the answers ended by themselves, "
+            f"{of_side['mean_tokens']:.0f} tokens on average, {percent(of_side['rep_4'])} repeated 4-grams"
+        )
+
+
+def answer(row: dict, side: str) -> Text:
+    text = Text(printable(row[side]))
+    if f"{side}_result" in row:
+        text.append(f"\n= {number(row[f'{side}_result'])}", style="bold green")
+    return text
+
+
+def facts(row: dict, side: str) -> str:
+    ended = "" if row[f"{side}_ended"] == "eos" else ", cut"
+    return f"{row[f'{side}_tokens']} tokens{ended}"
+
+
+def printable(text: str) -> str:
+    """Without characters that would steer the terminal: a model may write any byte."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def number(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:,.5f}".rstrip("0").rstrip(".")
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

@@ -1,0 +1,240 @@
+"""Every setting of every command, defined once.
+
+The command line, TOML files, `--help`, the validation and the run's own `settings.toml` are all made from these classes.
+A field's description is its help text; its bounds are its validation.
+"""
+
+import difflib
+import itertools
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from loratune.errors import UserError
+
+DURATION_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_duration(value: Any) -> Any:
+    """`90s`, `10m`, `1.5h` or `1h30m` to seconds; a bare number is seconds."""
+    if not isinstance(value, str):
+        return value
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", value)
+    if not parts or "".join(number + unit for number, unit in parts) != value.replace(" ", ""):
+        try:
+            return float(value)
+        except ValueError:
+            raise ValueError("not a duration; write it like 90s, 10m or 1h30m") from None
+    return sum(float(number) * DURATION_UNITS[unit] for number, unit in parts)
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+
+
+class Settings(BaseModel):
+    """What all settings have in common: unknown names are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def checked(cls, values: dict[str, Any], origin: str = "", unknown: tuple[str, ...] = ()):
+        """Validate `values`; raises one UserError with all problems, each with its remedy.
+
+        `unknown` are options that the command line did not recognise; `origin` is put before each problem.
+        """
+        problems = [cls._unknown(name) for name in unknown]
+        try:
+            settings = cls(**values)
+        except ValidationError as error:
+            problems += [cls._problem(detail) for detail in error.errors()]
+        if problems := problems + cls.contradictions(values):
+            raise UserError(*(origin + problem for problem in problems))
+        return settings
+
+    @classmethod
+    def contradictions(cls, values: dict[str, Any]) -> list[str]:
+        """Problems that lie in no single value but between several."""
+        return []
+
+    @classmethod
+    def _unknown(cls, name: str) -> str:
+        known = [flag(field) for field in cls.model_fields]
+        close = difflib.get_close_matches(flag(name), known, n=1, cutoff=0.5)
+        return f"{flag(name)}: unknown setting; " + (f"did you mean {close[0]}?" if close else "--help lists them all")
+
+    @classmethod
+    def _problem(cls, detail: dict) -> str:
+        if detail["type"] == "extra_forbidden":
+            return cls._unknown(str(detail["loc"][0]))
+        message = detail["msg"].removeprefix("Value error, ")
+        if not detail["loc"]:
+            return message
+        return f"{flag(str(detail['loc'][0]))}: {message[0].lower()}{message[1:]} (given: {detail['input']!r})"
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def flag(field: str) -> str:
+    return "--" + field.removeprefix("--").replace("_", "-")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The settings in a TOML file, names with dashes or underscores. Raises UserError with file and line."""
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such settings file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as TOML: {error}") from error
+    return {name.replace("-", "_"): value for name, value in values.items()}
+
+
+class ModelChoice(Settings):
+    model: str = Field(
+        "auto",
+        description="base model: a short name (gpt2, smollm2-135m), a Hugging Face name, a folder, a .gguf file, "
+        "or auto (GPT-2 if it is at hand, else SmolLM2-135M)",
+    )
+
+
+class Machine(Settings):
+    threads: int = Field(0, ge=0, description="CPU threads; 0 means one for each physical core")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute; auto takes a GPU if there is one")
+
+
+class PrepareSettings(ModelChoice):
+    """Turn Dolly 15k, FinQA or your own files into training, validation and test data."""
+
+    out: Path = Field(Path("data"), description="folder to write to")
+    data: list[str] = Field(
+        ["dolly", "finqa"],
+        min_length=1,
+        description="what to prepare: dolly, finqa, a .jsonl/.json/.csv/.parquet file, "
+        "a folder with FinQA's own train.json, dev.json and test.json, or a Hugging Face data set (owner/name)",
+    )
+    source: Literal["auto", "hub", "snapshot"] = Field(
+        "auto",
+        description="where dolly and finqa come from; auto takes the hub if it answers within seconds, else the shipped snapshot",
+    )
+    columns: dict[str, str] = Field(
+        {},
+        description="which of your columns is which, as instruction=question output=answer [input=context group=page]",
+    )
+    finqa_target: Literal["program", "answer"] = Field(
+        "program", description="what FinQA's response is: the program or the answer"
+    )
+    fact_tokens: int = Field(320, ge=32, description="most tokens of a FinQA page's facts to keep, the best ranked first")
+    max_tokens: int = Field(
+        1024, ge=64, description="most tokens in a row; longer ones are shortened, the input first, and counted"
+    )
+    val_fraction: float = Field(
+        0.05, ge=0, lt=0.5, description="share of the groups held out for validation, and again as much for the test"
+    )
+    template: str = Field(
+        "instruction",
+        description="prompt template used for counting tokens: instruction, chatml, plain, or a .toml file",
+    )
+    seed: int = Field(0, ge=0, description="seed of the split")
+
+
+class TrainSettings(ModelChoice, Machine):
+    """Train a LoRA adapter on the prepared data."""
+
+    data: Path = Field(Path("data"), description="folder with train.jsonl and val.jsonl")
+    out: Path = Field(Path("model/gpt2_lora_finetuned"), description="folder for the adapter")
+    run: str | None = Field(None, pattern=r"^[\w.-]+$", description="name of the run, runs/NAME; default: date and time")
+    resume: bool = Field(False, description="go on with --run NAME, or with the newest run")
+
+    targets: list[str] = Field(
+        ["all"],
+        min_length=1,
+        description="linear layers to adapt: all, attention, mlp, or their names (such as q_proj, mlp.c_fc)",
+    )
+    rank: int = Field(16, ge=1, le=1024, description="rank of the adapter's matrices")
+    alpha: float = Field(32, gt=0, description="the adapter's output is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
+
+    epochs: float | None = Field(None, gt=0, description="stop after this many passes over the data")
+    steps: int | None = Field(None, gt=0, description="stop after this many optimiser steps")
+    budget: Duration | None = Field(
+        None, gt=0, description="stop after this time, such as 10m or 1h30m; 1h if no stop rule is given"
+    )
+    patience: int = Field(0, ge=0, description="stop early after this many validations without improvement; 0 means never")
+
+    learning_rate: float = Field(2e-3, gt=0, description="highest learning rate")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="course of the learning rate after the warm-up"
+    )
+    warmup: float = Field(0.03, ge=0, lt=1, description="share of the run in which the learning rate rises from 0")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
+    clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    batch_tokens: int = Field(2048, ge=64, description="tokens in an optimiser step, prompts included")
+    micro_tokens: int = Field(
+        2048, ge=64, description="tokens computed at once; lower it to save memory, the result stays the same"
+    )
+    max_tokens: int = Field(1024, ge=64, description="most tokens in a row")
+    template: str = Field("instruction", description="prompt template: instruction, chatml, plain, or a .toml file with your own")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of the large multiplications; auto takes bf16 where a short test shows that it is faster"
+    )
+    validations: int = Field(10, ge=1, description="how often to measure the validation loss and save a checkpoint")
+    val_rows: int = Field(64, ge=1, description="validation rows measured each time, the same ones")
+    seed: int = Field(0, ge=0, description="seed of the data order and of the adapter's first weights")
+    dry_run: bool = Field(False, description="check everything, print what would be done, and stop")
+
+    @classmethod
+    def contradictions(cls, values: dict[str, Any]) -> list[str]:
+        problems = []
+        if len(rules := [flag(name) for name in ("epochs", "steps", "budget") if values.get(name) is not None]) > 1:
+            problems.append(f"{' and '.join(rules)} contradict each other; give one of them")
+        sizes = ("max_tokens", "micro_tokens", "batch_tokens")
+        for small, large in itertools.pairwise(sizes):
+            less, more = (values.get(name, cls.model_fields[name].default) for name in (small, large))
+            if str(less).isdecimal() and str(more).isdecimal() and int(less) > int(more):
+                problems.append(f"{flag(small)} {less} is more than {flag(large)} {more}; lower the first or raise the second")
+        return problems
+
+
+class AdapterChoice(Machine):
+    model: str | None = Field(None, description="base model; default: the one that the adapter was trained on")
+    adapter: Path = Field(Path("model/gpt2_lora_finetuned"), description="folder with the adapter")
+    template: str | None = Field(None, description="another prompt template than the adapter's own")
+
+
+class Decoding(Settings):
+    max_new_tokens: int = Field(128, ge=1, description="most tokens in an answer")
+    temperature: float = Field(0.0, ge=0, description="0 always takes the likeliest token; higher is more varied")
+    top_p: float = Field(1.0, gt=0, le=1, description="sample from the likeliest tokens that together have this probability")
+    top_k: int = Field(0, ge=0, description="sample from this many likeliest tokens; 0 means all")
+    seed: int = Field(0, ge=0, description="seed of the sampling, the same for both models, and of the choice of rows")
+    batch_size: int = Field(16, ge=1, description="answers written at the same time; the answers do not depend on it")
+
+
+class CompareSettings(AdapterChoice, Decoding):
+    """Let the base and the tuned model answer the same prompts, side by side."""
+
+    prompts: Path = Field(Path("test.json"), description="JSON file with a list of prompts")
+    out: Path = Field(Path("model_comparison.json"), description="file to write; an .html page is written beside it")
+
+
+class EvaluateSettings(AdapterChoice, Decoding):
+    """Measure the base and the tuned model on the same held-out rows."""
+
+    data: str = Field("data/test.jsonl", description="a .jsonl file, or dolly or finqa: that part of data/test.jsonl")
+    rows: int = Field(0, ge=0, description="measure this many rows, drawn evenly from the sources; 0 means all")
+    generate: int = Field(0, ge=0, description="let both models answer this many of the rows and score the answers; 0 means none")
+    max_tokens: int = Field(1024, ge=64, description="most tokens in a row")
+    out: Path = Field(Path("evaluation.json"), description="file to write")
+
+
+class QuickstartSettings(ModelChoice, Machine):
+    """Do the main job once: prepare, train, evaluate, compare."""
+
+    out: Path = Field(Path("quickstart"), description="folder for everything it writes")
+    budget: Duration = Field(300.0, gt=0, description="time to train, such as 5m")
+    prompts: Path = Field(Path("test.json"), description="JSON file with a list of prompts")

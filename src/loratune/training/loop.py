@@ -1,0 +1,122 @@
+"""The run: steps, validations and checkpoints until the stop rule says that it is over."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from loratune.data.encode import Encoded
+from loratune.data.pack import all_steps, fed_tokens, pack
+from loratune.errors import UserError
+from loratune.machine import peak_memory_mb, release_freed_memory
+from loratune.settings import TrainSettings
+from loratune.training.checkpoint import RunFolder, State
+from loratune.training.progress import TrainingBar
+from loratune.training.schedule import StopRule, learning_rate_factor
+from loratune.training.step import NonFinite, StepResult, adamw, train_step
+from loratune.training.validate import validation_nll
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a run needs."""
+
+    decoder: torch.nn.Module
+    rows: Sequence[Encoded]
+    val_batches: Sequence
+    settings: TrainSettings
+    rule: StopRule
+    run: RunFolder
+    base: str  # what PEFT calls the base model
+    device: str
+
+
+def fit(job: Job, bar: TrainingBar, stop_requested: Callable[[], bool]) -> tuple[State, bool]:
+    """Train until the end, an early stop or a request to stop. Returns where the run is and whether it is finished."""
+    settings = job.settings
+    optimizer = adamw(job.decoder.train(), settings.weight_decay)
+    state = job.run.restore(job.decoder, optimizer)
+    if state.base_nll is None:
+        validate(job, optimizer, state, bar)
+    rule = reserving(job.rule, state)
+    started = time.perf_counter() - state.elapsed
+    lengths = [fed_tokens(row) for row in job.rows]
+    finished = False
+    for groups in all_steps(lengths, settings.batch_tokens, settings.micro_tokens, settings.seed, state.step):
+        state.elapsed = time.perf_counter() - started
+        finished = rule.is_over(state.step, state.elapsed, state.pace) or out_of_patience(state, settings.patience)
+        if finished or stop_requested():
+            break
+        progress = rule.progress(state.step, state.elapsed, state.pace)
+        result, rate = take_step(job, optimizer, groups, state, progress)
+        state.elapsed = time.perf_counter() - started
+        job.run.log(log_row(state, result, rate))
+        bar.show(progress, state, result, rule.seconds_left(state.step, state.elapsed, state.pace))
+        if int(progress * settings.validations) >= state.validations:
+            validate(job, optimizer, state, bar)
+    if finished:
+        validate(job, optimizer, state, bar)
+    else:
+        job.run.save(job.decoder, optimizer, state, job.base, best=False)
+    return state, finished
+
+
+def take_step(job: Job, optimizer, groups: list[list[int]], state: State, progress: float) -> tuple[StepResult, float]:
+    """One optimiser step at the learning rate of this progress; counts it in the state."""
+    began = time.perf_counter()
+    settings = job.settings
+    rate = settings.learning_rate * learning_rate_factor(progress, settings.warmup, settings.schedule)
+    torch.manual_seed(settings.seed * 1_000_003 + state.step)  # dropout, too, is a function of (seed, step)
+    batches = [pack([job.rows[number] for number in group]).to(job.device) for group in groups]
+    try:
+        result = train_step(job.decoder, optimizer, batches, rate, settings.clip)
+    except NonFinite as error:
+        ids = ", ".join(job.rows[number].id for group in groups for number in group)
+        raise UserError(
+            f"step {state.step + 1}: {error}. The run stopped; its checkpoints are good. Try a lower --learning-rate "
+            f"(now {rate:.2g}) or --precision fp32, or look at this step's records: {ids}"
+        ) from error
+    release_freed_memory()
+    state.step, state.tokens = state.step + 1, state.tokens + result.tokens
+    state.stepping += time.perf_counter() - began
+    return result, rate
+
+
+def validate(job: Job, optimizer, state: State, bar: TrainingBar) -> None:
+    """Measure, log, and save a checkpoint; the first measurement is the base model's."""
+    began = time.perf_counter()
+    nll = validation_nll(job.decoder, job.val_batches)
+    if state.base_nll is None:
+        state.base_nll, state.validation_seconds = nll, time.perf_counter() - began
+    state.validations += 1
+    best = state.best_nll is None or nll < state.best_nll
+    if best:
+        state.best_nll, state.best_step, state.best_validation = nll, state.step, state.validations
+    job.run.log({"step": state.step, "val_nll": nll, "elapsed_seconds": round(state.elapsed, 2)})
+    bar.note(state, nll)
+    job.run.save(job.decoder, optimizer, state, job.base, best)
+
+
+def log_row(state: State, result: StepResult, rate: float) -> dict:
+    return {
+        "step": state.step,
+        "loss": result.loss,
+        "lr": rate,
+        "grad_norm": result.grad_norm,
+        "tokens": state.tokens,
+        "tokens_per_second": round(state.tokens / state.stepping, 1),
+        "peak_memory_mb": peak_memory_mb(),
+        "elapsed_seconds": round(state.elapsed, 2),
+    }
+
+
+def reserving(rule: StopRule, state: State) -> StopRule:
+    """A time budget pays for the first and the last validation, too."""
+    if rule.seconds is None:
+        return rule
+    return replace(rule, seconds=max(rule.seconds - 2 * state.validation_seconds, 1.0))
+
+
+def out_of_patience(state: State, patience: int) -> bool:
+    return 0 < patience <= state.validations - state.best_validation

@@ -1,0 +1,52 @@
+"""The training step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from loratune.models.attention import packed_attention
+from loratune.models.lora import trained_parameters
+from loratune.training.loss import target_loss
+
+
+class NonFinite(Exception):
+    """The loss or a gradient is not a number any more."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    loss: float  # mean over the step's target tokens, in nats
+    grad_norm: float  # before clipping
+    tokens: int  # fed, prompts included
+    targets: int
+
+
+def train_step(decoder, optimizer, micro_batches: Sequence, learning_rate: float, clip: float) -> StepResult:
+    """One optimiser step over all micro-batches; the result does not depend on how the rows are cut into them.
+
+    Raises NonFinite, and leaves the adapter as it was, when the loss or a gradient is not finite.
+    """
+    parameters = trained_parameters(decoder)
+    targets = sum(len(batch.targets) for batch in micro_batches)
+    loss = 0.0
+    for batch in micro_batches:
+        # Divided by the targets of the whole step, not of the micro-batch: a mean of means would weigh them unequally.
+        part = target_loss(decoder, batch, packed_attention(batch.lengths)) / targets
+        part.backward()
+        loss += part.item()
+    grad_norm = torch.nn.utils.clip_grad_norm_(parameters, clip).item()
+    finite = torch.tensor([loss, grad_norm]).isfinite().all()
+    if finite:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        optimizer.step()
+    optimizer.zero_grad()
+    if not finite:
+        raise NonFinite(f"the loss is {loss} and the gradient norm {grad_norm}")
+    return StepResult(loss, grad_norm, sum(len(batch.ids) for batch in micro_batches), targets)
+
+
+def adamw(decoder, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019; arXiv:1711.05101) over the adapter's matrices; the step sets the learning rate."""
+    return torch.optim.AdamW(trained_parameters(decoder), lr=0.0, betas=(0.9, 0.999), weight_decay=weight_decay, fused=True)

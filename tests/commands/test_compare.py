@@ -1,0 +1,158 @@
+"""`loratune compare` as a user meets it, on a model of a few thousand numbers."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from loratune.cli import main
+from loratune.commands import compare as command
+from loratune.generation.decode import Answer
+from tuned_models import save_tuned
+
+PROMPTS = ["Name a colour.", "Why <script>alert(1)</script> & not?", "Say [bold]this[/bold]."]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with a base, an adapter that changes its answers, and prompts; also the working directory."""
+    monkeypatch.chdir(tmp_path)
+    save_tuned(tmp_path)
+    (tmp_path / "test.json").write_text(json.dumps(PROMPTS))
+    return tmp_path
+
+
+def compare(*options: str) -> int:
+    return main(["compare", "--adapter", "adapter", "--max-new-tokens", "12", "--threads", "1", *options])
+
+
+def written(place) -> list[dict]:
+    return json.loads((place / "model_comparison.json").read_text())
+
+
+def test_json_contract(place, capsys):
+    assert compare("--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    rows = written(place)
+    assert [row["prompt"] for row in rows] == PROMPTS
+    for row in rows:
+        for side in ("fine_tuned", "regular"):
+            assert isinstance(row[side], str)
+            assert 0 <= row[f"{side}_tokens"] <= 12 and 0 <= row[f"{side}_rep_4"] <= 1
+            assert row[f"{side}_ended"] in ("eos", "length")
+            assert f"{side}_result" not in row
+    assert any(row["fine_tuned"] != row["regular"] for row in rows)
+    assert printed["prompts"] == 3 and printed["out"] == "model_comparison.json" and printed["page"] == "model_comparison.html"
+    tokens = [row["regular_tokens"] for row in rows]
+    assert printed["regular"]["mean_tokens"] == pytest.approx(sum(tokens) / 3)
+
+
+def test_the_regular_answers_are_those_of_the_base_alone(place):
+    """An adapter that does nothing leaves the regular answers where they were, and gives the same ones."""
+    assert compare() == 0
+    with_effect = written(place)
+    save_tuned(place, effect=False)
+    assert compare() == 0
+    for row, before in zip(written(place), with_effect, strict=True):
+        assert row["fine_tuned"] == row["regular"] == before["regular"]
+
+
+def test_same_seed_same_answers_whatever_the_batch(place):
+    sampled = ["--temperature", "1", "--top-p", "0.9", "--seed", "3"]
+    assert compare(*sampled) == 0
+    first = written(place)
+    assert compare(*sampled, "--batch-size", "1") == 0
+    assert written(place) == first
+    assert compare("--temperature", "1", "--top-p", "0.9", "--seed", "4") == 0
+    assert written(place) != first
+
+
+def test_programs_are_executed_and_shown(place, monkeypatch, capsys):
+    texts = {"fine_tuned": "subtract(5829, 5735), divide(#0, 5735)", "regular": "table_sum(net sales, none)"}
+
+    def answers(decoder, prompts, eos_id, decoding):
+        tokenizer = command.load_tuned(decoding).tokenizer
+        return tuple([Answer(tokenizer.encode(texts[side]), "eos")] * len(prompts) for side in ("regular", "fine_tuned"))
+
+    monkeypatch.setattr(command, "answer_both", answers)
+    assert compare() == 0
+    for row in written(place):
+        assert row["fine_tuned_result"] == 0.01639
+        assert "regular_result" not in row  # it needs a table, which a prompt does not have
+    assert "= 0.01639" in capsys.readouterr().out
+    assert "= 0.01639</p>" in (place / "model_comparison.html").read_text()
+
+
+def test_the_page_escapes_texts_and_needs_nothing_else(place, capsys):
+    assert compare() == 0
+    page = (place / "model_comparison.html").read_text()
+    assert "<script" not in page and "&lt;script&gt;alert(1)&lt;/script&gt; &amp; not?" in page
+    assert not re.search(r"""(src|href)=|url\(|@import|https?:""", page)
+    assert "greedy, at most 12 new tokens" in page and "base" in page
+    assert "Say [bold]this[/bold]." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "test.json: a JSON list of texts is needed"),
+        ('"one"', "a JSON list of texts is needed"),
+        ("[]", "test.json: the list is empty"),
+        ('["good", 5, "good", {"prompt": "x"}]', "entry 4: a text is needed, not an object"),
+        ('["good", true, null]', "entry 2: a text is needed, not true or false"),
+        ('["good", "  "]', "entry 2: a text is needed, not a blank one"),
+        ('["good",\n"unfinished]', "test.json, line 2: not valid JSON"),
+        ("", "test.json, line 1: not valid JSON"),
+        (b'["\xff"]', "not UTF-8"),
+        (json.dumps(["good", "x" * 600]), "entry 2: the prompt has 633 tokens, this model takes 511; shorten it"),
+    ],
+)
+def test_bad_prompt_files_are_refused(place, capsys, content, message):
+    (place / "test.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert compare() == 2
+    assert message in capsys.readouterr().err
+    assert not (place / "model_comparison.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--prompts", "nowhere.json"], "nowhere.json: there is no such file"),
+        (["--adapter", "nowhere"], "--adapter nowhere: there is no such folder"),
+        (["--out", "result.html"], "name the .json file"),
+        (["--out", "adapter"], "adapter is a folder"),
+        (["--temprature", "1"], "did you mean --temperature?"),
+        (["--top-p", "0"], "--top-p: input should be greater than 0"),
+        (["--max-new-tokens", "many"], "--max-new-tokens"),
+    ],
+)
+def test_bad_input(place, capsys, options, message):
+    assert compare(*options) == 2
+    assert message in capsys.readouterr().err
+    assert not (place / "model_comparison.json").exists()
+
+
+def test_an_adapter_made_for_another_base_is_refused(place, capsys):
+    from small_models import save_model
+
+    save_model(place / "other", seed=7)
+    assert compare("--model", "other") == 2
+    assert "made for the base model base" in capsys.readouterr().err
+
+
+def test_too_little_room_for_an_answer_is_said(place, capsys):
+    (place / "test.json").write_text(json.dumps(["x" * 470]))
+    assert compare() == 0
+    assert "entry 1: the model has room for only 9 tokens of an answer" in " ".join(capsys.readouterr().out.split())
+    assert written(place)[0]["fine_tuned_tokens"] <= 9
+
+
+def test_the_script_in_the_root(place):
+    script = Path(__file__).parents[2] / "inference.py"
+    found = subprocess.run([sys.executable, script, "--prompts", "nowhere.json"], capture_output=True, text=True)
+    assert found.returncode == 2 and "nowhere.json: there is no such file" in found.stderr
+    bare = subprocess.run([sys.executable, "-S", "-E", script], capture_output=True, text=True, cwd=place)
+    assert bare.returncode == 1 and "run `make setup`, then `.venv/bin/python inference.py`" in bare.stderr

@@ -1,0 +1,221 @@
+"""`loratune prepare` through its command line, on small data of one's own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from loratune import snapshot
+from loratune.cli import main
+from loratune.data.records import read_records
+from small_models import save_model
+
+FILES = ("prepare_report.json", "test.jsonl", "train.jsonl", "val.jsonl")
+FINQA_PARTS = {"train.json": "finqa_train", "dev.json": "finqa_dev", "test.json": "finqa_test"}
+FRUITS = [
+    "apple",
+    "banana",
+    "cherry",
+    "date",
+    "fig",
+    "grape",
+    "kiwi",
+    "lemon",
+    "mango",
+    "nut",
+    "orange",
+    "plum",
+    "quince",
+    "rice",
+    "squash",
+    "tea",
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    save_model(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def finqa_folder(tmp_path_factory) -> Path:
+    """FinQA's own three files, in their own form, ten questions each."""
+    folder = tmp_path_factory.mktemp("finqa")
+    for file, name in FINQA_PARTS.items():
+        (folder / file).write_text(json.dumps([own_form(row) for row in snapshot.read(name)[:10]]))
+    return folder
+
+
+def own_form(row: dict) -> dict:
+    asked = {field: row[field] for field in ("question", "answer", "exe_ans", "program")}
+    asked["gold_inds"] = {name: "its text" for name in row["gold_inds"] or []}
+    return {field: row[field] for field in ("id", "pre_text", "post_text", "table")} | {"qa": asked}
+
+
+@pytest.fixture
+def fruits(tmp_path) -> Path:
+    path = tmp_path / "fruits.jsonl"
+    write_rows(path, [{"instruction": f"What is a {fruit}?", "output": f"A {fruit} is a fruit."} for fruit in FRUITS])
+    return path
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def prepare(model: str, out: Path, *options) -> int:
+    return main(["prepare", "--model", model, "--out", str(out), "--val-fraction", "0.2", *map(str, options)])
+
+
+def test_files_of_ones_own_and_finqas_own_folder_together(model, fruits, finqa_folder, tmp_path, capsys):
+    assert prepare(model, tmp_path / "out", "--data", fruits, finqa_folder, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report == json.loads((tmp_path / "out" / "prepare_report.json").read_text())
+    parts = {split: read_records(tmp_path / "out" / f"{split}.jsonl") for split in ("train", "val", "test")}
+    assert report["rows"] == {split: len(records) for split, records in parts.items()}
+    for source in ("fruits", "finqa"):
+        told = report["sources"][source]
+        assert told["splits"] == {split: sum(record.source == source for record in records) for split, records in parts.items()}
+        assert told["read"] == sum(told["splits"].values()) + sum(told["left_out"].values()) + told["duplicates"]
+    assert sum(len(records) for records in parts.values()) == sum(one["rows"] for one in report["sources"].values())
+    assert {record.meta["facts"] for record in parts["val"] if record.source == "finqa"} == {"retrieved"}
+    assert all(record.instruction.endswith("\nAnswer with a program.") for record in parts["train"] if record.source == "finqa")
+
+
+def test_finqas_answers_may_be_the_target(model, finqa_folder, tmp_path):
+    assert prepare(model, tmp_path / "out", "--data", finqa_folder, "--finqa-target", "answer") == 0
+    records = read_records(tmp_path / "out" / "val.jsonl")
+    assert all(record.output == (record.meta["answer"] or str(record.meta["exe_ans"])) for record in records)
+    assert all(record.instruction.endswith("\nAnswer with the result.") for record in records)
+
+
+def test_the_same_input_gives_the_same_bytes_and_another_seed_another_split(model, fruits, finqa_folder, tmp_path):
+    for name, seed in (("one", 0), ("two", 0), ("three", 1)):
+        assert prepare(model, tmp_path / name, "--data", fruits, finqa_folder, "--seed", seed) == 0
+    contents = {name: [(tmp_path / name / file).read_bytes() for file in FILES] for name in ("one", "two", "three")}
+    assert contents["one"] == contents["two"]
+    assert contents["one"][2] != contents["three"][2]
+
+
+@pytest.mark.slow
+def test_the_shipped_data_gives_the_same_bytes_in_another_process(tmp_path):
+    for name in ("one", "two"):
+        command = [sys.executable, "-m", "loratune.cli", "prepare", "--source", "snapshot", "--model", "smollm2-135m"]
+        subprocess.run([*command, "--out", str(tmp_path / name)], check=True)
+    assert [(tmp_path / "one" / file).read_bytes() for file in FILES] == [
+        (tmp_path / "two" / file).read_bytes() for file in FILES
+    ]
+
+
+def test_duplicates_and_shortened_rows_are_counted(model, tmp_path, capsys):
+    path = tmp_path / "mine.jsonl"
+    rows = [{"instruction": f"Describe the {fruit}.", "input": "It grows. " * 50, "output": "Fine."} for fruit in FRUITS]
+    for number, row in enumerate(rows):
+        row["input"] += str(number) * 300  # so that they are not all alike
+    write_rows(path, [*rows, {**rows[0], "output": "  FINE. "}])
+    assert prepare(model, tmp_path / "out", "--data", path, "--max-tokens", 256, "--json") == 0
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)["sources"]["mine"]
+    assert (told["read"], told["duplicates"], told["rows"], told["inputs_cut"], told["dropped"]) == (17, 1, 16, 16, 0)
+    assert "warning: mine: 16 inputs cut" in captured.err
+    assert told["tokens"]["95 %"] <= 256
+
+
+def test_columns_are_mapped(model, tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("frage,antwort\n" + "".join(f"Was ist {fruit}?,Obst {fruit}\n" for fruit in FRUITS))
+    assert prepare(model, tmp_path / "out", "--data", path, "--columns", "instruction=frage", "output=antwort") == 0
+    assert "Was ist" in (tmp_path / "out" / "train.jsonl").read_text()
+
+
+GOOD = '{"instruction": "What is this?", "output": "That."}\n'
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("mine.jsonl", None, "mine.jsonl: there is no such file"),
+        ("mine.jsonl", GOOD + "{broken\n", "mine.jsonl, line 2: not valid JSON"),
+        ("mine.jsonl", GOOD + '{"instruction": "a"}\n', "mine.jsonl, line 2: output is missing"),
+        ("mine.jsonl", GOOD + '{"instruction": "a", "output": ""}\n', "mine.jsonl, line 2: output is blank"),
+        ("mine.jsonl", '{"instruction": "a"}\n', "mine.jsonl: no column for output"),
+        ("mine.jsonl", "", "mine.jsonl: the file is empty"),
+        ("mine.csv", "text,label\na,b\n", "its columns are text, label"),
+        ("mine.jsonl", GOOD, "try a larger one (0.2), another --seed, or add data"),
+        ("mine.pdf", "a", "mine.pdf: neither dolly nor finqa"),
+    ],
+)
+def test_bad_data_is_refused_and_nothing_is_written(model, tmp_path, monkeypatch, capsys, file, content, told):
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path(file).write_text(content)
+    assert prepare(model, Path("out"), "--data", file) == 2
+    captured = capsys.readouterr()
+    assert told in captured.err and "Traceback" not in captured.err
+    assert not Path("out").exists()
+
+
+def test_what_was_there_stays_when_the_new_data_is_bad(model, fruits, tmp_path):
+    assert prepare(model, tmp_path / "out", "--data", fruits) == 0
+    before = [(tmp_path / "out" / file).read_bytes() for file in FILES]
+    fruits.write_text(fruits.read_text() + "{\n")
+    assert prepare(model, tmp_path / "out", "--data", fruits) == 2
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == list(FILES)
+    assert [(tmp_path / "out" / file).read_bytes() for file in FILES] == before
+
+
+def test_a_full_disk_leaves_nothing_half_written(model, fruits, tmp_path, monkeypatch, capsys):
+    import errno
+
+    write_text = Path.write_text
+
+    def until_full(path, *arguments, **options):
+        if "val.jsonl" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_text(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", until_full)
+    assert prepare(model, tmp_path / "out", "--data", fruits) == 2
+    assert "no room left on the disk" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_folder_without_finqas_files_is_refused(model, finqa_folder, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    assert prepare(model, tmp_path / "out", "--data", tmp_path / "mine") == 2
+    assert "dev.json is missing; a folder must hold FinQA's own" in capsys.readouterr().err
+
+
+def test_a_broken_question_of_finqa_is_named(model, finqa_folder, tmp_path, capsys):
+    for file in FINQA_PARTS:
+        (tmp_path / file).write_bytes((finqa_folder / file).read_bytes())
+    rows = json.loads((tmp_path / "dev.json").read_text())
+    del rows[1]["qa"]["question"]
+    rows[2]["table"] = [["a", 3]]
+    (tmp_path / "dev.json").write_text(json.dumps(rows))
+    assert prepare(model, tmp_path / "out", "--data", tmp_path) == 2
+    told = capsys.readouterr().err
+    assert "dev.json, row 2: question is missing" in told and "dev.json, row 3: table must be a list of rows" in told
+
+
+def test_idle_columns_and_unknown_templates_are_refused(model, tmp_path, capsys):
+    assert prepare(model, tmp_path / "out", "--data", "dolly", "--columns", "instruction=a") == 2
+    assert "--columns: says which columns your own data has" in capsys.readouterr().err
+    assert prepare(model, tmp_path / "out", "--template", "alpaca") == 2
+    assert "--template alpaca: unknown" in capsys.readouterr().err
+
+
+def test_the_script_in_the_root_is_the_command(tmp_path):
+    script = Path(__file__).parents[2] / "prepdata.py"
+    result = subprocess.run([sys.executable, script, "--data", "none.jsonl"], cwd=tmp_path, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (2, "error: --data none.jsonl: there is no such file\n")
+
+
+def test_the_script_without_the_package_says_what_to_do(tmp_path):
+    script = Path(__file__).parents[2] / "prepdata.py"
+    result = subprocess.run([sys.executable, "-S", "-I", script], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode != 0 and "make setup" in result.stderr and "Traceback" not in result.stderr

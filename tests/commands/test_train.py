@@ -1,0 +1,242 @@
+"""`loratune train` as a user meets it, on a model of a few thousand numbers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from safetensors.torch import load_file
+
+from loratune.cli import main
+from small_models import GPT2_SHAPES, save_model
+
+ROWS = [
+    {"instruction": f"Count to {n}.", "input": "", "output": " ".join(map(str, range(n))), "source": "count"}
+    for n in range(2, 40)
+]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with data and a model, which is also the working directory."""
+    monkeypatch.chdir(tmp_path)
+    save_model(tmp_path / "base")
+    (tmp_path / "data").mkdir()
+    for name, rows in (("train", ROWS[4:]), ("val", ROWS[:4])):
+        (tmp_path / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+COMMON = [
+    "train",
+    "--model",
+    "base",
+    "--batch-tokens",
+    "400",
+    "--micro-tokens",
+    "400",
+    "--max-tokens",
+    "300",
+    "--precision",
+    "fp32",
+    "--threads",
+    "1",
+]
+
+
+def train(*options: str) -> int:
+    return main([*COMMON, *options])
+
+
+def adapter(folder) -> dict:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def same(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
+
+
+def test_writes_everything_that_others_rely_on(place, capsys):
+    assert train("--steps", "12", "--run", "one", "--out", "adapter", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    out, run = place / "adapter", place / "runs" / "one"
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "loratune.json", "README.md"} <= set(
+        os.listdir(out)
+    )
+    assert {"settings.toml", "metrics.jsonl", "summary.json", "loss.png", "checkpoints", "best"} <= set(os.listdir(run))
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in steps] == list(range(1, 13))
+    assert {"step", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "peak_memory_mb", "elapsed_seconds"} <= steps[
+        0
+    ].keys()
+    validations = [row["val_nll"] for row in rows if "val_nll" in row]
+    assert min(validations) == printed["best_val_nll"] < printed["base_val_nll"] == validations[0]
+    assert json.loads((run / "summary.json").read_text()) == printed
+    assert same(adapter(out), adapter(run / "best"))
+    facts = json.loads((out / "loratune.json").read_text())
+    assert facts["base"]["name"] == "base"
+    assert facts["template"]
+
+
+def test_the_same_run_twice_gives_the_same_adapter(place):
+    for name in ("one", "two"):
+        assert train("--steps", "8", "--dropout", "0.2", "--run", name, "--out", name) == 0
+    assert same(adapter(place / "one"), adapter(place / "two"))
+
+
+def test_epochs_and_budget_and_early_stop(place, capsys):
+    assert train("--epochs", "2", "--run", "epochs", "--json") == 0
+    by_epochs = json.loads(capsys.readouterr().out)
+    assert train("--budget", "2s", "--run", "budget", "--json") == 0
+    by_budget = json.loads(capsys.readouterr().out)
+    assert by_epochs["finished"] and by_budget["finished"]
+    assert 0.5 < by_budget["elapsed_seconds"] < 20
+    lrs = [json.loads(line).get("lr") for line in (place / "runs/budget/metrics.jsonl").read_text().splitlines()]
+    lrs = [lr for lr in lrs if lr is not None]
+    assert lrs[-1] < 0.1 * max(lrs)
+    # A rate at which nothing is learned improves on no validation after the first.
+    assert train("--steps", "500", "--patience", "2", "--learning-rate", "1e-12", "--run", "patience", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["steps"] < 500
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(place, monkeypatch):
+    assert train("--steps", "10", "--dropout", "0.1", "--run", "whole", "--out", "whole") == 0
+    interrupt_after(4, monkeypatch)
+    assert train("--steps", "10", "--dropout", "0.1", "--run", "parts", "--out", "parts") == 0
+    assert not (place / "parts").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    assert main(["train", "--run", "parts", "--resume"]) == 0
+    assert same(adapter(place / "whole"), adapter(place / "parts"))
+    first, second = (
+        [json.loads(line) for line in (place / f"runs/{name}/metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "parts")
+    )
+    assert [row["loss"] for row in first if "loss" in row] == [row["loss"] for row in second if "loss" in row]
+
+
+def interrupt_after(steps: int, monkeypatch) -> None:
+    from loratune.training import loop
+
+    original, taken = loop.train_step, []
+
+    def counting(*arguments):
+        taken.append(1)
+        if len(taken) == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*arguments)
+
+    monkeypatch.setattr(loop, "train_step", counting)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_uninterrupted(place):
+    assert train("--steps", "400", "--run", "whole", "--out", "whole") == 0
+    command = [sys.executable, "-m", "loratune.cli", *COMMON, "--steps", "400", "--run", "killed", "--out", "killed"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoints = place / "runs" / "killed" / "checkpoints"
+    while len(list(checkpoints.glob("step-*"))) < 2 and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not (place / "killed").exists()
+    assert main(["train", "--resume"]) == 0
+    assert same(adapter(place / "whole"), adapter(place / "killed"))
+
+
+def refused(capsys, *options: str) -> str:
+    assert train(*options) == 2
+    return capsys.readouterr().err
+
+
+def test_mistakes_are_explained_all_at_once(place, capsys):
+    told = refused(capsys, "--learing-rate", "3", "--rank", "0", "--budget", "soon", "--steps", "4")
+    assert "did you mean --learning-rate?" in told
+    assert "--rank: input should be greater than or equal to 1" in told
+    assert "write it like 90s, 10m or 1h30m" in told
+    assert "--steps and --budget contradict each other" in told
+    assert not (place / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "nowhere"], "nowhere/train.jsonl: there is no such file; make it with `loratune prepare`"),
+        (["--model", "./nowhere"], "there is no such folder"),
+        (["--model", "nowhere.gguf"], "there is no such file"),
+        (["--model", "gpt5"], "no known short name"),
+        (["--config", "nowhere.toml"], "there is no such settings file"),
+        (["--resume"], "there is no run in runs/"),
+        (["--targets", "c_attn"], "this model has no c_attn"),
+        (["--max-tokens", "300", "--micro-tokens", "400", "--batch-tokens", "300"], "is more than --batch-tokens"),
+        (["--device", "cuda"], "no CUDA device"),
+    ],
+)
+def test_bad_input(place, capsys, options, message):
+    assert message in refused(capsys, "--steps", "2", *options)
+    assert not (place / "model").exists()
+
+
+def test_broken_data_is_refused_with_file_and_line(place, capsys):
+    path = place / "data" / "train.jsonl"
+    good = path.read_text().splitlines()
+    for broken, message in [
+        ('{"instruction": "x"', "line 3"),
+        ('{"instruction": "x", "input": ""}', "output"),
+        ("[1]", "line 3"),
+    ]:
+        path.write_text("\n".join([*good[:2], broken, *good[3:]]))
+        told = refused(capsys, "--steps", "2")
+        assert "train.jsonl" in told and message in told
+    path.write_text("")
+    assert "empty" in refused(capsys, "--steps", "2")
+
+
+def test_pickled_weights_are_refused(place, capsys):
+    (place / "base" / "model.safetensors").rename(place / "base" / "pytorch_model.bin")
+    assert "is a pickle" in refused(capsys, "--steps", "2")
+
+
+def test_settings_file_and_its_mistakes(place, capsys):
+    (place / "good.toml").write_text('steps = 2\nrank = 3\nrun = "from-file"\n')
+    assert train("--config", "good.toml") == 0
+    assert adapter(place / "model/gpt2_lora_finetuned")["base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"].shape[0] == 3
+    (place / "bad.toml").write_text("rnak = 3\nsteps = 'x'\n")
+    told = refused(capsys, "--config", "bad.toml")
+    assert "did you mean --rank?" in told and "--steps" in told
+    (place / "broken.toml").write_text("rank = = 3\n")
+    assert "line 1" in refused(capsys, "--config", "broken.toml")
+
+
+def test_a_resumed_run_keeps_its_settings_and_its_data(place, capsys, monkeypatch):
+    interrupt_after(3, monkeypatch)
+    assert train("--steps", "10", "--run", "one") == 0
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    assert "--rank: 16 when the run began, 4 now" in refused(capsys, "--run", "one", "--resume", "--rank", "4", "--steps", "10")
+    with open(place / "data" / "train.jsonl", "a") as file:
+        file.write(json.dumps(ROWS[0]) + "\n")
+    assert "train.jsonl has changed since the run began" in refused(capsys, "--run", "one", "--resume", "--steps", "10")
+    assert "exists; go on with it by" in refused(capsys, "--run", "one", "--steps", "10")
+
+
+def test_dry_run_writes_nothing(place):
+    before = sorted(place.rglob("*"))
+    assert train("--dry-run") == 0
+    assert sorted(place.rglob("*")) == before
+
+
+def test_gpt2_architecture_trains_too(place):
+    save_model(place / "small-gpt2", GPT2_SHAPES["cerebras-gpt"])
+    assert train("--model", "small-gpt2", "--steps", "3", "--targets", "attention", "mlp.c_fc") == 0
+    names = set(adapter(place / "model/gpt2_lora_finetuned"))
+    assert any("attn.c_attn" in name for name in names) and not any("mlp.c_proj" in name for name in names)
+
+
+def test_rows_longer_than_the_positions_are_refused_before_training(place, capsys):
+    long = ["--max-tokens", "600", "--micro-tokens", "600", "--batch-tokens", "600"]
+    assert "this model has only 512 positions" in refused(capsys, "--steps", "2", *long)

@@ -1,0 +1,16 @@
+import os
+
+# No test may reach a hub by accident; those of the hub code set their own address.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The real small model that the quickstart uses."""
+    from loratune.models.find import find_base
+    from loratune.models.load import load_base
+
+    return load_base(find_base("smollm2-135m"))

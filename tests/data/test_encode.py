@@ -1,0 +1,83 @@
+from collections import Counter
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from tokens import small_tokenizer
+
+from loratune.data.encode import encode_rows
+from loratune.data.records import Record
+from loratune.data.template import load_template
+
+TEMPLATE = load_template("instruction")
+TOKENIZER = small_tokenizer()
+words = st.lists(st.sampled_from(["the", "answer", "is", "none,", "Ünïcode", "42", "there", "\n", "🙂"]), max_size=60).map(
+    " ".join
+)
+filled = words.filter(str.strip)
+
+
+def encoded(record: Record, max_tokens: int):
+    rows, counts = encode_rows([record], TEMPLATE, TOKENIZER, max_tokens)
+    return (rows[0] if rows else None), counts[record.source]
+
+
+@given(filled, words, filled, st.integers(8, 200))
+def test_truncation_keeps_the_instruction_and_then_the_response(instruction, input, output, max_tokens):
+    row, count = encoded(Record(instruction, input, output, id="1", source="s"), max_tokens)
+    whole = [*TOKENIZER.encode(output), TOKENIZER.eos_id]
+    bare = len(TOKENIZER.encode(TEMPLATE.render(instruction)))
+    if row is None:
+        assert bare >= max_tokens and count == {"rows": 1, "inputs_cut": int(bool(input)), "responses_cut": 0, "dropped": 1}
+        return
+    assert len(row.prompt) + len(row.response) <= max_tokens
+    assert row.response == whole[: len(row.response)]
+    # End-of-text is a target of every complete response, and of no other.
+    assert (row.response[-1] == TOKENIZER.eos_id) == (len(row.response) == len(whole)) == (count["responses_cut"] == 0)
+    prompt = TOKENIZER.decode(row.prompt)
+    assert prompt.startswith(f"### Instruction:\n{instruction}\n\n### ") and prompt.endswith("### Response:\n")
+    if not count["inputs_cut"]:
+        assert prompt == TEMPLATE.render(instruction, input)
+    elif count["responses_cut"]:
+        assert row.prompt == TOKENIZER.encode(TEMPLATE.render(instruction))
+
+
+@given(filled, filled, filled, st.integers(30, 120))
+def test_a_shortened_input_is_its_beginning_and_not_much_shorter_than_needed(instruction, input, output, max_tokens):
+    row, count = encoded(Record(instruction, input, output, id="1", source="s"), max_tokens)
+    assume(row is not None and count["inputs_cut"] and not count["responses_cut"])
+    prompt = TOKENIZER.decode(row.prompt)
+    kept = prompt.removeprefix(f"### Instruction:\n{instruction}\n\n").removesuffix("### Response:\n")
+    kept = kept.removeprefix("### Input:\n").removesuffix("\n\n")
+    # Cutting between the bytes of one letter leaves a replacement character.
+    assert input.strip().startswith(kept.rstrip("\ufffd").rstrip()) or input.startswith(kept.rstrip("\ufffd"))
+    if kept:
+        assert len(row.prompt) + len(row.response) > max_tokens - 24
+
+
+def test_prompt_and_response_are_tokenised_apart():
+    """Together, `:\\n` and what follows could join to other tokens than apart."""
+    row, _ = encoded(Record("Say it.", "", " there is none", id="1", source="s"), 100)
+    assert row.prompt == TOKENIZER.encode(TEMPLATE.render("Say it."))
+    assert row.response == [*TOKENIZER.encode(" there is none"), TOKENIZER.eos_id]
+
+
+def test_counts_are_kept_for_each_source():
+    long = "the answer is none, " * 40
+    records = [
+        Record("a", "", "b", id="1", source="one"),
+        Record("a", long, "b", id="2", source="one"),
+        Record("a", "", long, id="3", source="two"),
+        Record(long, "", "b", id="4", source="two"),
+    ]
+    rows, counts = encode_rows(records, TEMPLATE, TOKENIZER, 64)
+    assert [row.id for row in rows] == ["1", "2", "3"]
+    assert Counter(counts["one"]) == Counter(rows=2, inputs_cut=1)
+    assert Counter(counts["two"]) == Counter(rows=2, responses_cut=1, dropped=1)
+
+
+def test_many_rows_give_what_each_gives_alone():
+    records = [
+        Record(f"What is {number}?", "there " * number, "none " * number, id=str(number), source="s") for number in range(1, 40)
+    ]
+    rows, _ = encode_rows(records, TEMPLATE, TOKENIZER, 64)
+    assert rows == [row for record in records for row in encode_rows([record], TEMPLATE, TOKENIZER, 64)[0]]

@@ -1,0 +1,49 @@
+"""Response likelihoods against `transformers`, row by row, and their independence of the batches."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from loratune.data.encode import Encoded
+from loratune.evaluation import likelihood
+from loratune.evaluation.likelihood import means, response_nll, target_counts
+from small_models import GPT2_SHAPES, LLAMA_SHAPES, ours, reference
+
+
+def rows():
+    generator = torch.Generator().manual_seed(3)
+    lengths = [(5, 9), (30, 1), (0, 6), (2, 40), (17, 3)]
+    return [
+        Encoded(*(torch.randint(1, 200, (size,), generator=generator).tolist() for size in pair), id=str(pair), source="x")
+        for pair in lengths
+    ]
+
+
+@pytest.mark.parametrize("config", [GPT2_SHAPES["cerebras-gpt"], LLAMA_SHAPES["smollm2"]])
+@torch.no_grad()
+def test_each_row_is_what_transformers_gives_it_alone(config):
+    model = reference(config)
+    found = response_nll(ours(model), rows())
+    for row, nll in zip(rows(), found, strict=True):
+        ids = torch.tensor([row.prompt + row.response])
+        log_likely = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+        wanted = log_likely[max(len(row.prompt) - 1, 0) :]
+        assert len(wanted) == target_counts([row])[0]
+        assert nll == pytest.approx(-wanted.sum().item(), rel=1e-4)
+
+
+def test_batches_do_not_change_the_result(monkeypatch):
+    decoder, seen = ours(reference(LLAMA_SHAPES["smollm2"])), []
+    together = response_nll(decoder, rows(), seen.append)
+    assert sum(seen) == len(rows())
+    monkeypatch.setattr(likelihood, "BATCH_TOKENS", 1)
+    assert response_nll(decoder, rows()) == pytest.approx(together, rel=1e-5)
+
+
+def test_means_are_global_sums_over_global_counts():
+    found = means(np.array([2.0, 10.0]), np.array([1, 5]), np.array([3, 21]))
+    assert found["nll"] == pytest.approx(2) and found["perplexity"] == pytest.approx(math.e**2)
+    assert found["bits_per_byte"] == pytest.approx(12 / math.log(2) / 24)
+    assert found["target_tokens"] == 6

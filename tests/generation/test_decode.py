@@ -1,0 +1,147 @@
+"""Batched equals single, cached equals uncached, ours equals `transformers`."""
+
+import pytest
+import torch
+
+from loratune.generation.cache import Cache
+from loratune.generation.decode import generate
+from loratune.settings import Decoding
+from small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, reference
+
+SHAPES = {"gpt2": GPT2_SHAPES["cerebras-gpt"], "smollm2": LLAMA_SHAPES["smollm2"], "untied": LLAMA_SHAPES["tinyllama"]}
+NO_EOS = -1
+
+
+def prompts_of(lengths, vocabulary=200):
+    generator = torch.Generator().manual_seed(5)
+    return [torch.randint(1, vocabulary, (length,), generator=generator).tolist() for length in lengths]
+
+
+PROMPTS = prompts_of([3, 41, 1, 17, 8, 29, 5, 12, 64])
+
+
+@pytest.fixture(params=SHAPES)
+def model(request):
+    return reference(SHAPES[request.param])
+
+
+def expected(model, prompt, count, eos_id=NO_EOS):
+    """What `transformers` writes, greedily and without a batch."""
+    ids = torch.tensor([prompt])
+    eos = {} if eos_id == NO_EOS else {"eos_token_id": eos_id}
+    model.generation_config.eos_token_id = None
+    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False, pad_token_id=0, **eos)
+    return out[0, len(prompt) :].tolist()
+
+
+def test_greedy_answers_are_those_of_transformers(model):
+    answers = generate(ours(model), PROMPTS, NO_EOS, Decoding(max_new_tokens=20, batch_size=4))
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        assert answer.ids == expected(model, prompt, 20)
+        assert answer.ended == "length"
+
+
+def test_end_of_text_ends_an_answer_as_in_transformers(model):
+    decoder = ours(model)
+    free = generate(decoder, PROMPTS, NO_EOS, Decoding(max_new_tokens=30))
+    eos_id = free[4].ids[7]  # a token that at least one answer is known to reach
+    answers = generate(decoder, PROMPTS, eos_id, Decoding(max_new_tokens=30, batch_size=3))
+    assert answers[4].ended == "eos" and len(answers[4].ids) == free[4].ids.index(eos_id)
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        theirs = expected(model, prompt, 30, eos_id)
+        assert (answer.ended == "eos") == (theirs[-1] == eos_id)
+        assert answer.ids == (theirs[:-1] if answer.ended == "eos" else theirs)
+
+
+@pytest.mark.parametrize(
+    "sampling", [{}, {"temperature": 1.3}, {"temperature": 0.9, "top_k": 7}, {"temperature": 1.5, "top_p": 0.8}]
+)
+def test_an_answer_does_not_depend_on_the_batch(model, sampling):
+    decoder = ours(model)
+    # Some token that ends answers early, so that rows leave the batch and others enter it at different times.
+    eos_id = generate(decoder, PROMPTS[:1], NO_EOS, Decoding(max_new_tokens=8, seed=3, **sampling))[0].ids[5]
+    single = generate(decoder, PROMPTS, eos_id, Decoding(max_new_tokens=25, batch_size=1, seed=3, **sampling))
+    assert single[0].ended == "eos"
+    for batch_size in (2, 5, 16):
+        decoding = Decoding(max_new_tokens=25, batch_size=batch_size, seed=3, **sampling)
+        assert generate(decoder, PROMPTS, eos_id, decoding) == single
+
+
+def test_the_seed_decides_and_each_prompt_draws_its_own_numbers(model):
+    decoder, same_prompt = ours(model), [PROMPTS[1]] * 2
+    first = generate(decoder, same_prompt, NO_EOS, Decoding(max_new_tokens=20, temperature=1, seed=1))
+    assert first == generate(decoder, same_prompt, NO_EOS, Decoding(max_new_tokens=20, temperature=1, seed=1))
+    assert first != generate(decoder, same_prompt, NO_EOS, Decoding(max_new_tokens=20, temperature=1, seed=2))
+    assert first[0] != first[1]
+
+
+@torch.inference_mode()
+def test_cached_logits_are_the_uncached_ones(model):
+    """Every call's logits, while answers of different lengths enter, go on and leave."""
+    decoder, texts = ours(model), prompts_of([30, 45, 38])
+    cache, at = Cache(decoder, slots=3, capacity=45), [10, 20, 1]
+    begun: list[int] = []  # the texts in the slots
+
+    def call(new):
+        """Feed one token of each text that has begun, and the first tokens of new ones."""
+        fed = [[texts[text][at[text]]] for text in begun] + [texts[text][: at[text]] for text in new]
+        positions = [at[text] for text in begun] + [position for text in new for position in range(at[text])]
+        for text in begun:
+            at[text] += 1
+        hidden = decoder(
+            torch.tensor([token for document in fed for token in document]),
+            torch.tensor(positions),
+            cache.attend([len(document) for document in fed[len(begun) :]]),
+        )
+        begun.extend(new)
+        ends = torch.tensor([len(document) for document in fed]).cumsum(0) - 1
+        for text, row in zip(begun, decoder.logits(hidden[ends]), strict=True):
+            assert (row - logits(decoder, torch.tensor(texts[text][: at[text]]))[-1]).abs().max() < 1e-4
+
+    call([0])
+    call([1])
+    for _ in range(5):
+        call([])
+    call([2])
+    call([])
+    cache.free(0)
+    begun[0] = begun.pop()
+    for _ in range(10):
+        call([])
+    assert cache.lengths == [at[2], at[1]]
+
+
+def test_the_models_last_position_ends_an_answer():
+    decoder = ours(reference(SHAPES["smollm2"]))
+    long, short = prompts_of([decoder.spec.max_positions - 4, 9])
+    answers = generate(decoder, [long, short], NO_EOS, Decoding(max_new_tokens=10))
+    assert [len(answer.ids) for answer in answers] == [4, 10]
+    assert answers[0].ended == "length"
+    for unusable in ([], [1] * decoder.spec.max_positions):
+        with pytest.raises(ValueError, match="there must be 1 to 511"):
+            generate(decoder, [unusable], NO_EOS, Decoding())
+
+
+def test_progress_counts_all_tokens_and_answers(model):
+    seen = []
+    answers = generate(ours(model), PROMPTS, NO_EOS, Decoding(max_new_tokens=6, batch_size=4), lambda *added: seen.append(added))
+    assert [sum(column) for column in zip(*seen, strict=True)] == [sum(len(answer.ids) for answer in answers), len(PROMPTS)]
+
+
+def test_no_prompts_no_answers(model):
+    assert generate(ours(model), [], NO_EOS, Decoding()) == []
+
+
+def test_real_smollm2(smollm2):
+    """Real weights, where near-ties are possible: batched, single and `transformers` write the same."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(smollm2.found.folder, dtype=torch.float32).eval()
+    questions = ["Name three colours.", "What is a bond?", "Write a sentence about a long journey by train through the snow."]
+    prompts = [smollm2.tokenizer.encode(f"### Instruction:\n{text}\n\n### Response:\n") for text in questions]
+    eos_id = smollm2.tokenizer.eos_id
+    batched = generate(smollm2.decoder, prompts, eos_id, Decoding(max_new_tokens=16, batch_size=3))
+    assert batched == generate(smollm2.decoder, prompts, eos_id, Decoding(max_new_tokens=16, batch_size=1))
+    for prompt, answer in zip(prompts, batched, strict=True):
+        theirs = expected(model, prompt, 16, eos_id)
+        assert answer.ids == (theirs[:-1] if answer.ended == "eos" else theirs)

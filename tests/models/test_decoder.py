@@ -1,0 +1,63 @@
+"""Our decoder gives the logits of `transformers`, for every supported shape."""
+
+import pytest
+import torch
+from transformers import GPT2Config, PhiConfig
+
+from loratune.errors import UserError
+from loratune.models.attention import packed_attention
+from loratune.models.spec import spec_of
+from small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, reference
+
+SHAPES = GPT2_SHAPES | LLAMA_SHAPES
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@torch.no_grad()
+def test_logits_equal_transformers(name):
+    model = reference(SHAPES[name])
+    ids = torch.randint(model.config.vocab_size, (150,), generator=torch.Generator().manual_seed(2))
+    assert (logits(ours(model), ids) - model(ids[None]).logits[0]).abs().max() < 1e-4
+
+
+@torch.no_grad()
+def test_gpt2_124m_shape_up_to_its_last_position():
+    model = reference(GPT2Config())
+    ids = torch.randint(50257, (1024,), generator=torch.Generator().manual_seed(2))
+    assert (logits(ours(model), ids) - model(ids[None]).logits[0]).abs().max() < 1e-4
+
+
+@torch.no_grad()
+def test_real_smollm2(smollm2):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(smollm2.found.folder, dtype=torch.float32)
+    ids = torch.tensor(smollm2.tokenizer.encode("### Instruction:\nName the capital of France.\n\n### Response:\nParis."))
+    assert (logits(smollm2.decoder, ids) - model(ids[None]).logits[0]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["gpt2", "smollm2"])
+@torch.no_grad()
+def test_packed_documents_do_not_see_each_other(name):
+    model = reference(SHAPES[name])
+    decoder, lengths = ours(model), [1, 40, 7, 64]
+    documents = [torch.randint(200, (length,), generator=torch.Generator().manual_seed(length)) for length in lengths]
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    packed = decoder.logits(decoder(torch.cat(documents), positions, packed_attention(lengths)))
+    alone = torch.cat([logits(decoder, document) for document in documents])
+    assert (packed - alone).abs().max() < 1e-5
+
+
+def test_weights_are_shared_not_copied():
+    model = reference(GPT2_SHAPES["cerebras-gpt"])
+    decoder = ours(model)
+    assert decoder.layers[0].mlp.up.weight.data_ptr() == model.transformer.h[0].mlp.c_fc.weight.data_ptr()
+
+
+def test_other_architectures_are_refused_by_name():
+    with pytest.raises(UserError, match="'phi' is not supported"):
+        spec_of(PhiConfig())
+    with pytest.raises(UserError, match="activation"):
+        spec_of(GPT2Config(activation_function="tanh"))
+    with pytest.raises(UserError, match="scale_attn_by_inverse_layer_idx"):
+        spec_of(GPT2Config(scale_attn_by_inverse_layer_idx=True))

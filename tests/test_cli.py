@@ -1,0 +1,57 @@
+"""The command line itself: help without waiting, mistakes without tracebacks, recipes that are valid."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from loratune.cli import COMMANDS, main
+from loratune.settings import TrainSettings, parse_duration, read_toml
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_help_does_not_import_torch():
+    code = "import sys; from loratune.cli import parser; parser().format_help(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_setting_is_in_the_help(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert all("--" + name.replace("_", "-") in shown for name in COMMANDS[command].model_fields)
+
+
+@pytest.mark.parametrize("words", [["tarin"], [], ["train", "--rank"], ["train", "stray"], ["compare", "--rank", "3"]])
+def test_mistakes_exit_with_2_and_one_line_each(words, capsys):
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("script", ["prepdata.py", "tune.py", "inference.py"])
+def test_the_scripts_are_the_commands(script):
+    result = subprocess.run([sys.executable, ROOT / script, "--no-such-option"], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "unknown setting" in result.stderr
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.stem)
+def test_recipes_are_valid(recipe):
+    TrainSettings.checked(read_toml(recipe))
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("1.5h", 5400), ("20", 20)])
+def test_durations(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["soon", "10x", "m10", "1h30", ""])
+def test_durations_that_are_none(text):
+    with pytest.raises(ValueError, match="not a duration"):
+        parse_duration(text)

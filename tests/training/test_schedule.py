@@ -1,0 +1,39 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loratune.training.schedule import StopRule, learning_rate_factor
+
+KINDS = ["cosine", "linear", "constant"]
+
+
+@given(st.floats(0, 1), st.floats(0, 0.9), st.sampled_from(KINDS))
+def test_factor_stays_between_0_and_1(progress, warmup, kind):
+    assert 0 <= learning_rate_factor(progress, warmup, kind) <= 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_warm_up_then_the_full_rate_then_the_end(kind):
+    assert learning_rate_factor(0, 0.1, kind) == 0
+    assert learning_rate_factor(0.05, 0.1, kind) == pytest.approx(0.5)
+    assert learning_rate_factor(0.1, 0.1, kind) == pytest.approx(1)
+    assert learning_rate_factor(1, 0.1, kind) == pytest.approx(1 if kind == "constant" else 0)
+
+
+@given(st.floats(1, 1000), st.floats(0.01, 20))
+def test_a_budget_is_used_up_but_not_exceeded_and_the_rate_ends_with_it(seconds, pace):
+    rule, step, elapsed, progress = StopRule(seconds=seconds), 0, 0.0, 0.0
+    while not rule.is_over(step, elapsed, pace) and step < 2000:
+        progress = rule.progress(step, elapsed, pace)
+        step, elapsed = step + 1, elapsed + pace
+    if 1 < step < 2000:
+        assert seconds - pace <= elapsed <= seconds + 1e-6
+        assert progress >= 1 - 1.5 * pace / seconds
+
+
+def test_steps():
+    rule = StopRule(steps=4)
+    assert [rule.progress(step, 0, 0) for step in range(4)] == [0.125, 0.375, 0.625, 0.875]
+    assert not rule.is_over(3, 1e9, 1)
+    assert rule.is_over(4, 0, 1)
+    assert rule.seconds_left(1, 10, 10) == 30
