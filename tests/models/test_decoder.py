@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import GPT2Config, PhiConfig
+from transformers import GPT2Config, LlamaConfig, PhiConfig
 
 from loratune.errors import UserError
 from loratune.models.attention import packed_attention
@@ -48,6 +48,14 @@ def test_packed_documents_do_not_see_each_other(name):
     assert (packed - alone).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("name", ["gpt2", "smollm2"])
+@torch.no_grad()
+def test_only_the_wanted_tokens_pass_the_last_layer(name):
+    decoder, ids, wanted = ours(reference(SHAPES[name])), torch.arange(60), torch.tensor([3, 4, 41, 59])
+    all_of_them = decoder(ids, ids, packed_attention([40, 20]))
+    assert (decoder(ids, ids, packed_attention([40, 20]), wanted) - all_of_them[wanted]).abs().max() < 1e-5
+
+
 def test_weights_are_shared_not_copied():
     model = reference(GPT2_SHAPES["cerebras-gpt"])
     decoder = ours(model)
@@ -59,5 +67,7 @@ def test_other_architectures_are_refused_by_name():
         spec_of(PhiConfig())
     with pytest.raises(UserError, match="activation"):
         spec_of(GPT2Config(activation_function="tanh"))
+    with pytest.raises(UserError, match="gated activation 'gelu'"):
+        spec_of(LlamaConfig(hidden_act="gelu"))
     with pytest.raises(UserError, match="scale_attn_by_inverse_layer_idx"):
         spec_of(GPT2Config(scale_attn_by_inverse_layer_idx=True))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loratune.models.attention import Attend
+from loratune.models.fused import RmsNorm, Rotate, SwiGlu
 from loratune.models.lora import Linear
 from loratune.models.spec import Spec
 
@@ -28,17 +29,20 @@ class Decoder(nn.Module):
         self.head = None if spec.tied_head else nn.Linear(spec.width, spec.vocabulary, bias=False)
         self.requires_grad_(False)
 
-    def forward(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """ids and positions [tokens] to the last hidden states [tokens, width], normed."""
+    def forward(self, ids: Tensor, positions: Tensor, attend: Attend, wanted: Tensor | None = None) -> Tensor:
+        """ids and positions [tokens] to the last hidden states, normed: [tokens, width], or [wanted, width].
+
+        `wanted` are the numbers of the tokens whose hidden states are needed; the others end in the last layer's attention.
+        """
         x = self.embedding(ids).float()  # the residual stream stays in fp32 whatever the weights are
         rotary = None
         if self.positions is not None:
             x = x + self.positions(positions)
         else:
             rotary = rotary_of(self.spec, positions)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             x = layer(x, rotary, attend)
-        return self.norm(x)
+        return self.norm(self.layers[-1](x, rotary, attend, wanted))
 
     @property
     def head_weight(self) -> Tensor:
@@ -58,8 +62,9 @@ class Layer(nn.Module):
         self.mlp_norm = norm_of(spec, spec.width)
         self.mlp = Mlp(spec)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rotary, attend)
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, attend: Attend, wanted: Tensor | None = None) -> Tensor:
+        attended = self.attention(self.attention_norm(x), rotary, attend, wanted)
+        x = (x if wanted is None else x[wanted]) + attended
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -79,13 +84,14 @@ class Attention(nn.Module):
         self.key_norm = norm_of(spec, spec.head_dim) if spec.qk_norm else nn.Identity()
         self.output = Linear(queries, spec.width, spec.output_bias)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, attend: Attend, wanted: Tensor | None) -> Tensor:
         q, k, v = self.qkv(x).split(self.widths, -1) if self.fused else (self.query(x), self.key(x), self.value(x))
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in (q, k, v))
         q, k = self.query_norm(q), self.key_norm(k)
         if rotary is not None:
-            q, k = rotate(q, *rotary), rotate(k, *rotary)
-        return self.output(attend(self.number, q, k, v).flatten(1))
+            q, k = Rotate.apply(q, *rotary), Rotate.apply(k, *rotary)
+        attended = attend(self.number, q, k, v).flatten(1)
+        return self.output(attended if wanted is None else attended[wanted])
 
 
 class Mlp(nn.Module):
@@ -99,22 +105,24 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is None:
             return self.down(self.activation(self.up(x)))
-        return self.down(self.activation(self.gate(x)) * self.up(x))
+        return self.down(SwiGlu.apply(self.gate(x), self.up(x)))
+
+
+class RootMeanSquareNorm(nn.Module):
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return RmsNorm.apply(x, self.weight, self.eps)
 
 
 def norm_of(spec: Spec, width: int) -> nn.Module:
-    return nn.LayerNorm(width, spec.eps) if spec.norm == "layer" else nn.RMSNorm(width, spec.eps)
+    return nn.LayerNorm(width, spec.eps) if spec.norm == "layer" else RootMeanSquareNorm(width, spec.eps)
 
 
 def rotary_of(spec: Spec, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of each token's angles, [tokens, 1, head_dim] (Su et al. 2021, "RoFormer"; arXiv:2104.09864)."""
+    """Cosine and sine of each token's angles, [tokens, 1, head_dim / 2] (Su et al. 2021, "RoFormer"; arXiv:2104.09864)."""
     frequencies = torch.tensor(spec.rotary, device=positions.device)
-    angles = torch.outer(positions.float(), frequencies)
-    angles = torch.cat([angles, angles], -1).unsqueeze(1)
+    angles = torch.outer(positions.float(), frequencies).unsqueeze(1)
     return angles.cos() * spec.rotary_scale, angles.sin() * spec.rotary_scale
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair of dimensions (i, i + head_dim / 2) of [tokens, heads, head_dim] by its angle."""
-    first, second = x.chunk(2, -1)
-    return (x * cos + torch.cat([-second, first], -1) * sin).to(x.dtype)

@@ -12,6 +12,6 @@ CHUNK = 256  # targets whose logits exist at the same time
 @torch.no_grad()
 def target_nll(decoder, batch) -> Tensor:
     """Negative log-likelihood of each target token of a packed batch, [targets], in nats, fp32."""
-    hidden = decoder(batch.ids, batch.positions, packed_attention(batch.lengths))[batch.target_index]
+    hidden = decoder(batch.ids, batch.positions, packed_attention(batch.lengths), wanted=batch.target_index)
     chunks = zip(hidden.split(CHUNK), batch.targets.split(CHUNK), strict=True)
     return torch.cat([F.cross_entropy(decoder.logits(part).float(), targets, reduction="none") for part, targets in chunks])

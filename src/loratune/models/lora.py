@@ -1,6 +1,6 @@
 """LoRA: a frozen linear layer plus a trained product of two thin matrices.
 
-y = x Wᵀ + b + (alpha / rank) · dropout(x) Aᵀ Bᵀ        (Hu et al. 2021, "LoRA", equation 3; arXiv:2106.09685)
+y = x Wᵀ + b + s dropout(x) Aᵀ Bᵀ,  s = alpha / rank        (Hu et al. 2021, "LoRA", equation 3; arXiv:2106.09685)
 
 A is [rank, in] and random, B is [out, rank] and zero at first, so that training starts at the base model.
 """
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from loratune.errors import UserError
 from loratune.models.names import LAYER
@@ -27,8 +28,36 @@ class Lora(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.dropout(x, self.dropout, self.training) if self.dropout else x
+        """The adapter's own part of y, with dropout."""
+        x = F.dropout(x, self.dropout, self.training)
         return F.linear(F.linear(x, self.A.to(x.dtype)), self.B.to(x.dtype) * self.scale)
+
+
+class AdaptedLinear(torch.autograd.Function):
+    """The whole layer without dropout: only x is kept, and the adapter's parts are added where the large products lie.
+
+    y = x Wᵀ + b + s (x Aᵀ) Bᵀ      dx = dy W + s (dy B) A      dA = s (dy B)ᵀ x      dB = s dyᵀ (x Aᵀ)
+
+    W and b are frozen and get no gradient; dx is left out where nothing below is trained.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scale: float) -> Tensor:
+        """x [tokens, in], weight [out, in], A [rank, in], B [out, rank] to [tokens, out]; A and B may be more precise."""
+        ctx.save_for_backward(x, weight, A, B)
+        ctx.scale = scale
+        thin = x @ A.to(x.dtype).t()
+        return F.linear(x, weight, bias).addmm_(thin, B.to(x.dtype).t(), alpha=scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor):
+        x, weight, A, B = ctx.saved_tensors
+        a = A.to(x.dtype)
+        thin, thin_dy = (x @ a.t()).mul_(ctx.scale), (dy @ B.to(x.dtype)).mul_(ctx.scale)
+        dA, dB = thin_dy.t() @ x, (thin.t() @ dy).t()
+        dx = (dy @ weight).addmm_(thin_dy, a) if ctx.needs_input_grad[0] else None
+        return dx, None, None, dA.to(A.dtype), dB.to(B.dtype), None
 
 
 class Linear(nn.Module):
@@ -43,8 +72,11 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.weight.dtype)
-        y = F.linear(x, self.weight, self.bias)
-        return y + self.lora(x) if self.lora is not None and self.adapted else y
+        if self.lora is None or not self.adapted:
+            return F.linear(x, self.weight, self.bias)
+        if self.lora.dropout and self.training:
+            return F.linear(x, self.weight, self.bias) + self.lora(x)
+        return AdaptedLinear.apply(x, self.weight, self.bias, self.lora.A, self.lora.B, self.lora.scale)
 
 
 def linears(decoder: nn.Module) -> Iterator[tuple[str, Linear]]:

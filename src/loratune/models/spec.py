@@ -23,7 +23,7 @@ class Spec:
     norm: str  # "layer" or "rms"
     eps: float
     activation: str  # "gelu_tanh", "gelu", "silu" or "relu"
-    gated: bool  # the MLP multiplies its activation with a second projection
+    gated: bool  # SwiGLU: the MLP multiplies its activation with a second projection
     tied_head: bool
     qkv_bias: bool
     output_bias: bool
@@ -78,6 +78,8 @@ def _llama(config) -> Spec:
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     qkv_bias = config.model_type == "qwen2" or getattr(config, "attention_bias", False)
     frequencies, scale = _rotary(config)
+    if (activation := _activation(config.hidden_act)) != "silu":
+        raise UserError(f"the gated activation {config.hidden_act!r} is not supported; supported is silu (SwiGLU)")
     return Spec(
         architecture="llama",
         vocabulary=config.vocab_size,
@@ -90,7 +92,7 @@ def _llama(config) -> Spec:
         max_positions=min(config.max_position_embeddings, window or config.max_position_embeddings),
         norm="rms",
         eps=config.rms_norm_eps,
-        activation=_activation(config.hidden_act),
+        activation=activation,
         gated=True,
         tied_head=config.tie_word_embeddings,
         qkv_bias=qkv_bias,

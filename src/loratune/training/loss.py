@@ -37,5 +37,5 @@ class HeadCrossEntropy(torch.autograd.Function):
 
 def target_loss(decoder, batch, attend) -> Tensor:
     """Sum of the negative log-likelihoods of a packed batch's targets, in nats; divide by their number for the mean."""
-    hidden = decoder(batch.ids, batch.positions, attend)[batch.target_index]
+    hidden = decoder(batch.ids, batch.positions, attend, wanted=batch.target_index)
     return HeadCrossEntropy.apply(hidden, decoder.head_weight, batch.targets)
