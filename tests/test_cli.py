@@ -1,5 +1,6 @@
 """The command line itself: help without waiting, mistakes without tracebacks, recipes that are valid."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,3 +56,28 @@ def test_durations(text, seconds):
 def test_durations_that_are_none(text):
     with pytest.raises(ValueError, match="not a duration"):
         parse_duration(text)
+
+
+def test_help_keeps_square_brackets_and_shows_defaults_of_zero(capsys):
+    with pytest.raises(SystemExit):
+        main(["prepare", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "[input=context group=page]" in shown
+    assert "seed of the split (default: 0)" in shown
+
+
+def test_ctrl_c_ends_a_command_without_a_traceback(monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("loratune.commands.compare.run", interrupted)
+    assert main(["compare"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_the_readme_is_finished_and_its_links_lead_somewhere():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "@@" not in readme
+    links = re.findall(r"\]\(([^)#]+)\)", readme)
+    assert len(links) > 5
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []

@@ -25,22 +25,35 @@ COMMANDS: dict[str, type[Settings]] = {
 }
 
 
+class HelpFormatter(RichHelpFormatter):
+    text_markup = help_markup = False  # square brackets are meant as such
+
+
 class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         raise UserError(f"{message}; `{self.prog} --help` lists the options")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0 done, 2 the user's input is at fault, 1 anything else."""
+    """Run one command. Returns the exit code: 0 done, 2 the user's input is at fault, 1 anything else (130: Ctrl-C)."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a letter is no reason to fail
     try:
         return run(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         # The reader of our output is gone (`loratune ... | head`); nothing is left to say, and nobody to say it to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
 
 
@@ -53,11 +66,12 @@ def run(argv: list[str]) -> int:
     strangers = tuple(word.split("=")[0] for word in unknown if word.startswith("-"))
     if stray := [word for word in unknown if not word.startswith("-")]:
         strangers += tuple(stray) if not strangers else ()
-    checked = COMMANDS[command].checked({**from_file, **given}, unknown=strangers)
+    fields = COMMANDS[command]
+    checked = fields.checked(fields.over(from_file, given), unknown=strangers)
     result = importlib.import_module(f"loratune.commands.{command}").run(checked)
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
-    return 0
+    return 0 if result.get("finished", True) else 1
 
 
 def parser() -> Parser:
@@ -66,7 +80,7 @@ def parser() -> Parser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for name, fields in COMMANDS.items():
         command = commands.add_parser(
-            name, help=fields.__doc__, description=fields.__doc__, formatter_class=RichHelpFormatter, allow_abbrev=False
+            name, help=fields.__doc__, description=fields.__doc__, formatter_class=HelpFormatter, allow_abbrev=False
         )
         add_options(command, fields)
     return top
@@ -80,11 +94,11 @@ def add_options(command: argparse.ArgumentParser, fields: type[Settings]) -> Non
     command.add_argument("--json", action="store_true", help="print the result as one JSON object; all else goes to stderr")
     for name, field in fields.model_fields.items():
         kind = plain_type(field.annotation)
-        shown = "" if field.default in (None, [], {}, False) else f" (default: {show(field.default)})"
+        shown = "" if any(field.default is none for none in (None, False)) or field.default in ([], {}) else show(field.default)
         option: dict[str, Any] = {
             "dest": name,
             "default": argparse.SUPPRESS,
-            "help": f"{field.description}{shown}".replace("%", "%%"),
+            "help": f"{field.description}{shown and f' (default: {shown})'}".replace("%", "%%"),
         }
         if kind is bool:
             option["action"] = "store_true"

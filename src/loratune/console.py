@@ -1,13 +1,21 @@
 """What a person sees while a command runs: messages, warnings, tables and progress bars."""
 
+import os
 from collections.abc import Iterable
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+
+class PatientConsole(Console):
+    def on_broken_pipe(self) -> None:
+        """The reader is gone (`loratune train | head`): the work goes on, unseen."""
+        self.file = open(os.devnull, "w")  # noqa: SIM115 - open until the program ends
+
+
 # The command line sets `console.stderr = True` for --json, so that stdout holds the JSON object alone.
-console = Console(highlight=False)
+console = PatientConsole(highlight=False)
 
 
 def say(message: str) -> None:

@@ -3,7 +3,9 @@
 import errno
 import json
 import os
-from contextlib import contextmanager
+import re
+import shutil
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from loratune.errors import UserError
@@ -18,15 +20,49 @@ def replacing(path: Path):
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
-        with open(beside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        raise explained(error, path) from error
+        with explaining(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield beside
+            with open(beside, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(beside, path)
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
+
+
+@contextmanager
+def filling(folder: Path):
+    """Yield an empty folder beside `folder`. On success its files take their places in `folder`, whose others stay.
+
+    On failure `folder` is as it was. Raises UserError when the disk is full or the folder cannot be written.
+    """
+    folder = Path(folder)
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        with explaining(folder):
+            beside.mkdir(parents=True)
+            yield beside
+            folder.mkdir(exist_ok=True)
+            for file in sorted(beside.iterdir()):
+                os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def refuse_unwritable(path: Path, folder: bool = False) -> None:
+    """Before any work is done: raises UserError where `path`, a file or a folder that will be written, cannot be."""
+    path = Path(path)
+    if not path.name:
+        raise UserError(f"--out {path}: name a {'folder' if folder else 'file'}")
+    if path.exists() and path.is_dir() != folder:
+        there, needed = ("file", "folder") if folder else ("folder", "file")
+        raise UserError(f"--out {path}: this is a {there}; a {needed} is needed")
+    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if nearest != path and not nearest.is_dir():
+        raise UserError(f"--out {path}: {nearest} is a file, not a folder; choose another path")
+    if not os.access(nearest, os.W_OK):
+        raise UserError(f"--out {path}: permission denied; choose a place that you may write to")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -41,7 +77,7 @@ def write_json(path: Path, value) -> None:
 def read_json(path: Path):
     """Raises UserError, naming the file and the line, when it is missing or not JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file") from None
     except OSError as error:
@@ -50,19 +86,39 @@ def read_json(path: Path):
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not valid JSON: {error.msg}") from error
+    except RecursionError:
+        raise UserError(f"{path}: not valid JSON: nested too deeply") from None
 
 
-def explained(error: OSError, path: Path) -> Exception:
-    """The UserError for an OSError that the user can mend; any other error as it is."""
+@contextmanager
+def explaining(path: Path):
+    """Errors of the file system that the user can mend become UserErrors."""
+    try:
+        yield
+    except Exception as error:
+        if (known := explained(error, path)) is error:
+            raise
+        raise known from error
+
+
+def explained(error: Exception, path: Path) -> Exception:
+    """The UserError for an error of the file system that the user can mend; any other error as it is.
+
+    safetensors and tokenizers, written in Rust, tell the error's number in their text alone.
+    """
+    told = re.search(r"\(os error (\d+)\)|code: (\d+)", str(error))
+    number = error.errno if isinstance(error, OSError) and error.errno else told and int(told[1] or told[2])
     remedies = {
         errno.ENOSPC: "no room left on the disk; free some space and run the command again",
         errno.EDQUOT: "the disk quota is used up; free some space and run the command again",
         errno.EACCES: "permission denied; choose a file or folder that you may use",
         errno.EPERM: "permission denied; choose a file or folder that you may use",
         errno.EROFS: "the file system is read-only; choose another folder",
+        errno.ENOENT: "there is no such folder, and it cannot be made; choose another path",
+        errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
         errno.ENOTDIR: "part of this path is a file, not a folder; choose another path",
         errno.EISDIR: "this is a folder; a file is needed",
         errno.EEXIST: "a file is in the way; choose another path",
     }
-    remedy = remedies.get(error.errno)
+    remedy = remedies.get(number)
     return UserError(f"{path}: {remedy}") if remedy else error

@@ -32,13 +32,20 @@ def parse_duration(value: Any) -> Any:
     return sum(float(number) * DURATION_UNITS[unit] for number, unit in parts)
 
 
-Duration = Annotated[float, BeforeValidator(parse_duration)]
+Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, le=365 * 86400)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+STOP_RULES = ("epochs", "steps", "budget")
 
 
 class Settings(BaseModel):
     """What all settings have in common: unknown names are refused, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def over(cls, from_file: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+        """The values of a settings file and of the command line, which wins."""
+        return {**from_file, **given}
 
     @classmethod
     def checked(cls, values: dict[str, Any], origin: str = "", unknown: tuple[str, ...] = ()):
@@ -63,7 +70,7 @@ class Settings(BaseModel):
     @classmethod
     def _unknown(cls, name: str) -> str:
         known = [flag(field) for field in cls.model_fields]
-        close = difflib.get_close_matches(flag(name), known, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(flag(name), known, n=1, cutoff=0.6)
         return f"{flag(name)}: unknown setting; " + (f"did you mean {close[0]}?" if close else "--help lists them all")
 
     @classmethod
@@ -86,7 +93,7 @@ def flag(field: str) -> str:
 def read_toml(path: Path) -> dict[str, Any]:
     """The settings in a TOML file, names with dashes or underscores. Raises UserError with file and line."""
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such settings file") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -103,7 +110,7 @@ class ModelChoice(Settings):
 
 
 class Machine(Settings):
-    threads: int = Field(0, ge=0, description="CPU threads; 0 means one for each physical core")
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0 means one for each physical core")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute; auto takes a GPU if there is one")
 
 
@@ -139,7 +146,7 @@ class PrepareSettings(ModelChoice):
         "instruction",
         description="prompt template used for counting tokens: instruction, chatml, plain, or a .toml file",
     )
-    seed: int = Field(0, ge=0, description="seed of the split")
+    seed: Seed = Field(0, description="seed of the split")
 
 
 class TrainSettings(ModelChoice, Machine):
@@ -147,7 +154,7 @@ class TrainSettings(ModelChoice, Machine):
 
     data: Path = Field(Path("data"), description="folder with train.jsonl and val.jsonl")
     out: Path = Field(Path("model/gpt2_lora_finetuned"), description="folder for the adapter")
-    run: str | None = Field(None, pattern=r"^[\w.-]+$", description="name of the run, runs/NAME; default: date and time")
+    run: str | None = Field(None, pattern=r"^\w[\w.-]*$", description="name of the run, runs/NAME; default: date and time")
     resume: bool = Field(False, description="go on with --run NAME, or with the newest run")
 
     targets: list[str] = Field(
@@ -159,11 +166,9 @@ class TrainSettings(ModelChoice, Machine):
     alpha: float = Field(32, gt=0, description="the adapter's output is scaled by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
 
-    epochs: float | None = Field(None, gt=0, description="stop after this many passes over the data")
+    epochs: float | None = Field(None, gt=0, le=10_000, description="stop after this many passes over the data")
     steps: int | None = Field(None, gt=0, description="stop after this many optimiser steps")
-    budget: Duration | None = Field(
-        None, gt=0, description="stop after this time, such as 10m or 1h30m; 1h if no stop rule is given"
-    )
+    budget: Duration | None = Field(None, description="stop after this time, such as 10m or 1h30m; 1h if no stop rule is given")
     patience: int = Field(0, ge=0, description="stop early after this many validations without improvement; 0 means never")
 
     learning_rate: float = Field(2e-3, gt=0, description="highest learning rate")
@@ -184,13 +189,20 @@ class TrainSettings(ModelChoice, Machine):
     )
     validations: int = Field(10, ge=1, description="how often to measure the validation loss and save a checkpoint")
     val_rows: int = Field(64, ge=1, description="validation rows measured each time, the same ones")
-    seed: int = Field(0, ge=0, description="seed of the data order and of the adapter's first weights")
+    seed: Seed = Field(0, description="seed of the data order and of the adapter's first weights")
     dry_run: bool = Field(False, description="check everything, print what would be done, and stop")
+
+    @classmethod
+    def over(cls, from_file: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+        """A stop rule on the command line replaces the file's, whichever it is."""
+        if any(rule in given for rule in STOP_RULES):
+            from_file = {name: value for name, value in from_file.items() if name not in STOP_RULES}
+        return super().over(from_file, given)
 
     @classmethod
     def contradictions(cls, values: dict[str, Any]) -> list[str]:
         problems = []
-        if len(rules := [flag(name) for name in ("epochs", "steps", "budget") if values.get(name) is not None]) > 1:
+        if len(rules := [flag(name) for name in STOP_RULES if values.get(name) is not None]) > 1:
             problems.append(f"{' and '.join(rules)} contradict each other; give one of them")
         sizes = ("max_tokens", "micro_tokens", "batch_tokens")
         for small, large in itertools.pairwise(sizes):
@@ -211,7 +223,7 @@ class Decoding(Settings):
     temperature: float = Field(0.0, ge=0, description="0 always takes the likeliest token; higher is more varied")
     top_p: float = Field(1.0, gt=0, le=1, description="sample from the likeliest tokens that together have this probability")
     top_k: int = Field(0, ge=0, description="sample from this many likeliest tokens; 0 means all")
-    seed: int = Field(0, ge=0, description="seed of the sampling, the same for both models, and of the choice of rows")
+    seed: Seed = Field(0, description="seed of the sampling, the same for both models, and of the choice of rows")
     batch_size: int = Field(16, ge=1, description="answers written at the same time; the answers do not depend on it")
 
 
@@ -227,7 +239,9 @@ class EvaluateSettings(AdapterChoice, Decoding):
 
     data: str = Field("data/test.jsonl", description="a .jsonl file, or dolly or finqa: that part of data/test.jsonl")
     rows: int = Field(0, ge=0, description="measure this many rows, drawn evenly from the sources; 0 means all")
-    generate: int = Field(0, ge=0, description="let both models answer this many of the rows and score the answers; 0 means none")
+    generate: int = Field(
+        32, ge=0, description="let both models answer this many of the rows and score the answers; 0 means none"
+    )
     max_tokens: int = Field(1024, ge=64, description="most tokens in a row")
     out: Path = Field(Path("evaluation.json"), description="file to write")
 
@@ -236,5 +250,5 @@ class QuickstartSettings(ModelChoice, Machine):
     """Do the main job once: prepare, train, evaluate, compare."""
 
     out: Path = Field(Path("quickstart"), description="folder for everything it writes")
-    budget: Duration = Field(300.0, gt=0, description="time to train, such as 5m")
+    budget: Duration = Field("5m", validate_default=True, description="time to train, such as 5m")
     prompts: Path = Field(Path("test.json"), description="JSON file with a list of prompts")

@@ -1,12 +1,14 @@
 """`loratune compare` as a user meets it, on a model of a few thousand numbers."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from loratune.cli import main
 from loratune.commands import compare as command
@@ -123,7 +125,7 @@ def test_bad_prompt_files_are_refused(place, capsys, content, message):
         (["--prompts", "nowhere.json"], "nowhere.json: there is no such file"),
         (["--adapter", "nowhere"], "--adapter nowhere: there is no such folder"),
         (["--out", "result.html"], "name the .json file"),
-        (["--out", "adapter"], "adapter is a folder"),
+        (["--out", "adapter"], "adapter: this is a folder; a file is needed"),
         (["--temprature", "1"], "did you mean --temperature?"),
         (["--top-p", "0"], "--top-p: input should be greater than 0"),
         (["--max-new-tokens", "many"], "--max-new-tokens"),
@@ -156,3 +158,62 @@ def test_the_script_in_the_root(place):
     assert found.returncode == 2 and "nowhere.json: there is no such file" in found.stderr
     bare = subprocess.run([sys.executable, "-S", "-E", script], capture_output=True, text=True, cwd=place)
     assert bare.returncode == 1 and "run `make setup`, then `.venv/bin/python inference.py`" in bare.stderr
+
+
+def broken_adapter(place, name: str, content: str) -> None:
+    (place / "adapter" / name).write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("adapter_config.json", "[]", "adapter_config.json must be a JSON object"),
+        ("adapter_config.json", '{"peft_type": "LORA"}', "lora_alpha must be a number"),
+        ("adapter_config.json", '{"peft_type": "LORA", "lora_alpha": "big"}', "lora_alpha must be a number"),
+        ("loratune.json", '{"base": {}}', "its base has a name and a fingerprint"),
+        ("loratune.json", "[]", "its base has a name and a fingerprint"),
+        ("adapter_model.safetensors", "x", "adapter_model.safetensors cannot be read"),
+    ],
+)
+def test_broken_adapters_are_refused(place, capsys, name, content, message):
+    broken_adapter(place, name, content)
+    assert compare() == 2
+    assert message.removeprefix("its ") in capsys.readouterr().err
+    assert not (place / "model_comparison.json").exists()
+
+
+def test_half_an_adapter_is_refused(place, capsys):
+    path = place / "adapter" / "adapter_model.safetensors"
+    weights = load_file(path)
+    del weights[next(name for name in weights if "lora_B" in name)]
+    save_file(weights, path, metadata={"format": "pt"})
+    assert compare() == 2
+    assert "only one of the two matrices is there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        (r'["\ud800 hi"]', "entry 1: a text is needed, not one with a broken character"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_prompts_that_no_tokenizer_takes(place, capsys, prompts, message):
+    (place / "test.json").write_text(prompts)
+    assert compare() == 2
+    assert message in capsys.readouterr().err
+
+
+def test_prompts_as_windows_saves_them_and_a_terminal_that_lacks_letters(place):
+    (place / "test.json").write_text('["日本"]', encoding="utf-8-sig")
+    command = [sys.executable, "-m", "loratune.cli", "compare", "--adapter", "adapter", "--max-new-tokens", "4"]
+    result = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "cp1252"})
+    assert result.returncode == 0, result.stderr
+    assert [row["prompt"] for row in written(place)] == ["日本"]
+
+
+def test_a_base_that_is_not_at_hand_is_named(place, capsys, monkeypatch):
+    monkeypatch.chdir(place / "adapter")
+    assert main(["compare", "--adapter", ".", "--prompts", "../test.json"]) == 2
+    assert "its base model is not at hand; name it with --model" in capsys.readouterr().err
+    assert main(["compare", "--adapter", ".", "--prompts", "../test.json", "--model", "../base", "--max-new-tokens", "2"]) == 0

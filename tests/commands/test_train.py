@@ -8,9 +8,10 @@ import sys
 import time
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from loratune.cli import main
+from loratune.models.tokenizer import Tokenizer
 from small_models import GPT2_SHAPES, save_model
 
 ROWS = [
@@ -106,7 +107,7 @@ def test_epochs_and_budget_and_early_stop(place, capsys):
 def test_interrupted_and_resumed_equals_uninterrupted(place, monkeypatch):
     assert train("--steps", "10", "--dropout", "0.1", "--run", "whole", "--out", "whole") == 0
     interrupt_after(4, monkeypatch)
-    assert train("--steps", "10", "--dropout", "0.1", "--run", "parts", "--out", "parts") == 0
+    assert train("--steps", "10", "--dropout", "0.1", "--run", "parts", "--out", "parts") == 1
     assert not (place / "parts").exists()
     monkeypatch.undo()
     monkeypatch.chdir(place)
@@ -174,6 +175,12 @@ def test_mistakes_are_explained_all_at_once(place, capsys):
         (["--targets", "c_attn"], "this model has no c_attn"),
         (["--max-tokens", "300", "--micro-tokens", "400", "--batch-tokens", "300"], "is more than --batch-tokens"),
         (["--device", "cuda"], "no CUDA device"),
+        (["--epochs", "inf"], "--epochs: input should be a finite number"),
+        (["--learning-rate", "nan"], "--learning-rate: input should be a finite number"),
+        (["--seed", "99999999999"], "--seed: input should be less than 4294967296"),
+        (["--run", ".."], "--run: string should match pattern"),
+        (["--out", "data/train.jsonl"], "--out data/train.jsonl: this is a file; a folder is needed"),
+        (["--out", "data/train.jsonl/adapter"], "train.jsonl is a file, not a folder"),
     ],
 )
 def test_bad_input(place, capsys, options, message):
@@ -201,10 +208,110 @@ def test_pickled_weights_are_refused(place, capsys):
     assert "is a pickle" in refused(capsys, "--steps", "2")
 
 
+def test_a_model_whose_files_lack_weights_is_refused(place, capsys):
+    path = place / "base" / "model.safetensors"
+    weights = load_file(path)
+    del weights["model.layers.0.mlp.up_proj.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    assert "lack 1 of the model's weights, such as model.layers.0.mlp.up_proj.weight" in refused(capsys, "--steps", "2")
+
+
+def test_a_tokenizer_with_more_ids_than_the_model_is_refused(place, capsys):
+    path = place / "base" / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": 300, "content": "<|more|>"})
+    path.write_text(json.dumps(tokenizer))
+    assert "its tokenizer has ids up to 257, the model only up to 256" in refused(capsys, "--steps", "2")
+
+
+@pytest.mark.parametrize("broken", ["config.json", "tokenizer.json"])
+def test_broken_model_files_are_refused(place, capsys, broken):
+    (place / "base" / broken).write_text("[]")
+    assert refused(capsys, "--steps", "2").startswith("error: ")
+
+
+def test_the_best_adapter_is_kept_not_the_last(place, capsys):
+    """At this constant rate the loss first falls and then rises."""
+    assert (
+        train("--steps", "40", "--learning-rate", "0.3", "--schedule", "constant", "--clip", "100", "--run", "wild", "--json")
+        == 0
+    )
+    summary = json.loads(capsys.readouterr().out)
+    run = place / "runs" / "wild"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    by_step = {row["step"]: row["val_nll"] for row in rows if "val_nll" in row}
+    assert 0 < summary["best_step"] < 40
+    assert by_step[summary["best_step"]] == min(by_step.values()) < by_step[40]
+    kept, newest = adapter(place / "model/gpt2_lora_finetuned"), adapter(run / "checkpoints" / "step-000040")
+    assert same(kept, adapter(run / "best")) and not same(kept, newest)
+
+
+def test_a_step_is_validated_once(place):
+    assert train("--steps", "10", "--run", "one") == 0
+    assert main(["train", "--run", "one", "--resume"]) == 0
+    rows = [json.loads(line) for line in (place / "runs/one/metrics.jsonl").read_text().splitlines()]
+    validated = [row["step"] for row in rows if "val_nll" in row]
+    assert validated == sorted(set(validated)) and validated[-1] == 10
+
+
+def test_a_validation_loss_that_is_no_number_stops_the_run(place, capsys):
+    assert "the validation loss is nan" in refused(capsys, "--steps", "1", "--learning-rate", "1e36", "--warmup", "0")
+    assert not (place / "model").exists()
+
+
+def test_no_room_left_for_the_adapter_leaves_the_old_one(place, capsys, monkeypatch):
+    assert train("--steps", "2", "--run", "one") == 0
+    before = {path.name: path.read_bytes() for path in (place / "model/gpt2_lora_finetuned").iterdir()}
+    monkeypatch.setattr(Tokenizer, "save", full_disk)
+    assert "no room left on the disk" in refused(capsys, "--steps", "4", "--run", "two")
+    assert {path.name: path.read_bytes() for path in (place / "model/gpt2_lora_finetuned").iterdir()} == before
+    assert sorted(path.name for path in (place / "model").iterdir()) == ["gpt2_lora_finetuned"]
+
+
+def full_disk(*_):
+    raise Exception("No space left on device (os error 28)")  # as tokenizers raises it
+
+
+def test_an_adapter_that_could_not_be_saved_is_saved_elsewhere_on_resume(place, capsys, monkeypatch):
+    with monkeypatch.context() as context:
+        context.setattr(Tokenizer, "save", full_disk)
+        refused(capsys, "--steps", "4", "--run", "one")
+    assert main(["train", "--run", "one", "--resume", "--out", "elsewhere"]) == 0
+    assert same(adapter(place / "elsewhere"), adapter(place / "runs" / "one" / "best"))
+
+
+def test_ctrl_c_in_a_terminal_saves_and_says_how_to_go_on(place):
+    command = [sys.executable, "-m", "loratune.cli", *COMMON, "--steps", "100000", "--run", "long"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = place / "runs" / "long" / "metrics.jsonl"
+    while (not metrics.is_file() or metrics.read_text().count("\n") < 3) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    told, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and "Traceback" not in errors
+    assert "Go on with: loratune train --run long --resume" in told
+    assert list((place / "runs" / "long" / "checkpoints").glob("step-*"))
+
+
+def test_the_run_goes_on_when_its_reader_has_gone(place):
+    command = " ".join([sys.executable, "-m", "loratune.cli", *COMMON, "--steps", "5", "--run", "one"])
+    subprocess.run(f"{command} | head -1", shell=True, check=True, capture_output=True)
+    assert json.loads((place / "runs" / "one" / "summary.json").read_text())["finished"]
+
+
+def test_the_model_card_tells_what_was_done(place):
+    assert train("--steps", "2", "--out", "adapter") == 0
+    card = (place / "adapter" / "README.md").read_text()
+    assert "Measured on 4 held-out rows" in card
+    assert "cc-by-sa" not in card.split("---")[1]
+
+
 def test_settings_file_and_its_mistakes(place, capsys):
     (place / "good.toml").write_text('steps = 2\nrank = 3\nrun = "from-file"\n')
     assert train("--config", "good.toml") == 0
     assert adapter(place / "model/gpt2_lora_finetuned")["base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"].shape[0] == 3
+    (place / "budget.toml").write_text('budget = "1h"\n', encoding="utf-8-sig")
+    assert train("--config", "budget.toml", "--steps", "2") == 0  # a stop rule given here replaces the file's
     (place / "bad.toml").write_text("rnak = 3\nsteps = 'x'\n")
     told = refused(capsys, "--config", "bad.toml")
     assert "did you mean --rank?" in told and "--steps" in told
@@ -214,7 +321,7 @@ def test_settings_file_and_its_mistakes(place, capsys):
 
 def test_a_resumed_run_keeps_its_settings_and_its_data(place, capsys, monkeypatch):
     interrupt_after(3, monkeypatch)
-    assert train("--steps", "10", "--run", "one") == 0
+    assert train("--steps", "10", "--run", "one") == 1
     monkeypatch.undo()
     monkeypatch.chdir(place)
     assert "--rank: 16 when the run began, 4 now" in refused(capsys, "--run", "one", "--resume", "--rank", "4", "--steps", "10")

@@ -98,7 +98,7 @@ def test_non_finite_adapter_is_never_written(tmp_path):
     decoder = ours(reference(MODELS["gpt2"]))
     add_lora(decoder, rank=3, alpha=5, dropout=0.0, targets=["all"])
     decoder.layers[1].mlp.up.lora.B.data[0, 0] = float("nan")
-    with pytest.raises(ValueError, match="non-finite"):
+    with pytest.raises(UserError, match="non-finite"):
         save_adapter(decoder, tmp_path / "adapter", "some/base")
     assert not (tmp_path / "adapter").exists()
 

@@ -8,7 +8,7 @@ from loratune.console import say, warn
 from loratune.errors import UserError
 from loratune.evaluation.finqa import result_of
 from loratune.evaluation.text import rep_4
-from loratune.files import read_json, write_json, write_text
+from loratune.files import read_json, refuse_unwritable, write_json, write_text
 from loratune.generation.both import answer_both
 from loratune.generation.decode import Answer
 from loratune.report.comparison import comparison_page, show_comparison
@@ -38,12 +38,11 @@ def run(settings: CompareSettings) -> dict:
 
 def page_beside(out: Path) -> Path:
     """Raises UserError, before any work is done, where no file can be written."""
+    refuse_unwritable(out)
     page = out.with_suffix(".html")
     if page == out:
         raise UserError(f"--out {out}: name the .json file; the .html page is written beside it")
-    for path in (out, page):
-        if path.is_dir():
-            raise UserError(f"--out {out}: {path} is a folder; a file is needed")
+    refuse_unwritable(page)
     return page
 
 
@@ -62,7 +61,9 @@ def read_prompts(path: Path) -> list[str]:
 
 def kind(value) -> str:
     if isinstance(value, str):
-        return "a text" if value.strip() else "a blank one"
+        # Half of a surrogate pair is allowed in JSON's escapes but stands for no character.
+        broken = any("\ud800" <= letter <= "\udfff" for letter in value)
+        return "one with a broken character (a lone surrogate)" if broken else "a text" if value.strip() else "a blank one"
     return {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}.get(type(value), "a number")
 
 

@@ -15,7 +15,7 @@ from loratune.errors import UserError
 from loratune.evaluation.answers import score
 from loratune.evaluation.likelihood import response_nll, target_counts
 from loratune.evaluation.measure import RowLoss, RowScores, compared
-from loratune.files import write_json
+from loratune.files import refuse_unwritable, write_json
 from loratune.generation.both import answer_both
 from loratune.models.lora import without_adapter
 from loratune.report.evaluation import show_evaluation
@@ -27,8 +27,7 @@ TOO_MANY_CUT = 0.05
 
 
 def run(settings: EvaluateSettings) -> dict:
-    if settings.out.is_dir():
-        raise UserError(f"--out {settings.out}: this is a folder; a file is needed")
+    refuse_unwritable(settings.out)
     records = read_held_out(settings.data)
     records = draw_evenly(records, settings.rows, settings.seed) if settings.rows else records
     tuned = load_tuned(settings)

@@ -32,7 +32,7 @@ def load_tuned(settings: AdapterChoice) -> Tuned:
         raise UserError(f"--adapter {settings.adapter}: there is no such folder; train an adapter with `loratune train`")
     facts = described(settings.adapter)
     device = use_machine(settings.threads, settings.device)
-    found = find_base(settings.model or base_of(facts, settings.adapter))
+    found = find_base(settings.model) if settings.model else base_of(facts, settings.adapter)
     refuse_another_base(facts, found, settings.adapter)
     template = template_of(settings, facts)
     base = load_base(found, device=device)
@@ -40,12 +40,16 @@ def load_tuned(settings: AdapterChoice) -> Tuned:
     return Tuned(base.decoder, base.tokenizer, template, found.name, settings.adapter)
 
 
-def base_of(facts: dict, adapter: Path) -> str:
+def base_of(facts: dict, adapter: Path) -> FoundBase:
+    """The base that the adapter was trained on."""
     if "base" not in facts:
         raise UserError(
             f"--adapter {adapter}: it does not say which base model it needs (no loratune.json); name it with --model"
         )
-    return facts["base"]["name"]
+    try:
+        return find_base(facts["base"]["name"])
+    except UserError as error:
+        raise UserError(f"--adapter {adapter}: its base model is not at hand; name it with --model ({error})") from error
 
 
 def refuse_another_base(facts: dict, found: FoundBase, adapter: Path) -> None:

@@ -9,7 +9,7 @@ from loratune.models.find import find_base
 from loratune.settings import CompareSettings, EvaluateSettings, PrepareSettings, QuickstartSettings, TrainSettings
 
 HELD_OUT_ROWS = 100
-RUN = "quickstart"
+ANSWERED_ROWS = 24
 
 
 def run(settings: QuickstartSettings) -> dict:
@@ -29,12 +29,17 @@ def run(settings: QuickstartSettings) -> dict:
         TrainSettings(model=model, data=out / "data", out=adapter, budget=settings.budget, validations=3, val_rows=40, **machine)
     )
 
-    title("3 of 4: measure", f"loratune evaluate --adapter {adapter} --data {out / 'data' / 'test.jsonl'} --rows {HELD_OUT_ROWS}")
+    if not trained["finished"]:
+        return {"prepare": prepared, "train": trained, "finished": False}
+
+    rows = f"--rows {HELD_OUT_ROWS} --generate {ANSWERED_ROWS}"
+    title("3 of 4: measure", f"loratune evaluate --adapter {adapter} --data {out / 'data' / 'test.jsonl'} {rows}")
     measured = evaluate.run(
         EvaluateSettings(
             adapter=adapter,
             data=str(out / "data" / "test.jsonl"),
             rows=HELD_OUT_ROWS,
+            generate=ANSWERED_ROWS,
             out=out / "evaluation.json",
             **machine,
         )

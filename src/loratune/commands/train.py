@@ -17,7 +17,7 @@ from loratune.data.records import Record, read_records
 from loratune.data.sample import draw_evenly
 from loratune.data.template import Template, load_template
 from loratune.errors import UserError
-from loratune.files import read_json, write_json, write_text
+from loratune.files import filling, read_json, refuse_unwritable, write_json, write_text
 from loratune.machine import faster_precision, peak_memory_mb, use_machine
 from loratune.models.adapter import describe, save_adapter
 from loratune.models.find import FoundBase, find_base
@@ -38,6 +38,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 def run(settings: TrainSettings) -> dict:
     settings = resumed(settings) if settings.resume else settings
+    refuse_unwritable(settings.out, folder=True)
     device = use_machine(settings.threads, settings.device)
     template = load_template(settings.template)
     records, val_records = read_data(settings)
@@ -70,7 +71,7 @@ def run(settings: TrainSettings) -> dict:
         say(f"Stopped at step {state.step}; nothing is lost. Go on with: loratune train --run {settings.run} --resume")
     else:
         put_weights(base.decoder, best_weights(folder))
-        save(settings, base, template, state, records, layers)
+        save(settings, base, template, model_card(settings, base, template, state, records, len(val_rows), layers))
     return summarise(settings, folder, state, finished, counts)
 
 
@@ -83,12 +84,13 @@ def resumed(asked: TrainSettings) -> TrainSettings:
     kept = TrainSettings.checked(read_toml(path), origin=f"{path}: ")
     differing = [
         f"{flag(name)}: {getattr(kept, name)!r} when the run began, {getattr(asked, name)!r} now; a resumed run keeps its own"
-        for name in sorted(asked.model_fields_set - {"resume", "run"})
+        for name in sorted(asked.model_fields_set - {"resume", "run", "out"})
         if getattr(kept, name) != getattr(asked, name)
     ]
     if differing:
         raise UserError(*differing)
-    return kept.model_copy(update={"resume": True})
+    out = asked.out if "out" in asked.model_fields_set else kept.out
+    return kept.model_copy(update={"resume": True, "out": out})
 
 
 def settled(settings: TrainSettings, found: FoundBase, base: Base, device: str) -> TrainSettings:
@@ -181,33 +183,36 @@ def stop_rule(settings: TrainSettings, rows: list[Encoded]) -> StopRule:
     return StopRule(steps=settings.steps, seconds=settings.budget)
 
 
-def save(settings: TrainSettings, base: Base, template: Template, state: State, records: list[Record], layers: list[str]) -> None:
+def save(settings: TrainSettings, base: Base, template: Template, card: str) -> None:
     """The adapter folder: PEFT's two files, the tokenizer, what loratune needs to know, and the model card."""
-    found, out = base.found, settings.out
-    save_adapter(base.decoder, out, found.hub_name)
-    base.tokenizer.save(out)
-    describe(
-        out,
-        {
-            "template": template.to_dict(),
-            "base": {"name": found.name, "hub_name": found.hub_name, "fingerprint": found.fingerprint},
-            "settings": settings.model_dump(mode="json"),
-            "data": {
-                "train": fingerprint(settings.data / "train.jsonl"),
-                "val": fingerprint(settings.data / "val.jsonl"),
-            },
-            "versions": {package: version(package) for package in ("loratune", "torch", "transformers")},
-        },
-    )
-    write_text(out / "README.md", model_card(settings, base, template, state, records, layers))
+    found = base.found
+    facts = {
+        "template": template.to_dict(),
+        "base": {"name": found.name, "hub_name": found.hub_name, "fingerprint": found.fingerprint},
+        "settings": settings.model_dump(mode="json"),
+        "data": {name: fingerprint(settings.data / f"{name}.jsonl") for name in ("train", "val")},
+        "versions": {package: version(package) for package in ("loratune", "torch", "transformers")},
+    }
+    with filling(settings.out) as folder:
+        save_adapter(base.decoder, folder, found.hub_name)
+        base.tokenizer.save(folder)
+        describe(folder, facts)
+        write_text(folder / "README.md", card)
 
 
 def model_card(
-    settings: TrainSettings, base: Base, template: Template, state: State, records: list[Record], layers: list[str]
+    settings: TrainSettings,
+    base: Base,
+    template: Template,
+    state: State,
+    records: list[Record],
+    val_rows: int,
+    layers: list[str],
 ) -> str:
     sources = Counter(record.source for record in records)
     return CARD.format(
         base=base.found.hub_name,
+        licence="license: cc-by-sa-3.0\n" if "dolly" in sources else "",
         version=__version__,
         rank=settings.rank,
         alpha=settings.alpha,
@@ -217,7 +222,7 @@ def model_card(
         base_perplexity=math.exp(state.base_nll),
         best_nll=state.best_nll,
         best_perplexity=math.exp(state.best_nll),
-        val_rows=settings.val_rows,
+        val_rows=val_rows,
         validations=state.validations,
         best_step=state.best_step,
         steps=state.step,

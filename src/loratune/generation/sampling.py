@@ -6,6 +6,7 @@ from torch import Tensor
 
 from loratune.settings import Decoding
 
+GREEDY_BELOW = 1e-3  # temperatures for which the likeliest token would be drawn anyway, if the division did not overflow
 CANDIDATES = 1024  # sorted at first: sorting a whole vocabulary takes as long as half a step of a small model
 
 
@@ -16,7 +17,7 @@ def generator_of(seed: int, number: int) -> np.random.Generator:
 
 def choose(logits: Tensor, decoding: Decoding, generators: list[np.random.Generator]) -> list[int]:
     """One token id for each row of logits, [rows, vocabulary]."""
-    if decoding.temperature == 0:
+    if decoding.temperature < GREEDY_BELOW:
         return logits.argmax(-1).tolist()
     return [sample(row, decoding, generator.random()) for row, generator in zip(logits, generators, strict=True)]
 

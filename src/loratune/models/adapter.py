@@ -31,27 +31,17 @@ def adapter_weights(decoder: Decoder) -> dict[str, torch.Tensor]:
 def save_adapter(decoder: Decoder, folder: Path, base: str) -> None:
     """Write the two files, read the weights back and compare.
 
-    Raises UserError for a full disk and ValueError for an adapter with a non-finite number, of which nothing is written.
+    Raises UserError for a full disk, and for an adapter with a non-finite number, of which nothing is written.
     """
     weights = adapter_weights(decoder)
     if broken := [name for name, matrix in weights.items() if not matrix.isfinite().all()]:
-        raise ValueError(f"the adapter has non-finite numbers in {broken[0]} and was not written")
+        raise UserError(f"the adapter has non-finite numbers in {broken[0]} and was not written; lower --learning-rate")
     with replacing(folder / WEIGHTS) as beside:
-        save_safetensors(weights, beside)
+        save_file(weights, beside, metadata={"format": "pt"})
         kept = load_file(beside)
         if kept.keys() != weights.keys() or not all(kept[name].equal(matrix) for name, matrix in weights.items()):
             raise OSError(f"{folder / WEIGHTS}: what was read back is not what was written; the disk may be failing")
     write_json(folder / CONFIG, peft_config(decoder, base))
-
-
-def save_safetensors(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """safetensors' own error for a full disk carries no number; an OSError does."""
-    try:
-        save_file(tensors, path, metadata={"format": "pt", **(metadata or {})})
-    except SafetensorError as error:
-        text = str(error)
-        number = next((int(word) for word in text.replace(")", " ").split() if word.isdigit()), None)
-        raise OSError(number, text) from error
 
 
 def peft_config(decoder: Decoder, base: str) -> dict:
@@ -83,13 +73,14 @@ def load_adapter(decoder: Decoder, folder: Path) -> None:
     """
     if not (folder / CONFIG).is_file():
         raise UserError(f"--adapter {folder}: no adapter there ({CONFIG} is missing); train one with `loratune train`")
-    config = read_json(folder / CONFIG)
-    refuse_other_kinds(config, folder)
+    config = read_config(folder)
     weights = read_adapter_weights(folder)
     for name, linear in linears(decoder):
         layer = PREFIX + outer_name(decoder.spec.architecture, name)
         a, b = weights.pop(f"{layer}.lora_A.weight", None), weights.pop(f"{layer}.lora_B.weight", None)
-        if a is not None and b is not None:
+        if (a is None) != (b is None):
+            raise UserError(f"--adapter {folder}: {WEIGHTS} is broken: of {layer} only one of the two matrices is there")
+        if a is not None:
             linear.lora = lora_of(a, b, linear.weight, scale_of(config, layer, a.shape[0]), folder, layer)
     if weights:
         raise UserError(f"--adapter {folder}: made for another base model: this one has no place for {next(iter(weights))}")
@@ -101,12 +92,19 @@ def read_adapter_weights(folder: Path) -> dict[str, torch.Tensor]:
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"--adapter {folder}: {WEIGHTS} is missing (pickled .bin adapters are refused; save it as safetensors)")
     try:
-        return load_file(folder / WEIGHTS)
+        weights = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"--adapter {folder}: {WEIGHTS} is broken: {error}") from error
+        raise UserError(f"--adapter {folder}: {WEIGHTS} cannot be read: {error}") from error
+    if broken := [name for name, matrix in weights.items() if not matrix.isfinite().all()]:
+        raise UserError(f"--adapter {folder}: {WEIGHTS} has numbers that are not finite in {broken[0]}; train it again")
+    return weights
 
 
-def refuse_other_kinds(config: dict, folder: Path) -> None:
+def read_config(folder: Path) -> dict:
+    """Raises UserError for a broken file and for adapters that are not plain LoRA."""
+    config = read_json(folder / CONFIG)
+    if not isinstance(config, dict):
+        raise UserError(f"--adapter {folder}: {CONFIG} must be a JSON object")
     problems = [f"{name} is {config[name]!r}" for name in ("use_dora", "modules_to_save", "lora_bias") if config.get(name)]
     if config.get("peft_type") != "LORA":
         problems.append(f"peft_type is {config.get('peft_type')!r}")
@@ -114,6 +112,10 @@ def refuse_other_kinds(config: dict, folder: Path) -> None:
         problems.append(f"bias is {config['bias']!r}")
     if problems:
         raise UserError(f"--adapter {folder}: only plain LoRA adapters can be used: in {CONFIG}, {', '.join(problems)}")
+    alphas = [config.get("lora_alpha"), *(config.get("alpha_pattern") or {}).values()]
+    if any(isinstance(alpha, bool) or not isinstance(alpha, int | float) for alpha in alphas):
+        raise UserError(f"--adapter {folder}: lora_alpha must be a number in {CONFIG}")
+    return config
 
 
 def scale_of(config: dict, layer: str, rank: int) -> float:
@@ -139,7 +141,11 @@ def lora_of(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor, scale: float
 def described(folder: Path) -> dict:
     """`loratune.json` beside the adapter; empty for an adapter that another tool made."""
     path = folder / "loratune.json"
-    return read_json(path) if path.is_file() else {}
+    facts = read_json(path) if path.is_file() else {}
+    base = facts.get("base", {}) if isinstance(facts, dict) else None
+    if not isinstance(base, dict) or ("base" in facts and not {"name", "fingerprint"} <= base.keys()):
+        raise UserError(f"{path}: broken: it must be an object whose base has a name and a fingerprint")
+    return facts
 
 
 def describe(folder: Path, facts: dict) -> None:

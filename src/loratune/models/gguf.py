@@ -6,7 +6,7 @@ from pathlib import Path
 
 from loratune.console import console
 from loratune.errors import UserError
-from loratune.files import explained
+from loratune.files import explaining
 from loratune.models.tokenizer import Tokenizer
 
 
@@ -20,7 +20,7 @@ def convert(gguf: Path, folder: Path) -> None:
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     try:
-        with console.status(f"Unpacking {gguf.name} (once; about 15 s) ..."):
+        with explaining(folder), console.status(f"Unpacking {gguf.name} (once; about 15 s) ..."):
             model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
             # The folder holds plain weights: without this they would be announced as quantised.
             model.config.__dict__.pop("quantization_config", None)
@@ -29,9 +29,9 @@ def convert(gguf: Path, folder: Path) -> None:
             model.save_pretrained(beside)
             Tokenizer.load(gguf.parent, gguf_file=gguf.name).save(beside)
         os.replace(beside, folder)
-    except OSError as error:
-        raise explained(error, folder) from error
-    except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # whatever gguf and transformers raise for a broken file
         raise UserError(f"--model {gguf}: cannot be read as a GGUF model: {error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)

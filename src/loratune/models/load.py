@@ -26,6 +26,11 @@ def load_base(found: FoundBase, precision: torch.dtype = torch.float32, device: 
     tokenizer = Tokenizer.load(found.folder)
     config, weights = read_weights(found.folder)
     decoder = decoder_of(spec_of(config), weights)
+    if tokenizer.size > decoder.spec.vocabulary:
+        raise UserError(
+            f"--model {found.name}: its tokenizer has ids up to {tokenizer.size - 1:,}, the model only up to "
+            f"{decoder.spec.vocabulary - 1:,}; they do not belong together"
+        )
     return Base(set_precision(decoder, precision).to(device), tokenizer, found)
 
 
@@ -35,10 +40,15 @@ def read_weights(folder: Path) -> tuple[object, dict[str, torch.Tensor]]:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    how = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, local_files_only=True)
+        model, told = AutoModelForCausalLM.from_pretrained(folder, **how)
     except Exception as error:  # whatever transformers and safetensors raise for a broken file
         raise UserError(f"--model {folder}: the model cannot be read: {error}") from error
+    if missing := sorted(told["missing_keys"]):
+        # transformers would put random numbers in their place.
+        raise UserError(f"--model {folder}: the files lack {len(missing)} of the model's weights, such as {missing[0]}")
     return model.config, model.state_dict()
 
 

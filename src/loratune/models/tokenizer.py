@@ -19,11 +19,16 @@ class Tokenizer:
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # whatever transformers and tokenizers raise for a broken file
             raise UserError(f"{folder}: no usable tokenizer (tokenizer.json is missing or broken): {error}") from error
         if tokenizer.eos_token_id is None:
             raise UserError(f"{folder}: the tokenizer names no end-of-text token (eos_token), so answers could not end")
         return cls(tokenizer)
+
+    @property
+    def size(self) -> int:
+        """One more than the largest id."""
+        return 1 + max(self.hugging_face.get_vocab().values())
 
     def encode(self, text: str) -> list[int]:
         return self.hugging_face.encode(text, add_special_tokens=False)

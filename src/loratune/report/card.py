@@ -5,8 +5,7 @@ CARD = """\
 base_model: {base}
 library_name: peft
 pipeline_tag: text-generation
-license: cc-by-sa-3.0
-tags: [lora, loratune]
+{licence}tags: [lora, loratune]
 ---
 
 # LoRA adapter for {base}

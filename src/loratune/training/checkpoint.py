@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from loratune.errors import UserError
-from loratune.files import explained, read_json, replacing, write_json, write_text
-from loratune.models.adapter import WEIGHTS, adapter_weights, read_adapter_weights, save_adapter, save_safetensors
+from loratune.files import explained, explaining, read_json, replacing, write_json, write_text
+from loratune.models.adapter import WEIGHTS, adapter_weights, read_adapter_weights, save_adapter
 from loratune.models.lora import trained_parameters
 
 KEPT = 2  # newest checkpoints that stay, besides the best
@@ -35,6 +36,7 @@ class State:
     best_nll: float | None = None
     best_step: int = 0
     best_validation: int = 0
+    validated_step: int = -1  # at which the last one was
 
     @property
     def pace(self) -> float:
@@ -76,14 +78,13 @@ class RunFolder:
         beside = target.with_name(f".{target.name}.tmp")
         shutil.rmtree(beside, ignore_errors=True)
         try:
-            save_adapter(decoder, beside, base)
-            with replacing(beside / "optimizer.safetensors") as path:
-                save_safetensors(moments_of(decoder, optimizer), path)
-            write_json(beside / "state.json", asdict(state))
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(beside, target)
-        except OSError as error:
-            raise explained(error, target) from error
+            with explaining(target):
+                save_adapter(decoder, beside, base)
+                with replacing(beside / "optimizer.safetensors") as path:
+                    save_file(moments_of(decoder, optimizer), path)
+                write_json(beside / "state.json", asdict(state))
+                shutil.rmtree(target, ignore_errors=True)
+                os.replace(beside, target)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
         if best:
@@ -109,15 +110,18 @@ class RunFolder:
     def restore(self, decoder, optimizer) -> State:
         """Load the newest checkpoint into the adapter and the optimiser, and forget the log's rows after it."""
         checkpoints = self.checkpoints()
-        if not checkpoints:
-            return State()
-        newest = checkpoints[-1]
-        put_weights(decoder, read_adapter_weights(newest))
-        put_moments(decoder, optimizer, load_file(newest / "optimizer.safetensors"))
-        state = State(**read_json(newest / "state.json"))
+        state = self._read(checkpoints[-1], decoder, optimizer) if checkpoints else State(step=-1)
         kept = [row for row in self.rows() if row["step"] <= state.step]
         write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
-        return state
+        return state if checkpoints else State()
+
+    def _read(self, checkpoint: Path, decoder, optimizer) -> State:
+        put_weights(decoder, read_adapter_weights(checkpoint))
+        try:
+            put_moments(decoder, optimizer, load_file(checkpoint / "optimizer.safetensors"))
+            return State(**read_json(checkpoint / "state.json"))
+        except (SafetensorError, OSError, KeyError, TypeError) as error:
+            raise UserError(f"{checkpoint}: damaged ({error}); remove this folder to go on from the one before") from error
 
 
 def put_weights(decoder, weights: dict[str, torch.Tensor]) -> None:

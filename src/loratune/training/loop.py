@@ -1,5 +1,6 @@
 """The run: steps, validations and checkpoints until the stop rule says that it is over."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -55,8 +56,10 @@ def fit(job: Job, bar: TrainingBar, stop_requested: Callable[[], bool]) -> tuple
         bar.show(progress, state, result, rule.seconds_left(state.step, state.elapsed, state.pace))
         if int(progress * settings.validations) >= state.validations:
             validate(job, optimizer, state, bar)
-    if finished:
+    if finished and state.validated_step < state.step:
         validate(job, optimizer, state, bar)
+    if finished:
+        bar.complete()
     else:
         job.run.save(job.decoder, optimizer, state, job.base, best=False)
     return state, finished
@@ -86,16 +89,21 @@ def validate(job: Job, optimizer, state: State, bar: TrainingBar) -> None:
     """Measure, log, and save a checkpoint; the first measurement is the base model's."""
     began = time.perf_counter()
     nll = validation_nll(job.decoder, job.val_batches)
+    if not math.isfinite(nll):
+        raise UserError(
+            f"step {state.step}: the validation loss is {nll}. The run stopped; its checkpoints are good. "
+            "Try a lower --learning-rate or --precision fp32"
+        )
     release_freed_memory()  # not at each step, where it would cost a tenth of the speed
     if state.base_nll is None:
         state.base_nll, state.validation_seconds = nll, time.perf_counter() - began
-    state.validations += 1
+    state.validations, state.validated_step = state.validations + 1, state.step
     best = state.best_nll is None or nll < state.best_nll
     if best:
         state.best_nll, state.best_step, state.best_validation = nll, state.step, state.validations
     job.run.log({"step": state.step, "val_nll": nll, "elapsed_seconds": round(state.elapsed, 2)})
-    bar.note(state, nll)
     job.run.save(job.decoder, optimizer, state, job.base, best)
+    bar.note(state, nll)
 
 
 def log_row(state: State, result: StepResult, rate: float) -> dict:

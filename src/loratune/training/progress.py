@@ -25,6 +25,9 @@ class TrainingBar:
         facts = f"step {state.step}  loss {self.loss:.3f}  val {state.best_nll:.3f}  {speed:.0f} tokens/s  {left} left"
         self.bar.update(self.task, completed=progress, facts=facts)
 
+    def complete(self) -> None:
+        self.bar.update(self.task, completed=1.0)
+
     def note(self, state: State, val_nll: float) -> None:
         """A validation, on a line that stays."""
         loss = f"training loss {self.loss:.3f}, " if self.loss else ""
