@@ -79,13 +79,13 @@ def logits(decoder: Decoder, ids: torch.Tensor) -> torch.Tensor:
     return decoder.logits(decoder(ids, torch.arange(len(ids)), packed_attention([len(ids)])))
 
 
-def randomise_lora(decoder: Decoder, seed: int = 1) -> None:
+def randomise_lora(decoder: Decoder, seed: int = 1, std: float = 0.1) -> None:
     """B is zero at first, which would hide every mistake."""
     from loratune.models.lora import trained_parameters
 
     generator = torch.Generator().manual_seed(seed)
     for parameter in trained_parameters(decoder):
-        parameter.data.normal_(std=0.1, generator=generator)
+        parameter.data.normal_(std=std, generator=generator)
 
 
 def save_model(folder, config: PretrainedConfig = LLAMA_SHAPES["smollm2"], seed: int = 0) -> None:

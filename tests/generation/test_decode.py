@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import GPT2Config
 
 from loratune.generation.cache import Cache
 from loratune.generation.decode import generate
@@ -109,6 +110,19 @@ def test_cached_logits_are_the_uncached_ones(model):
     for _ in range(10):
         call([])
     assert cache.lengths == [at[2], at[1]]
+
+
+@pytest.mark.parametrize("config", [GPT2Config(), LLAMA_SHAPES["smollm2"]], ids=["gpt2-124m", "smollm2"])
+@torch.inference_mode()
+def test_cached_logits_are_the_uncached_ones_up_to_the_last_position(config):
+    decoder = ours(reference(config))
+    end = decoder.spec.max_positions
+    ids, positions = torch.tensor(prompts_of([end])[0]), torch.arange(end)
+    cache, begun = Cache(decoder, slots=1, capacity=end), end - 20
+    hidden = [decoder(ids[:begun], positions[:begun], cache.attend([begun]))[-1:]]
+    hidden += [decoder(ids[place : place + 1], positions[place : place + 1], cache.attend([])) for place in range(begun, end)]
+    uncached = logits(decoder, ids)[begun - 1 :]
+    assert (decoder.logits(torch.cat(hidden)) - uncached).abs().max() < 1e-4
 
 
 def test_the_models_last_position_ends_an_answer():

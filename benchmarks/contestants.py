@@ -1,0 +1,187 @@
+"""The three that `peers.py` compares; each trains the same rows once and prints what it measured as one JSON object."""
+
+import argparse
+import json
+import os
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+import torch
+from transformers import TrainerCallback
+
+from loratune.data.encode import Encoded, encode_rows
+from loratune.data.pack import fed_tokens, fill, pack
+from loratune.data.sample import draw_evenly
+from loratune.data.sources.dolly import load_dolly
+from loratune.data.sources.finqa import FinqaOptions, load_finqa
+from loratune.data.template import load_template
+from loratune.evaluation.likelihood import response_nll, target_counts
+from loratune.machine import physical_cores
+from loratune.models.adapter import load_adapter, save_adapter
+from loratune.models.find import find_base
+from loratune.models.load import load_base, set_precision
+from loratune.models.lora import add_lora
+from loratune.models.tokenizer import Tokenizer
+from loratune.training.step import adamw, train_step
+
+RANK, ALPHA, RATE, STEP_ROWS, STEP_TOKENS, PADDED, HELD_OUT = 16, 32, 1e-3, 8, 2048, 512, 40
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+TARGETS = {
+    "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    "gpt2": ["c_attn", "c_proj", "c_fc"],
+}
+
+
+def loratune(rows: list[Encoded], options, folder: Path) -> float:
+    decoder = set_precision(load_base(find_base(options.base)).decoder, PRECISIONS[options.precision])
+    add_lora(decoder, RANK, ALPHA, 0.0, ["all"])
+    optimizer = adamw(decoder.train(), 0.0)
+    clock = Clock()
+    for group in fill([fed_tokens(row) for row in rows], range(len(rows)), STEP_TOKENS):
+        train_step(decoder, optimizer, [pack([rows[number] for number in group])], RATE, 1.0)
+        clock.tick(sum(tokens_of(rows[number]) for number in group))
+    save_adapter(decoder, folder, options.base)
+    return clock.tokens_per_second()
+
+
+def trl(rows: list[Encoded], options, folder: Path) -> float:
+    from trl import SFTConfig, SFTTrainer
+
+    data = [{"input_ids": row.prompt + row.response, "completion_mask": mask_of(row)} for row in rows]
+    settings = SFTConfig(**common(options, folder), max_length=1024, completion_only_loss=True, gradient_checkpointing=False)
+    return trained(SFTTrainer, settings, data, rows, options, folder, peft_config=peft_config(options))
+
+
+def trainer(rows: list[Encoded], options, folder: Path) -> float:
+    from peft import get_peft_model
+    from transformers import Trainer, TrainingArguments
+
+    data = [padded(row) for row in rows]
+    model = get_peft_model(peft_base(options), peft_config(options))
+    return trained(Trainer, TrainingArguments(**common(options, folder)), data, rows, options, folder, model=model)
+
+
+def trained(kind: type, settings, data: list[dict], rows: list[Encoded], options, folder: Path, **more) -> float:
+    """Train with one of the Trainers, the rows in their order; saves the adapter and returns real tokens/s."""
+    from datasets import Dataset
+
+    class InOrder(kind):
+        def _get_train_sampler(self, *_):
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, *_, **__):
+            done = len(clock.ends) * STEP_ROWS
+            clock.tick(sum(map(tokens_of, rows[done : done + STEP_ROWS])))
+
+    clock = Clock()
+    model = {"model": more.pop("model", None) or peft_base(options)}
+    trainer = InOrder(**model, args=settings, train_dataset=Dataset.from_list(data), callbacks=[Watch()], **more)
+    trainer.train()
+    trainer.model.save_pretrained(folder)
+    return clock.tokens_per_second()
+
+
+def common(options, folder: Path) -> dict:
+    return {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": options.batch,
+        "gradient_accumulation_steps": STEP_ROWS // options.batch,
+        "num_train_epochs": 1,
+        "learning_rate": RATE,
+        "lr_scheduler_type": "constant",
+        "optim": "adamw_torch",
+        "weight_decay": 0.0,
+        "use_cpu": True,
+        "bf16": options.precision == "bf16",
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+    }
+
+
+def peft_base(options):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(options.base, dtype=torch.float32)
+
+
+def peft_config(options):
+    from peft import LoraConfig
+    from transformers import AutoConfig
+
+    kind = AutoConfig.from_pretrained(options.base).model_type
+    return LoraConfig(
+        r=RANK, lora_alpha=ALPHA, target_modules=TARGETS[kind], task_type="CAUSAL_LM", fan_in_fan_out=kind == "gpt2"
+    )
+
+
+def padded(row: Encoded) -> dict:
+    """As most tutorials do: cut or padded to one length. The loss is of the response, so that losses can be compared."""
+    ids, labels = (row.prompt + row.response)[:PADDED], ([-100] * len(row.prompt) + row.response)[:PADDED]
+    room = PADDED - len(ids)
+    return {
+        "input_ids": ids + [0] * room,
+        "labels": labels + [-100] * room,
+        "attention_mask": [1] * len(ids) + [0] * room,
+    }
+
+
+def mask_of(row: Encoded) -> list[int]:
+    return [0] * len(row.prompt) + [1] * len(row.response)
+
+
+def tokens_of(row: Encoded) -> int:
+    return len(row.prompt) + len(row.response)
+
+
+class Clock:
+    """Real tokens per second, the first step left out: it warms up."""
+
+    def __init__(self):
+        self.ends: list[float] = []
+        self.tokens: list[int] = []
+
+    def tick(self, tokens: int) -> None:
+        self.ends.append(time.perf_counter())
+        self.tokens.append(tokens)
+
+    def tokens_per_second(self) -> float:
+        return sum(self.tokens[1:]) / (self.ends[-1] - self.ends[0])
+
+
+def real_rows(tokenizer, count: int) -> tuple[list[Encoded], list[Encoded]]:
+    """`count` rows to train on, mixed lengths from both sources, and those that the loss is measured on."""
+    finqa = load_finqa("snapshot", FinqaOptions("program", 320, lambda texts: list(map(len, tokenizer.encode_batch(texts)))))
+    records = draw_evenly([*load_dolly(from_hub=False).records, *finqa[0].records], count + HELD_OUT, seed=0)
+    order = torch.randperm(len(records), generator=torch.Generator().manual_seed(0)).tolist()
+    rows, _ = encode_rows([records[number] for number in order], load_template("instruction"), tokenizer, 1024)
+    return rows[:count], rows[count:]
+
+
+def held_out_loss(base, rows: list[Encoded], folder: Path) -> float:
+    load_adapter(base.decoder, folder)
+    return float(response_nll(base.decoder, rows).sum() / target_counts(rows).sum())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("worker", choices=("loratune", "trl", "trainer"))
+    parser.add_argument("--base", required=True)
+    parser.add_argument("--rows", type=int, required=True)
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--precision", required=True)
+    options = parser.parse_args()
+    torch.set_num_threads(physical_cores())
+    torch.manual_seed(0)
+    rows, held_out = real_rows(Tokenizer.load(Path(options.base)), options.rows)
+    with tempfile.TemporaryDirectory() as folder:
+        speed = {"loratune": loratune, "trl": trl, "trainer": trainer}[options.worker](rows, options, Path(folder))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+        loss = held_out_loss(load_base(find_base(options.base)), held_out, Path(folder))
+    print(json.dumps({"tokens_per_second": round(speed, 1), "peak_memory_mb": round(peak), "loss": round(loss, 4)}))

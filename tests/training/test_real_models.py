@@ -1,0 +1,49 @@
+"""Rows of the shipped data through models of full size."""
+
+import pytest
+import torch
+from plain import assert_same, gradients, peft_gradients, random_rows, with_lora
+from transformers import AutoModelForCausalLM, GPT2Config
+
+from loratune.data.encode import encode_rows
+from loratune.data.pack import pack
+from loratune.data.sources.dolly import load_dolly
+from loratune.data.template import load_template
+from small_models import ours, reference
+
+MAX_TOKENS = 1024
+
+
+@pytest.fixture(scope="module")
+def dolly():
+    return load_dolly(from_hub=False).records
+
+
+def test_real_smollm2_learns_from_real_rows_as_in_transformers_and_peft(smollm2, dolly):
+    rows, _ = encode_rows(dolly[:200], load_template("instruction"), smollm2.tokenizer, MAX_TOKENS)
+    rows = [row for row in rows if len(row.prompt + row.response) < 64][:3]
+    model = AutoModelForCausalLM.from_pretrained(smollm2.found.folder, dtype=torch.float32)
+    decoder = with_lora(ours(model), std=0.02)  # not the shared one, on which the adapter would stay
+    assert_same(gradients(decoder, [rows]), peft_gradients(model, decoder, rows), 1e-4)
+
+
+def test_gpt2_124m_learns_as_in_transformers_and_peft():
+    rows = random_rows([(30, 12), (5, 33)], 50257)
+    model = reference(GPT2Config())
+    decoder = with_lora(ours(model), std=0.02)
+    assert_same(gradients(decoder, [rows]), peft_gradients(model, decoder, rows), 1e-4)
+
+
+def test_end_of_text_is_the_last_target_of_every_whole_response_and_of_no_other(smollm2, dolly):
+    rows, counts = encode_rows(dolly, load_template("instruction"), smollm2.tokenizer, MAX_TOKENS)
+    tokenizer = smollm2.tokenizer.hugging_face
+    whole = {record.id: record.output + tokenizer.eos_token for record in dolly}
+    texts = tokenizer.batch_decode([row.response for row in rows], clean_up_tokenization_spaces=False)
+    cut = [row for row, text in zip(rows, texts, strict=True) if text != whole[row.id]]
+    assert 0 < len(cut) == counts["dolly"]["responses_cut"]
+    sample = cut + rows[::50]
+    batch = pack(sample)
+    for number, row in enumerate(sample):
+        targets = batch.targets[batch.rows == number].tolist()
+        ends = [token == smollm2.tokenizer.eos_id for token in targets]
+        assert ends == [False] * (len(row.response) - 1) + [row not in cut]
