@@ -85,6 +85,7 @@ class Attention(nn.Module):
         self.output = Linear(queries, spec.width, spec.output_bias)
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, attend: Attend, wanted: Tensor | None) -> Tensor:
+        x = x.to(self.output.weight.dtype)  # once for all three
         q, k, v = self.qkv(x).split(self.widths, -1) if self.fused else (self.query(x), self.key(x), self.value(x))
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in (q, k, v))
         q, k = self.query_norm(q), self.key_norm(k)
@@ -103,6 +104,7 @@ class Mlp(nn.Module):
         self.activation = ACTIVATIONS[spec.activation]
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.down.weight.dtype)  # once for both
         if self.gate is None:
             return self.down(self.activation(self.up(x)))
         return self.down(SwiGlu.apply(self.gate(x), self.up(x)))
