@@ -88,6 +88,8 @@ def read_json(path: Path):
         raise UserError(f"{path}, line {error.lineno}: not valid JSON: {error.msg}") from error
     except RecursionError:
         raise UserError(f"{path}: not valid JSON: nested too deeply") from None
+    except ValueError as error:  # such as a number of more digits than Python reads
+        raise UserError(f"{path}: not valid JSON: {error}") from error
 
 
 @contextmanager

@@ -190,3 +190,10 @@ def test_an_adapter_with_broken_numbers_is_refused(place, capsys):
     assert evaluate() == 2
     assert "has numbers that are not finite" in capsys.readouterr().err
     assert not (place / "evaluation.json").exists()
+
+
+def test_rows_whose_meta_is_of_another_form(place):
+    strange = {"program": "add(1, 2)", "table": {"a": 1}, "facts": ["x"], "exe_ans": [3]}
+    write_rows(place, [{"instruction": "1 + 2?", "input": "", "output": "add(1, 2)", "source": "mine", "meta": strange}])
+    assert evaluate("--generate", "1") == 0
+    assert written(place)["base"]["execution_accuracy"] == 0

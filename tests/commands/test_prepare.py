@@ -9,7 +9,7 @@ import pytest
 
 from loratune import snapshot
 from loratune.cli import main
-from loratune.data.records import read_records
+from loratune.data.records import Record, read_records
 from small_models import save_model
 
 FILES = ("prepare_report.json", "test.jsonl", "train.jsonl", "val.jsonl")
@@ -101,6 +101,46 @@ def test_the_same_input_gives_the_same_bytes_and_another_seed_another_split(mode
     assert contents["one"][2] != contents["three"][2]
 
 
+def near_copies(record: Record) -> list[dict]:
+    """As they come when a user has FinQA's held-out rows in a file of theirs, in another form."""
+    question, output = record.meta["question"], f"{record.output} exactly"
+    wordy = f"Please tell me, {question.upper()}\nAnswer with the number only."
+    copies = [
+        {"instruction": record.instruction, "input": record.input, "output": output},
+        {"instruction": question, "output": output},
+        {"instruction": wordy, "input": f"The whole page. {json.dumps(record.meta['table'])}", "output": output},
+        {"instruction": "Sum up these facts.", "input": f"{record.input} .", "output": f"{record.id}: many facts."},
+    ]
+    return [{"id": f"{record.id} copy {number}", "group": record.id, **copy} for number, copy in enumerate(copies)]
+
+
+@pytest.mark.parametrize("name", ["leak", "finqa"])
+def test_held_out_rows_of_finqa_do_not_reach_training_through_another_file(model, finqa_folder, tmp_path, name):
+    def parts_of(out, *data) -> dict[str, list[Record]]:
+        assert prepare(model, tmp_path / out, "--data", *data) == 0
+        return {split: read_records(tmp_path / out / f"{split}.jsonl") for split in ("train", "val", "test")}
+
+    alone = parts_of("alone", finqa_folder)
+    leak = tmp_path / f"{name}.jsonl"
+    copies = {split: [copy for record in alone[split] for copy in near_copies(record)] for split in ("val", "test")}
+    fresh = [{"id": f"copy of {fruit}", "instruction": f"What is a {fruit}?", "output": "A fruit."} for fruit in FRUITS]
+    # The very same rows, too: these are duplicates.
+    write_rows(leak, [*copies["val"], *copies["test"], *fresh, *(record.__dict__ for record in alone["test"])])
+    for data in ([leak, finqa_folder], [finqa_folder, leak]):
+        parts = parts_of("both", *data)
+        ours = {split: [record for record in part if "copy" in record.id] for split, part in parts.items()}
+        # FinQA's rows stand as they were, and of the user's only those are left that belong where they are.
+        for split, records in alone.items():
+            assert [record for record in parts[split] if "copy" not in record.id] == records
+            allowed = {row["id"] for row in [*fresh, *copies.get(split, [])]}
+            assert {record.id for record in ours[split]} <= allowed
+        assert {row["id"] for row in fresh} <= {record.id for part in ours.values() for record in part}
+        sources = json.loads((tmp_path / "both" / "prepare_report.json").read_text())["sources"]
+        gone = len(copies["val"] + copies["test"] + fresh) - sum(map(len, ours.values()))
+        assert gone > 20 and sources[name]["left_out"]["near-duplicate of a held-out row"] == gone
+        assert sources[name]["duplicates"] == len(alone["test"])
+
+
 @pytest.mark.slow
 def test_the_shipped_data_gives_the_same_bytes_in_another_process(tmp_path):
     for name in ("one", "two"):
@@ -147,6 +187,13 @@ GOOD = '{"instruction": "What is this?", "output": "That."}\n'
         ("mine.csv", "text,label\na,b\n", "its columns are text, label"),
         ("mine.jsonl", GOOD, "try a larger one (0.2), another --seed, or add data"),
         ("mine.pdf", "a", "mine.pdf: neither dolly nor finqa"),
+        ("mine.json", '{"a": ' + "[" * 100_000, "mine.json: not valid JSON: nested too deeply"),
+        ("", None, "--data '': neither dolly nor finqa"),
+        ("/mine", None, "--data /mine: neither dolly nor finqa"),
+        ("mine/", None, "--data mine/: neither dolly nor finqa"),
+        ("a" * 300, None, "neither dolly nor finqa"),
+        ("a" * 300 + ".jsonl", None, "the name is too long"),
+        ("none/mine.jsonl", None, "none/mine.jsonl: there is no such file"),
     ],
 )
 def test_bad_data_is_refused_and_nothing_is_written(model, tmp_path, monkeypatch, capsys, file, content, told):
@@ -157,6 +204,21 @@ def test_bad_data_is_refused_and_nothing_is_written(model, tmp_path, monkeypatch
     captured = capsys.readouterr()
     assert told in captured.err and "Traceback" not in captured.err
     assert not Path("out").exists()
+
+
+def test_a_folder_that_is_named_like_a_file_is_refused(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.jsonl").mkdir()
+    assert prepare(model, Path("out"), "--data", "mine.jsonl") == 2
+    assert capsys.readouterr().err == "error: --data mine.jsonl: this is a folder; a file is needed\n"
+
+
+def test_a_folder_named_like_a_shipped_source_is_not_in_its_way(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("dolly").mkdir()
+    assert prepare(model, Path("out"), "--data", "dolly", "mine.pdf") == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "mine.pdf: neither" in told
 
 
 def test_what_was_there_stays_when_the_new_data_is_bad(model, fruits, tmp_path):
@@ -187,7 +249,8 @@ def test_a_full_disk_leaves_nothing_half_written(model, fruits, tmp_path, monkey
 def test_a_folder_without_finqas_files_is_refused(model, finqa_folder, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     assert prepare(model, tmp_path / "out", "--data", tmp_path / "mine") == 2
-    assert "dev.json is missing; a folder must hold FinQA's own" in capsys.readouterr().err
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "train.json, dev.json, test.json missing; a folder must hold FinQA's own" in told
 
 
 def test_a_broken_question_of_finqa_is_named(model, finqa_folder, tmp_path, capsys):
@@ -219,3 +282,10 @@ def test_the_script_without_the_package_says_what_to_do(tmp_path):
     script = Path(__file__).parents[2] / "prepdata.py"
     result = subprocess.run([sys.executable, "-S", "-I", script], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode != 0 and "make setup" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_an_out_that_cannot_be_written_is_refused_before_the_work(model, tmp_path, capsys):
+    (tmp_path / "taken").write_text("x")
+    for out in ("taken", "taken/inside"):
+        assert prepare(model, tmp_path / out) == 2
+        assert "folder" in capsys.readouterr().err

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+from datetime import date
 
 import pyarrow
 import pyarrow.parquet
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loratune.data.records import Record, records_text
 from loratune.data.sources.files import file_records
 from loratune.errors import UserError
 
@@ -78,6 +81,34 @@ def test_messages_give_the_last_answered_question(tmp_path, kind):
     assert contents(path) == [("1 + 1?", "System: Be brief.\nUser: Hi\nAssistant: Hello", "2")]
 
 
+CHAT = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
+
+
+@pytest.mark.parametrize("columns", [{}, {"group": "group"}, {"id": "id"}])
+def test_messages_keep_their_group_and_id(tmp_path, columns):
+    path = tmp_path / "mine.jsonl"
+    write(path, [{"messages": CHAT, "group": 3, "id": "first"}, {"messages": CHAT}])
+    first, second = file_records(path, columns, "mine")
+    assert (first.group, first.id) == ("3", "first")
+    assert second.group == "" and len(second.id) == 16
+
+
+def test_messages_take_columns_for_group_and_id_alone(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    write(path, [{"messages": CHAT, "thread": "t", "number": 7}])
+    (record,) = file_records(path, {"group": "thread", "id": "number"}, "mine")
+    assert (record.instruction, record.group, record.id) == ("1 + 1?", "t", "7")
+    told = refusal(path, {"input": "thread", "group": "talk"})
+    assert "--columns input: unknown for messages; the left side is one of group, id" in told
+    assert "no column 'talk' for --columns group=talk" in told
+
+
+def test_a_file_with_messages_may_be_read_by_its_other_columns(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    write(path, [{"messages": CHAT, "frage": "a", "antwort": "b"}])
+    assert contents(path, {"instruction": "frage", "output": "antwort"}) == [("a", "", "b")]
+
+
 @pytest.mark.parametrize(
     ("messages", "told"),
     [
@@ -106,11 +137,55 @@ def test_columns_are_mapped(tmp_path):
     assert (record.instruction, record.input, record.output, record.group) == ("a", "i", "b", "p1")
 
 
-def test_numbers_serve_as_ids(tmp_path):
+def test_numbers_serve_as_ids_and_groups(tmp_path):
     path = tmp_path / "mine.jsonl"
-    write(path, [{"id": 7, "prompt": "a", "completion": "b"}, {"id": None, "prompt": "a", "completion": "c"}])
-    first, second = file_records(path, {}, "mine")
-    assert first.id == "7" and len(second.id) == 16
+    rows = [{"id": 7, "group": 1.5}, {"id": None, "group": None}, {"id": 0, "group": 0}, {"id": " "}]
+    write(path, [{"prompt": "a", "completion": "b"} | row for row in rows])
+    first, second, third, fourth = file_records(path, {}, "mine")
+    assert (first.id, first.group, third.id, third.group) == ("7", "1.5", "0", "0")
+    assert (second.id, second.group) == (fourth.id, fourth.group) and len(second.id) == 16
+
+
+@pytest.mark.parametrize("form", [{"prompt": "a", "completion": "b"}, {"messages": CHAT}], ids=["columns", "messages"])
+@pytest.mark.parametrize("name", ["id", "group"])
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (["a"], "must be text or a number, not a list"),
+        ({"a": 1}, "must be text or a number, not an object"),
+        (True, "must be text or a number, not true or false"),
+        (float("nan"), "must be text or a number, not nan"),
+        ("\ud800", "holds a broken character"),
+    ],
+)
+def test_what_cannot_be_an_id_or_a_group_is_named(tmp_path, form, name, value, told):
+    path = tmp_path / "mine.jsonl"
+    write(path, [form, form | {name: value}])
+    assert refusal(path).startswith(f"{path}, line 2: {name} {told}")
+
+
+metas = st.dictionaries(texts, st.none() | st.booleans() | st.integers() | texts | st.lists(texts, max_size=2), max_size=3)
+
+
+@given(rows=rows, meta=metas)
+def test_records_are_read_back_but_for_their_source(tmp_path_factory, rows, meta):
+    path = tmp_path_factory.mktemp("files") / "mine.jsonl"
+    records = [Record(*row, id=f"id {number}", source="mine", group="g", meta=meta) for number, row in enumerate(rows)]
+    path.write_text(records_text(records).replace('"source": "mine"', '"source": "other"'), encoding="utf-8")
+    assert file_records(path, {}, "mine") == records
+
+
+@pytest.mark.parametrize("meta", ["text", 3, ["a"], None, {"broken": "\ud800"}, {"number": float("nan")}])
+def test_what_cannot_be_meta_is_a_column_like_any_other(tmp_path, meta):
+    path = tmp_path / "mine.jsonl"
+    write(path, [{"prompt": "a", "completion": "b", "meta": meta}])
+    assert file_records(path, {}, "mine")[0].meta == {}
+
+
+def test_meta_that_json_cannot_hold_is_a_column_like_any_other(tmp_path):
+    path = tmp_path / "mine.parquet"
+    write(path, [{"prompt": "a", "completion": "b", "meta": {"day": date(2024, 2, 29)}}])
+    assert file_records(path, {}, "mine")[0].meta == {}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -139,14 +214,25 @@ def test_an_empty_cell_is_named_by_its_own_columns_name(tmp_path):
         ("mine.json", b'{"a": [], "b": []}', "a list of objects is needed, or an object with one list in it"),
         ("mine.json", b"3", "a list of objects is needed"),
         ("mine.json", b'[{"prompt": "a", "completion": "b"}, "x"]', "row 2: a JSON object is needed, not text"),
+        ("mine.json", b'[{"prompt": ' + b"[" * 100_000, "mine.json: not valid JSON: nested too deeply"),
+        ("mine.jsonl", b'{"prompt": ' + b"[" * 100_000, "mine.jsonl, line 1: not valid JSON: nested too deeply"),
+        ("mine.json", b"[\n\xff]", "mine.json, line 2: not UTF-8 text"),
         ("mine.json", b"", "the file is empty"),
+        ("mine.json", b"\xef\xbb\xbf \n", "the file is empty"),
         ("mine.json", b"[]", "the file is empty"),
         ("mine.jsonl", b"\n", "the file is empty"),
         ("mine.csv", b"", "the file is empty"),
         ("mine.csv", b"prompt,completion\n", "the file is empty"),
         ("mine.csv", b"prompt,completion\na,b,c\n", "line 2: the row has not as many cells as the 2 columns"),
         ("mine.csv", b"prompt,completion\na\n", "line 2: the row has not as many cells as the 2 columns"),
-        ("mine.csv", b'prompt,completion\na,"b\n', "not valid CSV"),
+        ("mine.csv", b"prompt,completion\n\na,b\n\nc\n", "line 5: the row has not as many cells as the 2 columns"),
+        (
+            "mine.csv",
+            b'prompt,completion\na,b\n\nc,"d\ne,f\n',
+            "line 4: not valid CSV: a quote that opens in this row is not closed",
+        ),
+        ("mine.csv", b'"prompt,completion\na,b\n', "line 1: not valid CSV: a quote that opens in this row is not closed"),
+        ("mine.csv", b'prompt,completion\n"a\nb",c\na,"b"c\n', "line 4: not valid CSV"),
         ("mine.csv", b"prompt,completion\n\xff,b\n", "line 2: not UTF-8 text"),
         ("mine.parquet", b"PAR1 but not really", "cannot be read as Parquet"),
         ("mine.txt", b"a", "unknown kind of file; use .parquet, .jsonl, .json, .csv"),
@@ -155,3 +241,52 @@ def test_an_empty_cell_is_named_by_its_own_columns_name(tmp_path):
 def test_broken_files_are_refused_with_the_place(tmp_path, file, content, told):
     (tmp_path / file).write_bytes(content)
     assert told in refusal(tmp_path / file)
+
+
+def test_a_long_cell_is_no_problem(tmp_path):
+    path = tmp_path / "mine.csv"
+    long = "a " * 200_000 + "a"
+    write(path, [{"prompt": long, "completion": "b"}])
+    assert contents(path) == [(long, "", "b")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_that_cannot_be_read_is_a_users_error(tmp_path, kind):
+    path = tmp_path / f"mine{kind}"
+    assert refusal(path) == f"{path}: there is no such file"
+    path.mkdir()
+    assert refusal(path) == f"{path}: this is a folder; a file is needed"
+    assert "the name is too long" in refusal(tmp_path / f"{'a' * 300}{kind}")
+    assert "part of this path is a file" in refusal(written(tmp_path / f"file{kind}") / f"mine{kind}")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_or_folder_without_permission_is_a_users_error(tmp_path, kind):
+    path = written(tmp_path / "folder" / f"mine{kind}")
+    for closed in (path, path.parent):
+        closed.chmod(0)
+        told = refusal(path)
+        closed.chmod(0o700)
+        assert told == f"{path}: permission denied; choose a file or folder that you may use"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_permission_denied_is_a_users_error(tmp_path, kind, monkeypatch):
+    """As above, but also where root runs the tests."""
+    path = written(tmp_path / f"mine{kind}")
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    for calls in (["pathlib.Path.stat"], ["io.open", "builtins.open"]):
+        with monkeypatch.context() as patched:
+            for call in calls:
+                patched.setattr(call, denied)
+            assert refusal(path) == f"{path}: permission denied; choose a file or folder that you may use"
+
+
+def written(path):
+    path.parent.mkdir(exist_ok=True)
+    write(path, [{"prompt": "a", "completion": "b"}])
+    return path

@@ -1,11 +1,12 @@
 from itertools import combinations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratune.data.groups import TASK_ROWS, content_key, grouped, similar_pairs, without_duplicates
+from loratune.data.groups import TASK_INPUTS, content_key, grouped, labels_alike, questions, similar_pairs, without_duplicates
 from loratune.data.records import Record
-from loratune.data.split import split_of, without_leaks
+from loratune.data.split import LIKE_HELD_OUT, LIKE_TRAINED, split_of, without_copies, without_leaks
 
 word_sets = st.lists(st.frozensets(st.sampled_from("abcdefghij"), min_size=1), unique=True, min_size=1, max_size=12)
 
@@ -35,6 +36,23 @@ def test_similar_pairs_are_those_of_comparing_all(sets, similarity):
     assert {tuple(sorted(pair)) for pair in similar_pairs(sets, similarity).tolist()} == expected
 
 
+@given(word_sets, word_sets, st.sampled_from([0.5, 0.7, 1.0]))
+def test_likes_are_those_of_comparing_all(ones, others, similarity):
+    # Doubled, because some single letters are stop words.
+    ones, others = (["", *(" ".join(sorted(letter * 2 for letter in found)) for found in side)] for side in (ones, others))
+    expected = [
+        {
+            f"label {number % 3}"
+            for number, other in enumerate(others)
+            if (both := set(one.split()) & set(other.split()))
+            and len(both) >= similarity * len(set(one.split()) | set(other.split())) - 1e-9
+        }
+        for one in ones
+    ]
+    assert labels_alike(ones, [(other, f"label {number % 3}") for number, other in enumerate(others)], similarity) == expected
+    assert labels_alike(ones, [], similarity) == [set() for _ in ones] and labels_alike([], [("aa", "")], similarity) == []
+
+
 def test_near_duplicates_share_a_group_and_others_do_not():
     records = [
         record("Why is the sky blue?"),
@@ -59,9 +77,28 @@ def test_the_same_input_and_a_group_of_the_users_tie_records_together():
 
 
 def test_an_instruction_that_only_names_a_task_does_not_tie_its_rows_together():
-    reviews = [record("Classify this review.", f"{word} film number {word}") for word in map(str, range(TASK_ROWS + 1))]
+    reviews = [record("Classify this review.", f"{word} film number {word}") for word in map(str, range(TASK_INPUTS + 1))]
     assert len(groups_of(reviews)) == len(reviews)
-    assert len(groups_of(reviews[:TASK_ROWS])) == 1
+    assert len(groups_of(reviews[:TASK_INPUTS])) == 1
+
+
+@pytest.mark.parametrize(
+    ("instruction", "question"),
+    [
+        ("How much?\nAnswer with a program.", "How much?"),
+        ("How much?\n\n  ANSWER  with the result \n", "How much?\n"),
+        ("Answer with a program.", "Answer with a program."),
+        ("How much?\nAnswer it.", "How much?\nAnswer it."),
+        ("Answer with care.\nHow much?", "Answer with care.\nHow much?"),
+    ],
+)
+def test_how_to_answer_is_no_part_of_the_question(instruction, question):
+    assert questions([record(instruction)]) == [question]
+
+
+def test_one_question_with_one_input_is_no_task_however_many_answers_it_has():
+    rows = [record("How high is it?", "Mount Everest", output=str(number)) for number in range(TASK_INPUTS + 1)]
+    assert len(groups_of([*rows, record("How high is it?", "A page about the Himalayas")])) == 1
 
 
 @given(st.permutations([record(text) for text in ("sky blue", "blue sky", "red sun", "the red sun", "grass", "sky blue grass")]))
@@ -79,6 +116,8 @@ def test_duplicates_go_whatever_their_case_and_spaces_and_ids_become_unique():
     ]
     assert [one.id for one in without_duplicates(records)] == ["1", "1#2", "1#3"]
     assert content_key(records[0]) == content_key(records[1]) != content_key(records[2])
+    clash = [record("a", id="1"), record("b", id="1"), record("c", id="1#2"), record("d", id="1")]
+    assert [one.id for one in without_duplicates(clash)] == ["1", "1#2", "1#2#2", "1#3"]
 
 
 def test_many_equal_instructions_are_no_burden():
@@ -102,6 +141,47 @@ def test_a_larger_share_only_adds_held_out_groups():
             assert split_of(str(number), 0, 0.1) != "train"
 
 
+def test_rows_give_way_to_nearly_equal_ones_that_another_source_keeps_in_another_part():
+    fixed = {
+        "train": [record("What was the net income of 2007?\nAnswer with a program.", group="p1")],
+        "val": [record("What was the net income of 2007?\nAnswer with a program.", "other page", group="p2")],
+        "test": [record("What was the revenue of 2008?\nAnswer with a program.", "a b c d e f g h k l", group="p3")],
+    }
+    mine = {
+        "train": ["the net income of 2007", "the revenue of 2008", "the tax of 2009"],
+        "val": ["the net income of 2007?", "the revenue of 2008?", "the tax of 2010"],
+        "test": ["The net income of 2007", "The revenue of 2008", "the tax of 2011"],
+    }
+    others = {split: [record(text, source="mine", group=text) for text in texts] for split, texts in mine.items()}
+    by_input = {split: record("Sum up", "b c d e f g h k l", id=split, source="mine") for split in mine}
+    parts = {split: [*fixed[split], *others[split], by_input[split]] for split in fixed}
+    kept, removed = without_copies(parts, [one for part in fixed.values() for one in part])
+    assert {split: [one.id for one in part] for split, part in kept.items()} == {
+        "train": [fixed["train"][0].id, "the tax of 2009||x"],
+        "val": [fixed["val"][0].id, "the tax of 2010||x"],
+        "test": [fixed["test"][0].id, "The revenue of 2008||x", "the tax of 2011||x", "test"],
+    }
+    # FinQA itself asks the same in two parts; a row that is like both of them can only be nowhere.
+    assert removed == {("mine", LIKE_HELD_OUT): 6, ("mine", LIKE_TRAINED): 1}
+
+
+def test_of_two_sources_that_fix_their_parts_the_earlier_part_gives_way():
+    parts = {
+        "train": [record("net income of 2007", source="a", group="1"), record("tax of 2009", source="b", group="2")],
+        "val": [],
+        "test": [record("net income of 2007?", source="b", group="3"), record("tax of 2010", source="a", group="4")],
+    }
+    kept, removed = without_copies(parts, [*parts["train"], *parts["test"]])
+    assert kept == {"train": parts["train"][1:], "val": [], "test": parts["test"]}
+    assert removed == {("a", LIKE_HELD_OUT): 1}
+
+
+def test_a_held_out_row_like_one_that_another_source_trains_on_is_left_out():
+    standing, free = record("net income of 2007", group="1"), record("Net income of 2007?", source="mine", group="2")
+    kept, removed = without_copies({"train": [standing], "val": [], "test": [free]}, [standing])
+    assert kept == {"train": [standing], "val": [], "test": []} and removed == {("mine", LIKE_TRAINED): 1}
+
+
 def test_held_out_groups_leave_the_earlier_parts():
     parts = {
         "train": [record("a", group="1"), record("b", group="2"), record("c", group="3")],
@@ -114,4 +194,4 @@ def test_held_out_groups_leave_the_earlier_parts():
         "val": ["d"],
         "test": ["f"],
     }
-    assert removed == {"s": 3}
+    assert removed == {("s", LIKE_HELD_OUT): 3}

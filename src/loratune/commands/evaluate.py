@@ -110,7 +110,13 @@ def row_scores(tuned: Tuned, records: Sequence[Record], rows: Sequence[Encoded],
         [score(answer, tuned.tokenizer.decode(answer.ids).strip(), record) for answer, record in zip(part, records, strict=True)]
         for part in answers
     )
-    return [RowScores(first, second, record.meta.get("facts")) for first, second, record in zip(base, ours, records, strict=True)]
+    return [RowScores(first, second, facts_of(record)) for first, second, record in zip(base, ours, records, strict=True)]
+
+
+def facts_of(record: Record) -> str | None:
+    """gold or retrieved: how the facts of a FinQA row were chosen."""
+    facts = record.meta.get("facts")
+    return facts if isinstance(facts, str) else None
 
 
 def decoding_of(settings: EvaluateSettings) -> dict:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,25 +14,27 @@ from loratune.data.encode import Encoded, encode_rows
 from loratune.data.groups import content_key, grouped, without_duplicates
 from loratune.data.records import Record, records_text
 from loratune.data.sources.dolly import load_dolly
-from loratune.data.sources.files import KINDS, load_files
+from loratune.data.sources.files import KINDS, load_files, refuse_unreadable
 from loratune.data.sources.finqa import FILES as FINQA_FILES
 from loratune.data.sources.finqa import FinqaOptions, fact_recall, load_finqa
 from loratune.data.sources.hub import load_dataset
 from loratune.data.sources.loaded import Loaded
-from loratune.data.split import SPLITS, split_of, without_leaks
+from loratune.data.split import SPLITS, split_of, without_copies, without_leaks
 from loratune.data.summary import show, source_counts, token_statistics
 from loratune.data.template import Template, load_template
 from loratune.errors import UserError
-from loratune.files import replacing
+from loratune.files import refuse_unwritable, replacing
 from loratune.models.find import find_base
 from loratune.models.tokenizer import Tokenizer
 from loratune.settings import PrepareSettings
 
+BUILT_IN = {"dolly", "finqa"}
 ENCODED_AT_ONCE = 1024  # rows between two moves of the progress bar
 
 
 def run(settings: PrepareSettings) -> dict:
     template = load_template(settings.template)
+    refuse_unwritable(settings.out, folder=True)
     refuse_unusable_places(settings)
     base = find_base(settings.model)
     tokenizer = Tokenizer.load(base.folder)
@@ -55,25 +58,35 @@ def run(settings: PrepareSettings) -> dict:
 
 def refuse_unusable_places(settings: PrepareSettings) -> None:
     """All that is wrong with --data and can be seen before anything is read."""
-    problems = []
-    for name in settings.data:
-        path = Path(name)
-        if path.is_dir():
-            problems += [
-                f"--data {name}: {file} is missing; a folder must hold FinQA's own {', '.join(FINQA_FILES.values())}"
-                for file in FINQA_FILES.values()
-                if not (path / file).is_file()
-            ]
-        elif is_file_name(name) and not path.is_file():
-            problems.append(f"--data {name}: there is no such file")
-        elif not is_file_name(name) and name not in ("dolly", "finqa") and name.count("/") not in (1, 2):
-            problems.append(
-                f"--data {name}: neither dolly nor finqa, nor a {', '.join(KINDS)} file, nor a Hugging Face data set (owner/name)"
-            )
-    if settings.columns and all(name in ("dolly", "finqa") or Path(name).is_dir() for name in settings.data):
+    problems = [problem for name in settings.data if name not in BUILT_IN and (problem := problem_with(name))]
+    if settings.columns and all(name in BUILT_IN or is_folder(name) for name in settings.data):
         problems.append("--columns: says which columns your own data has, but --data names none; leave it out")
     if problems:
         raise UserError(*problems)
+
+
+def problem_with(name: str) -> str:
+    """What is wrong with a file, folder or data set that --data names; "" if nothing is."""
+    if is_file_name(name):
+        try:
+            refuse_unreadable(Path(name))
+        except UserError as error:
+            return f"--data {error}"
+    elif is_folder(name):
+        if missing := ", ".join(file for file in FINQA_FILES.values() if not os.path.isfile(Path(name) / file)):
+            needed = ", ".join(FINQA_FILES.values())
+            return f"--data {name}: {missing} missing; a folder must hold FinQA's own {needed}; of other data, name the files"
+    elif name.count("/") not in (1, 2) or not all(name.split("/")):
+        kinds = ", ".join(KINDS)
+        return (
+            f"--data {name or repr(name)}: neither dolly nor finqa, nor a {kinds} file, nor a Hugging Face data set (owner/name)"
+        )
+    return ""
+
+
+def is_folder(name: str) -> bool:
+    # Unlike Path.is_dir, this takes any text.
+    return not is_file_name(name) and os.path.isdir(name)
 
 
 def is_file_name(name: str) -> bool:
@@ -82,7 +95,7 @@ def is_file_name(name: str) -> bool:
 
 def load_all(settings: PrepareSettings, tokenizer: Tokenizer) -> list[Loaded]:
     place = "snapshot"
-    if {"dolly", "finqa"} & set(settings.data):
+    if BUILT_IN & set(settings.data):
         place = choose_place(settings.source)
     options = FinqaOptions(settings.finqa_target, settings.fact_tokens, lambda texts: token_counts(tokenizer, texts))
     loaded = []
@@ -91,7 +104,7 @@ def load_all(settings: PrepareSettings, tokenizer: Tokenizer) -> list[Loaded]:
             loaded.append(load_dolly(from_hub=place == "hub"))
         elif name == "finqa":
             loaded += load_finqa(place, options)
-        elif Path(name).is_dir():
+        elif is_folder(name):
             loaded += load_finqa(Path(name), options)
         elif is_file_name(name):
             loaded.append(load_files([Path(name)], settings.columns, Path(name).stem, name))
@@ -122,18 +135,21 @@ def token_counts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
 
 def split_all(loaded: Sequence[Loaded], settings: PrepareSettings) -> tuple[dict[str, list[Record]], dict[str, dict]]:
     """The three parts, and for each source what became of its rows."""
-    distinct = without_duplicates([record for one in loaded for record in one.records])
-    own_split = {content_key(record): one.split for one in reversed(loaded) for record in reversed(one.records)}
+    # Of duplicates the first stays: that of the latest part, whatever the order in which the sources were named.
+    ranked = sorted(loaded, key=lambda one: SPLITS.index(one.split) if one.split else -1, reverse=True)
+    distinct = without_duplicates([record for one in ranked for record in one.records])
+    by_content = {content_key(record): one.split for one in reversed(ranked) for record in one.records}
+    own_split = {record.id: by_content[content_key(record)] for record in distinct}
     # FinQA fixes both the parts and the groups, its pages; everything else is grouped by likeness.
-    fixed = [record for record in distinct if record.group and own_split[content_key(record)]]
-    others = [record for record in distinct if not (record.group and own_split[content_key(record)])]
+    fixed = [record for record in distinct if record.group and own_split[record.id]]
+    others = [record for record in distinct if not (record.group and own_split[record.id])]
     parts: dict[str, list[Record]] = {split: [] for split in SPLITS}
     for record in fixed + grouped(others):
-        split = own_split[content_key(record)] or split_of(record.group, settings.seed, settings.val_fraction)
-        parts[split].append(record)
+        parts[own_split[record.id] or split_of(record.group, settings.seed, settings.val_fraction)].append(record)
+    parts, copies = without_copies(parts, fixed)
     parts, leaks = without_leaks(parts)
     return parts, {
-        name: source_counts(name, loaded, distinct, parts, leaks[name]) for name in dict.fromkeys(one.name for one in loaded)
+        name: source_counts(name, loaded, distinct, parts, copies + leaks) for name in dict.fromkeys(one.name for one in loaded)
     }
 
 

@@ -8,8 +8,8 @@ the first |set| - ceil(t |set|) + 1 words of each, when the words are put in one
 import hashlib
 import math
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,9 +21,9 @@ from loratune.data.records import Record
 # Chosen on Dolly: at 0.7 its largest group is 42 rows of one series of questions, at 0.6 unrelated "who is the best ..." join.
 INSTRUCTION_SIMILARITY = 0.7
 INPUT_SIMILARITY = 0.8
-# An instruction that more rows than this share, each with an input, names a task ("Classify this review."); the question is
-# in the input then, and rows of the task may be parted. (Dolly's most frequent one has 15 rows.)
-TASK_ROWS = 20
+# An instruction that comes with more inputs than this names a task ("Classify this review."); the question is in the input
+# then, and rows of the task may be parted. (Dolly's most frequent one has 15 inputs.)
+TASK_INPUTS = 20
 STOP_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -47,11 +47,15 @@ def content_key(record: Record) -> str:
 def without_duplicates(records: Sequence[Record]) -> list[Record]:
     """The first of all records with the same content, but for case and white space; their ids are made unique."""
     distinct = list({content_key(record): record for record in reversed(records)}.values())[::-1]
-    seen: Counter[str] = Counter()
+    count: Counter[str] = Counter()
+    taken: set[str] = set()
     for number, record in enumerate(distinct):
-        seen[record.id] += 1
-        if seen[record.id] > 1:
-            distinct[number] = replace(record, id=f"{record.id}#{seen[record.id]}")
+        id = record.id
+        while id in taken:
+            count[record.id] += 1
+            id = f"{record.id}#{count[record.id] + 1}"
+        taken.add(id)
+        distinct[number] = replace(record, id=id)
     return distinct
 
 
@@ -73,9 +77,20 @@ def grouped(records: Sequence[Record]) -> list[Record]:
 
 
 def questions(records: Sequence[Record]) -> list[str]:
-    """The instruction of each record, or "" where it only names a task."""
-    rows = Counter(folded(record.instruction) for record in records if record.input)
-    return ["" if record.input and rows[folded(record.instruction)] > TASK_ROWS else record.instruction for record in records]
+    """The instruction of each record, without a line on how to answer, or "" where it only names a task."""
+    asked = [without_form(record.instruction) for record in records]
+    keys = [folded(text) for text in asked]
+    distinct = {(key, folded(record.input)) for key, record in zip(keys, records, strict=True) if record.input}
+    inputs = Counter(key for key, _ in distinct)
+    return [
+        "" if record.input and inputs[key] > TASK_INPUTS else text for text, key, record in zip(asked, keys, records, strict=True)
+    ]
+
+
+def without_form(instruction: str) -> str:
+    """Without a last line that says in what form to answer, as FinQA's rows have it: "Answer with a program."."""
+    question, _, last = instruction.rstrip().rpartition("\n")
+    return question if question and folded(last).startswith("answer with ") else instruction
 
 
 def components(edges: np.ndarray, count: int) -> list[int]:
@@ -101,21 +116,40 @@ def alike(texts: Sequence[str], similarity: float) -> np.ndarray:
     return np.concatenate([np.array(equal, dtype=np.int64).reshape(-1, 2), numbers[pairs]])
 
 
+def labels_alike(texts: Sequence[str], others: Iterable[tuple[str, str]], similarity: float) -> list[set[str]]:
+    """For each text the labels of those `others`, (text, label), whose word set has at least this Jaccard similarity."""
+    labels: dict[frozenset[str], set[str]] = defaultdict(set)
+    for text, label in others:
+        labels[word_set(text)].add(label)
+    sets = [word_set(text) for text in texts]
+    # Most rows are ruled out cheaply: too few of their words occur in the others at all.
+    words = frozenset().union(*labels)
+    ours = list(dict.fromkeys(one for one in sets if one and len(one & words) >= similarity * len(one) - 1e-9))
+    theirs = list(filter(None, labels))
+    found: dict[frozenset[str], set[str]] = defaultdict(set)
+    for one, other in similar_pairs([*ours, *theirs], similarity, across=len(ours)).tolist():
+        found[ours[one]] |= labels[theirs[other - len(ours)]]
+    return [found.get(one, set()) for one in sets]
+
+
 def word_set(text: str) -> frozenset[str]:
     found = frozenset(re.findall(r"\w+", text.casefold()))
     return found - STOP_WORDS or found
 
 
-def similar_pairs(sets: Sequence[frozenset[str]], similarity: float) -> np.ndarray:
-    """[pairs, 2]: numbers of the distinct, non-empty sets with at least this Jaccard similarity."""
+def similar_pairs(sets: Sequence[frozenset[str]], similarity: float, across: int | None = None) -> np.ndarray:
+    """[pairs, 2]: numbers of the distinct, non-empty sets with at least this Jaccard similarity.
+
+    With `across`, only pairs of one of the first `across` sets and one of the others; these two parts may have sets in common.
+    """
     frequency = Counter(word for found in sets for word in found)
     column = {word: number for number, word in enumerate(sorted(frequency, key=lambda word: (frequency[word], word)))}
     rows = [sorted(column[word] for word in found) for found in sets]
     # The small tolerance keeps 0.7 * 10 at 7.
     prefixes = [row[: len(row) - math.ceil(similarity * len(row) - 1e-9) + 1] for row in rows]
     whole, short = incidence(rows, len(column)), incidence(prefixes, len(column))
-    candidates = sparse.triu(short @ short.T, k=1).tocoo()
-    one, other = candidates.row, candidates.col
+    candidates = (sparse.triu(short @ short.T, k=1) if across is None else short[:across] @ short[across:].T).tocoo()
+    one, other = candidates.row, candidates.col + (across or 0)
     shared = np.asarray(whole[one].multiply(whole[other]).sum(axis=1)).ravel()
     sizes = np.array([len(row) for row in rows], dtype=np.int64)
     close = shared >= similarity * (sizes[one] + sizes[other] - shared) - 1e-9

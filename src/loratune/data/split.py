@@ -1,11 +1,20 @@
-"""Which part a record belongs to: a function of its group and the seed, of nothing else."""
+"""Which part a record belongs to: a function of its group and the seed, of nothing else; and what gives way to what.
+
+Records that give way are counted by source and reason.
+"""
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
+from itertools import chain
 
+from loratune.data.groups import INPUT_SIMILARITY, INSTRUCTION_SIMILARITY, labels_alike, questions
 from loratune.data.records import Record
 
 SPLITS = ("train", "val", "test")
+Removed = Counter[tuple[str, str]]  # (source, reason): records
+LIKE_HELD_OUT = "near-duplicate of a held-out row"
+LIKE_TRAINED = "near-duplicate of a row to train on"
 
 
 def split_of(group: str, seed: int, val_fraction: float) -> str:
@@ -17,15 +26,42 @@ def split_of(group: str, seed: int, val_fraction: float) -> str:
     return "test" if share < 2 * val_fraction else "train"
 
 
-def without_leaks(parts: dict[str, list[Record]]) -> tuple[dict[str, list[Record]], Counter[str]]:
+def without_copies(parts: dict[str, list[Record]], fixed: Sequence[Record]) -> tuple[dict[str, list[Record]], Removed]:
+    """No row that is nearly, in its question or its input, a row that another source keeps in another part.
+
+    `fixed` are the records, among those of `parts`, whose source says both their part and their group. Within one source
+    these stand as they are, alike or not: FinQA asks the same of several pages. Between two such sources the earlier part
+    gives way; any other row gives way to both.
+    """
+    asked = dict(zip((record.id for record in chain(*parts.values())), questions([*chain(*parts.values())]), strict=True))
+    stands = {record.id for record in fixed}
+    reasons: dict[str, str] = {}
+    for source in dict.fromkeys(record.source for record in fixed):
+        own = {record.id for record in fixed if record.source == source}
+        rows = [(record, split) for split in SPLITS for record in parts[split]]
+        kept = [(record, split) for record, split in rows if record.id in own]
+        others = [(record, split) for record, split in rows if record.id not in own]
+        by_question = labels_alike(
+            [asked[one.id] for one, _ in others], [(asked[one.id], split) for one, split in kept], INSTRUCTION_SIMILARITY
+        )
+        by_input = labels_alike([one.input for one, _ in others], [(one.input, split) for one, split in kept], INPUT_SIMILARITY)
+        for (record, split), *splits in zip(others, by_question, by_input, strict=True):
+            stronger = SPLITS[SPLITS.index(split) + 1 :] if record.id in stands else SPLITS
+            if found := set().union(*splits).intersection(stronger) - {split}:
+                reasons[record.id] = LIKE_TRAINED if found == {"train"} else LIKE_HELD_OUT
+    removed = Removed((record.source, reasons[record.id]) for record in chain(*parts.values()) if record.id in reasons)
+    return {split: [record for record in part if record.id not in reasons] for split, part in parts.items()}, removed
+
+
+def without_leaks(parts: dict[str, list[Record]]) -> tuple[dict[str, list[Record]], Removed]:
     """No group in two parts: train gives up what val or test hold, val what test holds.
 
-    Only where a source fixes its own parts can there be anything to give up. Also returns how many records left each source.
+    Only where a source fixes its own parts can there be anything to give up.
     """
-    kept, removed = {}, Counter()
+    kept, removed = {}, Removed()
     held_out: set[str] = set()
     for split in reversed(SPLITS):
         kept[split] = [record for record in parts[split] if record.group not in held_out]
-        removed.update(record.source for record in parts[split] if record.group in held_out)
+        removed.update((record.source, LIKE_HELD_OUT) for record in parts[split] if record.group in held_out)
         held_out |= {record.group for record in parts[split]}
     return {split: kept[split] for split in SPLITS}, removed

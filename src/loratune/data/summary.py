@@ -10,7 +10,7 @@ from loratune.console import console, say, warn
 from loratune.data.encode import Encoded
 from loratune.data.records import Record
 from loratune.data.sources.loaded import Loaded
-from loratune.data.split import SPLITS
+from loratune.data.split import SPLITS, Removed
 from loratune.settings import PrepareSettings
 
 TOKEN_KINDS = ("median", "95 %", "total", "in responses")
@@ -18,12 +18,12 @@ MANY = 0.05  # share of a source's rows from which on shortening is worth a warn
 
 
 def source_counts(
-    name: str, loaded: Sequence[Loaded], distinct: Sequence[Record], parts: dict[str, list[Record]], leaks: int
+    name: str, loaded: Sequence[Loaded], distinct: Sequence[Record], parts: dict[str, list[Record]], leaks: Removed
 ) -> dict:
-    """From rows read to rows written. `distinct` are all records but duplicates; `leaks` gave way to held-out rows."""
+    """From rows read to rows written. `distinct` are all records but duplicates; `leaks` gave way to rows of another part."""
     own = [one for one in loaded if one.name == name]
     records = sum(len(one.records) for one in own)
-    left_out = Counter({"near-duplicate of a held-out row": leaks} if leaks else {})
+    left_out = Counter({reason: count for (source, reason), count in leaks.items() if source == name})
     for one in own:
         left_out.update({f"{one.split}: {reason}" if one.split else reason: count for reason, count in one.left_out.items()})
     return {

@@ -1,7 +1,7 @@
 """Scores of one answer to a held-out row. A score that does not apply to the row is absent."""
 
 from loratune.data.records import Record
-from loratune.evaluation.finqa import ProgramError, Value, parse, result_of, same_program, same_result
+from loratune.evaluation.finqa import ProgramError, Table, Value, parse, result_of, same_program, same_result
 from loratune.evaluation.text import rep_4, rouge_l
 from loratune.generation.decode import Answer
 
@@ -22,8 +22,7 @@ def program_scores(text: str, record: Record) -> dict[str, float]:
     wanted = record.meta.get("program")
     if not wanted or record.output != wanted:
         return {}
-    table = record.meta.get("table")
-    result = result_of(text, table)
+    result = result_of(text, table_of(record))
     return {
         "execution_accuracy": float(same_result(result, gold_result(record))),
         "program_accuracy": float(is_program(text, wanted)),
@@ -34,7 +33,14 @@ def program_scores(text: str, record: Record) -> dict[str, float]:
 def gold_result(record: Record) -> Value | None:
     """FinQA's recorded result; where it has none, that of its program."""
     recorded = record.meta.get("exe_ans")
-    return recorded if recorded is not None else result_of(record.meta["program"], record.meta.get("table"))
+    return recorded if isinstance(recorded, int | float | str) else result_of(record.meta["program"], table_of(record))
+
+
+def table_of(record: Record) -> Table | None:
+    """The page's table; none where a record of the user's own has something else under that name."""
+    table = record.meta.get("table")
+    rows = table if isinstance(table, list) and all(isinstance(row, list) for row in table) else []
+    return table if rows and all(isinstance(cell, str) for row in rows for cell in row) else None
 
 
 def is_program(text: str, wanted: str) -> bool:

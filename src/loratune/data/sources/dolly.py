@@ -1,7 +1,7 @@
 """databricks-dolly-15k: 15,000 instructions with responses by Databricks' employees (CC BY-SA 3.0)."""
 
 from loratune import snapshot
-from loratune.data.records import Record, content_id
+from loratune.data.records import Record, content_id, text_in
 from loratune.data.sources.files import FileRow, pick, read_rows
 from loratune.data.sources.hub import dataset_files
 from loratune.data.sources.loaded import Loaded
@@ -18,19 +18,18 @@ def load_dolly(from_hub: bool) -> Loaded:
 
 
 def dolly_records(rows: list[FileRow]) -> list[Record]:
-    """The context becomes the input. Raises UserError where a column is missing."""
+    """The context becomes the input. Raises UserError where the instruction or the response is missing."""
     return pick(rows, dolly_record)
 
 
 def dolly_record(row: dict) -> Record:
-    instruction, context, response = (row[name].strip() for name in ("instruction", "context", "response"))
-    if not instruction or not response:
-        raise ValueError("instruction and response must not be blank")
+    instruction, response = (text_in(row, name).strip() for name in ("instruction", "response"))
+    context, category = (text_in(row, name, needed=False).strip() for name in ("context", "category"))
     return Record(
         instruction,
         context,
         response,
         id=f"dolly-{content_id(instruction, context, response)}",
         source="dolly",
-        meta={"category": row["category"]},
+        meta={"category": category} if category else {},
     )

@@ -4,10 +4,13 @@ Every problem is named with its file, its line or row, and the field.
 """
 
 import csv
+import errno
 import io
 import json
+import math
+import stat
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,9 @@ SYNONYMS = {
 }
 # Of one data set in several kinds of files, the first is taken.
 KINDS = (".parquet", ".jsonl", ".json", ".csv")
+# Messages hold all the rest.
+BESIDE_MESSAGES = ("group", "id")
+LONGEST_CELL = 2**31 - 1  # of a CSV file; Python's own limit is 131,072 characters
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,9 @@ def load_files(paths: Sequence[Path], columns: dict[str, str], name: str, origin
 def file_records(path: Path, columns: dict[str, str], source: str) -> list[Record]:
     rows = read_rows(path)
     names = list(dict.fromkeys(name for row in rows for name in row.values))
-    if not columns and "messages" in names:
-        return pick(rows, lambda values: conversation(values, source))
+    if "messages" in names and not columns.keys() & {"instruction", "output"}:
+        roles = roles_beside_messages(names, columns, path)
+        return pick(rows, lambda values: conversation(values, roles, source))
     roles = roles_of(names, columns, path)
     return pick(rows, lambda values: mapped_record(values, roles, source))
 
@@ -56,12 +63,23 @@ def read_rows(path: Path) -> list[FileRow]:
     readers = {".jsonl": jsonl_rows, ".json": json_rows, ".csv": csv_rows, ".parquet": parquet_rows}
     if path.suffix.lower() not in readers:
         raise UserError(f"{path}: unknown kind of file; use {', '.join(KINDS)}")
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
+    refuse_unreadable(path)
     rows = readers[path.suffix.lower()](path)
     if not rows:
         raise UserError(f"{path}: the file is empty; it needs at least one row with an instruction and an output")
     return rows
+
+
+def refuse_unreadable(path: Path) -> None:
+    """Raises UserError where there is no file, or none that may be read."""
+    try:
+        if stat.S_ISDIR(path.stat().st_mode):
+            raise IsADirectoryError(errno.EISDIR, "Is a directory")
+        open(path, "rb").close()
+    except (FileNotFoundError, ValueError):  # ValueError: a name with a null character
+        raise UserError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise explained(error, path) from error
 
 
 def jsonl_rows(path: Path) -> list[FileRow]:
@@ -84,7 +102,7 @@ def jsonl_rows(path: Path) -> list[FileRow]:
 
 def json_rows(path: Path) -> list[FileRow]:
     """A list of objects, or an object that holds exactly one such list."""
-    if not path.read_bytes().strip():
+    if not any(map(str.strip, read_lines(path))):
         return []
     content = read_json(path)
     lists = [value for value in content.values() if isinstance(value, list)] if isinstance(content, dict) else [content]
@@ -101,18 +119,24 @@ def json_rows(path: Path) -> list[FileRow]:
 
 
 def csv_rows(path: Path) -> list[FileRow]:
-    reader = csv.DictReader(io.StringIO("\n".join(read_lines(path)), newline=""), strict=True)
+    csv.field_size_limit(LONGEST_CELL)
+    reader = csv.reader(io.StringIO("\n".join(read_lines(path)), newline=""), strict=True)
+    header: list[str] = []
     rows, problems = [], []
+    first_line = 1  # of the row that is read next; a row may have several
     try:
-        for values in reader:
+        for cells in reader:
             where = f"{path}, line {reader.line_num}"
-            if None in values or None in values.values():
-                problems.append(
-                    f"{where}: the row has not as many cells as the {len(reader.fieldnames or [])} columns of the header"
-                )
-            rows.append(FileRow(where, values))
+            if not header:
+                header = cells
+            elif len(cells) == len(header):
+                rows.append(FileRow(where, dict(zip(header, cells, strict=True))))
+            elif cells:
+                problems.append(f"{where}: the row has not as many cells as the {len(header)} columns of the header")
+            first_line = reader.line_num + 1
     except csv.Error as error:
-        problems.append(f"{path}, line {reader.line_num}: not valid CSV: {error}")
+        told = "a quote that opens in this row is not closed" if "unexpected end" in str(error) else error
+        problems.append(f"{path}, line {first_line}: not valid CSV: {told}")
     raise_listed(problems)
     return rows
 
@@ -145,9 +169,7 @@ def pick(rows: Sequence[FileRow], convert: Callable[[dict], Any]) -> list:
 def roles_of(names: list[str], columns: dict[str, str], path: Path) -> dict[str, str]:
     """Our field to the file's column: as the user says, else by the usual names."""
     problems = [f"--columns {role}: unknown; the left side is one of {', '.join(SYNONYMS)}" for role in columns.keys() - SYNONYMS]
-    problems += [
-        f"{path}: no column {column!r} for --columns {role}={column}" for role, column in columns.items() if column not in names
-    ]
+    problems += unknown_columns(names, columns, path)
     usual = {role: next((name for name in synonyms if name in names), None) for role, synonyms in SYNONYMS.items()}
     roles = {role: name for role, name in (usual | columns).items() if name}
     problems += [
@@ -160,16 +182,55 @@ def roles_of(names: list[str], columns: dict[str, str], path: Path) -> dict[str,
     return roles
 
 
+def roles_beside_messages(names: list[str], columns: dict[str, str], path: Path) -> dict[str, str]:
+    problems = [
+        f"--columns {role}: unknown for messages; the left side is one of {', '.join(BESIDE_MESSAGES)}"
+        for role in columns.keys() - set(BESIDE_MESSAGES)
+    ]
+    problems += unknown_columns(names, columns, path)
+    if problems:
+        raise UserError(*sorted(problems), f"{path}: its columns are {', '.join(map(str, names))}")
+    return {role: role for role in BESIDE_MESSAGES if role in names} | columns
+
+
+def unknown_columns(names: list[str], columns: dict[str, str], path: Path) -> list[str]:
+    return [
+        f"{path}: no column {column!r} for --columns {role}={column}" for role, column in columns.items() if column not in names
+    ]
+
+
 def mapped_record(values: dict, roles: dict[str, str], source: str) -> Record:
+    """Of a file in record form `meta` is kept, but not `source`: reports and scores are by data set, so that is its name."""
     instruction, output = (text_in(values, roles[role]).strip() for role in ("instruction", "output"))
-    input, group = (text_in(values, roles[role], needed=False).strip() if role in roles else "" for role in ("input", "group"))
-    # Numbers are common as ids; as text they serve as well.
-    given = values.get(roles["id"]) if "id" in roles else None
-    id = "" if given is None else str(given)
-    return Record(instruction, input, output, id or content_id(instruction, input, output), source, group)
+    input = text_in(values, roles["input"], needed=False).strip() if "input" in roles else ""
+    return labelled(Record(instruction, input, output, "", source, meta=meta_in(values)), values, roles)
 
 
-def conversation(values: dict, source: str) -> Record:
+def labelled(record: Record, values: dict, roles: dict[str, str]) -> Record:
+    """The record with its row's id, else one made of its content, and with its row's group, if it has one."""
+    id, group = (label_in(values, roles[role]) if role in roles else "" for role in ("id", "group"))
+    return replace(record, id=id or content_id(record.instruction, record.input, record.output), group=group)
+
+
+def label_in(values: dict, name: str) -> str:
+    """An id or a group: text, or a number, which as text serves as well; "" where there is none."""
+    value = values.get(name)
+    if isinstance(value, bool | list | dict) or (isinstance(value, float) and not math.isfinite(value)):
+        raise ValueError(f"{name} must be text or a number, not {value if isinstance(value, float) else kind_of(value)}")
+    return "" if value is None else text_in({name: str(value)}, name, needed=False).strip()
+
+
+def meta_in(values: dict) -> dict:
+    """The record's `meta`. A column of that name which is no object of JSON is left out, as unknown columns are."""
+    meta = values.get("meta")
+    try:
+        json.dumps(meta, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError):
+        return {}
+    return meta if isinstance(meta, dict) else {}
+
+
+def conversation(values: dict, roles: dict[str, str], source: str) -> Record:
     """The last answered question of a chat; all that was said before it, the system message too, becomes the input."""
     turns = values.get("messages")
     if not isinstance(turns, list) or not turns:
@@ -181,7 +242,7 @@ def conversation(values: dict, source: str) -> Record:
     last = answered[-1]
     instruction, output = said[last][1], said[last + 1][1]
     earlier = "\n".join(f"{role.capitalize()}: {content}" for role, content in said[:last])
-    return Record(instruction, earlier, output, content_id(instruction, earlier, output), source)
+    return labelled(Record(instruction, earlier, output, "", source), values, roles)
 
 
 def turn_of(turn: Any, number: int) -> tuple[str, str]:

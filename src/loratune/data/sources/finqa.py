@@ -1,6 +1,7 @@
 """FinQA: questions about pages of annual reports, answered by a small program over the page's facts (Chen et al., 2021; MIT)."""
 
 import json
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -108,7 +109,7 @@ def list_in(values: dict[str, Any], name: str) -> list:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             raise ValueError(f"{name} must be a list, not text") from None
     if not isinstance(value, list):
         raise ValueError(f"{name} must be a list, not {kind_of(value)}")
@@ -185,13 +186,15 @@ def record_of_question(
 
 def fact_recall(records: Sequence[Record]) -> dict[str, float | int] | None:
     """Over rows with known gold facts: the share of rows where all were kept, and of facts. None where none are known."""
-    known = [
-        (set(record.meta["gold_facts"]), set(record.meta["kept_facts"])) for record in records if record.meta.get("gold_facts")
-    ]
+    metas = [(record.meta.get("gold_facts"), record.meta.get("kept_facts")) for record in records]
+    # Records of the user's may have a `meta` of another form.
+    known = [(gold, kept) for gold, kept in metas if gold and isinstance(gold, dict) and isinstance(kept, list)]
     if not known:
         return None
+    found = [sum(name in kept for name in gold) for gold, kept in known]
+    wanted = [len(gold) for gold, _ in known]
     return {
         "rows": len(known),
-        "all_gold_facts": round(sum(gold <= kept for gold, kept in known) / len(known), 4),
-        "gold_facts": round(sum(len(gold & kept) for gold, kept in known) / sum(len(gold) for gold, _ in known), 4),
+        "all_gold_facts": round(sum(map(operator.eq, found, wanted)) / len(known), 4),
+        "gold_facts": round(sum(found) / sum(wanted), 4),
     }

@@ -1,0 +1,55 @@
+"""Dolly and FinQA as copies of them elsewhere may have them."""
+
+import pytest
+
+from loratune.data.records import Record
+from loratune.data.sources.dolly import dolly_records
+from loratune.data.sources.files import FileRow
+from loratune.data.sources.finqa import fact_recall, list_in
+from loratune.errors import UserError
+
+
+def dolly(**row) -> list[Record]:
+    return dolly_records([FileRow("dolly.jsonl, line 1", row)])
+
+
+@pytest.mark.parametrize("row", [{}, {"context": None, "category": None}, {"context": " "}])
+def test_dolly_needs_no_context_and_no_category(row):
+    (record,) = dolly(instruction=" Name a fruit. ", response="Fig.", **row)
+    assert (record.instruction, record.input, record.output, record.meta) == ("Name a fruit.", "", "Fig.", {})
+    (same,) = dolly(instruction="Name a fruit.", response="Fig.", context="", category="open_qa")
+    assert same.id == record.id and same.meta == {"category": "open_qa"}
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"response": "b"}, "instruction is missing (there are: response)"),
+        ({"instruction": "a", "response": None}, "response must be text, not null"),
+        ({"instruction": " ", "response": "b"}, "instruction is blank"),
+        ({"instruction": "a", "response": "b", "context": ["c"]}, "context must be text, not a list"),
+    ],
+)
+def test_a_row_of_dolly_without_its_columns_is_named(row, told):
+    with pytest.raises(UserError) as caught:
+        dolly(**row)
+    assert str(caught.value) == f"dolly.jsonl, line 1: {told}"
+
+
+def test_a_list_of_finqa_that_is_nested_too_deeply_is_refused():
+    with pytest.raises(ValueError, match="table must be a list, not text"):
+        list_in({"table": "[" * 100_000}, "table")
+
+
+def test_fact_recall_counts_rows_of_finqa_alone():
+    finqa = {"gold_facts": {"text_1": "a", "text_2": "b"}, "kept_facts": ["text_2", "text_3"]}
+    metas = [
+        finqa,
+        finqa | {"kept_facts": ["text_1", "text_2"]},
+        finqa | {"gold_facts": None},
+        {"gold_facts": 3},
+        {"gold_facts": {"a": 1}},
+    ]
+    records = [Record("a", "", "b", "1", "s", meta=meta) for meta in metas]
+    assert fact_recall(records) == {"rows": 2, "all_gold_facts": 0.5, "gold_facts": 0.75}
+    assert fact_recall(records[2:]) is None
