@@ -4,7 +4,6 @@ from rich.table import Table
 
 from loratune.commands import compare, evaluate, prepare, train
 from loratune.console import console, say
-from loratune.errors import UserError
 from loratune.models.find import find_base
 from loratune.settings import CompareSettings, EvaluateSettings, PrepareSettings, QuickstartSettings, TrainSettings
 
@@ -15,8 +14,7 @@ ANSWERED_ROWS = 24
 def run(settings: QuickstartSettings) -> dict:
     """Each part is the command that a person would run; their settings are printed so that one can go on from there."""
     out = settings.out
-    if not settings.prompts.is_file():
-        raise UserError(f"--prompts {settings.prompts}: there is no such file")
+    compare.read_prompts(settings.prompts)  # now, not after the training
     model = find_base(settings.model).name
     machine = {"threads": settings.threads, "device": settings.device}
     adapter = out / "model" / "gpt2_lora_finetuned"
