@@ -28,7 +28,8 @@ from loratune.models.lora import add_lora
 from loratune.models.tokenizer import Tokenizer
 from loratune.training.step import adamw, train_step
 
-RANK, ALPHA, RATE, STEP_ROWS, STEP_TOKENS, PADDED, HELD_OUT = 16, 32, 1e-3, 8, 2048, 512, 40
+RANK, ALPHA, RATE, STEP_ROWS, PADDED, HELD_OUT = 16, 32, 1e-3, 8, 512, 40
+STEP_TOKENS, MICRO_TOKENS = 2048, 1024  # loratune's defaults
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TARGETS = {
     "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
@@ -41,8 +42,10 @@ def loratune(rows: list[Encoded], options, folder: Path) -> float:
     add_lora(decoder, RANK, ALPHA, 0.0, ["all"])
     optimizer = adamw(decoder.train(), 0.0)
     clock = Clock()
-    for group in fill([fed_tokens(row) for row in rows], range(len(rows)), STEP_TOKENS):
-        train_step(decoder, optimizer, [pack([rows[number] for number in group])], RATE, 1.0)
+    lengths = [fed_tokens(row) for row in rows]
+    for group in fill(lengths, range(len(rows)), STEP_TOKENS):
+        batches = [pack([rows[number] for number in part]) for part in fill(lengths, group, MICRO_TOKENS)]
+        train_step(decoder, optimizer, batches, RATE, 1.0)
         clock.tick(sum(tokens_of(rows[number]) for number in group))
     save_adapter(decoder, folder, options.base)
     return clock.tokens_per_second()
