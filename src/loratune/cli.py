@@ -94,11 +94,11 @@ def add_options(command: argparse.ArgumentParser, fields: type[Settings]) -> Non
     command.add_argument("--json", action="store_true", help="print the result as one JSON object; all else goes to stderr")
     for name, field in fields.model_fields.items():
         kind = plain_type(field.annotation)
-        shown = "" if any(field.default is none for none in (None, False)) or field.default in ([], {}) else show(field.default)
+        unset = field.default is None or field.default is False or field.default in ([], {})
         option: dict[str, Any] = {
             "dest": name,
             "default": argparse.SUPPRESS,
-            "help": f"{field.description}{shown and f' (default: {shown})'}".replace("%", "%%"),
+            "help": (field.description if unset else f"{field.description} (default: {show(field.default)})").replace("%", "%%"),
         }
         if kind is bool:
             option["action"] = "store_true"

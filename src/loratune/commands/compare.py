@@ -5,6 +5,7 @@ from pathlib import Path
 
 from loratune.commands.loading import Tuned, load_tuned
 from loratune.console import say, warn
+from loratune.data.records import has_lone_surrogate
 from loratune.errors import UserError
 from loratune.evaluation.finqa import result_of
 from loratune.evaluation.text import rep_4
@@ -61,9 +62,9 @@ def read_prompts(path: Path) -> list[str]:
 
 def kind(value) -> str:
     if isinstance(value, str):
-        # Half of a surrogate pair is allowed in JSON's escapes but stands for no character.
-        broken = any("\ud800" <= letter <= "\udfff" for letter in value)
-        return "one with a broken character (a lone surrogate)" if broken else "a text" if value.strip() else "a blank one"
+        if has_lone_surrogate(value):
+            return "one with a broken character (a lone surrogate)"
+        return "a text" if value.strip() else "a blank one"
     return {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}.get(type(value), "a number")
 
 

@@ -99,10 +99,14 @@ def text_in(row: dict, name: str, needed: bool = True) -> str:
         raise ValueError(f"{name} must be text, not {kind_of(value)}")
     if needed and not value.strip():
         raise ValueError(f"{name} is blank")
-    # Half of a surrogate pair is allowed in JSON's escapes but stands for no character; no tokenizer takes it.
-    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+    if has_lone_surrogate(value):
         raise ValueError(f"{name} holds a broken character (a lone surrogate)")
     return value
+
+
+def has_lone_surrogate(text: str) -> bool:
+    """Half of a surrogate pair is allowed in JSON's escapes but stands for no character; no tokenizer takes it."""
+    return not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def kind_of(value: Any) -> str:
