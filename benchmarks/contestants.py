@@ -14,7 +14,7 @@ import torch
 from transformers import TrainerCallback
 
 from loratune.data.encode import Encoded, encode_rows
-from loratune.data.pack import fed_tokens, fill, pack
+from loratune.data.pack import fed_tokens, fill, fit_together, pack
 from loratune.data.sample import draw_evenly
 from loratune.data.sources.dolly import load_dolly
 from loratune.data.sources.finqa import FinqaOptions, load_finqa
@@ -44,7 +44,7 @@ def loratune(rows: list[Encoded], options, folder: Path) -> float:
     clock = Clock()
     lengths = [fed_tokens(row) for row in rows]
     for group in fill(lengths, range(len(rows)), STEP_TOKENS):
-        batches = [pack([rows[number] for number in part]) for part in fill(lengths, group, MICRO_TOKENS)]
+        batches = [pack([rows[number] for number in part]) for part in fit_together(lengths, group, MICRO_TOKENS)]
         train_step(decoder, optimizer, batches, RATE, 1.0)
         clock.tick(sum(tokens_of(rows[number]) for number in group))
     save_adapter(decoder, folder, options.base)

@@ -1,12 +1,13 @@
 """Packing loses nothing, adds nothing, and the order is a function of (seed, step)."""
 
+import itertools
 from itertools import islice
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from loratune.data.encode import Encoded
-from loratune.data.pack import all_steps, epoch_steps, fed_tokens, fill, pack, steps_in
+from loratune.data.pack import all_steps, epoch_steps, fed_tokens, fill, fit_together, pack, steps_in
 
 TOKENS = st.lists(st.integers(0, 99), max_size=9)
 ROWS = st.lists(
@@ -46,12 +47,21 @@ def test_fill_keeps_the_order_and_the_limit(lengths, limit):
     assert all(sum(lengths[row] for row in group) <= limit or len(group) == 1 for group in groups)
 
 
+@given(LENGTHS, st.integers(1, 100))
+def test_fit_together_loses_nothing_and_opens_no_group_without_need(lengths, limit):
+    groups = fit_together(lengths, range(len(lengths)), limit)
+    assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
+    sizes = sorted(sum(lengths[row] for row in group) for group in groups)
+    assert all(size <= limit for size in sizes if size > max(lengths))
+    assert all(one + other > limit for one, other in itertools.pairwise(sizes))  # else they would have been one
+
+
 @given(LENGTHS, st.integers(0, 5), st.integers(0, 3))
 def test_an_epoch_sees_every_row_once_whatever_the_micro_batch(lengths, seed, epoch):
     small = epoch_steps(lengths, 100, 40, seed, epoch)
     large = epoch_steps(lengths, 100, 100, seed, epoch)
-    flat = [[row for micro in step for row in micro] for step in small]
-    assert flat == [[row for micro in step for row in micro] for step in large]
+    flat = [sorted(row for micro in step for row in micro) for step in small]
+    assert flat == [sorted(row for micro in step for row in micro) for step in large]
     assert sorted(row for step in flat for row in step) == list(range(len(lengths)))
 
 

@@ -1,15 +1,24 @@
 """The hand-written backward passes against autograd through the plain form."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from loratune.models.fused import RmsNorm, Rotate, SwiGlu
-from loratune.models.lora import AdaptedLinear
+from loratune.models.decoder import ACTIVATIONS
+from loratune.models.fused import Elementwise, LayerNorm, RootMeanSquareNorm, Rotate, swiglu, unchanged
+from loratune.models.lora import Linear, Lora, feed
 
+PLAIN = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
 SIZES = {"tokens": st.integers(1, 9), "seed": st.integers(0, 10_000)}
+repeated = settings(max_examples=25, deadline=None)
 
 
 def random(*shapes: tuple[int, ...], seed: int) -> list[torch.Tensor]:
@@ -24,21 +33,40 @@ def assert_same(ours: torch.Tensor, plain: torch.Tensor, inputs: list[torch.Tens
         assert torch.allclose(one, other)
 
 
-@settings(max_examples=25, deadline=None)
+@repeated
 @given(**SIZES)
 def test_rms_norm(tokens, seed):
     x, weight = random((tokens, 3, 8), (8,), seed=seed)
-    assert_same(RmsNorm.apply(x, weight, 1e-5), F.rms_norm(x, (8,), weight, 1e-5), [x])
+    norm = RootMeanSquareNorm(8, 1e-5)
+    norm.weight = torch.nn.Parameter(weight.detach(), requires_grad=False)
+    assert_same(norm(x), F.rms_norm(x, (8,), weight, 1e-5), [x])
 
 
-@settings(max_examples=25, deadline=None)
+@repeated
+@given(**SIZES)
+def test_layer_norm(tokens, seed):
+    x, weight, bias = random((tokens, 8), (8,), (8,), seed=seed)
+    norm = LayerNorm(8, 1e-5).requires_grad_(False)
+    norm.weight.data, norm.bias.data = weight.detach(), bias.detach()
+    assert_same(norm(x), F.layer_norm(x, (8,), weight, bias, 1e-5), [x])
+
+
+@repeated
 @given(**SIZES)
 def test_swiglu(tokens, seed):
     gate, up = random((tokens, 8), (tokens, 8), seed=seed)
-    assert_same(SwiGlu.apply(gate, up), F.silu(gate) * up, [gate, up])
+    assert_same(Elementwise.apply(swiglu, gate, up), F.silu(gate) * up, [gate, up])
 
 
-@settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@repeated
+@given(**SIZES)
+def test_activations(name, tokens, seed):
+    (x,) = random((tokens, 8), seed=seed)
+    assert_same(Elementwise.apply(ACTIVATIONS[name], x), PLAIN[name](x), [x])
+
+
+@repeated
 @given(**SIZES)
 def test_rotation_is_a_product_of_complex_numbers(tokens, seed):
     x, angles = random((tokens, 2, 8), (tokens, 1, 4), seed=seed)
@@ -47,22 +75,45 @@ def test_rotation_is_a_product_of_complex_numbers(tokens, seed):
     assert_same(Rotate.apply(x, angles.cos().detach(), angles.sin().detach()), torch.cat([turned.real, turned.imag], -1), [x])
 
 
-@settings(max_examples=25, deadline=None)
-@given(**SIZES, bias=st.booleans())
-def test_adapted_linear(tokens, seed, bias):
-    x, weight, b, A, B = random((tokens, 6), (5, 6), (5,), (2, 6), (5, 2), seed=seed)
-    weight, b = weight.detach(), b.detach() if bias else None
-    plain = F.linear(x, weight + 1.5 * B @ A, b)
-    assert_same(AdaptedLinear.apply(x, weight, b, A, B, 1.5), plain, [x, A, B])
+def linear(weight: torch.Tensor, bias: torch.Tensor | None, A: torch.Tensor | None = None, B: torch.Tensor | None = None):
+    layer = Linear(weight.shape[1], weight.shape[0], bias is not None).double()
+    layer.weight.data = weight.detach()
+    if bias is not None:
+        layer.bias.data = bias.detach()
+    if A is not None:
+        layer.lora = Lora(weight.shape[1], weight.shape[0], rank=2, alpha=3.0, dropout=0.0)
+        layer.lora.A, layer.lora.B = (torch.nn.Parameter(matrix.detach()) for matrix in (A, B))
+    return layer
+
+
+@repeated
+@given(**SIZES, bias=st.booleans(), operation=st.sampled_from([unchanged, ACTIVATIONS["gelu"]]))
+def test_layers_with_and_without_an_adapter_that_share_their_input(tokens, seed, bias, operation):
+    x, weight, other, b, A, B = random((tokens, 6), (5, 6), (4, 6), (5,), (2, 6), (5, 2), seed=seed)
+    b = b if bias else None
+    adapted, frozen = linear(weight, b, A, B), linear(other, None)
+    ours = torch.cat(feed([adapted, frozen], operation, x), -1)
+    A, B = adapted.lora.A, adapted.lora.B
+    h = x if operation is unchanged else F.gelu(x)
+    plain = torch.cat([F.linear(h, adapted.weight + 1.5 * B @ A, adapted.bias), F.linear(h, frozen.weight)], -1)
+    assert_same(ours, plain, [x, A, B])
 
 
 def test_nothing_is_computed_below_the_lowest_adapter():
     x, weight, A, B = random((4, 6), (5, 6), (2, 6), (5, 2), seed=0)
 
     def products(below_is_trained: bool) -> int:
-        y = AdaptedLinear.apply(x.detach().requires_grad_(below_is_trained), weight.detach(), None, A, B, 1.0)
+        (y,) = feed([linear(weight, None, A, B)], unchanged, x.detach().requires_grad_(below_is_trained))
         with FlopCounterMode(display=False) as counter:
             y.sum().backward()
         return counter.get_total_flops()
 
     assert products(True) - products(False) == 2 * 4 * 6 * 5  # dy W; the counter overlooks products in place
+
+
+def test_what_is_cheap_to_make_again_is_not_kept():
+    gate, up, weight, A, B = random((4, 6), (4, 6), (5, 6), (2, 6), (5, 2), seed=0)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        feed([linear(weight, None, A, B)], swiglu, gate, up)
+    assert [tuple(x.shape) for x in kept] == [(4, 6), (4, 6), (4, 2)]  # gate, up, and the thin product

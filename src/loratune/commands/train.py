@@ -12,7 +12,7 @@ import torch
 from loratune import __version__
 from loratune.console import say, warn
 from loratune.data.encode import Encoded, encode_rows
-from loratune.data.pack import epoch_steps, fed_tokens, fill, pack, steps_in
+from loratune.data.pack import epoch_steps, fed_tokens, fit_together, pack, steps_in
 from loratune.data.records import Record, read_records
 from loratune.data.sample import draw_evenly
 from loratune.data.template import Template, load_template
@@ -172,7 +172,7 @@ def fingerprint(path: Path) -> str:
 def val_batches(rows: list[Encoded], settings: TrainSettings, device: str) -> list:
     if not rows:
         raise UserError(f"{settings.data / 'val.jsonl'}: no usable rows; prepare with a larger --val-fraction")
-    groups = fill([fed_tokens(row) for row in rows], range(len(rows)), settings.micro_tokens)
+    groups = fit_together([fed_tokens(row) for row in rows], range(len(rows)), settings.micro_tokens)
     return [pack([rows[number] for number in group]).to(device) for group in groups]
 
 

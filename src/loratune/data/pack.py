@@ -73,10 +73,29 @@ def fill(lengths: Sequence[int], order: Sequence[int], limit: int) -> Iterator[l
         yield group
 
 
+def fit_together(lengths: Sequence[int], rows: Sequence[int], limit: int) -> list[list[int]]:
+    """Divide `rows` into few groups of at most `limit` tokens; a longer row is a group of its own.
+
+    The longest first, each into the fullest group that has room for it (best fit decreasing: Johnson 1973, chapter 2).
+    """
+    groups: list[list[int]] = []
+    room: list[int] = []
+    for row in sorted(rows, key=lengths.__getitem__, reverse=True):
+        fitting = [number for number, left in enumerate(room) if left >= lengths[row]]
+        if fitting:
+            fullest = min(fitting, key=room.__getitem__)
+            groups[fullest].append(row)
+            room[fullest] -= lengths[row]
+        else:
+            groups.append([row])
+            room.append(limit - lengths[row])
+    return groups
+
+
 def epoch_steps(lengths: Sequence[int], batch_tokens: int, micro_tokens: int, seed: int, epoch: int) -> list[list[list[int]]]:
     """The optimiser steps of one epoch, each a list of micro-batches of row numbers: a function of (seed, epoch) alone."""
     order = np.random.default_rng((seed, epoch)).permutation(len(lengths)).tolist()
-    return [list(fill(lengths, step, micro_tokens)) for step in fill(lengths, order, batch_tokens)]
+    return [fit_together(lengths, step, micro_tokens) for step in fill(lengths, order, batch_tokens)]
 
 
 def all_steps(

@@ -4,18 +4,16 @@ Tokens have no batch dimension: documents lie end to end, and who attends to who
 So training on packed rows, filling a cache and writing with one are the same few lines.
 """
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loratune.models.attention import Attend
-from loratune.models.fused import RmsNorm, Rotate, SwiGlu
-from loratune.models.lora import Linear
+from loratune.models.fused import LayerNorm, Operation, RootMeanSquareNorm, Rotate, gelu, gelu_tanh, relu, silu, swiglu, unchanged
+from loratune.models.lora import Linear, feed
 from loratune.models.spec import Spec
 
-ACTIVATIONS = {"gelu_tanh": partial(F.gelu, approximate="tanh"), "gelu": F.gelu, "silu": F.silu, "relu": F.relu}
+ACTIVATIONS = {"gelu_tanh": gelu_tanh, "gelu": gelu, "silu": silu, "relu": relu}
 
 
 class Decoder(nn.Module):
@@ -63,9 +61,9 @@ class Layer(nn.Module):
         self.mlp = Mlp(spec)
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, attend: Attend, wanted: Tensor | None = None) -> Tensor:
-        attended = self.attention(self.attention_norm(x), rotary, attend, wanted)
+        attended = self.attention(x, self.attention_norm.operation, rotary, attend, wanted)
         x = (x if wanted is None else x[wanted]) + attended
-        return x + self.mlp(self.mlp_norm(x))
+        return x + self.mlp(x, self.mlp_norm.operation)
 
 
 class Attention(nn.Module):
@@ -73,26 +71,37 @@ class Attention(nn.Module):
         super().__init__()
         self.number, self.head_dim = number, spec.head_dim
         queries, keys = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+        self.widths = [queries, keys, keys]
         if spec.fused_qkv:
-            self.qkv = Linear(spec.width, queries + 2 * keys, spec.qkv_bias)
+            self.qkv = Linear(spec.width, sum(self.widths), spec.qkv_bias)
         else:
             self.query = Linear(spec.width, queries, spec.qkv_bias)
             self.key = Linear(spec.width, keys, spec.qkv_bias)
             self.value = Linear(spec.width, keys, spec.qkv_bias)
-        self.fused, self.widths = spec.fused_qkv, [queries, keys, keys]
+        self.fused = spec.fused_qkv
         self.query_norm = norm_of(spec, spec.head_dim) if spec.qk_norm else nn.Identity()
         self.key_norm = norm_of(spec, spec.head_dim) if spec.qk_norm else nn.Identity()
         self.output = Linear(queries, spec.width, spec.output_bias)
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, attend: Attend, wanted: Tensor | None) -> Tensor:
-        x = x.to(self.output.weight.dtype)  # once for all three
-        q, k, v = self.qkv(x).split(self.widths, -1) if self.fused else (self.query(x), self.key(x), self.value(x))
+    def forward(
+        self, x: Tensor, norm: Operation, rotary: tuple[Tensor, Tensor] | None, attend: Attend, wanted: Tensor | None
+    ) -> Tensor:
+        q, k, v = (
+            feed([self.qkv], norm, x)[0].split(self.widths, -1)
+            if self.fused
+            else feed([self.query, self.key, self.value], norm, x)
+        )
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in (q, k, v))
         q, k = self.query_norm(q), self.key_norm(k)
         if rotary is not None:
             q, k = Rotate.apply(q, *rotary), Rotate.apply(k, *rotary)
         attended = attend(self.number, q, k, v).flatten(1)
-        return self.output(attended if wanted is None else attended[wanted])
+        return feed([self.output], unchanged, attended if wanted is None else attended[wanted])[0]
+
+    def qkv_of(self, x: Tensor, norm: Operation) -> tuple[Tensor, ...]:
+        if self.fused:
+            return feed([self.qkv], norm, x)[0].split(self.widths, -1)
+        return feed([self.query, self.key, self.value], norm, x)
 
 
 class Mlp(nn.Module):
@@ -101,26 +110,15 @@ class Mlp(nn.Module):
         self.gate = Linear(spec.width, spec.mlp_width, spec.mlp_bias) if spec.gated else None
         self.up = Linear(spec.width, spec.mlp_width, spec.mlp_bias)
         self.down = Linear(spec.mlp_width, spec.width, spec.mlp_bias)
-        self.activation = ACTIVATIONS[spec.activation]
+        self.activation = swiglu if spec.gated else ACTIVATIONS[spec.activation]
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.down.weight.dtype)  # once for both
-        if self.gate is None:
-            return self.down(self.activation(self.up(x)))
-        return self.down(SwiGlu.apply(self.gate(x), self.up(x)))
-
-
-class RootMeanSquareNorm(nn.Module):
-    def __init__(self, width: int, eps: float):
-        super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return RmsNorm.apply(x, self.weight, self.eps)
+    def forward(self, x: Tensor, norm: Operation) -> Tensor:
+        inward = [self.up] if self.gate is None else [self.gate, self.up]
+        return feed([self.down], self.activation, *feed(inward, norm, x))[0]
 
 
 def norm_of(spec: Spec, width: int) -> nn.Module:
-    return nn.LayerNorm(width, spec.eps) if spec.norm == "layer" else RootMeanSquareNorm(width, spec.eps)
+    return LayerNorm(width, spec.eps) if spec.norm == "layer" else RootMeanSquareNorm(width, spec.eps)
 
 
 def rotary_of(spec: Spec, positions: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,62 +1,106 @@
-"""Elementwise work with backward passes written out: fewer passes over memory, and less kept, than autograd would make.
+"""Elementwise work with its derivative written out: fewer passes over memory, and less kept, than autograd would make.
 
-Each function computes what its plain form in the docstring does; the frozen weights get no gradient.
+Each operation takes its inputs and returns its value and a function from the value's gradient to the inputs' gradients
+(a vector-Jacobian product). Nothing but the inputs is needed to do that again, so nothing but the inputs has to be kept.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-silu_backward = torch.ops.aten.silu_backward
+aten = torch.ops.aten
+Pull = Callable[[Tensor], tuple[Tensor, ...]]
+Operation = Callable[..., tuple[Tensor, Pull]]
 
 
-class RmsNorm(torch.autograd.Function):
-    """x / √(mean(x²) + eps) · weight, over the last dimension (Zhang & Sennrich 2019, equation 4; arXiv:1910.07467).
-
-    Only x is kept, which the residual stream keeps anyway.
-    """
+class Elementwise(torch.autograd.Function):
+    """An operation by itself, for autograd: `Elementwise.apply(operation, *inputs)`."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.eps = eps
-        return (x * inverse_rms(x, eps)).mul_(weight)
+    def forward(ctx, operation: Operation, *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*inputs)
+        ctx.operation = operation
+        return operation(*inputs)[0]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
-        x, weight = ctx.saved_tensors
-        inverse = inverse_rms(x, ctx.eps)
-        dx = dy * weight
-        along = torch.linalg.vecdot(dx, x).unsqueeze(-1).mul_(inverse**3 / x.shape[-1])
-        return dx.mul_(inverse).addcmul_(x, along, value=-1), None, None
+        return None, *ctx.operation(*ctx.saved_tensors)[1](dy)
 
 
-def inverse_rms(x: Tensor, eps: float) -> Tensor:
-    """1 / √(mean(x²) + eps), [..., 1]; the norm is one pass without a temporary square."""
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+class RootMeanSquareNorm(nn.Module):
+    """x / √(mean(x²) + eps) · weight, over the last dimension (Zhang & Sennrich 2019, equation 4; arXiv:1910.07467)."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
+
+    def operation(self, x: Tensor) -> tuple[Tensor, Pull]:
+        # The norm is one pass without a temporary square.
+        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
+
+        def pull(dy: Tensor) -> tuple[Tensor]:
+            dx = dy * self.weight
+            along = torch.linalg.vecdot(dx, x).unsqueeze(-1).mul_(inverse**3 / x.shape[-1])
+            return (dx.mul_(inverse).addcmul_(x, along, value=-1),)
+
+        return (x * inverse).mul_(self.weight), pull
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Elementwise.apply(self.operation, x)
 
 
-class SwiGlu(torch.autograd.Function):
+class LayerNorm(nn.LayerNorm):
+    """(x - mean) / √(variance + eps) · weight + bias, over the last dimension (Ba et al. 2016; arXiv:1607.06450)."""
+
+    def operation(self, x: Tensor) -> tuple[Tensor, Pull]:
+        shape, weight, bias = list(self.normalized_shape), self.weight, self.bias
+        y, mean, inverse = torch.native_layer_norm(x, shape, weight, bias, self.eps)
+
+        def pull(dy: Tensor) -> tuple[Tensor]:
+            only_x = [True, False, False]
+            return (aten.native_layer_norm_backward(dy, x, shape, mean, inverse, weight, bias, only_x)[0],)
+
+        return y, pull
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Elementwise.apply(self.operation, x)
+
+
+def unchanged(x: Tensor) -> tuple[Tensor, Pull]:
+    return x, lambda dy: (dy,)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> tuple[Tensor, Pull]:
     """silu(gate) · up (Shazeer 2020, equation 5; arXiv:2002.05202)."""
+    opened = F.silu(gate)
+    return opened * up, lambda dy: (aten.silu_backward(dy * up, gate), opened.mul_(dy))
 
-    @staticmethod
-    def forward(ctx, gate: Tensor, up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dy: Tensor):
-        gate, up = ctx.saved_tensors
-        return silu_backward(dy * up, gate), F.silu(gate).mul_(dy)
+def silu(x: Tensor) -> tuple[Tensor, Pull]:
+    return F.silu(x), lambda dy: (aten.silu_backward(dy, x),)
+
+
+def gelu(x: Tensor, approximate: str = "none") -> tuple[Tensor, Pull]:
+    """Hendrycks & Gimpel 2016; arXiv:1606.08415."""
+    return F.gelu(x, approximate=approximate), lambda dy: (aten.gelu_backward(dy, x, approximate=approximate),)
+
+
+def gelu_tanh(x: Tensor) -> tuple[Tensor, Pull]:
+    return gelu(x, "tanh")
+
+
+def relu(x: Tensor) -> tuple[Tensor, Pull]:
+    return F.relu(x), lambda dy: (aten.threshold_backward(dy, x, 0),)
 
 
 class Rotate(torch.autograd.Function):
     """Turn each pair of dimensions (i, i + head_dim / 2) of x [tokens, heads, head_dim] by its angle.
 
-    cos and sin are [tokens, 1, head_dim / 2]. The gradient is turned back by the same angle.
+    cos and sin are [tokens, 1, head_dim / 2]. The gradient is turned back by the same angle; x itself is not needed for that.
     """
 
     @staticmethod

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from loratune.errors import UserError
+from loratune.models.fused import Elementwise, Operation
 from loratune.models.names import LAYER
 
 
@@ -27,38 +28,6 @@ class Lora(nn.Module):
         self.scale = alpha / rank
         self.dropout = dropout
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The adapter's own part of y, with dropout."""
-        x = F.dropout(x, self.dropout, self.training)
-        return F.linear(F.linear(x, self.A.to(x.dtype)), self.B.to(x.dtype) * self.scale)
-
-
-class AdaptedLinear(torch.autograd.Function):
-    """The whole layer without dropout: only x is kept, and the adapter's parts are added where the large products lie.
-
-    y = x Wᵀ + b + s (x Aᵀ) Bᵀ      dx = dy W + s (dy B) A      dA = s (dy B)ᵀ x      dB = s dyᵀ (x Aᵀ)
-
-    W and b are frozen and get no gradient; dx is left out where nothing below is trained.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, scale: float) -> Tensor:
-        """x [tokens, in], weight [out, in], A [rank, in], B [out, rank] to [tokens, out]; A and B may be more precise."""
-        ctx.save_for_backward(x, weight, A, B)
-        ctx.scale = scale
-        thin = x @ A.to(x.dtype).t()
-        return F.linear(x, weight, bias).addmm_(thin, B.to(x.dtype).t(), alpha=scale)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dy: Tensor):
-        x, weight, A, B = ctx.saved_tensors
-        a = A.to(x.dtype)
-        thin, thin_dy = (x @ a.t()).mul_(ctx.scale), (dy @ B.to(x.dtype)).mul_(ctx.scale)
-        dA, dB = thin_dy.t() @ x, (thin.t() @ dy).t()
-        dx = (dy @ weight).addmm_(thin_dy, a) if ctx.needs_input_grad[0] else None
-        return dx, None, None, dA.to(A.dtype), dB.to(B.dtype), None
-
 
 class Linear(nn.Module):
     """A frozen linear layer, [tokens, in] to [tokens, out], computed in its weight's precision, with an adapter or not."""
@@ -70,13 +39,77 @@ class Linear(nn.Module):
         self.lora: Lora | None = None
         self.adapted = True
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.weight.dtype)
-        if self.lora is None or not self.adapted:
-            return F.linear(x, self.weight, self.bias)
-        if self.lora.dropout and self.training:
-            return F.linear(x, self.weight, self.bias) + self.lora(x)
-        return AdaptedLinear.apply(x, self.weight, self.bias, self.lora.A, self.lora.B, self.lora.scale)
+    @property
+    def active(self) -> Lora | None:
+        return self.lora if self.adapted else None
+
+    @property
+    def drops(self) -> bool:
+        return self.training and self.active is not None and self.lora.dropout > 0
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """y, and the adapter's thin product x Aᵀ, [tokens, rank]; its part is added to y in place."""
+        y = F.linear(x, self.weight, self.bias)
+        if self.active is None:
+            return y, None
+        thin = x @ self.lora.A.to(x.dtype).t()
+        return y.addmm_(thin, self.lora.B.to(x.dtype).t(), alpha=self.lora.scale), thin
+
+    def with_dropout(self, x: Tensor) -> Tensor:
+        """y with dropout on the adapter's input; its derivative is left to autograd."""
+        thin = F.linear(F.dropout(x, self.lora.dropout), self.lora.A.to(x.dtype))
+        return F.linear(x, self.weight, self.bias) + F.linear(thin, self.lora.B.to(x.dtype) * self.lora.scale)
+
+
+def feed(layers: list[Linear], operation: Operation, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """The outputs of layers that share the input h = operation(*inputs), [tokens, in]."""
+    if any(layer.drops for layer in layers):
+        h = Elementwise.apply(operation, *inputs).to(layers[0].weight.dtype)
+        return tuple(layer.with_dropout(h) if layer.drops else layer(h)[0] for layer in layers)
+    if not torch.is_grad_enabled():
+        h = operation(*inputs)[0].to(layers[0].weight.dtype)
+        return tuple(layer(h)[0] for layer in layers)
+    matrices = [matrix for layer in layers if layer.active for matrix in (layer.lora.A, layer.lora.B)]
+    return Feed.apply(layers, operation, len(inputs), *inputs, *matrices)
+
+
+class Feed(torch.autograd.Function):
+    """Linear layers with a common input h that is made again for the backward pass, from the operation's inputs.
+
+    y = h Wᵀ + b + s (h Aᵀ) Bᵀ      dh = Σ dy W + s (dy B) A      dA = s (dy B)ᵀ h      dB = s dyᵀ (h Aᵀ)
+
+    To make h costs one pass over memory, to keep it a third of a step's memory. W and b are frozen and get no gradient; dh
+    is left out where nothing below is trained.
+    """
+
+    @staticmethod
+    def forward(ctx, layers: list[Linear], operation: Operation, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """`tensors` are the operation's `count` inputs, then A and B of each adapted layer; these may be more precise."""
+        h = operation(*tensors[:count])[0].to(layers[0].weight.dtype)
+        outputs, thin = zip(*(layer(h) for layer in layers), strict=True)
+        ctx.save_for_backward(*tensors[:count], *thin)
+        ctx.layers, ctx.operation, ctx.count = layers, operation, count
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *dys: Tensor):
+        inputs, thins = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        value, pull = ctx.operation(*inputs)
+        h = value.to(dys[0].dtype)
+        below = any(ctx.needs_input_grad[3 : 3 + ctx.count])
+        dh, gradients = None, []
+        for layer, thin, dy in zip(ctx.layers, thins, dys, strict=True):
+            if below:
+                dh = dy @ layer.weight if dh is None else dh.addmm_(dy, layer.weight)
+            if thin is not None:
+                A, B, scale = layer.lora.A, layer.lora.B, layer.lora.scale
+                thin_dy = (dy @ B.to(dy.dtype)).mul_(scale)
+                if below:
+                    dh.addmm_(thin_dy, A.to(dy.dtype))
+                gradients += (thin_dy.t() @ h).to(A.dtype), (thin.t() @ dy).t().to(B.dtype) * scale
+        below = pull(dh.to(value.dtype)) if below else (None,) * ctx.count
+        return None, None, None, *below, *gradients
 
 
 def linears(decoder: nn.Module) -> Iterator[tuple[str, Linear]]:
