@@ -23,14 +23,13 @@ from loratune.evaluation.likelihood import response_nll, target_counts
 from loratune.machine import physical_cores
 from loratune.models.adapter import load_adapter, save_adapter
 from loratune.models.find import find_base
-from loratune.models.load import load_base, set_precision
+from loratune.models.load import PRECISIONS, load_base, set_precision
 from loratune.models.lora import add_lora
 from loratune.models.tokenizer import Tokenizer
 from loratune.training.step import adamw, train_step
 
 RANK, ALPHA, RATE, STEP_ROWS, PADDED, HELD_OUT = 16, 32, 1e-3, 8, 512, 40
 STEP_TOKENS, MICRO_TOKENS = 2048, 1024  # loratune's defaults
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TARGETS = {
     "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     "gpt2": ["c_attn", "c_proj", "c_fc"],

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import resource
 import sys
 import time
@@ -35,6 +36,28 @@ def peak_memory_mb() -> float:
     return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1)
 
 
+def resident_memory() -> int:
+    """Bytes of memory that this process has now."""
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
+def available_memory() -> int:
+    """Bytes that this process could still take without anything being swapped out."""
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
+def processor_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
 def release_freed_memory() -> None:
     """Give freed blocks back to the system: glibc keeps them, in pieces that rarely fit the next step's shapes."""
     if sys.platform == "linux":
@@ -42,17 +65,22 @@ def release_freed_memory() -> None:
         getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)(0)
 
 
-def faster_precision(width_in: int, width_out: int, device: str):
-    """bf16 where a product of [512, in] and [in, out] is at least 1.3x as fast as in fp32 (best of 5 each), else fp32."""
+def return_memory_at_once() -> None:
+    """From now on, blocks of a megabyte and more go back to the system when they are freed: slower, without leftovers."""
+    if sys.platform == "linux":
+        M_MMAP_THRESHOLD = -3  # glibc's malloc.h
+        getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)(M_MMAP_THRESHOLD, 1 << 20)
+
+
+def bf16_is_fast(width_in: int, width_out: int) -> bool:
+    """Whether a product of [512, in] and [in, out] takes at most 3/4 of its time in fp32 (best of 5 each)."""
     import torch
 
-    if device == "cuda":
-        return torch.bfloat16
     seconds = {}
     for precision in (torch.float32, torch.bfloat16):
         x, weight = torch.ones(512, width_in, dtype=precision), torch.ones(width_out, width_in, dtype=precision)
         seconds[precision] = min(_seconds(torch.nn.functional.linear, x, weight) for _ in range(5))
-    return torch.bfloat16 if seconds[torch.float32] > 1.3 * seconds[torch.bfloat16] else torch.float32
+    return seconds[torch.bfloat16] < 0.75 * seconds[torch.float32]
 
 
 def _seconds(function, *arguments) -> float:

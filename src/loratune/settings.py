@@ -179,8 +179,14 @@ class TrainSettings(ModelChoice, Machine):
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
     batch_tokens: int = Field(2048, ge=64, description="tokens in an optimiser step, prompts included")
-    micro_tokens: int = Field(
-        1024, ge=64, description="tokens computed at once: more are a little faster, fewer save memory; the result stays the same"
+    micro_tokens: int | None = Field(
+        None,
+        ge=64,
+        description="tokens computed at once: fewer save memory, the result stays the same; default: what a short test finds best",
+    )
+    low_memory: bool = Field(
+        False,
+        description="compute each layer twice instead of keeping its inside: less memory, a third to two fifths slower, the same result",
     )
     max_tokens: int = Field(1024, ge=64, description="most tokens in a row")
     template: str = Field("instruction", description="prompt template: instruction, chatml, plain, or a .toml file with your own")
@@ -204,9 +210,11 @@ class TrainSettings(ModelChoice, Machine):
         problems = []
         if len(rules := [flag(name) for name in STOP_RULES if values.get(name) is not None]) > 1:
             problems.append(f"{' and '.join(rules)} contradict each other; give one of them")
-        sizes = ("max_tokens", "micro_tokens", "batch_tokens")
-        for small, large in itertools.pairwise(sizes):
-            less, more = (values.get(name, cls.model_fields[name].default) for name in (small, large))
+        sizes = {
+            name: values.get(name, cls.model_fields[name].default) for name in ("max_tokens", "micro_tokens", "batch_tokens")
+        }
+        given = [(name, size) for name, size in sizes.items() if size is not None]
+        for (small, less), (large, more) in itertools.pairwise(given):
             if str(less).isdecimal() and str(more).isdecimal() and int(less) > int(more):
                 problems.append(f"{flag(small)} {less} is more than {flag(large)} {more}; lower the first or raise the second")
         return problems

@@ -21,9 +21,10 @@ ROWS = [
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(tmp_path, tmp_path_factory, monkeypatch):
     """A folder with data and a model, which is also the working directory."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
     save_model(tmp_path / "base")
     (tmp_path / "data").mkdir()
     for name, rows in (("train", ROWS[4:]), ("val", ROWS[:4])):
@@ -331,10 +332,26 @@ def test_a_resumed_run_keeps_its_settings_and_its_data(place, capsys, monkeypatc
     assert "exists; go on with it by" in refused(capsys, "--run", "one", "--steps", "10")
 
 
-def test_dry_run_writes_nothing(place):
+def test_dry_run_writes_nothing_and_says_what_to_expect(place, capsys):
     before = sorted(place.rglob("*"))
-    assert train("--dry-run") == 0
+    assert train("--dry-run", "--steps", "30", "--json") == 0
     assert sorted(place.rglob("*")) == before
+    expected = json.loads(capsys.readouterr().out)["expected"]
+    assert expected["steps"] == 30
+    assert expected["seconds"] > 0 < expected["tokens_per_second"] and expected["peak_memory_mb"] > 100
+
+
+def test_low_memory_gives_the_same_adapter(place):
+    assert train("--steps", "4", "--run", "usual", "--out", "usual") == 0
+    assert train("--steps", "4", "--run", "low", "--out", "low", "--low-memory") == 0
+    assert same(adapter(place / "usual"), adapter(place / "low"))
+
+
+def test_the_choices_of_the_machine_are_written_down(place):
+    assert main(["train", "--model", "base", "--max-tokens", "300", "--steps", "4", "--run", "one"]) == 0
+    kept = (place / "runs" / "one" / "settings.toml").read_text()
+    assert 'precision = "fp32"' in kept or 'precision = "bf16"' in kept
+    assert "micro_tokens = 1024" in kept or "micro_tokens = 2048" in kept
 
 
 def test_gpt2_architecture_trains_too(place):

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections import Counter
+from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,41 +19,47 @@ from loratune.data.sample import draw_evenly
 from loratune.data.template import Template, load_template
 from loratune.errors import UserError
 from loratune.files import filling, read_json, refuse_unwritable, write_json, write_text
-from loratune.machine import faster_precision, peak_memory_mb, use_machine
+from loratune.machine import available_memory, bf16_is_fast, peak_memory_mb, return_memory_at_once, use_machine
 from loratune.models.adapter import describe, save_adapter
-from loratune.models.find import FoundBase, find_base
-from loratune.models.load import Base, load_base, set_precision
+from loratune.models.find import FoundBase, cache_folder, find_base
+from loratune.models.load import PRECISIONS, Base, load_base, set_precision
 from loratune.models.lora import add_lora, trained_parameters
 from loratune.report.card import CARD
 from loratune.report.plots import plot_losses
 from loratune.settings import TrainSettings, flag, read_toml
 from loratune.training.checkpoint import RunFolder, State, best_weights, newest_run, put_weights
+from loratune.training.forecast import Forecast, candidates, chosen, forecast, memory_besides_weights, try_out
 from loratune.training.loop import Job, fit
 from loratune.training.progress import stop_requests, training_bar
 from loratune.training.schedule import StopRule
 
 RUNS = Path("runs")
 DEFAULT_BUDGET = 3600.0  # seconds
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+ROOM = 0.8  # share of the free memory that a run may plan with
 
 
 def run(settings: TrainSettings) -> dict:
     settings = resumed(settings) if settings.resume else settings
     refuse_unwritable(settings.out, folder=True)
     device = use_machine(settings.threads, settings.device)
+    if settings.low_memory:
+        return_memory_at_once()
     template = load_template(settings.template)
     records, val_records = read_data(settings)
     found = find_base(settings.model)
     base = load_base(found)
     refuse_long_rows(settings, base)
-    settings = settled(settings, found, base, device)
-    set_precision(base.decoder, PRECISIONS[settings.precision]).to(device)
-    layers = add_lora(base.decoder, settings.rank, settings.alpha, settings.dropout, settings.targets, settings.seed)
     rows, counts = encode_rows(records, template, base.tokenizer, settings.max_tokens)
     val_rows, _ = encode_rows(val_records, template, base.tokenizer, settings.max_tokens)
-    announce(settings, found, base, layers, rows, counts)
+    refuse_no_rows(settings, rows, val_rows)
+    settings, expected = settled(settings, base, rows, val_rows, device)
+    set_precision(base.decoder, PRECISIONS[settings.precision]).to(device)
+    base.decoder.low_memory = settings.low_memory
+    layers = add_lora(base.decoder, settings.rank, settings.alpha, settings.dropout, settings.targets, settings.seed)
+    announce(settings, base, layers, rows, counts, expected)
     if settings.dry_run:
-        return {"dry_run": True, "rows": len(rows), "tokens_per_epoch": sum(map(fed_tokens, rows))}
+        told = {"precision": settings.precision, "micro_tokens": settings.micro_tokens, "expected": expected and asdict(expected)}
+        return {"dry_run": True, "rows": len(rows), "tokens_per_epoch": sum(map(fed_tokens, rows)), **told}
     folder = open_run(settings, found)
     job = Job(
         base.decoder,
@@ -93,21 +100,33 @@ def resumed(asked: TrainSettings) -> TrainSettings:
     return kept.model_copy(update={"resume": True, "out": out})
 
 
-def settled(settings: TrainSettings, found: FoundBase, base: Base, device: str) -> TrainSettings:
-    """Every `auto` and every default that depends on the moment decided, so that a resumed run decides the same."""
-    precision, spec = settings.precision, base.decoder.spec
-    if precision == "auto":
-        fast = faster_precision(spec.width, spec.mlp_width, device)
-        precision = next(name for name, kind in PRECISIONS.items() if kind == fast)
+def settled(
+    settings: TrainSettings, base: Base, rows: list[Encoded], val_rows: list[Encoded], device: str
+) -> tuple[TrainSettings, Forecast | None]:
+    """Every default that depends on the machine or the moment decided, so that a resumed run decides the same.
+
+    The second is what to expect, where it was tried: on a CPU, at the beginning of a run.
+    """
     no_rule = settings.epochs is settings.steps is settings.budget is None
-    return settings.model_copy(
-        update={
-            "model": found.name,
-            "precision": precision,
-            "run": settings.run or datetime.now().strftime("%Y-%m-%d-%H%M%S"),
-            "budget": DEFAULT_BUDGET if no_rule else settings.budget,
-        }
-    )
+    decided = {
+        "model": base.found.name,
+        "run": settings.run or datetime.now().strftime("%Y-%m-%d-%H%M%S"),
+        "budget": DEFAULT_BUDGET if no_rule else settings.budget,
+    }
+    if device == "cuda":
+        decided["precision"] = "bf16" if settings.precision == "auto" else settings.precision
+        decided["micro_tokens"] = settings.micro_tokens or settings.batch_tokens
+    settings = settings.model_copy(update=decided)
+    if device == "cuda" or settings.resume:
+        return settings, None
+    spec, besides_weights = base.decoder.spec, memory_besides_weights(base.decoder)
+    open_choices = candidates(settings, bf16_is_fast(spec.width, spec.mlp_width))
+    trials = try_out(base.decoder, rows, settings, open_choices, cache_folder())
+    trial = chosen(trials, ROOM * available_memory())
+    if len(trials) > 1:
+        say(f"Tried on this machine: {'; '.join(map(str, trials))}. Taken: {trial.precision}, {trial.micro_tokens:,}.")
+    settings = settings.model_copy(update={"precision": trial.precision, "micro_tokens": trial.micro_tokens})
+    return settings, forecast(trial, besides_weights, settings, stop_rule(settings, rows), rows, val_rows)
 
 
 def read_data(settings: TrainSettings) -> tuple[list[Record], list[Record]]:
@@ -125,15 +144,22 @@ def refuse_long_rows(settings: TrainSettings, base: Base) -> None:
         raise UserError(f"--max-tokens {settings.max_tokens}: this model has only {most} positions; choose at most {most}")
 
 
-def announce(settings: TrainSettings, found: FoundBase, base: Base, layers: list[str], rows: list[Encoded], counts: dict) -> None:
-    """What is about to happen, and what the limits on length did to the data."""
+def refuse_no_rows(settings: TrainSettings, rows: list[Encoded], val_rows: list[Encoded]) -> None:
     if not rows:
         raise UserError(f"{settings.data / 'train.jsonl'}: no row has a response that fits in --max-tokens {settings.max_tokens}")
+    if not val_rows:
+        raise UserError(f"{settings.data / 'val.jsonl'}: no usable rows; prepare with a larger --val-fraction")
+
+
+def announce(
+    settings: TrainSettings, base: Base, layers: list[str], rows: list[Encoded], counts: dict, expected: Forecast | None
+) -> None:
+    """What is about to happen, and what the limits on length did to the data."""
     trained = sum(parameter.numel() for parameter in trained_parameters(base.decoder))
     total = sum(parameter.numel() for parameter in base.decoder.parameters())
     tokens = sum(map(fed_tokens, rows))
     steps = len(epoch_steps([fed_tokens(row) for row in rows], settings.batch_tokens, settings.micro_tokens, settings.seed, 0))
-    say(f"Base: {found.name}, {total - trained:,} numbers, {settings.precision}, {torch.get_num_threads()} threads.")
+    say(f"Base: {base.found.name}, {total - trained:,} numbers, {settings.precision}, {torch.get_num_threads()} threads.")
     say(f"Adapter: rank {settings.rank} on {len(layers)} layers, {trained:,} trained numbers ({trained / total:.1%}).")
     say(f"Data: {len(rows):,} rows, {tokens:,} tokens and {steps:,} steps an epoch.")
     for source, count in counts.items():
@@ -141,6 +167,8 @@ def announce(settings: TrainSettings, found: FoundBase, base: Base, layers: list
             told = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in cut.items())
             tell = warn if sum(cut.values()) > 0.05 * count["rows"] else say
             tell(f"{source}: of {count['rows']:,} rows, {told}, to fit in {settings.max_tokens} tokens")
+    if expected:
+        say(f"Expected: {expected}.")
 
 
 def open_run(settings: TrainSettings, found: FoundBase) -> RunFolder:
@@ -170,8 +198,6 @@ def fingerprint(path: Path) -> str:
 
 
 def val_batches(rows: list[Encoded], settings: TrainSettings, device: str) -> list:
-    if not rows:
-        raise UserError(f"{settings.data / 'val.jsonl'}: no usable rows; prepare with a larger --val-fraction")
     groups = fit_together([fed_tokens(row) for row in rows], range(len(rows)), settings.micro_tokens)
     return [pack([rows[number] for number in group]).to(device) for group in groups]
 

@@ -7,6 +7,7 @@ So training on packed rows, filling a cache and writing with one are the same fe
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from loratune.models.attention import Attend
 from loratune.models.fused import LayerNorm, Operation, RootMeanSquareNorm, Rotate, gelu, gelu_tanh, relu, silu, swiglu, unchanged
@@ -25,6 +26,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Layer(spec, number) for number in range(spec.layers))
         self.norm = norm_of(spec, spec.width)
         self.head = None if spec.tied_head else nn.Linear(spec.width, spec.vocabulary, bias=False)
+        self.low_memory = False  # gradient checkpointing: a layer's inside is computed again when its gradient is
         self.requires_grad_(False)
 
     def forward(self, ids: Tensor, positions: Tensor, attend: Attend, wanted: Tensor | None = None) -> Tensor:
@@ -38,9 +40,10 @@ class Decoder(nn.Module):
             x = x + self.positions(positions)
         else:
             rotary = rotary_of(self.spec, positions)
-        for layer in self.layers[:-1]:
-            x = layer(x, rotary, attend)
-        return self.norm(self.layers[-1](x, rotary, attend, wanted))
+        for layer in self.layers:
+            inputs = (x, rotary, attend, wanted if layer is self.layers[-1] else None)
+            x = checkpoint(layer, *inputs, use_reentrant=False) if self.low_memory and self.training else layer(*inputs)
+        return self.norm(x)
 
     @property
     def head_weight(self) -> Tensor:

@@ -13,6 +13,8 @@ from loratune.models.names import TRANSPOSED, outer_name
 from loratune.models.spec import Spec, spec_of
 from loratune.models.tokenizer import Tokenizer
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
 
 @dataclass(frozen=True)
 class Base:
@@ -68,11 +70,12 @@ def decoder_of(spec: Spec, weights: dict[str, torch.Tensor]) -> Decoder:
 
 def set_precision(decoder: Decoder, precision: torch.dtype) -> Decoder:
     """Hold the large matrices in `precision`, in which they are multiplied; norms, sums and the adapter stay in fp32."""
+    if precision == torch.float32:
+        return decoder
+    large = {decoder.embedding.weight, decoder.head_weight}
     for _, linear in linears(decoder):
-        linear.weight.data = linear.weight.data.to(precision)
-        if linear.bias is not None:
-            linear.bias.data = linear.bias.data.to(precision)
-    decoder.embedding.to(precision)
-    if decoder.head is not None:
-        decoder.head.to(precision)
+        large |= {linear.weight, linear.bias}
+    for parameter in decoder.parameters():
+        # The small ones are copied, too: one of them would keep the whole fp32 file in memory.
+        parameter.data = parameter.data.to(precision if parameter in large else parameter.dtype, copy=True)
     return decoder

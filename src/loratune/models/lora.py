@@ -94,7 +94,8 @@ class Feed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *dys: Tensor):
-        inputs, thins = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        saved = ctx.saved_tensors
+        inputs, thins = saved[: ctx.count], saved[ctx.count :]
         value, pull = ctx.operation(*inputs)
         h = value.to(dys[0].dtype)
         below = any(ctx.needs_input_grad[3 : 3 + ctx.count])

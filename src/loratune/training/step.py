@@ -41,7 +41,7 @@ def train_step(decoder, optimizer, micro_batches: Sequence, learning_rate: float
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
         optimizer.step()
-    optimizer.zero_grad()
+    optimizer.zero_grad(set_to_none=False)
     if not finite:
         raise NonFinite(f"the loss is {loss} and the gradient norm {grad_norm}")
     return StepResult(loss, grad_norm, sum(len(batch.ids) for batch in micro_batches), targets)
@@ -49,4 +49,7 @@ def train_step(decoder, optimizer, micro_batches: Sequence, learning_rate: float
 
 def adamw(decoder, weight_decay: float) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter 2019; arXiv:1711.05101) over the adapter's matrices; the step sets the learning rate."""
+    for parameter in trained_parameters(decoder):
+        # Here once and for all: made anew in each step, they would lie scattered and keep freed memory in pieces.
+        parameter.grad = torch.zeros_like(parameter)
     return torch.optim.AdamW(trained_parameters(decoder), lr=0.0, betas=(0.9, 0.999), weight_decay=weight_decay, fused=True)

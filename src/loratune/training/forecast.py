@@ -1,0 +1,207 @@
+"""How fast training will be, and how large, before it begins: a few layers are tried on real rows, the rest is arithmetic.
+
+What a step costs is a + b x layers, in time and in memory. The first layer has nothing below it and the last one computes
+the target rows only, so depths of 2 and 4 layers give a and b.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+
+from loratune import __version__
+from loratune.data.encode import Encoded
+from loratune.data.pack import Batch, all_steps, epoch_steps, fed_tokens, pack
+from loratune.files import read_json, write_json
+from loratune.machine import processor_name, release_freed_memory, resident_memory
+from loratune.models.attention import packed_attention
+from loratune.models.decoder import Decoder
+from loratune.models.load import PRECISIONS, set_precision
+from loratune.models.lora import add_lora, trained_parameters
+from loratune.settings import TrainSettings
+from loratune.training.loss import CHUNK, target_loss
+from loratune.training.schedule import StopRule
+
+DEPTHS = 2, 4
+SIZES = 1024, 2048  # tokens at once that are tried
+UNUSED = {"fp32": 0.45e9, "bf16": 0.7e9}  # bytes that the allocator leaves between blocks, as measured with glibc
+REPEATS = 2  # of a timing; the faster one counts, so that the first may warm up
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What training costs with one choice of precision and micro-batch."""
+
+    precision: str
+    micro_tokens: int
+    train_seconds: float  # per token
+    validation_seconds: float  # per token
+    memory: float  # bytes: the weights, the adapter, and all that training adds to them
+
+    def __str__(self) -> str:
+        return f"{self.precision} with {self.micro_tokens:,} tokens at once: {1 / self.train_seconds:,.0f} tokens/s"
+
+
+def try_out(
+    decoder: Decoder, rows: Sequence[Encoded], settings: TrainSettings, candidates: list[tuple[str, int]], cache: Path
+) -> list[Trial]:
+    """A trial of each candidate, a precision and a micro-batch in tokens.
+
+    One that this machine has made before, for a model of this shape and rows of about this length, is read from the cache.
+    `decoder` is the base model in fp32, without an adapter; it stays as it is.
+    """
+    return [kept_trial(decoder, rows, settings, precision, micro, cache) for precision, micro in candidates]
+
+
+def kept_trial(decoder: Decoder, rows, settings: TrainSettings, precision: str, micro_tokens: int, cache: Path) -> Trial:
+    choices = settings.model_dump(include={"rank", "dropout", "targets", "low_memory", "batch_tokens"})
+    mean = f"{sum(map(fed_tokens, rows)) / len(rows):.1e}"
+    circumstances = (processor_name(), torch.get_num_threads(), torch.__version__, __version__)
+    everything = (circumstances, decoder.spec, choices, mean, precision, micro_tokens)
+    path = cache / f"trial-{hashlib.sha256(repr(everything).encode()).hexdigest()[:16]}.json"
+    if path.is_file():
+        return Trial(**read_json(path))
+    trial = new_trial(decoder, rows, settings, precision, micro_tokens)
+    release_freed_memory()
+    write_json(path, asdict(trial))
+    return trial
+
+
+def new_trial(decoder: Decoder, rows, settings: TrainSettings, precision: str, micro_tokens: int) -> Trial:
+    step = next(all_steps([fed_tokens(row) for row in rows], settings.batch_tokens, micro_tokens, settings.seed))
+    batches = [pack([rows[number] for number in group]) for group in step]
+    tokens = sum(len(batch.ids) for batch in batches)
+    fullest = max(batches, key=lambda batch: len(batch.ids))
+    measured = []
+    for depth in DEPTHS:
+        shallow = first_layers(decoder, min(depth, decoder.spec.layers), settings, precision)
+        kept = kept_bytes(shallow, fullest) * micro_tokens / len(fullest.ids)
+        train, validate = (seconds(shallow, batches, training) / tokens for training in (True, False))
+        measured.append(torch.tensor([train, validate, kept, trained_bytes(shallow)], dtype=torch.float64))
+    a_layer = (measured[1] - measured[0]) / (DEPTHS[1] - DEPTHS[0])
+    whole = measured[0] + a_layer * (decoder.spec.layers - DEPTHS[0])
+    train, validate, kept, trained = whole.tolist()
+    head, inside = 3 * CHUNK * decoder.spec.vocabulary * 4, a_layer[2].item()
+    if settings.low_memory:
+        kept = decoder.spec.layers * micro_tokens * decoder.spec.width * 4 + inside
+    unused = 0.0 if settings.low_memory else UNUSED[precision]
+    memory = weight_bytes(decoder, precision) + trained + kept + max(head, inside) + unused
+    return Trial(precision, micro_tokens, train, validate, memory)
+
+
+def first_layers(decoder: Decoder, depth: int, settings: TrainSettings, precision: str) -> Decoder:
+    """A model of the decoder's first layers and its own head, with an adapter; in fp32 it shares the decoder's memory."""
+    with torch.device("meta"):
+        shallow = Decoder(replace(decoder.spec, layers=depth))
+    weights = decoder.state_dict()
+    shallow.load_state_dict({name: weights[name] for name in shallow.state_dict()}, assign=True)
+    set_precision(shallow.requires_grad_(False), PRECISIONS[precision])
+    add_lora(shallow, settings.rank, settings.alpha, settings.dropout, settings.targets)
+    shallow.low_memory = settings.low_memory
+    return shallow.train()
+
+
+def seconds(decoder: Decoder, batches: list[Batch], training: bool) -> float:
+    """Time for one forward pass over the batches, with its backward pass when training."""
+    best = float("inf")
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        with nullcontext() if training else torch.inference_mode():
+            for batch in batches:
+                loss = target_loss(decoder, batch, packed_attention(batch.lengths))
+                if training:
+                    loss.backward()
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def kept_bytes(decoder: Decoder, batch: Batch) -> int:
+    """What a forward pass keeps for its backward pass, without gradient checkpointing."""
+    kept, own = {}, {tensor.untyped_storage().data_ptr() for tensor in decoder.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    checkpointing, decoder.low_memory = decoder.low_memory, False
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = target_loss(decoder, batch, packed_attention(batch.lengths))
+    decoder.low_memory = checkpointing
+    return sum(kept.values()) if loss.requires_grad else 0
+
+
+def trained_bytes(decoder: Decoder) -> int:
+    """The adapter, its gradient, and AdamW's two moments."""
+    return 4 * sum(parameter.nbytes for parameter in trained_parameters(decoder))
+
+
+def weight_bytes(decoder: Decoder, precision: str) -> int:
+    return sum(tensor.numel() for tensor in decoder.state_dict().values()) * PRECISIONS[precision].itemsize
+
+
+def memory_besides_weights(decoder: Decoder) -> int:
+    """Bytes of the interpreter, the libraries and the data, once each page of the weights has been read from its file."""
+    release_freed_memory()
+    for tensor in decoder.state_dict().values():
+        tensor.as_strided((math.ceil(tensor.numel() / 1024),), (1024,)).sum()
+    return resident_memory() - weight_bytes(decoder, "fp32")
+
+
+def candidates(settings: TrainSettings, bf16_is_fast: bool) -> list[tuple[str, int]]:
+    """What the settings leave open."""
+    precisions = ["fp32", "bf16"] if bf16_is_fast else ["fp32"]
+    sizes = sorted({min(max(size, settings.max_tokens), settings.batch_tokens) for size in SIZES})
+    return [
+        (precision, size)
+        for precision in ([settings.precision] if settings.precision != "auto" else precisions)
+        for size in ([settings.micro_tokens] if settings.micro_tokens else sizes)
+    ]
+
+
+def chosen(trials: list[Trial], room: float) -> Trial:
+    """The fastest whose memory fits into `room` bytes. One within 10 % of it is as good: fp32 before bf16, then the smaller."""
+    fitting = [trial for trial in trials if trial.memory <= room] or [min(trials, key=lambda trial: trial.memory)]
+    fastest = min(trial.train_seconds for trial in fitting)
+    as_good = [trial for trial in fitting if trial.train_seconds <= 1.1 * fastest]
+    return min(as_good, key=lambda trial: (trial.precision != "fp32", trial.micro_tokens))
+
+
+@dataclass(frozen=True)
+class Forecast:
+    steps: int
+    seconds: float
+    tokens_per_second: float
+    peak_memory_mb: float
+
+    def __str__(self) -> str:
+        length = timedelta(seconds=round(self.seconds))
+        return (
+            f"about {self.steps:,} steps in {length} at {self.tokens_per_second:,.0f} tokens/s, "
+            f"with {self.peak_memory_mb / 1000:.1f} GB of memory at most"
+        )
+
+
+def forecast(
+    trial: Trial,
+    besides_weights: int,
+    settings: TrainSettings,
+    rule: StopRule,
+    rows: Sequence[Encoded],
+    val_rows: Sequence[Encoded],
+) -> Forecast:
+    """Of the whole run, validations included; what happens before its first step is left out."""
+    lengths = [fed_tokens(row) for row in rows]
+    epoch = epoch_steps(lengths, settings.batch_tokens, settings.micro_tokens, settings.seed, 0)
+    a_step = trial.train_seconds * sum(lengths) / len(epoch)
+    a_validation = trial.validation_seconds * sum(map(fed_tokens, val_rows))
+    validating = a_validation * (settings.validations + 1)
+    steps = rule.steps or max(1, int((rule.seconds - validating) / a_step))
+    return Forecast(steps, steps * a_step + validating, 1 / trial.train_seconds, round((besides_weights + trial.memory) / 1e6, 1))

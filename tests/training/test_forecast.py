@@ -1,0 +1,102 @@
+"""What is said before a run: counted and timed on a few layers, equal to what the whole model needs."""
+
+import pytest
+import torch
+from plain import MODELS, RANK, random_rows
+from transformers import LlamaConfig
+
+from loratune.data.pack import fed_tokens, pack
+from loratune.models.attention import packed_attention
+from loratune.models.lora import add_lora
+from loratune.settings import TrainSettings
+from loratune.training import forecast
+from loratune.training.forecast import Trial, candidates, chosen, first_layers, kept_bytes, try_out
+from loratune.training.loss import target_loss
+from loratune.training.schedule import StopRule
+from small_models import SMALL, ours, reference
+
+SETTINGS = TrainSettings(rank=RANK, batch_tokens=512, micro_tokens=256, max_tokens=64)
+
+
+def deep(layers: int):
+    return ours(reference(LlamaConfig(**SMALL | {"num_hidden_layers": layers}, num_attention_heads=6, num_key_value_heads=2)))
+
+
+def rows() -> list:
+    return random_rows([(7, 3), (1, 1), (20, 12), (4, 30), (11, 2)] * 4, 200)
+
+
+def test_what_the_whole_model_keeps_is_a_line_through_two_shallow_ones():
+    decoder, batch = deep(7), pack(rows())
+    two, four = (kept_bytes(first_layers(decoder, depth, SETTINGS, "fp32"), batch) for depth in (2, 4))
+    add_lora(decoder, SETTINGS.rank, SETTINGS.alpha, 0.0, ["all"])
+    assert kept_bytes(decoder, batch) == two + (four - two) / 2 * 5
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_trial_leaves_the_decoder_as_it_was(name, tmp_path):
+    decoder = ours(reference(MODELS[name]))
+    before = {key: tensor.clone() for key, tensor in decoder.state_dict().items()}
+    for precision in ("fp32", "bf16"):
+        (trial,) = try_out(decoder, rows(), SETTINGS, [(precision, 256)], tmp_path)
+        assert (trial.precision, trial.micro_tokens) == (precision, 256)
+        assert trial.train_seconds > 0 < trial.memory
+    after = decoder.state_dict()
+    assert before.keys() == after.keys()
+    assert all(before[key].equal(after[key]) and after[key].dtype == torch.float32 for key in before)
+
+
+def test_a_trial_is_made_once_for_a_machine_a_model_and_a_choice(tmp_path, monkeypatch):
+    decoder, made = deep(2), []
+    monkeypatch.setattr(forecast, "new_trial", lambda *what: made.append(what[3:]) or Trial(*what[3:], 1.0, 1.0, 1.0))
+    for choice, settings in (("fp32", SETTINGS), ("fp32", SETTINGS), ("bf16", SETTINGS), ("fp32", SETTINGS)):
+        try_out(decoder, rows(), settings, [(choice, 256)], tmp_path)
+    assert made == [("fp32", 256), ("bf16", 256)]
+    try_out(decoder, rows(), SETTINGS.model_copy(update={"rank": 64}), [("fp32", 256)], tmp_path)
+    try_out(deep(3), rows(), SETTINGS, [("fp32", 256)], tmp_path)
+    assert len(made) == 4
+
+
+def test_only_what_the_settings_leave_open_is_tried():
+    free, fixed = TrainSettings(batch_tokens=4096), TrainSettings(precision="bf16", micro_tokens=1024)
+    assert candidates(free, True) == [("fp32", 1024), ("fp32", 2048), ("bf16", 1024), ("bf16", 2048)]
+    assert candidates(free, False) == [("fp32", 1024), ("fp32", 2048)]
+    assert candidates(fixed, False) == [("bf16", 1024)]
+    assert candidates(TrainSettings(batch_tokens=1024), False) == [("fp32", 1024)]
+
+
+def test_the_fastest_that_fits_and_the_smaller_of_equals():
+    slow, fast, large = Trial("fp32", 1024, 1.0, 1, 2e9), Trial("bf16", 1024, 0.5, 1, 3e9), Trial("bf16", 2048, 0.48, 1, 5e9)
+    assert chosen([slow, fast, large], room=9e9) is fast
+    assert chosen([slow, fast, Trial("bf16", 2048, 0.4, 1, 5e9)], room=9e9).micro_tokens == 2048
+    assert chosen([slow, fast, large], room=2.5e9) is slow
+    assert chosen([slow, fast, large], room=1e9) is slow
+    assert chosen([Trial("bf16", 1024, 0.95, 1, 1e9), slow], room=9e9) is slow  # no reason to be less exact
+
+
+def test_the_arithmetic_of_a_forecast():
+    trial = Trial("fp32", 256, train_seconds=0.01, validation_seconds=0.002, memory=3e9)
+    settings = SETTINGS.model_copy(update={"validations": 4})
+    ten = [rows()[0]] * 1000
+    tokens = fed_tokens(ten[0])
+    expected = forecast.forecast(trial, int(1e9), settings, StopRule(steps=20), ten, ten[:100])
+    a_step = 1000 * tokens / len(forecast.epoch_steps([tokens] * 1000, 512, 256, 0, 0)) * 0.01
+    assert expected.seconds == pytest.approx(20 * a_step + 5 * 100 * tokens * 0.002)
+    assert expected.peak_memory_mb == 4000
+    budget = forecast.forecast(trial, int(1e9), settings, StopRule(seconds=expected.seconds + 0.1), ten, ten[:100])
+    assert budget.steps == 20
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_low_memory_gives_the_same_gradients_and_keeps_only_the_layers_inputs(name):
+    batch = pack(rows())
+    results = []
+    for low_memory in (False, True):
+        decoder = ours(reference(MODELS[name]))
+        add_lora(decoder, RANK, 8, 0.1, ["all"])
+        decoder.train().low_memory = low_memory
+        torch.manual_seed(1)
+        loss = target_loss(decoder, batch, packed_attention(batch.lengths))
+        loss.backward()
+        results.append([loss.detach(), *(one.grad for one in decoder.parameters() if one.requires_grad)])
+    assert all(one.equal(other) for one, other in zip(*results, strict=True))
