@@ -20,7 +20,7 @@ from loratune.data.sources.dolly import load_dolly
 from loratune.data.sources.finqa import FinqaOptions, load_finqa
 from loratune.data.template import load_template
 from loratune.evaluation.likelihood import response_nll, target_counts
-from loratune.machine import physical_cores
+from loratune.machine import physical_cores, return_memory_at_once
 from loratune.models.adapter import load_adapter, save_adapter
 from loratune.models.find import find_base
 from loratune.models.load import PRECISIONS, load_base, set_precision
@@ -37,8 +37,11 @@ TARGETS = {
 
 
 def loratune(rows: list[Encoded], options, folder: Path) -> float:
+    if options.low_memory:
+        return_memory_at_once()
     decoder = set_precision(load_base(find_base(options.base)).decoder, PRECISIONS[options.precision])
     add_lora(decoder, RANK, ALPHA, 0.0, ["all"])
+    decoder.low_memory = options.low_memory
     optimizer = adamw(decoder.train(), 0.0)
     clock = Clock()
     lengths = [fed_tokens(row) for row in rows]
@@ -178,6 +181,7 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, required=True)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--precision", required=True)
+    parser.add_argument("--low-memory", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(physical_cores())
     torch.manual_seed(0)

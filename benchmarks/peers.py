@@ -6,7 +6,7 @@
 All train the same rows of the shipped Dolly and FinQA in the same order, with rank 16 on all linear layers, AdamW, a
 constant rate, and fp32 unless said otherwise. A process of its own runs each, in turn, and the median of the rounds counts:
 
-loratune    packed, with its defaults: about 2,048 tokens a step, 1,024 of them at once
+loratune    packed, with its defaults: about 2,048 tokens a step, 1,024 of them at once; and so with `--low-memory`
 trl         SFTTrainer + PEFT on prompt/completion, 8 rows a step; its batch size is the fastest of 1, 2, 4 and 8
 trainer     transformers' Trainer + PEFT, each row padded to 512 tokens, 8 rows a step: the usual tutorial
 
@@ -32,11 +32,16 @@ def main(options) -> None:
         tried = {size: run("trl", base, options, size)["tokens_per_second"] for size in SIZES}
         best = max(tried, key=tried.get)
         say("TRL by batch size: " + ", ".join(f"{size}: {speed:.0f} tokens/s" for size, speed in tried.items()))
-        entries = {"loratune": ("loratune", 0), f"TRL, batch {best}": ("trl", best), "Trainer, padded": ("trainer", 8)}
+        entries = {
+            "loratune": ("loratune", 0),
+            "loratune, low memory": ("loratune", 0, "--low-memory"),
+            f"TRL, batch {best}": ("trl", best),
+            "Trainer, padded": ("trainer", 8),
+        }
         results: dict[str, list[dict]] = {name: [] for name in entries}
         for _ in range(options.rounds):
-            for name, (worker, size) in entries.items():
-                results[name].append(run(worker, base, options, size))
+            for name, (worker, *how) in entries.items():
+                results[name].append(run(worker, base, options, *how))
                 say(f"{name}: {results[name][-1]}")
     show(results, options)
 
@@ -73,9 +78,9 @@ def make_base(model: str, folder: Path) -> str:
     return str(folder)
 
 
-def run(worker: str, base: str, options, batch: int) -> dict:
+def run(worker: str, base: str, options, batch: int, *more: str) -> dict:
     """One measurement in a process of its own, so that its peak memory is its own; the result is its last line."""
-    words = [worker, "--base", base, "--rows", str(options.rows), "--batch", str(batch), "--precision", options.precision]
+    words = [worker, "--base", base, "--rows", str(options.rows), "--batch", str(batch), "--precision", options.precision, *more]
     result = subprocess.run([sys.executable, CONTESTANTS, *words], capture_output=True, text=True)
     if result.returncode:
         sys.exit(f"{' '.join(words)}\n{result.stderr}")

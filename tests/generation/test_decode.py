@@ -6,8 +6,9 @@ from transformers import GPT2Config
 
 from loratune.generation.cache import Cache
 from loratune.generation.decode import generate
+from loratune.models.lora import add_lora, linears, without_adapter
 from loratune.settings import Decoding
-from small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, reference
+from small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, randomise_lora, reference
 
 SHAPES = {"gpt2": GPT2_SHAPES["cerebras-gpt"], "smollm2": LLAMA_SHAPES["smollm2"], "untied": LLAMA_SHAPES["tinyllama"]}
 NO_EOS = -1
@@ -68,6 +69,30 @@ def test_an_answer_does_not_depend_on_the_batch(model, sampling):
         assert generate(decoder, PROMPTS, eos_id, decoding) == single
 
 
+def test_the_adapter_writes_what_it_writes_uncached_and_leaves_the_weights_as_they_were(model):
+    decoder = ours(model)
+    base = generate(decoder, PROMPTS, NO_EOS, Decoding(max_new_tokens=10))
+    add_lora(decoder, 4, 8, 0.0, ["all"])
+    randomise_lora(decoder)
+    before = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
+    answers = generate(decoder, PROMPTS, NO_EOS, Decoding(max_new_tokens=10, batch_size=4))
+    assert answers != base
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        with torch.inference_mode():
+            likeliest = logits(decoder, torch.tensor(prompt + answer.ids)).argmax(-1)  # the adapter apart
+        assert answer.ids == likeliest[len(prompt) - 1 : -1].tolist()
+    with without_adapter(decoder):
+        assert generate(decoder, PROMPTS, NO_EOS, Decoding(max_new_tokens=10, batch_size=4)) == base
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(decoder, PROMPTS, NO_EOS, Decoding(), interrupt)
+    assert all(tensor.equal(before[name]) for name, tensor in decoder.state_dict().items())
+    assert all(linear.adapted for _, linear in linears(decoder))
+
+
 def test_the_seed_decides_and_each_prompt_draws_its_own_numbers(model):
     decoder, same_prompt = ours(model), [PROMPTS[1]] * 2
     first = generate(decoder, same_prompt, NO_EOS, Decoding(max_new_tokens=20, temperature=1, seed=1))
@@ -81,6 +106,7 @@ def test_cached_logits_are_the_uncached_ones(model):
     """Every call's logits, while answers of different lengths enter, go on and leave."""
     decoder, texts = ours(model), prompts_of([30, 45, 38])
     cache, at = Cache(decoder, slots=3, capacity=45), [10, 20, 1]
+    cache.keys.fill_(torch.nan), cache.values.fill_(torch.nan)  # what is free is never read
     begun: list[int] = []  # the texts in the slots
 
     def call(new):

@@ -1,8 +1,6 @@
 """`loratune train`: a LoRA adapter from the prepared data."""
 
 import hashlib
-import math
-from collections import Counter
 from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version
@@ -10,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from loratune import __version__
 from loratune.console import say, warn
 from loratune.data.encode import Encoded, encode_rows
 from loratune.data.pack import epoch_steps, fed_tokens, fit_together, pack, steps_in
@@ -24,7 +21,7 @@ from loratune.models.adapter import describe, save_adapter
 from loratune.models.find import FoundBase, cache_folder, find_base
 from loratune.models.load import PRECISIONS, Base, load_base, set_precision
 from loratune.models.lora import add_lora, trained_parameters
-from loratune.report.card import CARD
+from loratune.report.card import model_card
 from loratune.report.plots import plot_losses
 from loratune.settings import TrainSettings, flag, read_toml
 from loratune.training.checkpoint import RunFolder, State, best_weights, newest_run, put_weights
@@ -224,41 +221,6 @@ def save(settings: TrainSettings, base: Base, template: Template, card: str) -> 
         base.tokenizer.save(folder)
         describe(folder, facts)
         write_text(folder / "README.md", card)
-
-
-def model_card(
-    settings: TrainSettings,
-    base: Base,
-    template: Template,
-    state: State,
-    records: list[Record],
-    val_rows: int,
-    layers: list[str],
-) -> str:
-    sources = Counter(record.source for record in records)
-    return CARD.format(
-        base=base.found.hub_name,
-        licence="license: cc-by-sa-3.0\n" if "dolly" in sources else "",
-        version=__version__,
-        rank=settings.rank,
-        alpha=settings.alpha,
-        layers=len(layers),
-        trained=sum(parameter.numel() for parameter in trained_parameters(base.decoder)),
-        base_nll=state.base_nll,
-        base_perplexity=math.exp(state.base_nll),
-        best_nll=state.best_nll,
-        best_perplexity=math.exp(state.best_nll),
-        val_rows=val_rows,
-        validations=state.validations,
-        best_step=state.best_step,
-        steps=state.step,
-        tokens=state.tokens,
-        minutes=state.elapsed / 60,
-        speed=state.tokens / state.stepping,
-        sources="\n".join(f"* {source}: {number:,} rows" for source, number in sources.items()),
-        template_name=template.name,
-        prompt=template.render("{instruction}", "{input}"),
-    )
 
 
 def summarise(settings: TrainSettings, folder: RunFolder, state: State, finished: bool, counts: dict) -> dict:

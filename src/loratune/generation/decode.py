@@ -13,9 +13,10 @@ import torch
 
 from loratune.generation.cache import Cache
 from loratune.generation.sampling import choose, generator_of
+from loratune.models.merge import merged
 from loratune.settings import Decoding
 
-PROMPT_TOKENS = 2048  # of new prompts in one call, to bound its memory; a longer prompt is a call's only new one
+PROMPT_TOKENS = 512  # of new prompts in one call, to bound its memory; a longer prompt is a call's only new one
 
 
 @dataclass(frozen=True)
@@ -51,28 +52,31 @@ def generate(
     An answer is a function of its prompt, its number and the settings, not of the others. `on_progress(tokens, answers)`
     is told after each step how many were added. Raises ValueError for a prompt that is empty or leaves no room.
     """
-    waiting = deque(
+    todo = [
         Writing(number, prompt, room_for(decoder, prompt, decoding), generator_of(decoding.seed, number))
         for number, prompt in enumerate(prompts)
-    )
-    capacity = max((len(answer.prompt) + answer.room for answer in waiting), default=0)
-    cache = Cache(decoder, min(decoding.batch_size, len(prompts)), capacity)
+    ]
+    capacity = max((len(answer.prompt) + answer.room for answer in todo), default=0)
+    cache = Cache(decoder, min(decoding.batch_size, len(todo)), capacity)
+    # The shortest first: they fill the slots within few calls, and the long ones' calls carry many running answers.
+    waiting = deque(sorted(todo, key=lambda answer: len(answer.prompt)))
     writing: list[Writing] = []  # in the order of the cache's slots
     answers: dict[int, Answer] = {}
-    while waiting or writing:
-        starting = admit(waiting, decoding.batch_size - len(writing))
-        logits = feed(decoder, cache, writing, starting)
-        writing += starting
-        tokens = choose(logits, decoding, [answer.generator for answer in writing])
-        finished = [answer.add(token, eos_id) for answer, token in zip(writing, tokens, strict=True)]
-        for slot in reversed(range(len(writing))):
-            if finished[slot]:
-                answers[writing[slot].number] = finished[slot]
-                cache.free(slot)
-                writing[slot] = writing[-1]
-                writing.pop()
-        if on_progress:
-            on_progress(len(tokens), sum(answer is not None for answer in finished))
+    with merged(decoder):
+        while waiting or writing:
+            starting = admit(waiting, decoding.batch_size - len(writing))
+            logits = feed(decoder, cache, writing, starting)
+            writing += starting
+            tokens = choose(logits, decoding, [answer.generator for answer in writing])
+            finished = [answer.add(token, eos_id) for answer, token in zip(writing, tokens, strict=True)]
+            for slot in reversed(range(len(writing))):
+                if finished[slot]:
+                    answers[writing[slot].number] = finished[slot]
+                    cache.free(slot)
+                    writing[slot] = writing[-1]
+                    writing.pop()
+            if on_progress:
+                on_progress(len(tokens), sum(answer is not None for answer in finished))
     return [answers[number] for number in range(len(prompts))]
 
 
@@ -103,5 +107,5 @@ def feed(decoder, cache: Cache, writing: list[Writing], starting: list[Writing])
         positions += range(len(answer.prompt))
         ends.append(len(ids) - 1)
     ids, positions, ends = (torch.tensor(numbers, device=decoder.head_weight.device) for numbers in (ids, positions, ends))
-    hidden = decoder(ids, positions, cache.attend([len(answer.prompt) for answer in starting]))
-    return decoder.logits(hidden[ends])
+    attend = cache.attend([len(answer.prompt) for answer in starting])
+    return decoder.logits(decoder(ids, positions, attend, wanted=ends))

@@ -1,5 +1,15 @@
 """The model card beside an adapter."""
 
+import math
+from collections import Counter
+
+from loratune import __version__
+from loratune.data.records import Record
+from loratune.data.template import Template
+from loratune.models.load import Base
+from loratune.models.lora import trained_parameters
+from loratune.settings import TrainSettings
+
 CARD = """\
 ---
 base_model: {base}
@@ -52,3 +62,39 @@ model = PeftModel.from_pretrained(base, "FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 ```
 """
+
+
+def model_card(
+    settings: TrainSettings,
+    base: Base,
+    template: Template,
+    state,
+    records: list[Record],
+    val_rows: int,
+    layers: list[str],
+) -> str:
+    """The adapter folder's README.md; `state` is where the training ended."""
+    sources = Counter(record.source for record in records)
+    return CARD.format(
+        base=base.found.hub_name,
+        licence="license: cc-by-sa-3.0\n" if "dolly" in sources else "",
+        version=__version__,
+        rank=settings.rank,
+        alpha=settings.alpha,
+        layers=len(layers),
+        trained=sum(parameter.numel() for parameter in trained_parameters(base.decoder)),
+        base_nll=state.base_nll,
+        base_perplexity=math.exp(state.base_nll),
+        best_nll=state.best_nll,
+        best_perplexity=math.exp(state.best_nll),
+        val_rows=val_rows,
+        validations=state.validations,
+        best_step=state.best_step,
+        steps=state.step,
+        tokens=state.tokens,
+        minutes=state.elapsed / 60,
+        speed=state.tokens / state.stepping,
+        sources="\n".join(f"* {source}: {number:,} rows" for source, number in sources.items()),
+        template_name=template.name,
+        prompt=template.render("{instruction}", "{input}"),
+    )

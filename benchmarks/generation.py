@@ -1,0 +1,215 @@
+"""loratune's batched decoding against `transformers.generate`: generated tokens/s, peak memory, and whether both write the same.
+
+    .venv/bin/python benchmarks/generation.py --model smollm2-135m --adapter model/gpt2_lora_finetuned   # or no --adapter
+
+The prompts are rows of the shipped Dolly and FinQA in the default template: half are short, half carry a page of a report.
+Both write greedily. A process of its own does each run, in turn, and the median of the rounds counts:
+
+loratune       `generate`, the prompts in their own order
+transformers   `generate` with a cache and sdpa attention, the adapter merged into the weights by PEFT; the prompts sorted by
+               length, so that little is padded on the left
+
+Each has the batch size that is its best for every second prompt, loratune also its default. A generated token is one of an
+answer, end-of-text included; what is computed for a row after its end counts for nothing. Where the answers differ, the larger
+gap of the two logits says whether it is a tie, which rounding decides, or a mistake.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+from peers import make_base, say
+
+from loratune.settings import Decoding
+
+DEFAULT = Decoding().batch_size
+TIE = 1e-3  # a gap of two logits that fp32 rounding can close
+
+
+@dataclass(frozen=True)
+class Outcome:
+    answers: list[list[int]]  # in the prompts' order, each with its end-of-text
+    seconds: float
+    peak_memory_mb: float
+
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.answers))
+
+    @property
+    def speed(self) -> float:
+        return self.tokens / self.seconds
+
+
+def main(options) -> None:
+    with TemporaryDirectory() as folder:
+        options.base = make_base(options.model, Path(folder))
+        prompts = apart(read_prompts, options)
+        best = {run: fastest(run, options, prompts) for run in (loratune, transformers)}
+        entries = [(loratune, best[loratune]), (loratune, DEFAULT), (transformers, best[transformers])]
+        outcomes: dict[str, list[Outcome]] = {}
+        for _ in range(options.rounds):
+            for run, size in dict.fromkeys(entries):
+                outcome = apart(run, options, prompts, size)
+                outcomes.setdefault(f"{run.__name__}, batch {size}", []).append(outcome)
+                say(f"{run.__name__}, batch {size}: {outcome.speed:.1f} tokens/s")
+        show(options, outcomes)
+        ours, *_, theirs = (runs[0].answers for runs in outcomes.values())
+        compare(options, prompts, ours, theirs)
+
+
+def apart(work: Callable, *arguments):
+    """Call it in a new process, so that its peak memory is its own."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def read_prompts(options) -> list[list[int]]:
+    from contestants import real_rows
+
+    from loratune.models.tokenizer import Tokenizer
+
+    rows, _ = real_rows(Tokenizer.load(Path(options.base)), options.prompts)
+    return [row.prompt for row in rows]
+
+
+def fastest(run: Callable, options, prompts: list[list[int]]) -> int:
+    """The best batch size, tried on every second prompt: of all lengths, and enough for the largest size."""
+    some = sorted(prompts, key=len)[::2]
+    speeds = {size: apart(run, options, some, size).speed for size in options.sizes}
+    say(f"{run.__name__} by batch size: " + ", ".join(f"{size}: {speed:.1f} tokens/s" for size, speed in speeds.items()))
+    return max(speeds, key=speeds.get)
+
+
+def loratune(options, prompts: list[list[int]], size: int) -> Outcome:
+    import torch
+
+    from loratune.generation.decode import generate
+    from loratune.machine import peak_memory_mb, use_machine
+    from loratune.models.adapter import load_adapter
+    from loratune.models.find import find_base
+    from loratune.models.load import load_base
+
+    use_machine(0, "cpu")
+    base = load_base(find_base(options.base), getattr(torch, PRECISIONS[options.precision]))
+    if options.adapter:
+        load_adapter(base.decoder, options.adapter)
+    eos = base.tokenizer.eos_id
+    start = time.perf_counter()
+    answers = generate(base.decoder, prompts, eos, Decoding(max_new_tokens=options.max_new_tokens, batch_size=size))
+    seconds = time.perf_counter() - start
+    return Outcome([answer.ids + [eos] * (answer.ended == "eos") for answer in answers], seconds, peak_memory_mb())
+
+
+def transformers(options, prompts: list[list[int]], size: int) -> Outcome:
+    from loratune.machine import peak_memory_mb, use_machine
+
+    use_machine(0, "cpu")
+    model, eos = reference(options)
+    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+    answers: dict[int, list[int]] = {}
+    start = time.perf_counter()
+    for first in range(0, len(order), size):
+        numbers = order[first : first + size]
+        written = padded_generate(model, [prompts[number] for number in numbers], eos, options.max_new_tokens)
+        answers |= zip(numbers, written, strict=True)
+    seconds = time.perf_counter() - start
+    return Outcome([answers[number] for number in range(len(prompts))], seconds, peak_memory_mb())
+
+
+def padded_generate(model, prompts: Sequence[list[int]], eos: int, max_new_tokens: int) -> list[list[int]]:
+    import torch
+
+    width = max(map(len, prompts))
+    ids = torch.tensor([[eos] * (width - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    with torch.inference_mode():
+        rows = model.generate(ids, attention_mask=mask, max_new_tokens=max_new_tokens)[:, width:].tolist()
+    return [row[: row.index(eos) + 1] if eos in row else row for row in rows]
+
+
+def reference(options):
+    """The model as `transformers` has it, the adapter merged in, and its end-of-text."""
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    from loratune.models.tokenizer import Tokenizer
+
+    eos = Tokenizer.load(Path(options.base)).eos_id
+    precision = getattr(torch, PRECISIONS[options.precision])
+    model = AutoModelForCausalLM.from_pretrained(options.base, dtype=precision, attn_implementation="sdpa").eval()
+    if options.adapter:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, options.adapter).merge_and_unload()
+    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=eos, pad_token_id=eos)
+    return model, eos
+
+
+def show(options, outcomes: dict[str, list[Outcome]]) -> None:
+    speeds = {name: median(run.speed for run in runs) for name, runs in outcomes.items()}
+    slowest = speeds[list(outcomes)[-1]]
+    with_adapter = "with an adapter" if options.adapter else "without an adapter"
+    print(f"\n{options.model} {with_adapter}, {options.precision}, {options.prompts} prompts, median of {options.rounds}\n")
+    print("| | generated tokens | seconds | tokens/s | against transformers | peak memory |\n|---|---|---|---|---|---|")
+    for name, runs in outcomes.items():
+        seconds, memory = median(run.seconds for run in runs), max(run.peak_memory_mb for run in runs)
+        speed = speeds[name]
+        row = [
+            name,
+            f"{runs[0].tokens:,}",
+            f"{seconds:.0f}",
+            f"{speed:.0f}",
+            f"{speed / slowest:.2f}x",
+            f"{memory / 1000:.2f} GB",
+        ]
+        print(f"| {' | '.join(row)} |")
+
+
+def compare(options, prompts: list[list[int]], ours: list[list[int]], theirs: list[list[int]]) -> None:
+    """Prints how many answers differ, and by how much the first differing tokens' logits do."""
+    contexts = [fork(prompt, *pair) for prompt, *pair in zip(prompts, ours, theirs, strict=True) if pair[0] != pair[1]]
+    print(f"\n{len(prompts) - len(contexts)} of {len(prompts)} answers are equal token for token.")
+    if contexts:
+        gaps = sorted(apart(logit_gaps, options, contexts))
+        ties = sum(gap < TIE for gap in gaps)
+        print(f"{len(gaps)} differ, {ties} by a tie: where they part, the two logits are {gaps[0]:.1e} to {gaps[-1]:.1e} apart.")
+
+
+def fork(prompt: list[int], one: list[int], other: list[int]) -> tuple[list[int], int, int]:
+    """What stands before the first difference of two answers, and the two tokens there."""
+    place = next(place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return prompt + one[:place], one[place], other[place]
+
+
+def logit_gaps(options, contexts: list[tuple[list[int], int, int]]) -> list[float]:
+    """How far apart `transformers` finds the two tokens after each context, computed alone."""
+    import torch
+
+    model, _ = reference(options)
+    with torch.inference_mode():
+        logits = [model(torch.tensor([ids]), logits_to_keep=1).logits[0, -1].float() for ids, _, _ in contexts]
+    return [abs(float(row[one] - row[other])) for row, (_, one, other) in zip(logits, contexts, strict=True)]
+
+
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m", help="or gpt2-shape: 124M random weights in GPT-2's shape")
+    parser.add_argument("--adapter", type=Path, help="folder of an adapter that was trained on this model")
+    parser.add_argument("--prompts", type=int, default=256)
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 4, 8, 16, 32, 64], help="batch sizes to try")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    main(parser.parse_args())

@@ -1,0 +1,121 @@
+"""How fast loratune trains, by model size, row length, rank and threads, and how much of what the processor can do that is.
+
+    .venv/bin/python benchmarks/scaling.py                    # the four GPT-2 shapes and SmolLM2; about 15 minutes on two cores
+    .venv/bin/python benchmarks/scaling.py --models smollm2-135m gpt2 --precision bf16
+
+The weights are random and in the models' shapes, the rows random and of one length; speed does not depend on the values. A
+model's depth is cut to 4 layers and to 2, and the line through both times gives the whole model's (as `loratune train` does
+for its forecast). Each figure is the better of two runs over 2,048 tokens, 1,024 at once; one token in four is a target.
+
+The last column compares with the limit. Necessary are, for each token and each weight of the layers, 2 floating-point
+operations forward and 2 backward (the weights are frozen and get no gradient), and as much for the head, on target tokens
+only; attention, LoRA and all else count as nothing. The limit is the same number of operations at the rate of the layers' own
+matrix products, measured in the same process.
+"""
+
+import argparse
+import time
+from dataclasses import replace
+
+import torch
+
+from loratune.data.encode import Encoded
+from loratune.data.pack import pack
+from loratune.machine import physical_cores
+from loratune.models.decoder import Decoder
+from loratune.models.load import PRECISIONS
+from loratune.models.lora import linears
+from loratune.models.spec import Spec
+from loratune.settings import TrainSettings
+from loratune.training.forecast import DEPTHS, first_layers, seconds
+
+TOKENS, AT_ONCE, TARGET_SHARE, LENGTH, RANK = 2048, 1024, 4, 256, 16
+GPT2 = {"gpt2": (768, 12, 12), "gpt2-medium": (1024, 24, 16), "gpt2-large": (1280, 36, 20), "gpt2-xl": (1600, 48, 25)}
+
+
+def main(options) -> None:
+    torch.set_num_threads(options.threads or physical_cores())
+    say = lambda *cells: print("| " + " | ".join(map(str, cells)) + " |", flush=True)  # noqa: E731
+    say(f"{options.precision}, {torch.get_num_threads()} threads", "layers' and head's weights", "tokens/s", "of the limit")
+    say(*["---"] * 4)
+    for name in options.models:
+        decoder = random_decoder(shape_of(name))
+        rate = product_rate(decoder, options.precision)
+        report = lambda what, length, rank, decoder=decoder, rate=rate: say(  # noqa: E731
+            what, f"{sum(weights_of(decoder.spec)) / 1e6:,.0f} M", *speed(decoder, length, rank, options.precision, rate)
+        )
+        report(f"{name}, rows of {LENGTH}, rank {RANK}", LENGTH, RANK)
+        if name == options.models[0]:
+            for length in (128, 512, 1024):
+                report(f"{name}, rows of {length}", length, RANK)
+            for rank in (1, 8, 64, 128):
+                report(f"{name}, rank {rank}", LENGTH, rank)
+            threads = torch.get_num_threads()
+            if threads > 1:
+                torch.set_num_threads(1)
+                report(f"{name}, 1 thread (limit: {threads} threads)", LENGTH, RANK)
+                torch.set_num_threads(threads)
+
+
+def speed(decoder: Decoder, length: int, rank: int, precision: str, rate: float) -> tuple[str, str]:
+    """Tokens/s of the whole model, and the share of the limit."""
+    row = Encoded(prompt=[1] * (length - length // TARGET_SHARE + 1), response=[2] * (length // TARGET_SHARE), id="", source="")
+    batches = [pack([row] * (AT_ONCE // length))] * (TOKENS // AT_ONCE)
+    settings = TrainSettings(rank=rank, alpha=rank)
+    times = [seconds(first_layers(decoder, depth, settings, precision), batches, training=True) for depth in DEPTHS]
+    whole = times[0] + (times[1] - times[0]) / (DEPTHS[1] - DEPTHS[0]) * (decoder.spec.layers - DEPTHS[0])
+    layers, head = weights_of(decoder.spec)
+    necessary = 4 * TOKENS * (layers + head / TARGET_SHARE)
+    return f"{TOKENS / whole:,.0f}", f"{necessary / rate / whole:.0%}"
+
+
+def product_rate(decoder: Decoder, precision: str) -> float:
+    """Floating-point operations per second of y = x Wᵀ for the layers' own W, the best of three passes over one layer."""
+    first = [linear.weight.to(PRECISIONS[precision]) for name, linear in linears(decoder) if name.startswith("layers.0.")]
+    inputs = [torch.randn(AT_ONCE, weight.shape[1], dtype=weight.dtype) for weight in first]
+    best = float("inf")
+    for _ in range(5):
+        started = time.perf_counter()
+        for _ in range(3):
+            for x, weight in zip(inputs, first, strict=True):
+                x @ weight.t()
+        best = min(best, time.perf_counter() - started)
+    return 3 * sum(2 * AT_ONCE * weight.numel() for weight in first) / best
+
+
+def weights_of(spec: Spec) -> tuple[int, int]:
+    """The numbers in the layers' matrices, and in the head."""
+    queries, keys = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+    layer = spec.width * (2 * queries + 2 * keys + (3 if spec.gated else 2) * spec.mlp_width)
+    return spec.layers * layer, spec.width * spec.vocabulary
+
+
+def random_decoder(spec: Spec) -> Decoder:
+    """The model's first layers with random weights; as deep as its spec says for all that is counted."""
+    shallow = Decoder(replace(spec, layers=max(DEPTHS)))
+    for parameter in shallow.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    shallow.spec = spec
+    return shallow.requires_grad_(False)
+
+
+def shape_of(name: str) -> Spec:
+    if name not in GPT2:
+        from loratune.models.find import find_base
+        from loratune.models.load import load_base
+
+        return load_base(find_base(name)).decoder.spec
+    from transformers import GPT2Config
+
+    from loratune.models.spec import spec_of
+
+    width, layers, heads = GPT2[name]
+    return spec_of(GPT2Config(n_embd=width, n_layer=layers, n_head=heads))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["smollm2-135m", *GPT2])
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--threads", type=int, default=0)
+    main(parser.parse_args())

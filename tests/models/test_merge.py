@@ -1,0 +1,68 @@
+"""Merged for decoding: the same logits as the adapter apart, and afterwards the very same weights."""
+
+import pytest
+import torch
+
+from loratune.generation.decode import generate
+from loratune.models.lora import add_lora, linears, without_adapter
+from loratune.models.merge import merged
+from loratune.settings import Decoding
+from small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, randomise_lora, reference
+
+SHAPES = {"gpt2": GPT2_SHAPES["cerebras-gpt"], "smollm2": LLAMA_SHAPES["smollm2"]}
+
+
+@pytest.fixture(params=SHAPES)
+def tuned(request):
+    decoder = ours(reference(SHAPES[request.param]))
+    add_lora(decoder, rank=4, alpha=8, dropout=0.0, targets=["all"])
+    randomise_lora(decoder, std=0.1)
+    return decoder.eval()
+
+
+def weights(decoder) -> list[tuple[torch.Tensor, bool]]:
+    return [(linear.weight.clone(), linear.adapted) for _, linear in linears(decoder)]
+
+
+def unchanged(before, decoder) -> bool:
+    return all(one.equal(other) and was == now for (one, was), (other, now) in zip(before, weights(decoder), strict=True))
+
+
+@torch.no_grad()
+def test_merged_logits_are_the_unmerged_ones_and_the_weights_come_back(tuned):
+    before, ids = weights(tuned), torch.arange(50)
+    apart = logits(tuned, ids)
+    with merged(tuned):
+        assert not unchanged(before, tuned)
+        assert (logits(tuned, ids) - apart).abs().max() < 1e-4
+    assert unchanged(before, tuned)
+    assert logits(tuned, ids).equal(apart)
+
+
+def test_weights_come_back_after_an_error(tuned):
+    before = weights(tuned)
+    with pytest.raises(KeyboardInterrupt), merged(tuned):
+        raise KeyboardInterrupt
+    assert unchanged(before, tuned)
+
+
+def test_the_base_stays_the_base(tuned):
+    before = weights(tuned)
+    with without_adapter(tuned):
+        base = logits(tuned, torch.arange(20))
+        with merged(tuned):
+            assert logits(tuned, torch.arange(20)).equal(base)
+    assert unchanged(before, tuned)
+
+
+def test_answers_are_those_without_merging(tuned):
+    prompts = [[5, 9, 30], [7], list(range(40))]
+    decoding = Decoding(max_new_tokens=12, batch_size=2)
+    before = weights(tuned)
+    answers = generate(tuned, prompts, -1, decoding)
+    assert unchanged(before, tuned)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = list(prompt)
+        for token in answer.ids:
+            assert int(logits(tuned, torch.tensor(ids))[-1].argmax()) == token
+            ids.append(token)
