@@ -7,7 +7,7 @@ All train the same rows of the shipped Dolly and FinQA in the same order, with r
 constant rate, and fp32 unless said otherwise. A process of its own runs each, in turn, and the median of the rounds counts:
 
 loratune    packed, with its defaults: about 2,048 tokens a step, 1,024 of them at once; and so with `--low-memory`
-trl         SFTTrainer + PEFT on prompt/completion, 8 rows a step; its batch size is the fastest of 1, 2, 4 and 8
+trl         SFTTrainer + PEFT on prompt/completion, 8 rows a step; its batch size is the fastest of --sizes
 trainer     transformers' Trainer + PEFT, each row padded to 512 tokens, 8 rows a step: the usual tutorial
 
 A real token is one of a row's own, counted once; padding is none. The held-out loss of each adapter is measured by the same
@@ -23,13 +23,12 @@ from pathlib import Path
 from statistics import median
 
 CONTESTANTS = Path(__file__).with_name("contestants.py")
-SIZES = (1, 2, 4, 8)
 
 
 def main(options) -> None:
     with tempfile.TemporaryDirectory() as folder:
         base = make_base(options.model, Path(folder))
-        tried = {size: run("trl", base, options, size)["tokens_per_second"] for size in SIZES}
+        tried = {size: run("trl", base, options, size)["tokens_per_second"] for size in options.sizes}
         best = max(tried, key=tried.get)
         say("TRL by batch size: " + ", ".join(f"{size}: {speed:.0f} tokens/s" for size, speed in tried.items()))
         entries = {
@@ -91,6 +90,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--rows", type=int, default=72)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4, 8], help="TRL's batch sizes to try")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     main(parser.parse_args())
