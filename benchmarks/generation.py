@@ -29,6 +29,7 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 from peers import make_base, say
 
+from loratune.models.load import PRECISIONS
 from loratune.settings import Decoding
 
 DEFAULT = Decoding().batch_size
@@ -91,8 +92,6 @@ def fastest(run: Callable, options, prompts: list[list[int]]) -> int:
 
 
 def loratune(options, prompts: list[list[int]], size: int) -> Outcome:
-    import torch
-
     from loratune.generation.decode import generate
     from loratune.machine import peak_memory_mb, use_machine
     from loratune.models.adapter import load_adapter
@@ -100,7 +99,7 @@ def loratune(options, prompts: list[list[int]], size: int) -> Outcome:
     from loratune.models.load import load_base
 
     use_machine(0, "cpu")
-    base = load_base(find_base(options.base), getattr(torch, PRECISIONS[options.precision]))
+    base = load_base(find_base(options.base), PRECISIONS[options.precision])
     if options.adapter:
         load_adapter(base.decoder, options.adapter)
     eos = base.tokenizer.eos_id
@@ -139,13 +138,12 @@ def padded_generate(model, prompts: Sequence[list[int]], eos: int, max_new_token
 
 def reference(options):
     """The model as `transformers` has it, the adapter merged in, and its end-of-text."""
-    import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     from loratune.models.tokenizer import Tokenizer
 
     eos = Tokenizer.load(Path(options.base)).eos_id
-    precision = getattr(torch, PRECISIONS[options.precision])
+    precision = PRECISIONS[options.precision]
     model = AutoModelForCausalLM.from_pretrained(options.base, dtype=precision, attn_implementation="sdpa").eval()
     if options.adapter:
         from peft import PeftModel
@@ -200,8 +198,6 @@ def logit_gaps(options, contexts: list[tuple[list[int], int, int]]) -> list[floa
         logits = [model(torch.tensor([ids]), logits_to_keep=1).logits[0, -1].float() for ids, _, _ in contexts]
     return [abs(float(row[one] - row[other])) for row, (_, one, other) in zip(logits, contexts, strict=True)]
 
-
-PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

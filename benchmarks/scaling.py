@@ -1,6 +1,6 @@
 """How fast loratune trains, by model size, row length, rank and threads, and how much of what the processor can do that is.
 
-    .venv/bin/python benchmarks/scaling.py                    # the four GPT-2 shapes and SmolLM2; about 15 minutes on two cores
+    .venv/bin/python benchmarks/scaling.py                    # the four GPT-2 shapes and SmolLM2
     .venv/bin/python benchmarks/scaling.py --models smollm2-135m gpt2 --precision bf16
 
 The weights are random and in the models' shapes, the rows random and of one length; speed does not depend on the values. A
@@ -30,34 +30,39 @@ from loratune.settings import TrainSettings
 from loratune.training.forecast import DEPTHS, first_layers, seconds
 
 TOKENS, AT_ONCE, TARGET_SHARE, LENGTH, RANK = 2048, 1024, 4, 256, 16
+LENGTHS, RANKS = (128, 512, 1024), (1, 8, 64, 128)
 GPT2 = {"gpt2": (768, 12, 12), "gpt2-medium": (1024, 24, 16), "gpt2-large": (1280, 36, 20), "gpt2-xl": (1600, 48, 25)}
 
 
 def main(options) -> None:
     torch.set_num_threads(options.threads or physical_cores())
-    say = lambda *cells: print("| " + " | ".join(map(str, cells)) + " |", flush=True)  # noqa: E731
-    say(f"{options.precision}, {torch.get_num_threads()} threads", "layers' and head's weights", "tokens/s", "of the limit")
-    say(*["---"] * 4)
+    print(f"| {options.precision}, {torch.get_num_threads()} threads | weights | tokens/s | of the limit |\n|---|---|---|---|")
     for name in options.models:
         decoder = random_decoder(shape_of(name))
         rate = product_rate(decoder, options.precision)
-        report = lambda what, length, rank, decoder=decoder, rate=rate: say(  # noqa: E731
-            what, f"{sum(weights_of(decoder.spec)) / 1e6:,.0f} M", *speed(decoder, length, rank, options.precision, rate)
-        )
-        report(f"{name}, rows of {LENGTH}, rank {RANK}", LENGTH, RANK)
+        report(f"{name}, rows of {LENGTH}, rank {RANK}", decoder, rate, options.precision)
         if name == options.models[0]:
-            for length in (128, 512, 1024):
-                report(f"{name}, rows of {length}", length, RANK)
-            for rank in (1, 8, 64, 128):
-                report(f"{name}, rank {rank}", LENGTH, rank)
-            threads = torch.get_num_threads()
-            if threads > 1:
-                torch.set_num_threads(1)
-                report(f"{name}, 1 thread (limit: {threads} threads)", LENGTH, RANK)
-                torch.set_num_threads(threads)
+            vary(name, decoder, rate, options.precision)
 
 
-def speed(decoder: Decoder, length: int, rank: int, precision: str, rate: float) -> tuple[str, str]:
+def vary(name: str, decoder: Decoder, rate: float, precision: str) -> None:
+    """Other row lengths, ranks and threads, one at a time."""
+    for length in LENGTHS:
+        report(f"{name}, rows of {length}", decoder, rate, precision, length=length)
+    for rank in RANKS:
+        report(f"{name}, rank {rank}", decoder, rate, precision, rank=rank)
+    if (threads := torch.get_num_threads()) > 1:
+        torch.set_num_threads(1)
+        report(f"{name}, 1 thread (limit: 1 thread)", decoder, product_rate(decoder, precision), precision)
+        torch.set_num_threads(threads)
+
+
+def report(what: str, decoder: Decoder, rate: float, precision: str, length: int = LENGTH, rank: int = RANK) -> None:
+    tokens_per_second, share = speed(decoder, length, rank, precision, rate)
+    print(f"| {what} | {sum(weights_of(decoder.spec)) / 1e6:,.0f} M | {tokens_per_second:,.0f} | {share:.0%} |", flush=True)
+
+
+def speed(decoder: Decoder, length: int, rank: int, precision: str, rate: float) -> tuple[float, float]:
     """Tokens/s of the whole model, and the share of the limit."""
     row = Encoded(prompt=[1] * (length - length // TARGET_SHARE + 1), response=[2] * (length // TARGET_SHARE), id="", source="")
     batches = [pack([row] * (AT_ONCE // length))] * (TOKENS // AT_ONCE)
@@ -66,7 +71,7 @@ def speed(decoder: Decoder, length: int, rank: int, precision: str, rate: float)
     whole = times[0] + (times[1] - times[0]) / (DEPTHS[1] - DEPTHS[0]) * (decoder.spec.layers - DEPTHS[0])
     layers, head = weights_of(decoder.spec)
     necessary = 4 * TOKENS * (layers + head / TARGET_SHARE)
-    return f"{TOKENS / whole:,.0f}", f"{necessary / rate / whole:.0%}"
+    return TOKENS / whole, necessary / rate / whole
 
 
 def product_rate(decoder: Decoder, precision: str) -> float:

@@ -3,10 +3,8 @@
 import pytest
 import torch
 
-from loratune.generation.decode import generate
 from loratune.models.lora import add_lora, linears, without_adapter
 from loratune.models.merge import merged
-from loratune.settings import Decoding
 from small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, randomise_lora, reference
 
 SHAPES = {"gpt2": GPT2_SHAPES["cerebras-gpt"], "smollm2": LLAMA_SHAPES["smollm2"]}
@@ -53,16 +51,3 @@ def test_the_base_stays_the_base(tuned):
         with merged(tuned):
             assert logits(tuned, torch.arange(20)).equal(base)
     assert unchanged(before, tuned)
-
-
-def test_answers_are_those_without_merging(tuned):
-    prompts = [[5, 9, 30], [7], list(range(40))]
-    decoding = Decoding(max_new_tokens=12, batch_size=2)
-    before = weights(tuned)
-    answers = generate(tuned, prompts, -1, decoding)
-    assert unchanged(before, tuned)
-    for prompt, answer in zip(prompts, answers, strict=True):
-        ids = list(prompt)
-        for token in answer.ids:
-            assert int(logits(tuned, torch.tensor(ids))[-1].argmax()) == token
-            ids.append(token)

@@ -1,11 +1,15 @@
 """What is said before a run: counted and timed on a few layers, equal to what the whole model needs."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from plain import MODELS, RANK, random_rows
 from transformers import LlamaConfig
 
 from loratune.data.pack import fed_tokens, pack
+from loratune.models import attention
 from loratune.models.attention import packed_attention
 from loratune.models.lora import add_lora
 from loratune.settings import TrainSettings
@@ -31,6 +35,29 @@ def test_what_the_whole_model_keeps_is_a_line_through_two_shallow_ones():
     two, four = (kept_bytes(first_layers(decoder, depth, SETTINGS, "fp32"), batch) for depth in (2, 4))
     add_lora(decoder, SETTINGS.rank, SETTINGS.alpha, 0.0, ["all"])
     assert kept_bytes(decoder, batch) == two + (four - two) / 2 * 5
+
+
+def test_what_was_counted_is_free_again(monkeypatch):
+    seen, blocks_of = [], attention.blocks_of
+
+    def watched(lengths):
+        for block in blocks_of(lengths):
+            seen.append(weakref.ref(block))
+            yield block
+
+    monkeypatch.setattr(attention, "blocks_of", watched)
+    assert kept_bytes(first_layers(deep(2), 2, SETTINGS, "fp32"), pack(rows()))
+    gc.collect()
+    assert seen and all(block() is None for block in seen)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 7])
+def test_a_model_of_any_depth_is_foretold_from_its_first_layers(layers, monkeypatch):
+    monkeypatch.setattr(forecast, "seconds", lambda shallow, batches, training: 100.0 * shallow.spec.layers + 7)
+    trial = forecast.new_trial(deep(layers), rows(), SETTINGS, "fp32", 256)
+    tokens = sum(map(fed_tokens, rows()))
+    assert tokens < SETTINGS.batch_tokens  # one step is all the rows
+    assert trial.train_seconds * tokens == pytest.approx(100 * layers + 7)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -88,15 +115,19 @@ def test_the_arithmetic_of_a_forecast():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_low_memory_gives_the_same_gradients_and_keeps_only_the_layers_inputs(name):
+def test_low_memory_gives_the_same_gradients_and_does_not_keep_a_layers_inside(name):
     batch = pack(rows())
-    results = []
+    results, kept = [], []
     for low_memory in (False, True):
         decoder = ours(reference(MODELS[name]))
         add_lora(decoder, RANK, 8, 0.1, ["all"])
         decoder.train().low_memory = low_memory
         torch.manual_seed(1)
-        loss = target_loss(decoder, batch, packed_attention(batch.lengths))
+        shapes: set[tuple[int, ...]] = set()
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, to=shapes: to.add(tuple(x.shape)) or x, lambda x: x):
+            loss = target_loss(decoder, batch, packed_attention(batch.lengths))
         loss.backward()
+        kept.append((len(batch.ids), decoder.spec.mlp_width) in shapes)
         results.append([loss.detach(), *(one.grad for one in decoder.parameters() if one.requires_grad)])
     assert all(one.equal(other) for one, other in zip(*results, strict=True))
+    assert kept == [True, False]

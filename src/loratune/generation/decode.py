@@ -65,7 +65,7 @@ def generate(
     with merged(decoder):
         while waiting or writing:
             starting = admit(waiting, decoding.batch_size - len(writing))
-            logits = feed(decoder, cache, writing, starting)
+            logits = next_logits(decoder, cache, writing, starting)
             writing += starting
             tokens = choose(logits, decoding, [answer.generator for answer in writing])
             finished = [answer.add(token, eos_id) for answer, token in zip(writing, tokens, strict=True)]
@@ -97,7 +97,7 @@ def admit(waiting: deque[Writing], free: int) -> list[Writing]:
     return starting
 
 
-def feed(decoder, cache: Cache, writing: list[Writing], starting: list[Writing]) -> torch.Tensor:
+def next_logits(decoder, cache: Cache, writing: list[Writing], starting: list[Writing]) -> torch.Tensor:
     """The next token's logits, [answers, vocabulary]: those of the running answers, then those of the new ones."""
     ids = [answer.ids[-1] for answer in writing]
     positions = list(cache.lengths)

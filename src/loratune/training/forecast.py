@@ -78,14 +78,15 @@ def new_trial(decoder: Decoder, rows, settings: TrainSettings, precision: str, m
     batches = [pack([rows[number] for number in group]) for group in step]
     tokens = sum(len(batch.ids) for batch in batches)
     fullest = max(batches, key=lambda batch: len(batch.ids))
-    measured = []
-    for depth in DEPTHS:
-        shallow = first_layers(decoder, min(depth, decoder.spec.layers), settings, precision)
+    depths, measured = sorted({min(depth, decoder.spec.layers) for depth in DEPTHS}), []
+    for depth in depths:
+        shallow = first_layers(decoder, depth, settings, precision)
         kept = kept_bytes(shallow, fullest) * micro_tokens / len(fullest.ids)
         train, validate = (seconds(shallow, batches, training) / tokens for training in (True, False))
         measured.append(torch.tensor([train, validate, kept, trained_bytes(shallow)], dtype=torch.float64))
-    a_layer = (measured[1] - measured[0]) / (DEPTHS[1] - DEPTHS[0])
-    whole = measured[0] + a_layer * (decoder.spec.layers - DEPTHS[0])
+    # A model of one or two layers was measured whole: nothing is added to it.
+    a_layer = (measured[-1] - measured[0]) / max(depths[-1] - depths[0], 1)
+    whole = measured[0] + a_layer * (decoder.spec.layers - depths[0])
     train, validate, kept, trained = whole.tolist()
     head, inside = 3 * CHUNK * decoder.spec.vocabulary * 4, a_layer[2].item()
     if settings.low_memory:
@@ -125,14 +126,14 @@ def kept_bytes(decoder: Decoder, batch: Batch) -> int:
     """What a forward pass keeps for its backward pass, without gradient checkpointing."""
     kept, own = {}, {tensor.untyped_storage().data_ptr() for tensor in decoder.parameters()}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def count(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # an output that keeps itself would never be freed
 
     checkpointing, decoder.low_memory = decoder.low_memory, False
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         loss = target_loss(decoder, batch, packed_attention(batch.lengths))
     decoder.low_memory = checkpointing
     return sum(kept.values()) if loss.requires_grad else 0
@@ -185,7 +186,7 @@ class Forecast:
         length = timedelta(seconds=round(self.seconds))
         return (
             f"about {self.steps:,} steps in {length} at {self.tokens_per_second:,.0f} tokens/s, "
-            f"with {self.peak_memory_mb / 1000:.1f} GB of memory at most"
+            f"with about {self.peak_memory_mb / 1000:.1f} GB of memory"
         )
 
 
