@@ -89,11 +89,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, norm: Operation, rotary: tuple[Tensor, Tensor] | None, attend: Attend, wanted: Tensor | None
     ) -> Tensor:
-        q, k, v = (
-            feed([self.qkv], norm, x)[0].split(self.widths, -1)
-            if self.fused
-            else feed([self.query, self.key, self.value], norm, x)
-        )
+        q, k, v = self.qkv_of(x, norm)
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in (q, k, v))
         q, k = self.query_norm(q), self.key_norm(k)
         if rotary is not None:

@@ -21,11 +21,13 @@ class HeadCrossEntropy(torch.autograd.Function):
         for h, wanted, slot in zip(hidden.split(CHUNK), targets.split(CHUNK), gradient.split(CHUNK), strict=True):
             logits = (h.to(head.dtype) @ head.t()).float()
             chosen = wanted.unsqueeze(1)
-            # A whole log_softmax would be faster, but over a large vocabulary it adds up less exactly than this.
-            log_norm = logits.logsumexp(1, keepdim=True)
-            total += (log_norm - logits.gather(1, chosen)).sum()
-            probabilities = logits.sub_(log_norm).exp_()
-            probabilities.scatter_add_(1, chosen, torch.full_like(log_norm, -1.0))
+            # In place from here on: another matrix of this size costs more to get from the system than to compute with.
+            logits.sub_(logits.amax(1, keepdim=True))
+            target = logits.gather(1, chosen)
+            norm = logits.exp_().sum(1, keepdim=True)
+            total += (norm.log() - target).sum()
+            probabilities = logits.div_(norm)
+            probabilities.scatter_add_(1, chosen, torch.full_like(norm, -1.0))
             slot.copy_(probabilities.to(head.dtype) @ head)
         ctx.save_for_backward(gradient)
         return total
