@@ -12,8 +12,10 @@ from loratune.errors import UserError
 
 def use_machine(threads: int, device: str) -> str:
     """Set the number of threads; returns the device, `cpu` or `cuda`. Raises UserError for a GPU that is not there."""
-    # Rows have many lengths, and oneDNN keeps a compiled product of up to 1,024 shapes: gigabytes after some hundred steps.
+    # Micro-batches have many lengths, and of up to 1,024 shapes oneDNN keeps a compiled product, and torch that product's
+    # buffers: in bf16, memory would grow by 20 MB with each step.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "16")
     import torch
 
     torch.set_num_threads(threads or physical_cores())
@@ -48,6 +50,29 @@ def available_memory() -> int:
     import psutil
 
     return psutil.virtual_memory().available
+
+
+class Neighbours:
+    """The other programs on this machine, watched from now on."""
+
+    def __init__(self):
+        self.began, self.before = time.perf_counter(), others_cpu_seconds()
+
+    def crowd(self, threads: int) -> bool:
+        """Whether they left this program less than the cores that its threads could have used."""
+        import psutil
+
+        busy_cores = (others_cpu_seconds() - self.before) / (time.perf_counter() - self.began)
+        return busy_cores > max(0, (psutil.cpu_count(logical=False) or 1) - threads) + 0.25
+
+
+def others_cpu_seconds() -> float:
+    """What all but this process has computed since the machine started, in seconds of one core."""
+    import psutil
+
+    everyone, own = psutil.cpu_times()._asdict(), psutil.Process().cpu_times()
+    idle = ("idle", "iowait", "guest", "guest_nice")  # a guest's time is in the user's, too
+    return sum(seconds for kind, seconds in everyone.items() if kind not in idle) - own.user - own.system
 
 
 def processor_name() -> str:

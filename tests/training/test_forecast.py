@@ -14,11 +14,12 @@ from loratune.models.attention import packed_attention
 from loratune.models.lora import add_lora
 from loratune.settings import TrainSettings
 from loratune.training import forecast
-from loratune.training.forecast import Trial, candidates, chosen, first_layers, kept_bytes, try_out
+from loratune.training.forecast import Trial, candidates, chosen, first_layers, kept_bytes, try_out, with_all_layers
 from loratune.training.loss import target_loss
 from loratune.training.schedule import StopRule
 from small_models import SMALL, ours, reference
 
+ROOM = 9e9
 SETTINGS = TrainSettings(rank=RANK, batch_tokens=512, micro_tokens=256, max_tokens=64)
 
 
@@ -54,10 +55,8 @@ def test_what_was_counted_is_free_again(monkeypatch):
 @pytest.mark.parametrize("layers", [1, 2, 3, 7])
 def test_a_model_of_any_depth_is_foretold_from_its_first_layers(layers, monkeypatch):
     monkeypatch.setattr(forecast, "seconds", lambda shallow, batches, training: 100.0 * shallow.spec.layers + 7)
-    trial = forecast.new_trial(deep(layers), rows(), SETTINGS, "fp32", 256)
-    tokens = sum(map(fed_tokens, rows()))
-    assert tokens < SETTINGS.batch_tokens  # one step is all the rows
-    assert trial.train_seconds * tokens == pytest.approx(100 * layers + 7)
+    trial = forecast.few_layers(deep(layers), rows(), SETTINGS, "fp32", 256)
+    assert trial.train_seconds == pytest.approx(100 * layers + 7)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -65,7 +64,7 @@ def test_a_trial_leaves_the_decoder_as_it_was(name, tmp_path):
     decoder = ours(reference(MODELS[name]))
     before = {key: tensor.clone() for key, tensor in decoder.state_dict().items()}
     for precision in ("fp32", "bf16"):
-        (trial,) = try_out(decoder, rows(), SETTINGS, [(precision, 256)], tmp_path)
+        trial = try_out(decoder, rows(), SETTINGS, [(precision, 256)], tmp_path, ROOM)
         assert (trial.precision, trial.micro_tokens) == (precision, 256)
         assert trial.train_seconds > 0 < trial.memory
     after = decoder.state_dict()
@@ -73,15 +72,50 @@ def test_a_trial_leaves_the_decoder_as_it_was(name, tmp_path):
     assert all(before[key].equal(after[key]) and after[key].dtype == torch.float32 for key in before)
 
 
-def test_a_trial_is_made_once_for_a_machine_a_model_and_a_choice(tmp_path, monkeypatch):
-    decoder, made = deep(2), []
-    monkeypatch.setattr(forecast, "new_trial", lambda *what: made.append(what[3:]) or Trial(*what[3:], 1.0, 1.0, 1.0))
-    for choice, settings in (("fp32", SETTINGS), ("fp32", SETTINGS), ("bf16", SETTINGS), ("fp32", SETTINGS)):
-        try_out(decoder, rows(), settings, [(choice, 256)], tmp_path)
-    assert made == [("fp32", 256), ("bf16", 256)]
-    try_out(decoder, rows(), SETTINGS.model_copy(update={"rank": 64}), [("fp32", 256)], tmp_path)
-    try_out(deep(3), rows(), SETTINGS, [("fp32", 256)], tmp_path)
+@pytest.fixture
+def made(monkeypatch) -> list:
+    """The trials that were not in the cache."""
+    made = []
+
+    def few_layers(decoder, rows, settings, precision, micro):
+        made.append(precision)
+        return Trial(precision, micro, 1.0 if precision == "fp32" else 0.5, 1.0, 1.0)
+
+    monkeypatch.setattr(forecast, "few_layers", few_layers)
+    monkeypatch.setattr(forecast.Neighbours, "crowd", lambda *_: False)
+    return made
+
+
+def test_a_trial_is_made_once_for_a_machine_a_model_and_a_choice(made, tmp_path):
+    decoder = deep(2)
+    for choice in ("fp32", "fp32", "bf16", "fp32"):
+        try_out(decoder, rows(), SETTINGS, [(choice, 256)], tmp_path, ROOM)
+    assert made == ["fp32", "bf16"]
+    try_out(decoder, rows(), SETTINGS.model_copy(update={"rank": 64}), [("fp32", 256)], tmp_path, ROOM)
+    try_out(deep(3), rows(), SETTINGS, [("fp32", 256)], tmp_path, ROOM)
     assert len(made) == 4
+
+
+def test_what_was_timed_on_a_busy_machine_is_not_kept(made, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(forecast.Neighbours, "crowd", lambda *_: True)
+    for _ in range(2):
+        try_out(deep(2), rows(), SETTINGS, [("fp32", 256)], tmp_path, ROOM)
+    assert len(made) == 2 and not list(tmp_path.iterdir())
+    assert "tried again the next time" in capsys.readouterr().out
+
+
+def test_the_times_are_those_of_all_layers_and_the_decoder_stays_as_it_was(made, tmp_path, monkeypatch):
+    decoder = deep(7)
+    trial = try_out(decoder, rows(), SETTINGS, [("fp32", 256), ("bf16", 256)], tmp_path, ROOM)
+    add_lora(decoder, RANK, 8, 0.1, ["all"])
+    before = {key: tensor.clone() for key, tensor in decoder.state_dict().items()}
+    monkeypatch.setattr(forecast, "ENOUGH", 1e-6)
+    whole = with_all_layers(decoder, rows(), SETTINGS, trial, tmp_path)
+    assert (whole.precision, whole.memory) == ("bf16", trial.memory)
+    assert 0 < whole.validation_seconds < whole.train_seconds < trial.train_seconds
+    assert all(before[key].equal(tensor) for key, tensor in decoder.state_dict().items())
+    monkeypatch.setattr(forecast, "seconds", lambda *_: pytest.fail("it was in the cache"))
+    assert with_all_layers(decoder, rows(), SETTINGS, trial, tmp_path) == whole
 
 
 def test_only_what_the_settings_leave_open_is_tried():

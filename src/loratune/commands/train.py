@@ -25,7 +25,7 @@ from loratune.report.card import model_card
 from loratune.report.plots import plot_losses
 from loratune.settings import TrainSettings, flag, read_toml
 from loratune.training.checkpoint import RunFolder, State, best_weights, newest_run, put_weights
-from loratune.training.forecast import Forecast, candidates, chosen, forecast, memory_besides_weights, try_out
+from loratune.training.forecast import Forecast, Trial, candidates, forecast, memory_besides_weights, try_out, with_all_layers
 from loratune.training.loop import Job, fit
 from loratune.training.progress import stop_requests, training_bar
 from loratune.training.schedule import StopRule
@@ -49,10 +49,15 @@ def run(settings: TrainSettings) -> dict:
     rows, counts = encode_rows(records, template, base.tokenizer, settings.max_tokens)
     val_rows, _ = encode_rows(val_records, template, base.tokenizer, settings.max_tokens)
     refuse_no_rows(settings, rows, val_rows)
-    settings, expected = settled(settings, base, rows, val_rows, device)
+    besides_weights = memory_besides_weights(base.decoder)
+    settings, trial = settled(settings, base, rows, device)
     set_precision(base.decoder, PRECISIONS[settings.precision]).to(device)
     base.decoder.low_memory = settings.low_memory
     layers = add_lora(base.decoder, settings.rank, settings.alpha, settings.dropout, settings.targets, settings.seed)
+    expected = None
+    if trial:
+        trial = with_all_layers(base.decoder, rows, settings, trial, cache_folder())
+        expected = forecast(trial, besides_weights, settings, stop_rule(settings, rows), rows, val_rows)
     announce(settings, base, layers, rows, counts, expected)
     if settings.dry_run:
         told = {"precision": settings.precision, "micro_tokens": settings.micro_tokens, "expected": expected and asdict(expected)}
@@ -97,12 +102,10 @@ def resumed(asked: TrainSettings) -> TrainSettings:
     return kept.model_copy(update={"resume": True, "out": out})
 
 
-def settled(
-    settings: TrainSettings, base: Base, rows: list[Encoded], val_rows: list[Encoded], device: str
-) -> tuple[TrainSettings, Forecast | None]:
+def settled(settings: TrainSettings, base: Base, rows: list[Encoded], device: str) -> tuple[TrainSettings, Trial | None]:
     """Every default that depends on the machine or the moment decided, so that a resumed run decides the same.
 
-    The second is what to expect, where it was tried: on a CPU, at the beginning of a run.
+    The second is what was tried for that: on a CPU, at the beginning of a run.
     """
     no_rule = settings.epochs is settings.steps is settings.budget is None
     decided = {
@@ -116,14 +119,9 @@ def settled(
     settings = settings.model_copy(update=decided)
     if device == "cuda" or settings.resume:
         return settings, None
-    spec, besides_weights = base.decoder.spec, memory_besides_weights(base.decoder)
-    open_choices = candidates(settings, bf16_is_fast(spec.width, spec.mlp_width))
-    trials = try_out(base.decoder, rows, settings, open_choices, cache_folder())
-    trial = chosen(trials, ROOM * available_memory())
-    if len(trials) > 1:
-        say(f"Tried on this machine: {'; '.join(map(str, trials))}. Taken: {trial.precision}, {trial.micro_tokens:,}.")
-    settings = settings.model_copy(update={"precision": trial.precision, "micro_tokens": trial.micro_tokens})
-    return settings, forecast(trial, besides_weights, settings, stop_rule(settings, rows), rows, val_rows)
+    open_choices = candidates(settings, bf16_is_fast(base.decoder.spec.width, base.decoder.spec.mlp_width))
+    trial = try_out(base.decoder, rows, settings, open_choices, cache_folder(), ROOM * available_memory())
+    return settings.model_copy(update={"precision": trial.precision, "micro_tokens": trial.micro_tokens}), trial
 
 
 def read_data(settings: TrainSettings) -> tuple[list[Record], list[Record]]:

@@ -1,25 +1,28 @@
-"""How fast training will be, and how large, before it begins: a few layers are tried on real rows, the rest is arithmetic.
+"""How fast training will be, and how large, before it begins: tried on real rows.
 
 What a step costs is a + b x layers, in time and in memory. The first layer has nothing below it and the last one computes
-the target rows only, so depths of 2 and 4 layers give a and b.
+the target rows only, so depths of 2 and 4 layers give a and b. That is enough to choose a precision and a micro-batch. What
+was chosen is then timed with all layers: what a few of them compute with stays in the processor's caches.
 """
 
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from loratune import __version__
+from loratune.console import say, track, warn
 from loratune.data.encode import Encoded
 from loratune.data.pack import Batch, all_steps, epoch_steps, fed_tokens, pack
 from loratune.files import read_json, write_json
-from loratune.machine import processor_name, release_freed_memory, resident_memory
+from loratune.machine import Neighbours, processor_name, release_freed_memory, resident_memory
 from loratune.models.attention import packed_attention
 from loratune.models.decoder import Decoder
 from loratune.models.load import PRECISIONS, set_precision
@@ -28,10 +31,11 @@ from loratune.settings import TrainSettings
 from loratune.training.loss import CHUNK, target_loss
 from loratune.training.schedule import StopRule
 
+Candidate = tuple[str, int]  # a precision, and tokens at once
 DEPTHS = 2, 4
 SIZES = 1024, 2048  # tokens at once that are tried
 UNUSED = {"fp32": 0.45e9, "bf16": 0.7e9}  # bytes that the allocator leaves between blocks, as measured with glibc
-REPEATS = 2  # of a timing; the faster one counts, so that the first may warm up
+ENOUGH = 0.6  # seconds that a timing takes at least; the fastest of its repetitions counts
 
 
 @dataclass(frozen=True)
@@ -49,51 +53,79 @@ class Trial:
 
 
 def try_out(
-    decoder: Decoder, rows: Sequence[Encoded], settings: TrainSettings, candidates: list[tuple[str, int]], cache: Path
-) -> list[Trial]:
-    """A trial of each candidate, a precision and a micro-batch in tokens.
+    decoder: Decoder, rows: Sequence[Encoded], settings: TrainSettings, candidates: list[Candidate], cache: Path, room: float
+) -> Trial:
+    """The best of the candidates that needs at most `room` bytes.
 
-    One that this machine has made before, for a model of this shape and rows of about this length, is read from the cache.
     `decoder` is the base model in fp32, without an adapter; it stays as it is.
     """
-    return [kept_trial(decoder, rows, settings, precision, micro, cache) for precision, micro in candidates]
+    trials = []
+    for candidate in track(candidates, "trying what is fastest here"):
+        trials.append(
+            kept(cache, (decoder.spec, candidate), rows, settings, partial(few_layers, decoder, rows, settings, *candidate))
+        )
+    best = chosen(trials, room)
+    if len(trials) > 1:
+        say(f"Tried on this machine: {'; '.join(map(str, trials))}. Taken: {best.precision}, {best.micro_tokens:,}.")
+    return best
 
 
-def kept_trial(decoder: Decoder, rows, settings: TrainSettings, precision: str, micro_tokens: int, cache: Path) -> Trial:
+def with_all_layers(decoder: Decoder, rows: Sequence[Encoded], settings: TrainSettings, trial: Trial, cache: Path) -> Trial:
+    """The trial with the times of the whole model, which `decoder` is, ready to be trained; it stays as it is."""
+
+    def timed() -> Trial:
+        batches = first_step(rows, settings, trial.micro_tokens)
+        train, validate = (seconds(decoder.train(), batches, training) for training in (True, False))
+        return replace(trial, train_seconds=train, validation_seconds=validate)
+
+    return kept(cache, (decoder.spec, trial.precision, trial.micro_tokens, "all layers"), rows, settings, timed)
+
+
+def kept(cache: Path, what: tuple, rows: Sequence[Encoded], settings: TrainSettings, make: Callable[[], Trial]) -> Trial:
+    """A trial of `what` on this machine, for rows of about this length: from the cache, or made and put there.
+
+    What was made while other programs kept the machine busy is not put there.
+    """
     choices = settings.model_dump(include={"rank", "dropout", "targets", "low_memory", "batch_tokens"})
     mean = f"{sum(map(fed_tokens, rows)) / len(rows):.1e}"
     circumstances = (processor_name(), torch.get_num_threads(), torch.__version__, __version__)
-    everything = (circumstances, decoder.spec, choices, mean, precision, micro_tokens)
-    path = cache / f"trial-{hashlib.sha256(repr(everything).encode()).hexdigest()[:16]}.json"
+    path = cache / f"trial-{hashlib.sha256(repr((circumstances, choices, mean, what)).encode()).hexdigest()[:16]}.json"
     if path.is_file():
         return Trial(**read_json(path))
-    trial = new_trial(decoder, rows, settings, precision, micro_tokens)
+    neighbours = Neighbours()
+    trial = make()
     release_freed_memory()
-    write_json(path, asdict(trial))
+    if neighbours.crowd(torch.get_num_threads()):
+        warn("other programs are keeping this machine busy, so how fast it is will be tried again the next time")
+    else:
+        write_json(path, asdict(trial))
     return trial
 
 
-def new_trial(decoder: Decoder, rows, settings: TrainSettings, precision: str, micro_tokens: int) -> Trial:
-    step = next(all_steps([fed_tokens(row) for row in rows], settings.batch_tokens, micro_tokens, settings.seed))
-    batches = [pack([rows[number] for number in group]) for group in step]
-    tokens = sum(len(batch.ids) for batch in batches)
+def few_layers(decoder: Decoder, rows: Sequence[Encoded], settings: TrainSettings, precision: str, micro_tokens: int) -> Trial:
+    batches = first_step(rows, settings, micro_tokens)
     fullest = max(batches, key=lambda batch: len(batch.ids))
     depths, measured = sorted({min(depth, decoder.spec.layers) for depth in DEPTHS}), []
     for depth in depths:
         shallow = first_layers(decoder, depth, settings, precision)
-        kept = kept_bytes(shallow, fullest) * micro_tokens / len(fullest.ids)
-        train, validate = (seconds(shallow, batches, training) / tokens for training in (True, False))
-        measured.append(torch.tensor([train, validate, kept, trained_bytes(shallow)], dtype=torch.float64))
+        bytes_kept = kept_bytes(shallow, fullest) * micro_tokens / len(fullest.ids)
+        train, validate = (seconds(shallow, batches, training) for training in (True, False))
+        measured.append(torch.tensor([train, validate, bytes_kept, trained_bytes(shallow)], dtype=torch.float64))
     # A model of one or two layers was measured whole: nothing is added to it.
     a_layer = (measured[-1] - measured[0]) / max(depths[-1] - depths[0], 1)
     whole = measured[0] + a_layer * (decoder.spec.layers - depths[0])
-    train, validate, kept, trained = whole.tolist()
+    train, validate, bytes_kept, trained = whole.tolist()
     head, inside = 3 * CHUNK * decoder.spec.vocabulary * 4, a_layer[2].item()
     if settings.low_memory:
-        kept = decoder.spec.layers * micro_tokens * decoder.spec.width * 4 + inside
+        bytes_kept = decoder.spec.layers * micro_tokens * decoder.spec.width * 4 + inside
     unused = 0.0 if settings.low_memory else UNUSED[precision]
-    memory = weight_bytes(decoder, precision) + trained + kept + max(head, inside) + unused
+    memory = weight_bytes(decoder, precision) + trained + bytes_kept + max(head, inside) + unused
     return Trial(precision, micro_tokens, train, validate, memory)
+
+
+def first_step(rows: Sequence[Encoded], settings: TrainSettings, micro_tokens: int) -> list[Batch]:
+    groups = next(all_steps([fed_tokens(row) for row in rows], settings.batch_tokens, micro_tokens, settings.seed))
+    return [pack([rows[number] for number in group]) for group in groups]
 
 
 def first_layers(decoder: Decoder, depth: int, settings: TrainSettings, precision: str) -> Decoder:
@@ -109,17 +141,23 @@ def first_layers(decoder: Decoder, depth: int, settings: TrainSettings, precisio
 
 
 def seconds(decoder: Decoder, batches: list[Batch], training: bool) -> float:
-    """Time for one forward pass over the batches, with its backward pass when training."""
-    best = float("inf")
-    for _ in range(REPEATS):
+    """Time a token for a forward pass over the batches, with its backward pass when training."""
+    compute(decoder, batches[:1], training)  # warms up
+    best, spent = math.inf, 0.0
+    while spent < ENOUGH:
         started = time.perf_counter()
-        with nullcontext() if training else torch.inference_mode():
-            for batch in batches:
-                loss = target_loss(decoder, batch, packed_attention(batch.lengths))
-                if training:
-                    loss.backward()
-        best = min(best, time.perf_counter() - started)
-    return best
+        compute(decoder, batches, training)
+        taken = time.perf_counter() - started
+        best, spent = min(best, taken), spent + taken
+    return best / sum(len(batch.ids) for batch in batches)
+
+
+def compute(decoder: Decoder, batches: list[Batch], training: bool) -> None:
+    with nullcontext() if training else torch.inference_mode():
+        for batch in batches:
+            loss = target_loss(decoder, batch, packed_attention(batch.lengths))
+            if training:
+                loss.backward()
 
 
 def kept_bytes(decoder: Decoder, batch: Batch) -> int:
@@ -156,7 +194,7 @@ def memory_besides_weights(decoder: Decoder) -> int:
     return resident_memory() - weight_bytes(decoder, "fp32")
 
 
-def candidates(settings: TrainSettings, bf16_is_fast: bool) -> list[tuple[str, int]]:
+def candidates(settings: TrainSettings, bf16_is_fast: bool) -> list[Candidate]:
     """What the settings leave open."""
     precisions = ["fp32", "bf16"] if bf16_is_fast else ["fp32"]
     sizes = sorted({min(max(size, settings.max_tokens), settings.batch_tokens) for size in SIZES})
