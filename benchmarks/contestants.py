@@ -53,12 +53,12 @@ def loratune(rows: list[Encoded], options, folder: Path) -> float:
     return clock.tokens_per_second()
 
 
-def trl(rows: list[Encoded], options, folder: Path) -> float:
+def trl(rows: list[Encoded], options, folder: Path, *callbacks: TrainerCallback) -> float:
     from trl import SFTConfig, SFTTrainer
 
     data = [{"input_ids": row.prompt + row.response, "completion_mask": mask_of(row)} for row in rows]
     settings = SFTConfig(**common(options, folder), max_length=1024, completion_only_loss=True, gradient_checkpointing=False)
-    return trained(SFTTrainer, settings, data, rows, options, folder, peft_config=peft_config(options))
+    return trained(SFTTrainer, settings, data, rows, options, folder, *callbacks, peft_config=peft_config(options))
 
 
 def trainer(rows: list[Encoded], options, folder: Path) -> float:
@@ -70,7 +70,7 @@ def trainer(rows: list[Encoded], options, folder: Path) -> float:
     return trained(Trainer, TrainingArguments(**common(options, folder)), data, rows, options, folder, model=model)
 
 
-def trained(kind: type, settings, data: list[dict], rows: list[Encoded], options, folder: Path, **more) -> float:
+def trained(kind: type, settings, data: list[dict], rows: list[Encoded], options, folder: Path, *callbacks, **more) -> float:
     """Train with one of the Trainers, the rows in their order; saves the adapter and returns real tokens/s."""
     from datasets import Dataset
 
@@ -85,7 +85,8 @@ def trained(kind: type, settings, data: list[dict], rows: list[Encoded], options
 
     clock = Clock()
     model = {"model": more.pop("model", None) or peft_base(options)}
-    trainer = InOrder(**model, args=settings, train_dataset=Dataset.from_list(data), callbacks=[Watch()], **more)
+    watching = [Watch(), *callbacks]
+    trainer = InOrder(**model, args=settings, train_dataset=Dataset.from_list(data), callbacks=watching, **more)
     trainer.train()
     trainer.model.save_pretrained(folder)
     return clock.tokens_per_second()

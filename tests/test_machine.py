@@ -12,11 +12,17 @@ Times = namedtuple("Times", "user nice system idle iowait steal guest")
 
 @pytest.fixture
 def clock(monkeypatch) -> dict:
-    """Seconds of the clock, of all the cores and of this process; the machine has four cores."""
-    now = {"clock": 100.0, "all": 900.0, "idle": 70.0, "own": 20.0}
+    """Seconds of the clock, of each core and of this process; of the machine's eight logical cores it may use four."""
+    now = {"clock": 100.0, "core": 900.0, "own": 20.0}
     own = namedtuple("Own", "user system")
     monkeypatch.setattr(machine.time, "perf_counter", lambda: now["clock"])
-    monkeypatch.setattr(psutil, "cpu_times", lambda: Times(now["all"] - 3, 1, 1, now["idle"], 5, 1, 600))
+    monkeypatch.setattr(machine, "allowed_cores", lambda: {0, 2, 4, 6})
+
+    def cores(percpu):
+        used, unused = Times(now["core"] - 3, 1, 1, 70, 5, 1, 600), Times(7e9 * now["clock"], 1, 1, 70, 5, 1, 600)
+        return [used, unused] * 4
+
+    monkeypatch.setattr(psutil, "cpu_times", cores)
     monkeypatch.setattr(psutil.Process, "cpu_times", lambda _: own(now["own"] - 1, 1))
     monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 8 if logical else 4)
     return now
@@ -27,7 +33,7 @@ def test_neighbours_crowd_when_the_cores_do_not_suffice_for_all(clock, threads, 
     neighbours = machine.Neighbours()
     clock["clock"] += 10
     clock["own"] += 10 * threads
-    clock["all"] += 10 * (threads + others)
+    clock["core"] += 10 * (threads + others) / 4
     assert neighbours.crowd(threads) is crowded
 
 
@@ -35,7 +41,7 @@ def test_more_threads_than_cores_are_no_crowd(clock):
     neighbours = machine.Neighbours()
     clock["clock"] += 10
     clock["own"] += 40
-    clock["all"] += 40
+    clock["core"] += 10
     assert not neighbours.crowd(16)
 
 

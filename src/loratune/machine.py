@@ -28,8 +28,7 @@ def physical_cores() -> int:
     """Cores that this process may use. Two threads on one core only get in each other's way in matrix products."""
     import psutil
 
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(allowed or 1, psutil.cpu_count(logical=False) or 1))
+    return max(1, min(len(allowed_cores()), psutil.cpu_count(logical=False) or 1))
 
 
 def peak_memory_mb() -> float:
@@ -53,26 +52,30 @@ def available_memory() -> int:
 
 
 class Neighbours:
-    """The other programs on this machine, watched from now on."""
+    """The other programs on this process's cores, watched from now on."""
 
     def __init__(self):
         self.began, self.before = time.perf_counter(), others_cpu_seconds()
 
     def crowd(self, threads: int) -> bool:
-        """Whether they left this program less than the cores that its threads could have used."""
-        import psutil
-
+        """Whether they wanted cores that this process's threads could have used."""
         busy_cores = (others_cpu_seconds() - self.before) / (time.perf_counter() - self.began)
-        return busy_cores > max(0, (psutil.cpu_count(logical=False) or 1) - threads) + 0.25
+        return busy_cores > max(0, physical_cores() - threads) + 0.25
 
 
 def others_cpu_seconds() -> float:
-    """What all but this process has computed since the machine started, in seconds of one core."""
+    """What all but this process has computed on its cores since the machine started, in seconds of one core."""
     import psutil
 
-    everyone, own = psutil.cpu_times()._asdict(), psutil.Process().cpu_times()
+    cores, own = psutil.cpu_times(percpu=True), psutil.Process().cpu_times()
     idle = ("idle", "iowait", "guest", "guest_nice")  # a guest's time is in the user's, too
-    return sum(seconds for kind, seconds in everyone.items() if kind not in idle) - own.user - own.system
+    busy = [sum(seconds for kind, seconds in core._asdict().items() if kind not in idle) for core in cores]
+    return sum(busy[number] for number in allowed_cores() if number < len(busy)) - own.user - own.system
+
+
+def allowed_cores() -> set[int]:
+    """Numbers of the logical cores that this process may use."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def processor_name() -> str:

@@ -193,7 +193,11 @@ class TrainSettings(ModelChoice, Machine):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of the large multiplications; auto takes bf16 where a short test shows that it is faster"
     )
-    validations: int = Field(10, ge=1, description="how often to measure the validation loss and save a checkpoint")
+    validations: int = Field(
+        10,
+        ge=1,
+        description="how often to measure the validation loss and save a checkpoint; fewer, if that took a tenth of a --budget",
+    )
     val_rows: int = Field(64, ge=1, description="validation rows measured each time, the same ones")
     seed: Seed = Field(0, description="seed of the data order and of the adapter's first weights")
     dry_run: bool = Field(False, description="check everything, print what would be done, and stop")

@@ -144,8 +144,9 @@ def test_the_arithmetic_of_a_forecast():
     a_step = 1000 * tokens / len(forecast.epoch_steps([tokens] * 1000, 512, 256, 0, 0)) * 0.01
     assert expected.seconds == pytest.approx(20 * a_step + 5 * 100 * tokens * 0.002)
     assert expected.peak_memory_mb == 4000
-    budget = forecast.forecast(trial, int(1e9), settings, StopRule(seconds=expected.seconds + 0.1), ten, ten[:100])
-    assert budget.steps == 20
+    long, short = StopRule(seconds=100 * a_step + 5 * 100 * tokens * 0.002), StopRule(seconds=5 * a_step)
+    assert forecast.forecast(trial, int(1e9), settings, long, ten, ten[:100]).steps == 100
+    assert forecast.forecast(trial, int(1e9), settings, short, ten, ten[:100]).steps == 4  # two validations, not five
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -34,7 +34,7 @@ from loratune.training.schedule import StopRule
 Candidate = tuple[str, int]  # a precision, and tokens at once
 DEPTHS = 2, 4
 SIZES = 1024, 2048  # tokens at once that are tried
-UNUSED = {"fp32": 0.45e9, "bf16": 0.7e9}  # bytes that the allocator leaves between blocks, as measured with glibc
+UNUSED = 0.3e9  # bytes that the allocator leaves between blocks, as measured with glibc
 ENOUGH = 0.6  # seconds that a timing takes at least; the fastest of its repetitions counts
 
 
@@ -118,7 +118,7 @@ def few_layers(decoder: Decoder, rows: Sequence[Encoded], settings: TrainSetting
     head, inside = 3 * CHUNK * decoder.spec.vocabulary * 4, a_layer[2].item()
     if settings.low_memory:
         bytes_kept = decoder.spec.layers * micro_tokens * decoder.spec.width * 4 + inside
-    unused = 0.0 if settings.low_memory else UNUSED[precision]
+    unused = 0.0 if settings.low_memory else UNUSED
     memory = weight_bytes(decoder, precision) + trained + bytes_kept + max(head, inside) + unused
     return Trial(precision, micro_tokens, train, validate, memory)
 
@@ -241,6 +241,6 @@ def forecast(
     epoch = epoch_steps(lengths, settings.batch_tokens, settings.micro_tokens, settings.seed, 0)
     a_step = trial.train_seconds * sum(lengths) / len(epoch)
     a_validation = trial.validation_seconds * sum(map(fed_tokens, val_rows))
-    validating = a_validation * (settings.validations + 1)
+    validating = a_validation * (1 + rule.affordable(settings.validations, a_validation))
     steps = rule.steps or max(1, int((rule.seconds - validating) / a_step))
     return Forecast(steps, steps * a_step + validating, 1 / trial.train_seconds, round((besides_weights + trial.memory) / 1e6, 1))

@@ -40,6 +40,7 @@ def fit(job: Job, bar: TrainingBar, stop_requested: Callable[[], bool]) -> tuple
     state = job.run.restore(job.decoder, optimizer)
     if state.base_nll is None:
         validate(job, optimizer, state, bar)
+    validations = job.rule.affordable(settings.validations, state.validation_seconds)
     rule = reserving(job.rule, state)
     started = time.perf_counter() - state.elapsed
     lengths = [fed_tokens(row) for row in job.rows]
@@ -54,7 +55,7 @@ def fit(job: Job, bar: TrainingBar, stop_requested: Callable[[], bool]) -> tuple
         state.elapsed = time.perf_counter() - started
         job.run.log(log_row(state, result, rate))
         bar.show(progress, state, result, rule.seconds_left(state.step, state.elapsed, state.pace))
-        if int(progress * settings.validations) >= state.validations:
+        if int(progress * validations) >= state.validations:
             validate(job, optimizer, state, bar)
     if finished and state.validated_step < state.step:
         validate(job, optimizer, state, bar)

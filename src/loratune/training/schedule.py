@@ -26,6 +26,12 @@ class StopRule:
             return step >= self.steps
         return step > 0 and elapsed + pace > self.seconds
 
+    def affordable(self, validations: int, seconds: float) -> int:
+        """How many of these validations, of so many seconds each, take at most a tenth of a time budget; one is always made."""
+        if self.steps:
+            return validations
+        return max(1, min(validations, int(0.1 * self.seconds / max(seconds, 1e-9))))
+
     def seconds_left(self, step: int, elapsed: float, pace: float) -> float:
         return (self.steps - step) * pace if self.steps else max(self.seconds - elapsed, 0.0)
 

@@ -1,0 +1,211 @@
+"""What each optimisation of the training step brings: from a straightforward implementation to loratune's, one at a time.
+
+    .venv/bin/python benchmarks/ladder.py --model smollm2-135m        # or gpt2-shape: 124M random weights in GPT-2's shape
+
+Each line is loratune's own step with all that stands below it undone. All train the same rows of the shipped Dolly and FinQA,
+2,048 tokens an optimiser step, rank 16 on all linear layers, in fp32 unless said otherwise:
+
+plain step       rows in their order, as many as fit in 2,048 tokens when each is padded to the longest; the logits of all
+                 tokens in one matrix, F.cross_entropy over it, torch's scaled_dot_product_attention, all derivatives by autograd
+packed           documents lie end to end, 2,048 tokens at once; attention inside each document
+head             logits of the target tokens only, 256 at a time, their gradient formed in the forward pass
+last layer       computes the target tokens only, once they have attended
+by hand          derivatives written out: LoRA's product is added in place, norms and activations are made again, not kept
+blocks           attention of long documents in blocks of about 192 queries
+1,024 at once    the step's rows in micro-batches by best fit
+bf16             the large products, where this machine is faster with it
+low memory       `--low-memory`: layers are computed again in the backward pass
+
+A process of its own measures each line, in turn, and the median of the rounds counts. A real token is one of a row's own,
+padding is none; the first step is left out of the speed. Loss and gradient norm of that step must be the same in all lines,
+within 1e-4 in fp32, or nothing is printed. B is random instead of 0, so that the gradients of A are not 0 either.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from contestants import ALPHA, MICRO_TOKENS, RANK, RATE, STEP_TOKENS, Clock, real_rows, tokens_of
+from peers import make_base, median_of, say
+from torch import Tensor
+
+from generation import apart
+from loratune.data.encode import Encoded
+from loratune.data.pack import Batch, fed_tokens, fill, fit_together, pack
+from loratune.machine import bf16_is_fast, peak_memory_mb, return_memory_at_once, use_machine
+from loratune.models import decoder as decoder_module
+from loratune.models import fused
+from loratune.models.attention import Attend, causal_attention
+from loratune.models.decoder import Decoder
+from loratune.models.find import find_base
+from loratune.models.load import PRECISIONS, load_base, set_precision
+from loratune.models.lora import Linear, add_lora, trained_parameters
+from loratune.models.tokenizer import Tokenizer
+from loratune.training import step
+from loratune.training.loss import HeadCrossEntropy
+
+TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # of loss and gradient norm, relative; bf16 has 3 digits
+LABELS = (
+    *("plain step", "+ packed", "+ head on target tokens, in chunks", "+ last layer for target tokens", "+ derivatives by hand"),
+    *("+ attention in blocks", "+ 1,024 tokens at once", "+ bf16", "+ low memory"),
+)
+PLAIN, PACKED, HEAD, LAST_LAYER, BY_HAND, BLOCKS, AT_ONCE, BF16, LOW_MEMORY = range(len(LABELS))
+
+
+def main(options) -> None:
+    with TemporaryDirectory() as folder:
+        base = apart(make_base, options.model, Path(folder))
+        rows, fast = apart(read_rows, base, options.rows), apart(prefers_bf16, base)
+        results: dict[int, list[dict]] = {rung: [] for rung in range(len(LABELS)) if fast or rung != BF16}
+        for _ in range(options.rounds):
+            for rung in results:
+                results[rung].append(apart(measure, rung, "bf16" if fast and rung >= BF16 else "fp32", base, rows))
+                say(f"{LABELS[rung]}: {results[rung][-1]}")
+    assert_same(results)
+    show(results, options)
+
+
+def read_rows(base: str, count: int) -> list[Encoded]:
+    return real_rows(Tokenizer.load(Path(base)), count)[0]
+
+
+def prefers_bf16(base: str) -> bool:
+    use_machine(0, "cpu")
+    spec = load_base(find_base(base)).decoder.spec
+    return bf16_is_fast(spec.width, spec.mlp_width)
+
+
+def measure(rung: int, precision: str, base: str, rows: list[Encoded]) -> dict:
+    use_machine(0, "cpu")
+    if rung == LOW_MEMORY:
+        return_memory_at_once()
+    undo_above(rung)
+    decoder = adapted(base, precision)
+    decoder.low_memory = rung == LOW_MEMORY
+    optimizer, clock, results = step.adamw(decoder.train(), 0.0), Clock(), []
+    for group in fill([fed_tokens(row) for row in rows], range(len(rows)), STEP_TOKENS):
+        chosen = [rows[number] for number in group]
+        results.append(step.train_step(decoder, optimizer, list(batches(rung, chosen)), RATE, 1.0))
+        clock.tick(sum(map(tokens_of, chosen)))
+    first = {"precision": precision, "loss": results[0].loss, "grad_norm": results[0].grad_norm}
+    return first | {"tokens_per_second": clock.tokens_per_second(), "peak_memory_mb": peak_memory_mb()}
+
+
+def adapted(base: str, precision: str) -> Decoder:
+    decoder = set_precision(load_base(find_base(base)).decoder, PRECISIONS[precision])
+    add_lora(decoder, RANK, ALPHA, 0.0, ["all"])
+    torch.manual_seed(0)
+    for B in trained_parameters(decoder)[1::2]:
+        torch.nn.init.normal_(B, std=0.01)
+    return decoder
+
+
+def undo_above(rung: int) -> None:
+    """Put the straightforward way back in the place of each optimisation that this rung does not have yet."""
+    if rung < BLOCKS:
+        step.packed_attention = attention_by_document
+    if rung < BY_HAND:
+        decoder_module.feed, decoder_module.Rotate = feed_by_autograd, SimpleNamespace(apply=rotated)
+        fused.Elementwise = SimpleNamespace(apply=lambda operation, *inputs: operation(*inputs)[0])
+        fused.RootMeanSquareNorm.operation = root_mean_square_norm
+    if rung < HEAD:
+        step.target_loss = loss_of_all_logits
+    elif rung < LAST_LAYER:
+        step.target_loss = loss_of_whole_layers
+
+
+def batches(rung: int, rows: list[Encoded]) -> Iterator[Batch]:
+    """The micro-batches of one optimiser step."""
+    lengths = [fed_tokens(row) for row in rows]
+    if rung == PLAIN:
+        yield from (padded([rows[number] for number in part]) for part in fill_padded(lengths))
+    elif rung < AT_ONCE:
+        yield pack(rows)
+    else:
+        yield from (pack([rows[number] for number in part]) for part in fit_together(lengths, range(len(rows)), MICRO_TOKENS))
+
+
+def fill_padded(lengths: list[int]) -> Iterator[list[int]]:
+    """Consecutive rows, of at most 2,048 tokens with their padding; a longer row by itself."""
+    part: list[int] = []
+    for number in range(len(lengths)):
+        if part and (len(part) + 1) * max(lengths[row] for row in [*part, number]) > STEP_TOKENS:
+            yield part
+            part = []
+        part.append(number)
+    yield part
+
+
+def padded(rows: list[Encoded]) -> Batch:
+    """Each row padded on the right to the longest: there, the causal mask alone keeps the padding from being seen."""
+    batch = pack(rows)
+    longest = max(batch.lengths)
+    starts = torch.repeat_interleave(torch.arange(len(rows)) * longest, torch.tensor(batch.lengths))
+    place = starts + batch.positions
+    ids = torch.zeros(len(rows) * longest, dtype=torch.long).index_copy(0, place, batch.ids)
+    positions = torch.arange(longest).repeat(len(rows))
+    lengths = [longest] * len(rows)
+    return replace(batch, ids=ids, positions=positions, lengths=lengths, target_index=place[batch.target_index])
+
+
+def attention_by_document(lengths: list[int]) -> Attend:
+    def attend(layer: int, *qkv: Tensor) -> Tensor:
+        return torch.cat([causal_attention(*document) for document in zip(*(x.split(lengths) for x in qkv), strict=True)])
+
+    return attend
+
+
+def loss_of_all_logits(decoder: Decoder, batch: Batch, attend: Attend) -> Tensor:
+    logits = decoder.logits(decoder(batch.ids, batch.positions, attend))
+    labels = torch.full_like(batch.ids, -100).index_copy(0, batch.target_index, batch.targets)
+    return F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
+
+
+def loss_of_whole_layers(decoder: Decoder, batch: Batch, attend: Attend) -> Tensor:
+    hidden = decoder(batch.ids, batch.positions, attend)[batch.target_index]
+    return HeadCrossEntropy.apply(hidden, decoder.head_weight, batch.targets)
+
+
+def feed_by_autograd(layers: list[Linear], operation: fused.Operation, *inputs: Tensor) -> tuple[Tensor, ...]:
+    h = operation(*inputs)[0]
+    return tuple(layer.with_dropout(h) for layer in layers)  # of 0: it is the way that autograd differentiates
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, -1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+
+
+def root_mean_square_norm(self: fused.RootMeanSquareNorm, x: Tensor) -> tuple[Tensor, None]:
+    return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight, None
+
+
+def assert_same(results: dict[int, list[dict]]) -> None:
+    ours = results[AT_ONCE][0]
+    for rung, runs in results.items():
+        for run in runs:
+            off = max(abs(run[what] / ours[what] - 1) for what in ("loss", "grad_norm"))
+            assert off <= TOLERANCE[run["precision"]], f"{LABELS[rung]}: the first step is {off:.1e} off: {run}, not {ours}"
+
+
+def show(results: dict[int, list[dict]], options) -> None:
+    print(f"\n{options.model}, {options.rows} rows, {torch.get_num_threads()} threads, median of {options.rounds}\n")
+    print("| | real tokens/s | over the line above | over the plain step | peak memory |\n|---|---|---|---|---|")
+    plain = before = median_of(results[PLAIN], "tokens_per_second")
+    for rung, runs in results.items():
+        speed, memory = median_of(runs, "tokens_per_second"), median_of(runs, "peak_memory_mb")
+        print(f"| {LABELS[rung]} | {speed:.0f} | {speed / before:.2f}x | {speed / plain:.2f}x | {memory / 1000:.2f} GB |")
+        before = speed
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--rows", type=int, default=72)
+    parser.add_argument("--rounds", type=int, default=3)
+    main(parser.parse_args())
