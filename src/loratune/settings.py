@@ -236,7 +236,9 @@ class Decoding(Settings):
     top_p: float = Field(1.0, gt=0, le=1, description="sample from the likeliest tokens that together have this probability")
     top_k: int = Field(0, ge=0, description="sample from this many likeliest tokens; 0 means all")
     seed: Seed = Field(0, description="seed of the sampling, the same for both models, and of the choice of rows")
-    batch_size: int = Field(16, ge=1, description="answers written at the same time; the answers do not depend on it")
+    batch_size: int = Field(
+        64, ge=1, description="most answers written at the same time, fewer where memory is short; they do not depend on it"
+    )
 
 
 class CompareSettings(AdapterChoice, Decoding):

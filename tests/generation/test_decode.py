@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import GPT2Config
 
-from loratune.generation.cache import Cache
+from loratune.generation import cache as caching
+from loratune.generation.cache import Cache, slots_for
 from loratune.generation.decode import generate
 from loratune.models.lora import add_lora, linears, without_adapter
 from loratune.settings import Decoding
@@ -103,38 +104,45 @@ def test_the_seed_decides_and_each_prompt_draws_its_own_numbers(model):
 
 @torch.inference_mode()
 def test_cached_logits_are_the_uncached_ones(model):
-    """Every call's logits, while answers of different lengths enter, go on and leave."""
-    decoder, texts = ours(model), prompts_of([30, 45, 38])
-    cache, at = Cache(decoder, slots=3, capacity=45), [10, 20, 1]
+    """Every call's logits, while answers of different lengths enter, go on with right and wrong guesses, and leave."""
+    decoder, texts = ours(model), prompts_of([40, 55, 48])
+    cache, at = Cache(decoder, slots=3, capacity=60), [10, 20, 1]
     cache.keys.fill_(torch.nan), cache.values.fill_(torch.nan)  # what is free is never read
     begun: list[int] = []  # the texts in the slots
 
-    def call(new):
-        """Feed one token of each text that has begun, and the first tokens of new ones."""
-        fed = [[texts[text][at[text]]] for text in begun] + [texts[text][: at[text]] for text in new]
-        positions = [at[text] for text in begun] + [position for text in new for position in range(at[text])]
+    def call(new, right=(1, 1, 1), wrong=(0, 0, 0)):
+        """Feed `right` tokens of each text that has begun, then `wrong` others, and the first tokens of new texts."""
+        fed, positions, rows = [], [], []
         for text in begun:
-            at[text] += 1
-        hidden = decoder(
-            torch.tensor([token for document in fed for token in document]),
-            torch.tensor(positions),
-            cache.attend([len(document) for document in fed[len(begun) :]]),
-        )
+            true = texts[text][at[text] : at[text] + right[text]]
+            rows += [(len(fed) + number, text, at[text] + number + 1) for number in range(len(true))]
+            positions += range(at[text], at[text] + len(true) + wrong[text])
+            fed += true + [7] * wrong[text]
+            at[text] += len(true)
+        for text in new:
+            positions += range(at[text])
+            fed += texts[text][: at[text]]
+            rows.append((len(fed) - 1, text, at[text]))
+        more = [right[text] + wrong[text] for text in begun]
+        hidden = decoder(torch.tensor(fed), torch.tensor(positions), cache.attend(more, [at[text] for text in new]))
         begun.extend(new)
-        ends = torch.tensor([len(document) for document in fed]).cumsum(0) - 1
-        for text, row in zip(begun, decoder.logits(hidden[ends]), strict=True):
-            assert (row - logits(decoder, torch.tensor(texts[text][: at[text]]))[-1]).abs().max() < 1e-4
+        for slot, text in enumerate(begun):
+            cache.forget(slot, at[text])
+        for row, text, length in rows:
+            uncached = logits(decoder, torch.tensor(texts[text][:length]))[-1]
+            assert (decoder.logits(hidden[row]) - uncached).abs().max() < 1e-4
 
     call([0])
     call([1])
     for _ in range(5):
         call([])
-    call([2])
-    call([])
+    call([], wrong=(4, 0, 0))
+    call([2], right=(3, 1, 1), wrong=(0, 2, 0))
+    call([], right=(2, 4, 3), wrong=(1, 0, 5))
     cache.free(0)
     begun[0] = begun.pop()
-    for _ in range(10):
-        call([])
+    for number in range(10):
+        call([], right=(0, 1, 2), wrong=(0, number % 3, 1))
     assert cache.lengths == [at[2], at[1]]
 
 
@@ -145,8 +153,10 @@ def test_cached_logits_are_the_uncached_ones_up_to_the_last_position(config):
     end = decoder.spec.max_positions
     ids, positions = torch.tensor(prompts_of([end])[0]), torch.arange(end)
     cache, begun = Cache(decoder, slots=1, capacity=end), end - 20
-    hidden = [decoder(ids[:begun], positions[:begun], cache.attend([begun]))[-1:]]
-    hidden += [decoder(ids[place : place + 1], positions[place : place + 1], cache.attend([])) for place in range(begun, end)]
+    hidden = [decoder(ids[:begun], positions[:begun], cache.attend([], [begun]))[-1:]]
+    hidden += [
+        decoder(ids[place : place + 1], positions[place : place + 1], cache.attend([1], [])) for place in range(begun, end)
+    ]
     uncached = logits(decoder, ids)[begun - 1 :]
     assert (decoder.logits(torch.cat(hidden)) - uncached).abs().max() < 1e-4
 
@@ -160,6 +170,18 @@ def test_the_models_last_position_ends_an_answer():
     for unusable in ([], [1] * decoder.spec.max_positions):
         with pytest.raises(ValueError, match="there must be 1 to 511"):
             generate(decoder, [unusable], NO_EOS, Decoding())
+
+
+def test_the_cache_takes_a_quarter_of_the_free_memory_at_most(model, monkeypatch):
+    decoder = ours(model)
+    cache = Cache(decoder, slots=1, capacity=50)
+    slot = cache.keys.nbytes + cache.values.nbytes
+    for free, slots in ((4 * slot * 10, 10), (4 * slot * 10 - 1, 9), (4 * slot * 99, 64), (0, 1)):
+        monkeypatch.setattr(caching, "available_memory", lambda free=free: free)
+        assert slots_for(decoder, 64, 50) == slots
+    assert generate(decoder, PROMPTS, NO_EOS, Decoding(max_new_tokens=6)) == [
+        generate(decoder, [prompt], NO_EOS, Decoding(max_new_tokens=6))[0] for prompt in PROMPTS
+    ]
 
 
 def test_progress_counts_all_tokens_and_answers(model):

@@ -55,8 +55,15 @@ def test_the_ends_of_the_unit_interval_draw_possible_tokens():
 
 def test_greedy_takes_the_first_of_the_likeliest_and_draws_nothing():
     generator = generator_of(0, 0)
-    assert choose(torch.tensor([[0.0, 2.0, 2.0]]), Decoding(), [generator]) == [1]
+    assert list(choose(torch.tensor([[0.0, 2.0, 2.0], [3.0, 2.0, 3.0]]), Decoding(), generator)) == [1, 0]
     assert generator.random() == generator_of(0, 0).random()
+
+
+def test_each_token_that_is_asked_for_takes_one_draw():
+    decoding, generator, same = Decoding(temperature=1.0), generator_of(0, 0), generator_of(0, 0)
+    choices = choose(LOGITS.expand(5, -1), decoding, generator)
+    assert [next(choices) for _ in range(3)] == [sample(LOGITS, decoding, same.random()) for _ in range(3)]
+    assert generator.random() == same.random()
 
 
 def test_generators_differ_by_seed_and_by_prompt():

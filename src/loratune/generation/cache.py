@@ -1,20 +1,25 @@
 """The keys and values of answers that are being written, and attention over them.
 
-Each answer has a slot; no slot has padding, every token its true position. Two answers are being written and a third, of
-four prompt tokens, begins (t was stored before, + is stored by this call, . is free and never read):
+Each answer has a slot; no slot has padding, every token its true position. Two answers are being written, the second with
+two guessed tokens, and a third, of four prompt tokens, begins (t was stored before, + is stored by this call, . is free and
+never read):
 
     slot 0   t t t t t + . .
-    slot 1   t t + . . . . .
+    slot 1   t t + + + . . .
     slot 2   + + + + . . . .
 
-The new prompt is computed as a packed document and stored; the others ask with one token each, and each reads its own
-tokens in a call of its own. On a CPU the calls are cheaper than reading what a call for all would have to mask.
+The new prompt is computed as a packed document and stored; the others ask with one token each, or some, and each reads its
+own tokens in a call of its own. On a CPU the calls are cheaper than reading what a call for all would have to mask. Guesses
+that turn out wrong are forgotten: their places are free again.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from loratune.machine import available_memory
 from loratune.models.attention import Attend, packed_attention
 
 
@@ -28,31 +33,34 @@ class Cache:
         self.values = torch.empty_like(self.keys)
         self.lengths: list[int] = []  # tokens in each used slot; these are the first ones
 
-    def attend(self, prompts: list[int]) -> Attend:
-        """Attention for one call of the decoder: a token for each used slot, then whole prompts of these lengths.
+    def attend(self, more: list[int], prompts: list[int]) -> Attend:
+        """Attention for one call of the decoder: so many more tokens of each used slot, then whole prompts of these lengths.
 
         The prompts take the next free slots; the lengths count what the call stores from now on.
         """
-        used, capacity = len(self.lengths), self.keys.shape[2]
-        places = [slot * capacity + length for slot, length in enumerate(self.lengths)]
-        for slot, length in enumerate(prompts, used):
-            places += range(slot * capacity, slot * capacity + length)
+        used, capacity = sum(more), self.keys.shape[2]
+        stored = list(zip(self.lengths, more, strict=True)) + [(0, length) for length in prompts]
+        places = [slot * capacity + place for slot, (old, new) in enumerate(stored) for place in range(old, old + new)]
         places = torch.tensor(places, device=self.keys.device)
-        continued = [length + 1 for length in self.lengths]
+        self.lengths = [old + new for old, new in stored]
         among_themselves = packed_attention(prompts)
-        self.lengths = continued + prompts
+        continued = Continued(more, self.lengths[: len(more)], self.keys) if more else None
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values, attended = self.keys[layer], self.values[layer], torch.empty_like(q)
             keys.flatten(0, 1).index_copy_(0, places, k)
             values.flatten(0, 1).index_copy_(0, places, v)
             if continued:
-                attended[:used] = one_token_each(q[:used], keys, values, continued)
+                attended[:used] = continued(q[:used], keys, values)
             if prompts:
                 attended[used:] = among_themselves(layer, q[used:], k[used:], v[used:])
             return attended
 
         return attend
+
+    def forget(self, slot: int, length: int) -> None:
+        """All but the slot's first tokens."""
+        self.lengths[slot] = length
 
     def free(self, slot: int) -> None:
         """The last used slot moves into the gap, so that the used ones stay together and no call copies the cache."""
@@ -65,16 +73,49 @@ class Cache:
         self.lengths.pop()
 
 
-def one_token_each(q: Tensor, keys: Tensor, values: Tensor, lengths: list[int]) -> Tensor:
-    """q [rows, heads, head_dim] to the same shape; keys and values [slots, capacity, kv_heads, head_dim].
+class Continued:
+    """Attention of each slot's last tokens, `more` of `lengths`, over all its tokens up to themselves."""
 
-    A row sees as many tokens of its slot as `lengths` says. The queries of a group stand where a sequence usually does: they
-    share their keys without a copy for each head.
+    def __init__(self, more: list[int], lengths: list[int], like: Tensor):
+        self.more = more
+        self.slots = [
+            (slot, length, last_rows(count, length, like)) for slot, (count, length) in enumerate(zip(more, lengths, strict=True))
+        ]
+
+    def __call__(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """q [tokens, heads, head_dim] to the same shape; keys and values [slots, capacity, kv_heads, head_dim]."""
+        keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+        parts = q.unflatten(1, (keys.shape[1], -1)).split(self.more)
+        own = [
+            attended(part, keys[slot, None, :, :length], values[slot, None, :, :length], mask)
+            for part, (slot, length, mask) in zip(parts, self.slots, strict=True)
+        ]
+        return torch.cat(own).flatten(1, 2)
+
+
+def last_rows(count: int, length: int, like: Tensor) -> Tensor | None:
+    """The causal mask's last rows, [count, length], 0 or -inf; the very last sees all and needs none."""
+    if count == 1:
+        return None
+    return torch.full((count, length), -math.inf, dtype=like.dtype, device=like.device).triu_(length - count + 1)
+
+
+def attended(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """q [tokens, kv_heads, group, head_dim] to the same shape; keys and values [1, kv_heads, length, head_dim].
+
+    The queries of a group stand where a sequence usually does: they share their keys without a copy for each head.
     """
-    keys, values = keys.transpose(1, 2), values.transpose(1, 2)
-    rows = q.unflatten(1, (keys.shape[1], -1)).split(1)
-    own = [
-        (row, keys[slot, None, :, :length], values[slot, None, :, :length])
-        for slot, (row, length) in enumerate(zip(rows, lengths, strict=True))
-    ]
-    return torch.cat([F.scaled_dot_product_attention(*one) for one in own]).flatten(1, 2)
+    if mask is None:
+        return F.scaled_dot_product_attention(q, keys, values)
+    count, _, group, _ = q.shape
+    rows = q.transpose(0, 1).flatten(1, 2)[None]
+    out = F.scaled_dot_product_attention(rows, keys, values, attn_mask=mask.repeat_interleave(group, 0))
+    return out[0].unflatten(1, (count, group)).transpose(0, 1)
+
+
+def slots_for(decoder, wanted: int, capacity: int) -> int:
+    """As many as wanted, or as many as a quarter of the free memory has room for; at least one."""
+    spec, weight = decoder.spec, decoder.head_weight
+    slot = 2 * spec.layers * capacity * spec.kv_heads * spec.head_dim * weight.element_size()
+    free = torch.cuda.mem_get_info(weight.device)[0] if weight.is_cuda else available_memory()
+    return max(1, min(wanted, free // 4 // slot))

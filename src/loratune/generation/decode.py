@@ -1,22 +1,29 @@
 """Write answers, many at the same time. A finished answer leaves the batch and the next prompt takes its place.
 
 One step reads all the weights once, however many answers are being written: that is why a batch pays. New prompts
-travel in the same call as the others' single tokens.
+travel in the same call as the others' newest tokens, and so do guesses of what follows these: the model's choice at each
+token in turn is added to the answer, up to the first that was guessed wrong. So an answer is what it would be without
+guesses, and a random number is drawn for each of its tokens and no other (with random guesses: Leviathan et al. 2023,
+"Fast inference from transformers via speculative decoding"; arXiv:2211.17192).
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 
-from loratune.generation.cache import Cache
+from loratune.generation.cache import Cache, slots_for
+from loratune.generation.lookahead import Text
 from loratune.generation.sampling import choose, generator_of
 from loratune.models.merge import merged
 from loratune.settings import Decoding
 
 PROMPT_TOKENS = 512  # of new prompts in one call, to bound its memory; a longer prompt is a call's only new one
+GUESSES = 16  # of an answer in one call, at most
+CHEAP = 16  # tokens in one call: fewer take hardly less time
 
 
 @dataclass(frozen=True)
@@ -34,13 +41,37 @@ class Writing:
     room: int  # most tokens that it may have
     generator: np.random.Generator
     ids: list[int] = field(default_factory=list)
+    guess: list[int] = field(default_factory=list)  # what may follow the newest token, fed with it
+    gain: int = 0  # tokens that the last call added
 
-    def add(self, token: int, eos_id: int) -> Answer | None:
-        """Append a token; the answer, if that finishes it."""
-        if token == eos_id:
-            return Answer(self.ids, "eos")
-        self.ids.append(token)
-        return Answer(self.ids, "length") if len(self.ids) == self.room else None
+    @cached_property
+    def text(self) -> Text:
+        """Made when the answer begins: those of all prompts together would take gigabytes."""
+        return Text(self.prompt)
+
+    @property
+    def fed(self) -> int:
+        """Tokens whose keys and values are right."""
+        return len(self.prompt) + len(self.ids) - 1
+
+    def look_ahead(self, cheap: int) -> None:
+        """Guess so many tokens, or one more than were guessed right the last time: text that repeats goes on doing so."""
+        self.guess = self.text.guess(min(max(cheap, self.gain), GUESSES, self.room - len(self.ids) - 1))
+
+    def add(self, choices: Iterator[int], eos_id: int) -> Answer | None:
+        """Append the choice at each token fed, up to the first that was not guessed; the answer, if that finishes it."""
+        self.gain = 0
+        for token, guessed in zip(choices, [*self.guess, None], strict=False):
+            self.gain += 1
+            if token == eos_id:
+                return Answer(self.ids, "eos")
+            self.ids.append(token)
+            self.text.append(token)
+            if len(self.ids) == self.room:
+                return Answer(self.ids, "length")
+            if token != guessed:
+                break
+        return None
 
 
 @torch.inference_mode()
@@ -56,27 +87,32 @@ def generate(
         Writing(number, prompt, room_for(decoder, prompt, decoding), generator_of(decoding.seed, number))
         for number, prompt in enumerate(prompts)
     ]
-    capacity = max((len(answer.prompt) + answer.room for answer in todo), default=0)
-    cache = Cache(decoder, min(decoding.batch_size, len(todo)), capacity)
+    capacity = max((len(answer.prompt) + answer.room for answer in todo), default=1)
+    slots = slots_for(decoder, min(decoding.batch_size, len(todo)), capacity)
+    cache = Cache(decoder, slots, capacity)
     # The shortest first: they fill the slots within few calls, and the long ones' calls carry many running answers.
     waiting = deque(sorted(todo, key=lambda answer: len(answer.prompt)))
     writing: list[Writing] = []  # in the order of the cache's slots
     answers: dict[int, Answer] = {}
     with merged(decoder):
         while waiting or writing:
-            starting = admit(waiting, decoding.batch_size - len(writing))
+            starting = admit(waiting, slots - len(writing))
+            for answer in writing:
+                answer.look_ahead(CHEAP // len(writing) - 1)
             logits = next_logits(decoder, cache, writing, starting)
             writing += starting
-            tokens = choose(logits, decoding, [answer.generator for answer in writing])
-            finished = [answer.add(token, eos_id) for answer, token in zip(writing, tokens, strict=True)]
+            finished = []
+            for slot, (answer, rows) in enumerate(zip(writing, logits, strict=True)):
+                finished.append(answer.add(choose(rows, decoding, answer.generator), eos_id))
+                cache.forget(slot, answer.fed)
+            if on_progress:
+                on_progress(sum(answer.gain for answer in writing), sum(answer is not None for answer in finished))
             for slot in reversed(range(len(writing))):
                 if finished[slot]:
                     answers[writing[slot].number] = finished[slot]
                     cache.free(slot)
                     writing[slot] = writing[-1]
                     writing.pop()
-            if on_progress:
-                on_progress(len(tokens), sum(answer is not None for answer in finished))
     return [answers[number] for number in range(len(prompts))]
 
 
@@ -97,15 +133,21 @@ def admit(waiting: deque[Writing], free: int) -> list[Writing]:
     return starting
 
 
-def next_logits(decoder, cache: Cache, writing: list[Writing], starting: list[Writing]) -> torch.Tensor:
-    """The next token's logits, [answers, vocabulary]: those of the running answers, then those of the new ones."""
-    ids = [answer.ids[-1] for answer in writing]
-    positions = list(cache.lengths)
-    ends = list(range(len(writing)))
+def next_logits(decoder, cache: Cache, writing: list[Writing], starting: list[Writing]) -> tuple[torch.Tensor, ...]:
+    """The next token's logits, [tokens, vocabulary] for each answer: after its newest token and after each guessed one.
+
+    Those of the running answers come first, then the new ones', which have one row each.
+    """
+    ids, positions, wanted = [], [], []
+    for answer in writing:
+        positions += range(answer.fed, answer.fed + 1 + len(answer.guess))
+        ids += [answer.ids[-1], *answer.guess]
+    wanted += range(len(ids))
     for answer in starting:
-        ids += answer.prompt
         positions += range(len(answer.prompt))
-        ends.append(len(ids) - 1)
-    ids, positions, ends = (torch.tensor(numbers, device=decoder.head_weight.device) for numbers in (ids, positions, ends))
-    attend = cache.attend([len(answer.prompt) for answer in starting])
-    return decoder.logits(decoder(ids, positions, attend, wanted=ends))
+        ids += answer.prompt
+        wanted.append(len(ids) - 1)
+    ids, positions, wanted = (torch.tensor(numbers, device=decoder.head_weight.device) for numbers in (ids, positions, wanted))
+    more = [1 + len(answer.guess) for answer in writing]
+    attend = cache.attend(more, [len(answer.prompt) for answer in starting])
+    return decoder.logits(decoder(ids, positions, attend, wanted)).split(more + [1] * len(starting))

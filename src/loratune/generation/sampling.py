@@ -1,5 +1,7 @@
 """The next token: the likeliest one, or one drawn at a temperature from the likeliest few."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,11 +17,13 @@ def generator_of(seed: int, number: int) -> np.random.Generator:
     return np.random.default_rng((seed, number))
 
 
-def choose(logits: Tensor, decoding: Decoding, generators: list[np.random.Generator]) -> list[int]:
-    """One token id for each row of logits, [rows, vocabulary]."""
+def choose(logits: Tensor, decoding: Decoding, generator: np.random.Generator) -> Iterator[int]:
+    """One token id after another for the rows of logits, [rows, vocabulary]; what is not asked for is not drawn."""
     if decoding.temperature < GREEDY_BELOW:
-        return logits.argmax(-1).tolist()
-    return [sample(row, decoding, generator.random()) for row, generator in zip(logits, generators, strict=True)]
+        yield from logits.argmax(-1).tolist()
+    else:
+        for row in logits:
+            yield sample(row, decoding, generator.random())
 
 
 def sample(logits: Tensor, decoding: Decoding, draw: float) -> int:
