@@ -174,3 +174,13 @@ def test_the_end_of_text_and_the_length_end_answers_amid_guesses(decoder, prompt
             assert generate(decoder, prompts, eos_id, decoding) == expected
             ends_amid_guesses += sum(1 < gain <= guesses for guesses, gain in outcomes) if room == 40 else 0
     assert ends_amid_guesses
+
+
+@pytest.mark.parametrize(("batch_size", "most"), [(1, 15), (4, 3)])
+def test_the_fewer_answers_the_more_guesses(decoder, batch_size, most, outcomes):
+    """A call of few tokens is filled: what was gained the last time does not matter then."""
+    same = [[1, 2, 3, 50, 60] * 4] * batch_size
+    generate(decoder, same, NO_EOS, Decoding(max_new_tokens=40, batch_size=batch_size))
+    answer = outcomes[::batch_size]
+    after_one = {guesses for (guesses, _), (_, gain) in zip(answer[1:], answer, strict=False) if gain == 1}
+    assert after_one and max(after_one) == most

@@ -31,6 +31,7 @@ class Cache:
         # Not zeros: memory that is never written is never taken from the system.
         self.keys = torch.empty(shape, dtype=weight.dtype, device=weight.device)
         self.values = torch.empty_like(self.keys)
+        self.group = spec.heads // spec.kv_heads  # heads that share keys
         self.lengths: list[int] = []  # tokens in each used slot; these are the first ones
 
     def attend(self, more: list[int], prompts: list[int]) -> Attend:
@@ -42,16 +43,16 @@ class Cache:
         stored = list(zip(self.lengths, more, strict=True)) + [(0, length) for length in prompts]
         places = [slot * capacity + place for slot, (old, new) in enumerate(stored) for place in range(old, old + new)]
         places = torch.tensor(places, device=self.keys.device)
+        masks = [last_rows(new, old + new, self.group, self.keys) for (old, new) in stored[: len(more)]]
         self.lengths = [old + new for old, new in stored]
         among_themselves = packed_attention(prompts)
-        continued = Continued(more, self.lengths[: len(more)], self.keys) if more else None
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values, attended = self.keys[layer], self.values[layer], torch.empty_like(q)
             keys.flatten(0, 1).index_copy_(0, places, k)
             values.flatten(0, 1).index_copy_(0, places, v)
-            if continued:
-                attended[:used] = continued(q[:used], keys, values)
+            if more:
+                attended[:used] = continued_attention(q[:used], more, keys, values, masks)
             if prompts:
                 attended[used:] = among_themselves(layer, q[used:], k[used:], v[used:])
             return attended
@@ -73,44 +74,26 @@ class Cache:
         self.lengths.pop()
 
 
-class Continued:
-    """Attention of each slot's last tokens, `more` of `lengths`, over all its tokens up to themselves."""
-
-    def __init__(self, more: list[int], lengths: list[int], like: Tensor):
-        self.more = more
-        self.slots = [
-            (slot, length, last_rows(count, length, like)) for slot, (count, length) in enumerate(zip(more, lengths, strict=True))
-        ]
-
-    def __call__(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """q [tokens, heads, head_dim] to the same shape; keys and values [slots, capacity, kv_heads, head_dim]."""
-        keys, values = keys.transpose(1, 2), values.transpose(1, 2)
-        parts = q.unflatten(1, (keys.shape[1], -1)).split(self.more)
-        own = [
-            attended(part, keys[slot, None, :, :length], values[slot, None, :, :length], mask)
-            for part, (slot, length, mask) in zip(parts, self.slots, strict=True)
-        ]
-        return torch.cat(own).flatten(1, 2)
+def last_rows(count: int, length: int, group: int, like: Tensor) -> Tensor:
+    """The causal mask's last rows, 0 or -inf, each as often as heads share keys: [count x group, length]."""
+    mask = torch.full((count, length), -math.inf, dtype=like.dtype, device=like.device).triu_(length - count + 1)
+    return mask.repeat_interleave(group, 0)
 
 
-def last_rows(count: int, length: int, like: Tensor) -> Tensor | None:
-    """The causal mask's last rows, [count, length], 0 or -inf; the very last sees all and needs none."""
-    if count == 1:
-        return None
-    return torch.full((count, length), -math.inf, dtype=like.dtype, device=like.device).triu_(length - count + 1)
+def continued_attention(q: Tensor, more: list[int], keys: Tensor, values: Tensor, masks: list[Tensor]) -> Tensor:
+    """q [tokens, heads, head_dim] to the same shape; keys and values [slots, capacity, kv_heads, head_dim].
 
-
-def attended(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """q [tokens, kv_heads, group, head_dim] to the same shape; keys and values [1, kv_heads, length, head_dim].
-
-    The queries of a group stand where a sequence usually does: they share their keys without a copy for each head.
+    The tokens are so many `more` of each slot, and see as many of it as their mask is long. The queries of a group stand
+    where a sequence usually does, token by token: they share their keys without a copy for each head.
     """
-    if mask is None:
-        return F.scaled_dot_product_attention(q, keys, values)
-    count, _, group, _ = q.shape
-    rows = q.transpose(0, 1).flatten(1, 2)[None]
-    out = F.scaled_dot_product_attention(rows, keys, values, attn_mask=mask.repeat_interleave(group, 0))
-    return out[0].unflatten(1, (count, group)).transpose(0, 1)
+    keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+    asking = q.unflatten(1, (keys.shape[1], -1)).transpose(0, 1)  # [kv_heads, tokens, group, head_dim]
+    attended = []
+    for slot, (rows, mask) in enumerate(zip(asking.split(more, 1), masks, strict=True)):
+        seen = [x[slot, None, :, : mask.shape[1]] for x in (keys, values)]
+        needed = mask if rows.shape[1] > 1 else None  # one token sees everything, faster without a mask
+        attended.append(F.scaled_dot_product_attention(rows.flatten(1, 2)[None], *seen, attn_mask=needed))
+    return torch.cat(attended, 2)[0].unflatten(1, asking.shape[1:3]).transpose(0, 1).flatten(1, 2)
 
 
 def slots_for(decoder, wanted: int, capacity: int) -> int:

@@ -83,15 +83,15 @@ def generate(
     An answer is a function of its prompt, its number and the settings, not of the others. `on_progress(tokens, answers)`
     is told after each step how many were added. Raises ValueError for a prompt that is empty or leaves no room.
     """
-    todo = [
+    todo = (
         Writing(number, prompt, room_for(decoder, prompt, decoding), generator_of(decoding.seed, number))
         for number, prompt in enumerate(prompts)
-    ]
-    capacity = max((len(answer.prompt) + answer.room for answer in todo), default=1)
-    slots = slots_for(decoder, min(decoding.batch_size, len(todo)), capacity)
-    cache = Cache(decoder, slots, capacity)
+    )
     # The shortest first: they fill the slots within few calls, and the long ones' calls carry many running answers.
     waiting = deque(sorted(todo, key=lambda answer: len(answer.prompt)))
+    capacity = max((len(answer.prompt) + answer.room for answer in waiting), default=1)
+    slots = slots_for(decoder, min(decoding.batch_size, len(waiting)), capacity)
+    cache = Cache(decoder, slots, capacity)
     writing: list[Writing] = []  # in the order of the cache's slots
     answers: dict[int, Answer] = {}
     with merged(decoder):
@@ -138,14 +138,14 @@ def next_logits(decoder, cache: Cache, writing: list[Writing], starting: list[Wr
 
     Those of the running answers come first, then the new ones', which have one row each.
     """
-    ids, positions, wanted = [], [], []
+    ids, positions = [], []
     for answer in writing:
-        positions += range(answer.fed, answer.fed + 1 + len(answer.guess))
         ids += [answer.ids[-1], *answer.guess]
-    wanted += range(len(ids))
+        positions += range(answer.fed, answer.fed + 1 + len(answer.guess))
+    wanted = list(range(len(ids)))
     for answer in starting:
-        positions += range(len(answer.prompt))
         ids += answer.prompt
+        positions += range(len(answer.prompt))
         wanted.append(len(ids) - 1)
     ids, positions, wanted = (torch.tensor(numbers, device=decoder.head_weight.device) for numbers in (ids, positions, wanted))
     more = [1 + len(answer.guess) for answer in writing]
