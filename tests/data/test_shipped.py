@@ -63,7 +63,7 @@ def test_every_gold_fact_is_a_fact_of_its_page():
 
 def test_all_of_dolly_and_finqa_is_used(parts):
     assert sum(len(of(parts, "dolly", split)) for split in SPLITS) == 15_003 - 8
-    assert [len(of(parts, "finqa", split)) for split in SPLITS] == pytest.approx([3000, 874, 1132], abs=30)
+    assert [len(of(parts, "finqa", split)) for split in SPLITS] == pytest.approx([4400, 874, 1132], abs=30)
     assert all(400 < len(of(parts, "dolly", split)) < 1100 for split in ("val", "test"))
 
 

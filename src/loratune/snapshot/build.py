@@ -1,13 +1,20 @@
 """Make the shipped data: `python -m loratune.snapshot.build --from DIR`.
 
-DIR holds dolly.jsonl.xz and finqa_{train,dev,test}.json.xz as they were collected; SOURCES.md says from where.
-The same input gives the same bytes.
+DIR holds dolly.jsonl.xz and finqa_{train,train_table_only,dev,test}.json.xz as they were collected; SOURCES.md says from
+where. The same input gives the same bytes.
+
+Training questions whose program nobody recorded get one that gives their result (`programs.py`), under a name of its own. Of
+those whose page is lost but for its table, the ones are taken whose program needs no more.
 """
 
 import argparse
 import json
 import lzma
 from pathlib import Path
+
+from loratune.data.facts import page_facts
+from loratune.evaluation.finqa import parse, written
+from loratune.snapshot.programs import Forms, find_program, has_numbers
 
 HERE = Path(__file__).parent
 SPLITS = ("train", "dev", "test")
@@ -22,6 +29,8 @@ def main(source: Path) -> None:
         with lzma.open(source / f"finqa_{split}.json.xz", "rt", encoding="utf-8") as file:
             collected = json.load(file)
         rows = [finqa_row(record) for record in collected if record["_source"]["context_form"] != REWRITTEN]
+        if split == "train":
+            rows = with_found_programs(rows, source)
         write_rows(HERE / f"finqa_{split}.jsonl.xz", rows)
 
 
@@ -40,6 +49,31 @@ def finqa_row(record: dict) -> dict:
         "program": asked["program"],
         "gold_inds": None if asked["gold_inds"] is None else list(asked["gold_inds"]),
     }
+
+
+def with_found_programs(rows: list[dict], source: Path) -> list[dict]:
+    """The training rows, `found_program` in those that lack one, and the rows that need nothing but their table."""
+    forms = Forms.of([(row["question"], parse(row["program"])) for row in rows if row["program"]])
+    with lzma.open(source / "finqa_train_table_only.json.xz", "rt", encoding="utf-8") as file:
+        bare = [finqa_row(record) for record in json.load(file)]
+    for row in rows + bare:
+        facts, result = facts_of(row), row["exe_ans"]
+        if (
+            not row["program"]
+            and isinstance(result, int | float)
+            and (found := find_program(row["question"], facts, result, forms))
+        ):
+            row["found_program"] = written(found)
+    return rows + [row for row in bare if needs_only_table(row)]
+
+
+def needs_only_table(row: dict) -> bool:
+    """Whether it has a program all of whose numbers stand in the page's table."""
+    return "found_program" in row or (bool(row["program"]) and has_numbers(facts_of(row), parse(row["program"])))
+
+
+def facts_of(row: dict) -> dict[str, str]:
+    return page_facts(row["pre_text"], row["post_text"], row["table"])
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:

@@ -34,6 +34,7 @@ class Question:
     answer: str
     exe_ans: float | str | None  # what the program gives: a number, yes or no
     program: str
+    found: bool  # whether the program is one that was only found to give the result
     gold: list[str] | None  # ids of the facts that the answer needs; None where nobody said
 
 
@@ -86,6 +87,8 @@ def question_of(values: dict[str, Any]) -> Question:
         raise ValueError("table must be a list of rows, each a list of texts")
     answers = (text_in(asked, name, needed=False).strip() for name in ("answer", "final_result"))
     gold = asked.get("gold_inds")
+    program = (text_in(asked, "program", needed=False) or text_in(asked, "program_solution", needed=False)).strip()
+    found = text_in(asked, "found_program", needed=False)  # of the shipped training data, see snapshot/programs.py
     return Question(
         id=id,
         page=id.rpartition("-")[0] or id,
@@ -95,7 +98,8 @@ def question_of(values: dict[str, Any]) -> Question:
         table=table,
         answer=next(filter(None, answers), ""),
         exe_ans=asked.get("exe_ans"),
-        program=(text_in(asked, "program", needed=False) or text_in(asked, "program_solution", needed=False)).strip(),
+        program=program or found,
+        found=bool(found and not program),
         # FinQA has an object from id to text; an empty one says as little as none.
         gold=list(gold) if gold else None,
     )
@@ -163,6 +167,8 @@ def record_of_question(
         how, ranked = "matched", put_first(using_numbers(question.program, facts).intersection(ranked), ranked)
     kept = within(ranked, {name: lengths[text] for name, text in facts.items()}, options.fact_tokens)
     meta: dict[str, Any] = {"facts": how, "page": question.page}
+    if question.found:
+        meta["program_found"] = True
     if split != "train":
         meta |= {
             "question": question.text,
