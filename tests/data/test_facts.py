@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratune.data.facts import page_facts, put_first, rank, row_sentence, shown, using_numbers, within
+from loratune.data.facts import page_facts, put_first, row_sentence, shown, using_numbers, within
 
 TABLE = [["in millions", "2008", "2007"], ["revenue", "$ 120", "$ 100"], ["cost of sales", "70", "60"]]
 FACTS = page_facts(["the company sells shoes .", "it was founded in 1920 ."], ["the tax rate was 21% in 2008 ."], TABLE)
@@ -42,17 +42,6 @@ def test_facts_stand_in_the_order_of_the_page_under_finqas_names():
     assert shown(FACTS, {"text_2", "table_1"}) == (
         "in millions the revenue of 2008 is $ 120 ; the revenue of 2007 is $ 100 ;\nthe tax rate was 21% in 2008 ."
     )
-
-
-def test_the_fact_that_the_question_speaks_of_comes_first():
-    assert rank("what was the growth of revenue ?", FACTS)[0] == "table_1"
-    assert rank("which tax rate applied ?", FACTS).index("text_2") < rank("which tax rate applied ?", FACTS).index("text_0")
-
-
-def test_the_header_and_empty_sentences_are_not_ranked():
-    facts = page_facts(["."], ["9 ."], TABLE)
-    assert sorted(rank("what was the revenue ?", facts)) == ["table_1", "table_2"]
-    assert rank("what was the revenue ?", page_facts(["."], [], [])) == []
 
 
 def test_numbers_and_rows_of_a_program_point_to_their_facts():

@@ -42,7 +42,7 @@ def test_a_list_of_finqa_that_is_nested_too_deeply_is_refused():
 
 
 def test_fact_recall_counts_rows_of_finqa_alone():
-    finqa = {"gold_facts": {"text_1": "a", "text_2": "b"}, "kept_facts": ["text_2", "text_3"]}
+    finqa = {"gold_facts": {"text_1": "a", "text_2": "b"}, "kept_facts": ["text_2", "text_3"], "first_facts": ["text_2"]}
     metas = [
         finqa,
         finqa | {"kept_facts": ["text_1", "text_2"]},
@@ -51,5 +51,5 @@ def test_fact_recall_counts_rows_of_finqa_alone():
         {"gold_facts": {"a": 1}},
     ]
     records = [Record("a", "", "b", "1", "s", meta=meta) for meta in metas]
-    assert fact_recall(records) == {"rows": 2, "all_gold_facts": 0.5, "gold_facts": 0.75}
+    assert fact_recall(records) == {"rows": 2, "all_gold_facts": 0.5, "gold_facts": 0.75, "recall_at_3": 0.5}
     assert fact_recall(records[2:]) is None

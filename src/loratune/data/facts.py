@@ -6,20 +6,6 @@ A row becomes the sentence that FinQA makes of it, "the ROW of COLUMN is VALUE ;
 import re
 from collections.abc import Collection, Sequence
 
-import numpy as np
-
-# A row of the table is worth this much more BM25 score than a sentence, and a sentence needs some words at all: with these,
-# 81 % of FinQA's dev questions find all their gold facts within 320 tokens; with BM25 alone 74 %.
-TABLE_BONUS = 1.5
-FEWEST_WORDS = 3
-STOP_WORDS = frozenset(
-    re.findall(
-        r"\w+",
-        "a an the of in on at to for from by with and or is are was were be been do does did what how much many as that this "
-        "which it its if not has have had",
-    )
-)
-
 
 def page_facts(pre_text: Sequence[str], post_text: Sequence[str], table: Sequence[Sequence[str]]) -> dict[str, str]:
     """Id to text, in the order of the page: the text before the table, the table's rows, the text after it."""
@@ -36,27 +22,6 @@ def row_sentence(header: Sequence[str], row: Sequence[str]) -> str:
     cells = (f"the {row[0]} of {column} is {value} ;" for column, value in zip(header[1:], row[1:], strict=False))
     sentence = " ".join((header[0], *cells))
     return " ".join(re.sub(r"(?<=\S)([,:.])(?=\s)", r" \1", sentence).split())
-
-
-def rank(question: str, facts: dict[str, str]) -> list[str]:
-    """Ids of the facts, the most promising for the question first; those without content are left out."""
-    import bm25s
-
-    content = {name: words(text) for name, text in facts.items()}
-    # Row 0 is the header, already told in every other row.
-    names = [name for name, found in content.items() if len(found) >= FEWEST_WORDS and name != "table_0"]
-    if not names:
-        return []
-    index = bm25s.BM25()
-    index.index([content[name] for name in names], show_progress=False)
-    scores = index.get_scores(words(question)) + TABLE_BONUS * np.array([name.startswith("table") for name in names])
-    return [names[number] for number in np.argsort(-scores, kind="stable")]
-
-
-def words(text: str) -> list[str]:
-    """Words and numbers in lower case, without stop words and plural endings."""
-    found = re.findall(r"[a-z0-9]+(?:\.[0-9]+)?", text.lower())
-    return [re.sub(r"(?<=[a-z]{3})(?<!s)s$", "", word) for word in found if word not in STOP_WORDS] or found
 
 
 def put_first(names: Collection[str], ranked: Sequence[str]) -> list[str]:

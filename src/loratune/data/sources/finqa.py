@@ -10,8 +10,9 @@ from typing import Any
 
 from loratune import snapshot
 from loratune.console import track
-from loratune.data.facts import page_facts, put_first, rank, shown, using_numbers, within
+from loratune.data.facts import page_facts, put_first, shown, using_numbers, within
 from loratune.data.groups import folded
+from loratune.data.ranker import rank
 from loratune.data.records import Record, kind_of, text_in
 from loratune.data.sources.files import FileRow, pick, read_rows
 from loratune.data.sources.hub import dataset_files, part_of
@@ -20,6 +21,7 @@ from loratune.errors import UserError
 
 REPOSITORY = "PTPReasoning/finqa"
 FILES = {"train": "train.json", "val": "dev.json", "test": "test.json"}
+FIRST = 3  # as in the FinQA paper's recall of its retriever
 ASK = {"program": "Answer with a program.", "answer": "Answer with the result."}
 
 
@@ -175,6 +177,7 @@ def record_of_question(
             "program": question.program or None,
             "answer": question.answer or None,
             "exe_ans": question.exe_ans,
+            "first_facts": ranked[:FIRST],
             "kept_facts": [name for name in facts if name in kept],
             "gold_facts": {name: facts[name] for name in question.gold if name in facts} if question.gold else None,
             "table": question.table,
@@ -191,16 +194,19 @@ def record_of_question(
 
 
 def fact_recall(records: Sequence[Record]) -> dict[str, float | int] | None:
-    """Over rows with known gold facts: the share of rows where all were kept, and of facts. None where none are known."""
-    metas = [(record.meta.get("gold_facts"), record.meta.get("kept_facts")) for record in records]
+    """Over rows with known gold facts: the share of rows where all were kept, and of facts that were kept and that were among
+    the three ranked first. None where none are known."""
+    metas = [[record.meta.get(name) for name in ("gold_facts", "kept_facts", "first_facts")] for record in records]
     # Records of the user's may have a `meta` of another form.
-    known = [(gold, kept) for gold, kept in metas if gold and isinstance(gold, dict) and isinstance(kept, list)]
+    forms = (dict, list, list)
+    known = [meta for meta in metas if meta[0] and all(map(isinstance, meta, forms))]
     if not known:
         return None
-    found = [sum(name in kept for name in gold) for gold, kept in known]
-    wanted = [len(gold) for gold, _ in known]
+    found = [sum(name in kept for name in gold) for gold, kept, _ in known]
+    wanted = [len(gold) for gold, _, _ in known]
     return {
         "rows": len(known),
         "all_gold_facts": round(sum(map(operator.eq, found, wanted)) / len(known), 4),
         "gold_facts": round(sum(found) / sum(wanted), 4),
+        f"recall_at_{FIRST}": round(sum(name in first for gold, _, first in known for name in gold) / sum(wanted), 4),
     }
