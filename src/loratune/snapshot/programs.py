@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from loratune.data.facts import rank, words
+from loratune.data.ranker import rank, stems
 from loratune.evaluation.finqa import TABLE, Program, Step, number_of, parse, same_program
 
 FEWEST = 3  # known programs of a form that is tried
@@ -51,7 +51,7 @@ class Forms:
         for question, program in known:
             form = form_of(program)
             forms.count[form] += 1
-            for word in set(words(question)):
+            for word in set(stems(question)):
                 forms.word[word] += 1
                 forms.with_word[form, word] += 1
         return forms
@@ -59,7 +59,7 @@ class Forms:
     def score(self, form: Form, question: str) -> float:
         """Logarithm of the form's probability for the question, up to a constant."""
         total, score = self.count.total(), math.log(self.count[form] / self.count.total())
-        for word in set(words(question)):
+        for word in set(stems(question)):
             if self.word[word] >= 5:
                 share = self.word[word] / total
                 score += math.log((self.with_word[form, word] + 2 * share) / (self.count[form] + 2) / share)
@@ -99,7 +99,9 @@ def numbers_in(facts: dict[str, str], ranked: Sequence[str]) -> dict[str, int]:
 
 
 def numbers_of(text: str) -> list[str]:
-    return re.findall(r"-?\d+(?:\.\d+)?%?", text.replace(",", ""))
+    """As they are written, and negative ones also without their sign: programs have them either way."""
+    found = re.findall(r"-?\d+(?:\.\d+)?%?", text.replace(",", ""))
+    return [written for number in found for written in dict.fromkeys((number.lstrip("-"), number))]
 
 
 def has_numbers(facts: dict[str, str], program: Program) -> bool:
