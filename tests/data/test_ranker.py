@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratune.data.facts import page_facts, row_sentence
+from loratune.data.facts import page_facts
 from loratune.data.fit_ranker import WEIGHTS, Pages, listwise_loss
-from loratune.data.ranker import feature_columns, rank, rankable, row_name, stems, weights
+from loratune.data.ranker import feature_columns, rank, rankable, stems, weights
 
 TABLE = [["in millions", "2008", "2007"], ["revenue", "$ 120", "$ 100"], ["cost of sales", "70", "60"]]
 FACTS = page_facts(["the company sells shoes .", "it was founded in 1920 ."], ["the tax rate was 21% in 2008 ."], TABLE)
@@ -37,18 +37,6 @@ def test_any_page_is_ranked_whole_and_always_the_same(question, before, after, t
     if ranked:
         columns = feature_columns(question, facts, ranked)
         assert all(values.shape == (len(ranked),) and np.isfinite(values).all() for values in columns.values())
-
-
-@pytest.mark.parametrize(
-    ("header", "row"),
-    [
-        (["in millions", "2008"], ["cost of sales", "70"]),
-        (["", "2010", "2009"], ["revenue", "$ 2111", "$ 1267"]),
-        (["fiscal year", "amount of debt", "2009"], ["2010", "$ 2111", "3"]),
-    ],
-)
-def test_the_name_of_a_row_is_found_again_in_its_sentence(header, row):
-    assert row_name(row_sentence(header, row), row_sentence(header, header)) == row[0]
 
 
 def test_stems_join_the_forms_of_a_word():

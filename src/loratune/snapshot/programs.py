@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from loratune.data.ranker import rank, stems
-from loratune.evaluation.finqa import TABLE, Program, Step, number_of, parse, same_program
+from loratune.evaluation.finqa import DECIMALS, TABLE, Program, Step, execute, number_of, parse, same_program, same_result
 
 FEWEST = 3  # known programs of a form that is tried
 FORMS_TRIED = 20  # the likeliest for the question
 FACTS_SEARCHED = 14  # the best ranked
 MOST_NUMBERS = {1: 60, 2: 60, 3: 30}  # tried in a form with so many places
 MOST_HITS = 200  # looked at for each form
-DEVIATION = 0.6e-5  # results are recorded to five decimals
+DEVIATION = 0.6e-5  # results are recorded to five decimals; what is as near as this is calculated once more, exactly
 LEAST_SCORE, LEAST_LEAD = -12.0, 1.0  # of a program that is taken, the lead before the best one with another meaning
 
 Form = tuple[tuple[str, tuple[str, str]], ...]  # steps; N stands for a number of the page
@@ -122,7 +122,7 @@ def filled(form: Form, numbers: list[str], result: float) -> list[Program]:
     for choice in np.argwhere(off <= DEVIATION)[:MOST_HITS]:
         texts = iter([numbers[number] for number in choice])
         programs.append(tuple(Step(name, tuple(next(texts) if a == "N" else a for a in arguments)) for name, arguments in form))
-    return [program for program in programs if not is_idle(program)]
+    return [program for program in programs if not is_idle(program) and same_result(execute(program), round(result, DECIMALS))]
 
 
 def results(form: Form, values: np.ndarray) -> np.ndarray:
