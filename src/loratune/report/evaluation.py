@@ -1,6 +1,6 @@
 """The measured comparison as tables on the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -26,11 +26,16 @@ MEASURES = {
 
 def show_evaluation(result: dict) -> None:
     adapters = result.get("adapters", [result])
-    table = Table(title="Held-out rows, base against tuned", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title="Held-out rows, base against tuned", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
     for column in columns(result, adapters):
         table.add_column(column, justify="right" if column else "left", no_wrap=len(adapters) == 1, overflow="fold")
-    for name, parts in named_parts(adapters):
-        add_part(table, name, parts, "base_bare" in result)
+    for heading, note, lines in sections(adapters):
+        table.add_section()
+        table.add_row(heading, *[""] * (len(table.columns) - 2), note, style="bold")
+        for label, measure, parts in lines:
+            table.add_row(f"  {label}", *cells(measure, parts, "base_bare" in result))
     console.print(table)
     for line in explained(result, adapters):
         say(line)
@@ -49,38 +54,50 @@ def short_names(adapters: Sequence[dict]) -> list[str]:
     return names if len(set(names)) == len(names) else [one["adapter"] for one in adapters]
 
 
-def named_parts(adapters: Sequence[dict]) -> list[tuple[str, list[dict]]]:
-    """All rows, each source, each category (its loss alone) and the plain text, each as all adapters have it."""
-    first = adapters[0]
-    found = [(f"all: {first['rows']:,} rows", list(adapters))]
-    for group in ("by_source", "by_category"):
-        if len(first[group]) > 1:
-            for name, part in first[group].items():
-                parts = [one[group][name] for one in adapters]
-                found.append((f"{name}: {part['rows']:,} rows", parts if group == "by_source" else list(map(loss_alone, parts))))
-    return [*found, ("plain text", [one["forgetting"] for one in adapters])]
+Line = tuple[str, str, list[dict]]  # what a person reads, the measure, and the part of each adapter that has it
 
 
-def loss_alone(part: dict) -> dict:
-    models = {name: {"nll": part[name]["nll"]} for name in ("base", "base_bare", "tuned") if name in part}
-    return {**models, "difference": part["difference"]}
+def sections(adapters: Sequence[dict]) -> Iterator[tuple[str, str, list[Line]]]:
+    """All rows, each source, the loss in each category, and the plain text: heading, a note beside it, lines."""
+    yield heading("all", adapters), answered(adapters), lines_of(adapters)
+    if len(adapters[0]["by_source"]) > 1:
+        for name in adapters[0]["by_source"]:
+            parts = [one["by_source"][name] for one in adapters]
+            yield heading(name, parts), answered(parts), lines_of(parts)
+    if categories := adapters[0]["by_category"]:
+        of_each = {name: [one["by_category"][name] for one in adapters] for name in categories}
+        yield "loss by category: rows", "", [(f"{name}: {parts[0]['rows']:,}", "nll", parts) for name, parts in of_each.items()]
+    plain = [one["forgetting"] for one in adapters]
+    yield f"plain text: {plain[0]['windows']:,} pieces", "", lines_of(plain)
 
 
-def add_part(table: Table, name: str, parts: Sequence[dict], with_bare: bool) -> None:
-    """A heading, then a line for each measure; an interval only where there is one adapter."""
-    table.add_section()
-    answered = parts[0].get("answered_rows")
-    table.add_row(name, *[""] * (len(table.columns) - 2), f"{answered:,} answered" if answered else "", style="bold")
-    for measure, (words, factor, decimals) in MEASURES.items():
-        if measure in parts[0]["base"]:
-            cells = [f"{factor * parts[0]['base'][measure]:.{decimals}f}"]
-            if with_bare:
-                bare = parts[0].get("base_bare")
-                cells.insert(0, f"{factor * bare[measure]:.{decimals}f}" if bare else "")
-            for part in parts:
-                change, interval = changed(part["difference"].get(measure), factor, decimals)
-                cells += [f"{factor * part['tuned'][measure]:.{decimals}f}", change]
-            table.add_row(f"  {words}", *cells, *([interval] if len(parts) == 1 else []))
+def heading(name: str, parts: Sequence[dict]) -> str:
+    rows = parts[0]["rows"]
+    return f"{name}: {rows:,} row{'s' if rows > 1 else ''}"
+
+
+def answered(parts: Sequence[dict]) -> str:
+    return f"{parts[0]['answered_rows']:,} answered" if parts[0]["answered_rows"] else ""
+
+
+def lines_of(parts: Sequence[dict]) -> list[Line]:
+    return [(words, measure, list(parts)) for measure, (words, _, _) in MEASURES.items() if measure in parts[0]["base"]]
+
+
+def cells(measure: str, parts: Sequence[dict], with_bare: bool) -> list[str]:
+    """The base's numbers once, then each adapter's and its change; an interval where there is one adapter."""
+    _, factor, decimals = MEASURES[measure]
+    shown = [f"{factor * parts[0]['base'][measure]:.{decimals}f}"]
+    if with_bare:
+        bare = parts[0].get("base_bare")
+        shown.insert(0, f"{factor * bare[measure]:.{decimals}f}" if bare else "")
+    for part in parts:
+        change, interval = changed(part["difference"].get(measure), factor, decimals)
+        shown += [f"{factor * part['tuned'][measure]:.{decimals}f}", change]
+    if len(parts) > 1:
+        return shown
+    # Of one row, an interval would have no width and look like certainty.
+    return [*shown, interval if parts[0].get("rows") != 1 else ""]
 
 
 def changed(difference: dict | None, factor: int, decimals: int) -> tuple[str, str]:
@@ -106,5 +123,5 @@ def explained(result: dict, adapters: Sequence[dict]) -> list[str]:
     if "base_bare" in result:
         told.append("bare: the base with the instruction and the input alone as its prompt; base: with the adapter's template.")
     plain = result["forgetting"]
-    told.append(f"plain text: {plain['windows']:,} pieces of {plain['text']}; a loss that rises there is what was forgotten.")
+    told.append(f"plain text: {plain['text']}, without a prompt; where the loss rises, something was forgotten.")
     return told
