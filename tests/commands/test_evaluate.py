@@ -253,6 +253,9 @@ def test_adapters_side_by_side_are_what_each_is_alone(place, capsys):
     assert together["adapters"][0]["tuned"] != together["adapters"][1]["tuned"]
     shown = capsys.readouterr().out
     assert "adapter: Of 10 rows" in shown and "second: Of 10 rows" in shown
+    both = " ".join(f"{one['tuned']['nll']:.3f} {one['difference']['nll']['mean']:+.3f}" for one in alone)
+    numbers = f"{alone[0]['base_bare']['nll']:.3f} {alone[0]['base']['nll']:.3f} {both}"
+    assert any(" ".join(line.split()).endswith(numbers) for line in shown.splitlines())
 
 
 def test_spread_is_the_sample_standard_deviation(place):
