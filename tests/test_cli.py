@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from loratune.cli import COMMANDS, main
-from loratune.settings import TrainSettings, parse_duration, read_toml
+from loratune.cli import COMMANDS, main, parser
+from loratune.settings import EvaluateSettings, TrainSettings, parse_duration, read_toml
 
 ROOT = Path(__file__).parent.parent
 
@@ -56,6 +56,18 @@ def test_durations(text, seconds):
 def test_durations_that_are_none(text):
     with pytest.raises(ValueError, match="not a duration"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize("words", [["a", "b"], ["a", "--adapter", "b"]])
+def test_a_list_may_be_given_at_once_or_one_by_one(words):
+    assert vars(parser().parse_args(["evaluate", "--adapter", *words]))["adapter"] == ["a", "b"]
+    assert EvaluateSettings.checked({"adapter": "a"}).adapter == [Path("a")]  # as a settings file may have it
+
+
+def test_a_switch_that_is_on_can_be_turned_off():
+    assert EvaluateSettings.checked({}).bare
+    assert vars(parser().parse_args(["evaluate", "--no-bare"]))["bare"] is False
+    assert "bare" not in vars(parser().parse_args(["evaluate"]))  # a settings file may say it
 
 
 def test_help_keeps_square_brackets_and_shows_defaults_of_zero(capsys):

@@ -10,18 +10,26 @@ from loratune.models.lora import add_lora
 from small_models import randomise_lora, save_model
 
 
-def save_tuned(place: Path, effect: bool = True) -> None:
+def save_tuned(
+    place: Path,
+    effect: bool = True,
+    name: str = "adapter",
+    seed: int = 1,
+    targets: str = "all",
+    base: str = "base",
+    template: str = "instruction",
+) -> None:
     """`base/` and `adapter/` in `place`; without effect the adapter changes nothing."""
-    if not (place / "base").exists():
-        save_model(place / "base")
-    found = find_base("base")
+    if not (place / base).exists():
+        save_model(place / base, seed=len(base))
+    found = find_base(base)
     decoder = load_base(found).decoder
-    add_lora(decoder, rank=4, alpha=8, dropout=0, targets=["all"])
+    add_lora(decoder, rank=4, alpha=8, dropout=0, targets=[targets])
     if effect:
-        randomise_lora(decoder)
-    save_adapter(decoder, place / "adapter", "base")
+        randomise_lora(decoder, seed)
+    save_adapter(decoder, place / name, base)
     facts = {
-        "base": {"name": "base", "hub_name": found.hub_name, "fingerprint": found.fingerprint},
-        "template": load_template("instruction").to_dict(),
+        "base": {"name": base, "hub_name": found.hub_name, "fingerprint": found.fingerprint},
+        "template": load_template(template).to_dict(),
     }
-    describe(place / "adapter", facts)
+    describe(place / name, facts)

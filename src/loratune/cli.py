@@ -101,9 +101,10 @@ def add_options(command: argparse.ArgumentParser, fields: type[Settings]) -> Non
             "help": (field.description if unset else f"{field.description} (default: {show(field.default)})").replace("%", "%%"),
         }
         if kind is bool:
-            option["action"] = "store_true"
+            # --no-NAME is there where it can change something.
+            option["action"] = argparse.BooleanOptionalAction if field.default else "store_true"
         elif kind is list:
-            option |= {"nargs": "+", "metavar": "NAME"}
+            option |= {"nargs": "+", "metavar": "NAME", "action": "extend"}
         elif kind is dict:
             option |= {"nargs": "+", "metavar": "NAME=COLUMN", "action": Pairs}
         else:
@@ -134,7 +135,9 @@ def metavar(name: str, kind: Any) -> str:
 
 
 def show(default: Any) -> str:
-    return " ".join(default) if isinstance(default, list) else str(default)
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return " ".join(map(str, default)) if isinstance(default, list) else str(default)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ def parse_duration(value: Any) -> Any:
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, le=365 * 86400)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 STOP_RULES = ("epochs", "steps", "budget")
+ADAPTER = Path("model/gpt2_lora_finetuned")
 
 
 class Settings(BaseModel):
@@ -153,7 +154,7 @@ class TrainSettings(ModelChoice, Machine):
     """Train a LoRA adapter on the prepared data."""
 
     data: Path = Field(Path("data"), description="folder with train.jsonl and val.jsonl")
-    out: Path = Field(Path("model/gpt2_lora_finetuned"), description="folder for the adapter")
+    out: Path = Field(ADAPTER, description="folder for the adapter")
     run: str | None = Field(None, pattern=r"^\w[\w.-]*$", description="name of the run, runs/NAME; default: date and time")
     resume: bool = Field(False, description="go on with --run NAME, or with the newest run")
 
@@ -224,10 +225,13 @@ class TrainSettings(ModelChoice, Machine):
         return problems
 
 
-class AdapterChoice(Machine):
+class AdapterUse(Machine):
     model: str | None = Field(None, description="base model; default: the one that the adapter was trained on")
-    adapter: Path = Field(Path("model/gpt2_lora_finetuned"), description="folder with the adapter")
     template: str | None = Field(None, description="another prompt template than the adapter's own")
+
+
+class AdapterChoice(AdapterUse):
+    adapter: Path = Field(ADAPTER, description="folder with the adapter")
 
 
 class Decoding(Settings):
@@ -248,13 +252,26 @@ class CompareSettings(AdapterChoice, Decoding):
     out: Path = Field(Path("model_comparison.json"), description="file to write; an .html page is written beside it")
 
 
-class EvaluateSettings(AdapterChoice, Decoding):
-    """Measure the base and the tuned model on the same held-out rows."""
+def listed(value: Any) -> Any:
+    """One path where several may stand, as a settings file would name it."""
+    return [value] if isinstance(value, str | Path) else value
 
+
+class EvaluateSettings(AdapterUse, Decoding):
+    """Measure the base and the tuned model, or several tuned ones, on the same held-out rows."""
+
+    adapter: Annotated[list[Path], BeforeValidator(listed)] = Field(
+        [ADAPTER], min_length=1, description="folder with the adapter; several are measured side by side"
+    )
     data: str = Field("data/test.jsonl", description="a .jsonl file, or dolly or finqa: that part of data/test.jsonl")
     rows: int = Field(0, ge=0, description="measure this many rows, drawn evenly from the sources; 0 means all")
     generate: int = Field(
         32, ge=0, description="let both models answer this many of the rows and score the answers; 0 means none"
+    )
+    bare: bool = Field(True, description="measure the base with a bare prompt, too: the instruction and the input alone")
+    forgetting: Path | None = Field(
+        None,
+        description="text file (UTF-8) on which to measure what the tuned model has forgotten; default: prose of FinQA's test pages",
     )
     max_tokens: int = Field(1024, ge=64, description="most tokens in a row")
     out: Path = Field(Path("evaluation.json"), description="file to write")

@@ -2,14 +2,18 @@
 
 import json
 import math
+import statistics
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from loratune.cli import main
-from loratune.commands import evaluate as command
+from loratune.commands.loading import load_side_by_side
+from loratune.data import prose
+from loratune.evaluation import model as measuring
 from loratune.generation.decode import Answer
+from loratune.settings import EvaluateSettings
 from tuned_models import save_tuned
 
 TABLE = [["", "2010", "2009"], ["net sales", "12", "30"]]
@@ -22,7 +26,11 @@ def finqa_row(number: int, **meta) -> dict:
 
 
 COUNTING = [(f"Count to {n}.", " ".join(map(str, range(n)))) for n in range(2, 9)]
-ROWS = [{"instruction": asked, "input": "", "output": told, "source": "dolly"} for asked, told in COUNTING]
+KINDS = ["open_qa", "open_qa", "brainstorming", "open_qa", "closed_qa", "brainstorming", ""]
+ROWS = [
+    {"instruction": asked, "input": "", "output": told, "source": "dolly", "meta": {"category": kind} if kind else {}}
+    for (asked, told), kind in zip(COUNTING, KINDS, strict=True)
+]
 ROWS += [finqa_row(number) for number in range(3)]
 
 
@@ -30,9 +38,14 @@ ROWS += [finqa_row(number) for number in range(3)]
 def place(tmp_path, monkeypatch):
     """A folder with a base, an adapter and held-out rows; also the working directory."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(prose, "prose_of_test_pages", lambda: ["net sales rose in 2010 .", "the company has no debt ."])
     save_tuned(tmp_path)
     write_rows(tmp_path, ROWS)
     return tmp_path
+
+
+def tokenizer_of(place):
+    return load_side_by_side(EvaluateSettings(), [place / "adapter"])[0].tokenizer
 
 
 def write_rows(place, rows) -> None:
@@ -41,7 +54,13 @@ def write_rows(place, rows) -> None:
 
 
 def evaluate(*options: str) -> int:
-    return main(["evaluate", "--adapter", "adapter", "--max-new-tokens", "10", "--threads", "1", *options])
+    adapter = [] if "--adapter" in options else ["--adapter", "adapter"]
+    return main(["evaluate", *adapter, "--max-new-tokens", "10", "--threads", "1", *options])
+
+
+def measured(place, *options: str) -> dict:
+    assert evaluate(*options) == 0
+    return written(place)
 
 
 def written(place) -> dict:
@@ -54,7 +73,7 @@ def test_likelihoods_are_those_of_transformers(place, capsys):
     result = written(place)
     assert json.loads(capsys.readouterr().out) == result
     model = AutoModelForCausalLM.from_pretrained(place / "base")
-    tokenizer = command.load_tuned(command.EvaluateSettings(adapter=place / "adapter")).tokenizer
+    tokenizer = tokenizer_of(place)
     nll = targets = size = 0
     for row in ROWS:
         input = f"### Input:\n{row['input']}\n\n" if row["input"] else ""
@@ -99,16 +118,16 @@ def test_an_adapter_without_effect_ties_everywhere(place):
 def test_answers_are_scored(place, monkeypatch):
     """The base always errs; the tuned model gives the right result by other means, and once the right program itself."""
     programs = ["divide(subtract(30, 12), 12)", "add(1, 0.5)", "divide(30, 0)"]
-    answers = {"base": ["nonsense"] * 10, "tuned": ["0 1 2"] * 7 + programs}
+    answers = {"base": ["nonsense"] * 10, "bare base": ["no sense"] * 10, "tuned": ["0 1 2"] * 7 + programs}
+    tokenizer = tokenizer_of(place)
 
-    def both(decoder, prompts, eos_id, decoding):
-        tokenizer = command.load_tuned(decoding).tokenizer
+    def answer(decoder, prompts, eos_id, decoding, title):
         assert len(prompts) == 10
-        return tuple([Answer(tokenizer.encode(text), "eos") for text in answers[model]] for model in ("base", "tuned"))
+        ended = "length" if title == "base answers" else "eos"
+        return [Answer(tokenizer.encode(text), ended) for text in answers[title.removesuffix(" answers")]]
 
-    monkeypatch.setattr(command, "answer_both", both)
-    assert evaluate("--generate", "10") == 0
-    result = written(place)
+    monkeypatch.setattr(measuring, "answer", answer)
+    result = measured(place, "--generate", "10")
     finqa, dolly = result["by_source"]["finqa"], result["by_source"]["dolly"]
     assert finqa["tuned"]["execution_accuracy"] == pytest.approx(2 / 3)
     assert finqa["tuned"]["program_accuracy"] == pytest.approx(1 / 3)
@@ -119,6 +138,14 @@ def test_answers_are_scored(place, monkeypatch):
     assert result["tuned"]["execution_accuracy"] == pytest.approx(2 / 3)  # of the rows that have programs, not of all
     assert dolly["tuned"]["rouge_l"] > dolly["base"]["rouge_l"] == 0
     assert dolly["tuned"]["eos_rate"] == 1 and dolly["base"]["mean_tokens"] == len("nonsense")
+    assert dolly["base"]["cap_rate"] == 1 and dolly["tuned"]["cap_rate"] == 0
+    assert dolly["base_bare"]["eos_rate"] == 1
+    assert dolly["base"]["distinct_2"] == pytest.approx(5 / 49) and dolly["tuned"]["distinct_2"] == pytest.approx(4 / 28)
+    assert "distinct_2" not in dolly["difference"]
+    programs_of = {one["id"]: one for one in result["examples"] if one["source"] == "finqa"}
+    assert [one["tuned"]["result"] for one in programs_of.values()] == [1.5, 1.5, None]
+    assert all(one["wanted_result"] == 1.5 for one in programs_of.values())
+    assert all("result" not in one["tuned"] for one in result["examples"] if one["source"] == "dolly")
     assert finqa["difference"]["execution_accuracy"]["mean"] == pytest.approx(2 / 3)
 
 
@@ -163,12 +190,19 @@ def test_shortened_rows_are_counted_and_said(place, capsys):
         (["--out", "adapter"], "--out adapter: this is a folder"),
         (["--generat", "3"], "did you mean --generate?"),
         (["--rows", "-1"], "--rows: input should be greater than or equal to 0"),
+        (["--forgetting", "nowhere.txt"], "nowhere.txt: there is no such file"),
+        (["--forgetting", "empty.jsonl"], "--forgetting empty.jsonl: the file is blank"),
+        (["--forgetting", "letter.txt"], "--forgetting letter.txt: the text is a single token"),
+        (["--forgetting", "latin.txt"], "latin.txt, line 2: not UTF-8 text"),
+        (["--adapter", "adapter", "nowhere"], "--adapter nowhere: there is no such folder"),
     ],
 )
 def test_bad_input(place, capsys, options, message):
     (place / "broken.jsonl").write_text(json.dumps(ROWS[0]) + '\n{"instruction": "x"\n')
     (place / "other.jsonl").write_text('{"instruction": "no output"}\n')
     (place / "empty.jsonl").write_text("")
+    (place / "letter.txt").write_text("a")
+    (place / "latin.txt").write_bytes(b"one\ncaf\xe9\n")
     assert evaluate(*options) == 2
     assert message in capsys.readouterr().err
     assert not (place / "evaluation.json").exists()
@@ -197,3 +231,141 @@ def test_rows_whose_meta_is_of_another_form(place):
     write_rows(place, [{"instruction": "1 + 2?", "input": "", "output": "add(1, 2)", "source": "mine", "meta": strange}])
     assert evaluate("--generate", "1") == 0
     assert written(place)["base"]["execution_accuracy"] == 0
+
+
+PARTS = ("rows", "answered_rows", "base", "base_bare", "tuned", "difference", "difference_bare", "improved", "tied", "regressed")
+PARTS += ("by_source", "by_category", "forgetting", "telling")
+
+
+def test_adapters_side_by_side_are_what_each_is_alone(place, capsys):
+    save_tuned(place, name="second", seed=2, targets="attention")  # nothing of the first may be left in the other layers
+    alone = [measured(place, "--generate", "4", "--adapter", name) for name in ("adapter", "second")]
+    together = measured(place, "--generate", "4", "--adapter", "adapter", "--adapter", "second")
+    assert together | {"examples": None} == {
+        **alone[0],
+        "adapters": [{"adapter": one["adapter"], **{name: one[name] for name in PARTS}, "tie_threshold": 0.01} for one in alone],
+        "spread": together["spread"],
+        "examples": None,
+    }
+    for number, example in enumerate(together["examples"]):
+        parts = [{name: one["examples"][number][name] for name in ("tuned", "change")} for one in alone]
+        assert example == {**alone[0]["examples"][number], "adapters": parts}
+    assert together["adapters"][0]["tuned"] != together["adapters"][1]["tuned"]
+    shown = capsys.readouterr().out
+    assert "adapter: Of 10 rows" in shown and "second: Of 10 rows" in shown
+    both = " ".join(f"{one['tuned']['nll']:.3f} {one['difference']['nll']['mean']:+.3f}" for one in alone)
+    numbers = f"{alone[0]['base_bare']['nll']:.3f} {alone[0]['base']['nll']:.3f} {both}"
+    assert any(" ".join(line.split()).endswith(numbers) for line in shown.splitlines())
+
+
+def test_spread_is_the_sample_standard_deviation(place):
+    save_tuned(place, name="second", seed=2)
+    save_tuned(place, name="third", seed=3)
+    result = measured(place, "--generate", "4", "--adapter", "adapter", "second", "third")
+    found, adapters = result["spread"], result["adapters"]
+    for name in ("nll", "perplexity", "rouge_l", "distinct_2", "execution_accuracy"):
+        values = [one["tuned"][name] for one in adapters]
+        assert found[name]["mean"] == pytest.approx(statistics.mean(values))
+        assert found[name]["standard_deviation"] == pytest.approx(statistics.stdev(values))
+    dolly = [one["by_source"]["dolly"]["tuned"]["nll"] for one in adapters]
+    assert found["by_source"]["dolly"]["nll"]["standard_deviation"] == pytest.approx(statistics.stdev(dolly))
+    on_prose = [one["forgetting"]["tuned"]["nll"] for one in adapters]
+    assert found["forgetting"]["nll"]["standard_deviation"] == pytest.approx(statistics.stdev(on_prose))
+    assert not {"target_tokens", "facts"} & found.keys()
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"base": "another"}, "--adapter second: made for the base model another"),
+        ({"template": "chatml"}, "--adapter second: trained with the template 'chatml', but adapter with 'instruction'"),
+    ],
+)
+def test_adapters_that_are_not_comparable_are_refused(place, capsys, other, message):
+    save_tuned(place, name="second", **other)
+    assert evaluate("--adapter", "adapter", "second") == 2
+    assert message in capsys.readouterr().err
+    assert not (place / "evaluation.json").exists()
+
+
+def test_the_bare_base_is_the_base_with_the_plain_template(place):
+    with_own = measured(place, "--generate", "4")
+    with_plain = measured(place, "--generate", "4", "--template", "plain")
+    assert with_plain["base"] == with_plain["base_bare"] == with_own["base_bare"] != with_own["base"]
+    for group in ("by_source", "by_category"):
+        for name, part in with_own[group].items():
+            assert part["base_bare"] == with_plain[group][name]["base"]
+    change = with_own["difference_bare"]["nll"]["mean"]
+    assert change == pytest.approx(with_own["tuned"]["nll"] - with_own["base_bare"]["nll"])
+
+
+def test_without_the_bare_base(place):
+    with_bare, without = measured(place), measured(place, "--no-bare")
+    assert without["base"] == with_bare["base"] and without["difference"] == with_bare["difference"]
+    assert not {"base_bare", "difference_bare"} & (without.keys() | without["by_source"]["dolly"].keys())
+
+
+def test_categories_make_up_their_source(place):
+    write_rows(place, [row for row in ROWS if row["meta"].get("category") or row["source"] == "finqa"])
+    result = measured(place)
+    categories, dolly = result["by_category"], result["by_source"]["dolly"]
+    assert list(categories) == ["brainstorming", "closed_qa", "open_qa"]
+    for count in ("rows", "answered_rows", "improved", "tied", "regressed"):
+        assert sum(part[count] for part in categories.values()) == dolly[count]
+    for model in ("base", "base_bare", "tuned"):
+        tokens = [part[model]["target_tokens"] for part in categories.values()]
+        nll = sum(part[model]["nll"] * count for part, count in zip(categories.values(), tokens, strict=True))
+        assert sum(tokens) == dolly[model]["target_tokens"]
+        assert nll / sum(tokens) == pytest.approx(dolly[model]["nll"])
+
+
+def test_examples_make_up_the_totals(place):
+    result = measured(place, "--generate", "4")
+    examples = result["examples"]
+    assert [one["instruction"] for one in examples] == [row["instruction"] for row in ROWS]
+    tokens = [one["target_tokens"] for one in examples]
+    for model in ("base", "base_bare", "tuned"):
+        nll = sum(one[model]["nll"] * count for one, count in zip(examples, tokens, strict=True)) / sum(tokens)
+        assert nll == pytest.approx(result[model]["nll"])
+        answered = [one[model] for one in examples if "answer" in one[model]]
+        assert len(answered) == 4
+        for name in ("rouge_l", "rep_4", "cap_rate"):
+            assert statistics.mean(one["scores"][name] for one in answered) == pytest.approx(result[model][name])
+    assert all(one["change"] == pytest.approx(one["tuned"]["nll"] - one["base"]["nll"]) for one in examples)
+    assert sum(one["change"] < -0.01 for one in examples) == result["improved"]
+
+
+def test_the_most_telling_rows(place):
+    result = measured(place, "--generate", "0")
+    changes = {one["id"]: one["change"] for one in result["examples"]}
+    told = result["telling"]
+    rising = sorted(changes, key=changes.__getitem__)
+    assert told["largest_gain"] == [id for id in rising if changes[id] < -0.01][:5]
+    assert told["largest_loss"] == [id for id in rising[::-1] if changes[id] > 0.01][:5]
+    everything = [id for ids in told.values() for id in ids]
+    assert len(everything) == len(set(everything)) == 5 + min(5, len(rising) - 5)
+    left = [abs(changes[id]) for id in told["nearest_tie"]]
+    assert left == sorted(left)
+
+
+@torch.no_grad()
+def test_forgetting_is_the_likelihood_of_plain_text(place):
+    (place / "mine.txt").write_text("Plain text, and no more. " * 50)
+    result = measured(place, "--forgetting", "mine.txt", "--generate", "0")["forgetting"]
+    model, ids = (
+        AutoModelForCausalLM.from_pretrained(place / "base"),
+        tokenizer_of(place).encode("Plain text, and no more. " * 50),
+    )
+    pieces = [torch.tensor([ids[start : start + 512]]) for start in range(0, len(ids), 512)]
+    nll = [torch.nn.functional.cross_entropy(model(one).logits[0, :-1], one[0, 1:], reduction="sum").item() for one in pieces]
+    assert (result["text"], result["windows"]) == ("mine.txt", 3)
+    assert result["base"]["target_tokens"] == len(ids) - 3
+    assert result["base"]["nll"] == pytest.approx(sum(nll) / (len(ids) - 3), rel=1e-4)
+    assert result["difference"]["nll"]["mean"] == pytest.approx(result["tuned"]["nll"] - result["base"]["nll"])
+    low, high = result["difference"]["nll"]["interval"]
+    assert low <= result["difference"]["nll"]["mean"] <= high
+
+
+def test_without_a_file_the_text_is_named(place):
+    forgetting = measured(place, "--generate", "0")["forgetting"]
+    assert forgetting["text"] == "prose of FinQA's test pages" and forgetting["windows"] == 2

@@ -4,7 +4,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tokens import small_tokenizer
 
-from loratune.data.encode import encode_rows
+from loratune.data.encode import encode_rows, with_template
 from loratune.data.records import Record
 from loratune.data.template import load_template
 
@@ -82,3 +82,18 @@ def test_many_rows_give_what_each_gives_alone():
     ]
     rows, _ = encode_rows(records, TEMPLATE, TOKENIZER, 64)
     assert rows == [row for record in records for row in encode_rows([record], TEMPLATE, TOKENIZER, 64)[0]]
+
+
+@given(filled, words, filled, st.integers(8, 200), st.sampled_from(["plain", "chatml", "instruction"]))
+def test_another_template_keeps_the_targets_and_the_limit(instruction, input, output, max_tokens, name):
+    record, template = Record(instruction, input, output, id="1", source="s"), load_template(name)
+    row, count = encoded(record, max_tokens)
+    assume(row is not None)
+    (other,) = with_template([record], [row], template, TOKENIZER, max_tokens)
+    assert other.response == row.response and other.id == row.id
+    assert 0 < len(other.prompt) <= max_tokens - len(other.response)
+    if template == TEMPLATE:
+        assert other == row
+    direct, counts = encode_rows([record], template, TOKENIZER, max_tokens)
+    if not any(count[cut] or counts["s"][cut] for cut in ("inputs_cut", "responses_cut", "dropped")):
+        assert direct == [other]

@@ -1,4 +1,4 @@
-"""`loratune evaluate`: the base and the tuned model on the same held-out rows."""
+"""`loratune evaluate`: the base and the tuned model, or several tuned ones, on the same held-out rows."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,40 +6,45 @@ from pathlib import Path
 
 import numpy as np
 
-from loratune.commands.loading import Tuned, load_tuned
+from loratune.commands.loading import Tuned, load_side_by_side
 from loratune.console import progress, say, warn
-from loratune.data.encode import Encoded, encode_rows
+from loratune.data.encode import Encoded, encode_rows, with_template
+from loratune.data.prose import Prose, load_prose, windows_of
 from loratune.data.records import Record, read_records
 from loratune.data.sample import draw_evenly
+from loratune.data.template import BUILT_IN
 from loratune.errors import UserError
-from loratune.evaluation.answers import score
-from loratune.evaluation.likelihood import response_nll, target_counts
-from loratune.evaluation.measure import RowLoss, RowScores, compared
+from loratune.evaluation.examples import examples, telling
+from loratune.evaluation.likelihood import response_nll
+from loratune.evaluation.measure import compared, forgotten, spread
+from loratune.evaluation.model import HeldOut, Measured, held_out, measure
 from loratune.files import refuse_unwritable, write_json
-from loratune.generation.both import answer_both
+from loratune.models.adapter import load_adapter
 from loratune.models.lora import without_adapter
 from loratune.report.evaluation import show_evaluation
-from loratune.settings import Decoding, EvaluateSettings
+from loratune.settings import EvaluateSettings
 
 PREPARED = Path("data/test.jsonl")
 PARTS = ("dolly", "finqa")  # names of sources that stand for their rows in the prepared data
 TOO_MANY_CUT = 0.05
+BARE = BUILT_IN["plain"]
 
 
 def run(settings: EvaluateSettings) -> dict:
     refuse_unwritable(settings.out)
+    prose = load_prose(settings.forgetting)
     records = read_held_out(settings.data)
     records = draw_evenly(records, settings.rows, settings.seed) if settings.rows else records
-    tuned = load_tuned(settings)
-    records, rows, shortened = encoded(records, tuned, settings.max_tokens)
+    tuned = load_side_by_side(settings, settings.adapter)
+    records, rows, shortened = encoded(records, tuned[0], settings.max_tokens)
     result = {
-        "base_model": tuned.base_name,
-        "adapter": str(tuned.adapter),
+        "base_model": tuned[0].base_name,
+        "adapter": str(tuned[0].adapter),
         "data": settings.data,
-        "template": tuned.template.name,
+        "template": tuned[0].template.name,
         "decoding": decoding_of(settings),
         "shortened": shortened,
-        **evaluate_rows(tuned, records, rows, settings, settings.generate),
+        **evaluate_rows(tuned, records, rows, settings, prose),
     }
     write_json(settings.out, result)
     show_evaluation(result)
@@ -62,7 +67,7 @@ def read_held_out(data: str) -> list[Record]:
 
 def encoded(records: Sequence[Record], tuned: Tuned, max_tokens: int) -> tuple[list[Record], list[Encoded], dict]:
     """The records that have a target, their tokens, and how many were shortened or dropped, for each source."""
-    limit = min(max_tokens, tuned.decoder.spec.max_positions)
+    limit = longest(tuned, max_tokens)
     numbered = [replace(record, id=str(number)) for number, record in enumerate(records)]
     rows, counts = encode_rows(numbered, tuned.template, tuned.tokenizer, limit)
     if not rows:
@@ -74,49 +79,74 @@ def encoded(records: Sequence[Record], tuned: Tuned, max_tokens: int) -> tuple[l
     return [records[int(row.id)] for row in rows], rows, counts
 
 
-def evaluate_rows(tuned: Tuned, records: Sequence[Record], rows: Sequence[Encoded], decoding: Decoding, generate: int) -> dict:
-    """Everything measured, over all rows and by source. `rows` are the tokens of `records`; `generate` of them are answered."""
-    losses = row_losses(tuned, rows)
+def longest(tuned: Tuned, max_tokens: int) -> int:
+    return min(max_tokens, tuned.decoder.spec.max_positions)
+
+
+def evaluate_rows(
+    tuned: Sequence[Tuned], records: Sequence[Record], rows: Sequence[Encoded], settings: EvaluateSettings, prose: Prose
+) -> dict:
+    """Everything measured. `rows` are the tokens of `records`; the adapters share a decoder, and the first is on it.
+
+    With one adapter the result is its part; with several it is the first's, and `adapters` has all of them.
+    """
+    first, seed = tuned[0], settings.seed
     place = {id(record): number for number, record in enumerate(records)}
-    answered = [place[id(record)] for record in draw_evenly(records, generate, decoding.seed)]
-    scored = row_scores(tuned, [records[n] for n in answered], [rows[n] for n in answered], decoding)
-    scores = dict(zip(answered, scored, strict=True))
+    answered = [place[id(record)] for record in draw_evenly(records, settings.generate, seed)]
+    over = held_out(records, rows, answered, first.tokenizer)
+    windows = windows_of(prose, first.tokenizer, first.decoder.spec.max_positions, seed)
 
-    def part(chosen: Sequence[int]) -> dict:
-        return compared([losses[n] for n in chosen], [scores[n] for n in chosen if n in scores], decoding.seed)
+    with without_adapter(first.decoder):
+        baselines = measured_baselines(first, over, rows, settings)
+        base_prose = prose_nll("base", first, windows)
+    models, parts = [], []
+    for one, name in zip(tuned, titles(len(tuned)), strict=True):
+        load_adapter(one.decoder, one.adapter)
+        model = measure(name, one.decoder, one.tokenizer, over, rows, settings)
+        refuse_broken(model.nll, one)
+        on_prose = forgotten(windows, base_prose, prose_nll(name, one, windows), seed)
+        models.append(model)
+        parts.append(
+            {
+                **compared(over, {**baselines, "tuned": model}, seed),
+                "forgetting": {"text": prose.name, "windows": len(windows), **on_prose},
+                "telling": telling(over, baselines["base"], model),
+            }
+        )
+    return {**parts[0], **side_by_side(tuned, parts), "examples": examples(over, baselines, models)}
 
-    sources = sorted({record.source for record in records})
-    by_source = {source: part([n for n, record in enumerate(records) if record.source == source]) for source in sources}
-    return {**part(range(len(records))), "by_source": by_source}
+
+def measured_baselines(tuned: Tuned, over: HeldOut, rows: Sequence[Encoded], settings: EvaluateSettings) -> dict[str, Measured]:
+    """The base with the adapter's template, and with a bare prompt; where that is the template, one pass serves both."""
+    base = measure("base", tuned.decoder, tuned.tokenizer, over, rows, settings)
+    if not settings.bare:
+        return {"base": base}
+    if tuned.template == BARE:
+        return {"base": base, "base_bare": base}
+    bare = with_template(over.records, rows, BARE, tuned.tokenizer, longest(tuned, settings.max_tokens))
+    return {"base": base, "base_bare": measure("bare base", tuned.decoder, tuned.tokenizer, over, bare, settings)}
 
 
-def row_losses(tuned: Tuned, rows: Sequence[Encoded]) -> list[RowLoss]:
-    with without_adapter(tuned.decoder), progress("base loss ", len(rows)) as advance:
-        base = response_nll(tuned.decoder, rows, advance)
-    with progress("tuned loss", len(rows)) as advance:
-        ours = response_nll(tuned.decoder, rows, advance)
-    if not np.isfinite(ours).all():
+def prose_nll(name: str, tuned: Tuned, windows: Sequence[Encoded]) -> np.ndarray:
+    with progress(f"{name} on plain text", len(windows)) as advance:
+        return response_nll(tuned.decoder, windows, advance)
+
+
+def titles(count: int) -> list[str]:
+    return ["tuned"] if count == 1 else [f"tuned {number}" for number in range(1, count + 1)]
+
+
+def refuse_broken(nll: np.ndarray, tuned: Tuned) -> None:
+    if not np.isfinite(nll).all():
         raise UserError(f"--adapter {tuned.adapter}: its losses are not finite numbers; the adapter is broken, train it again")
-    # What was scored, not what the record holds: a response may have been cut.
-    sizes = [len(tuned.tokenizer.decode(row.response).encode()) for row in rows]
-    return [RowLoss(*row) for row in zip(base.tolist(), ours.tolist(), target_counts(rows).tolist(), sizes, strict=True)]
 
 
-def row_scores(tuned: Tuned, records: Sequence[Record], rows: Sequence[Encoded], decoding: Decoding) -> list[RowScores]:
-    if not rows:
-        return []
-    answers = answer_both(tuned.decoder, [row.prompt for row in rows], tuned.tokenizer.eos_id, decoding)
-    base, ours = (
-        [score(answer, tuned.tokenizer.decode(answer.ids).strip(), record) for answer, record in zip(part, records, strict=True)]
-        for part in answers
-    )
-    return [RowScores(first, second, facts_of(record)) for first, second, record in zip(base, ours, records, strict=True)]
-
-
-def facts_of(record: Record) -> str | None:
-    """gold or retrieved: how the facts of a FinQA row were chosen."""
-    facts = record.meta.get("facts")
-    return facts if isinstance(facts, str) else None
+def side_by_side(tuned: Sequence[Tuned], parts: Sequence[dict]) -> dict:
+    """`adapters` and their `spread`; empty for one alone."""
+    if len(parts) == 1:
+        return {}
+    adapters = [{"adapter": str(one.adapter), **part} for one, part in zip(tuned, parts, strict=True)]
+    return {"adapters": adapters, "spread": {**spread(parts), "forgetting": spread([part["forgetting"] for part in parts])}}
 
 
 def decoding_of(settings: EvaluateSettings) -> dict:

@@ -1,5 +1,6 @@
 """From an adapter folder to a base model with the adapter on it and the template that it was trained with."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from loratune.models.decoder import Decoder
 from loratune.models.find import FoundBase, find_base
 from loratune.models.load import load_base
 from loratune.models.tokenizer import Tokenizer
-from loratune.settings import AdapterChoice
+from loratune.settings import AdapterChoice, AdapterUse
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,42 @@ class Tuned:
 
 def load_tuned(settings: AdapterChoice) -> Tuned:
     """Raises UserError when the adapter or its base is missing or they do not belong together."""
-    if not settings.adapter.is_dir():
-        raise UserError(f"--adapter {settings.adapter}: there is no such folder; train an adapter with `loratune train`")
-    facts = described(settings.adapter)
+    return load_side_by_side(settings, [settings.adapter])[0]
+
+
+def load_side_by_side(settings: AdapterUse, adapters: Sequence[Path]) -> list[Tuned]:
+    """Several adapters for one base, whose decoder they share. The first is on it; `load_adapter` puts another in its place.
+
+    Raises UserError when one is missing, or is of another base or template than the first.
+    """
+    refuse_missing(adapters)
+    facts = [described(adapter) for adapter in adapters]
     device = use_machine(settings.threads, settings.device)
-    found = find_base(settings.model) if settings.model else base_of(facts, settings.adapter)
-    refuse_another_base(facts, found, settings.adapter)
-    template = template_of(settings, facts)
+    found = find_base(settings.model) if settings.model else base_of(facts[0], adapters[0])
+    for adapter, of_adapter in zip(adapters, facts, strict=True):
+        refuse_another_base(of_adapter, found, adapter)
+    templates = [template_of(settings, of_adapter) for of_adapter in facts]
+    refuse_other_templates(adapters, templates)
     base = load_base(found, device=device)
-    load_adapter(base.decoder, settings.adapter)
-    return Tuned(base.decoder, base.tokenizer, template, found.name, settings.adapter)
+    for adapter in reversed(adapters):  # all, to find a broken one before the work begins
+        load_adapter(base.decoder, adapter)
+    return [Tuned(base.decoder, base.tokenizer, templates[0], found.name, adapter) for adapter in adapters]
+
+
+def refuse_missing(adapters: Sequence[Path]) -> None:
+    if missing := [adapter for adapter in adapters if not adapter.is_dir()]:
+        raise UserError(
+            *(f"--adapter {adapter}: there is no such folder; train an adapter with `loratune train`" for adapter in missing)
+        )
+
+
+def refuse_other_templates(adapters: Sequence[Path], templates: Sequence[Template]) -> None:
+    for adapter, template in zip(adapters, templates, strict=True):
+        if template != templates[0]:
+            raise UserError(
+                f"--adapter {adapter}: trained with the template {template.name!r}, but {adapters[0]} with "
+                f"{templates[0].name!r}; evaluate it by itself, or choose one for all with --template"
+            )
 
 
 def base_of(facts: dict, adapter: Path) -> FoundBase:
@@ -57,11 +84,12 @@ def refuse_another_base(facts: dict, found: FoundBase, adapter: Path) -> None:
     if made_for and made_for["fingerprint"] != found.fingerprint:
         raise UserError(
             f"--adapter {adapter}: made for the base model {made_for['name']} (weights {made_for['fingerprint'][:12]}), "
-            f"not for {found.name} (weights {found.fingerprint[:12]}); choose that base with --model, or train a new adapter"
+            f"not for {found.name} (weights {found.fingerprint[:12]}); choose that base with --model, "
+            "or train a new adapter; adapters of different bases are evaluated one by one"
         )
 
 
-def template_of(settings: AdapterChoice, facts: dict) -> Template:
+def template_of(settings: AdapterUse, facts: dict) -> Template:
     """The adapter's own template, unless the user asks for another."""
     own = Template.from_dict(facts["template"]) if "template" in facts else None
     if settings.template is not None:

@@ -45,6 +45,23 @@ def encode_rows(
     return rows, dict(counts)
 
 
+def with_template(
+    records: Sequence[Record], rows: Sequence[Encoded], template: Template, tokenizer, max_tokens: int
+) -> list[Encoded]:
+    """The same rows with prompts of another template; the responses, cut or not, stay as they are.
+
+    Again the input gives way first; should that not be enough, the prompt loses its first tokens.
+    """
+    prompts = tokenizer.encode_batch([template.render(record.instruction, record.input) for record in records])
+    others = []
+    for record, row, prompt in zip(records, rows, prompts, strict=True):
+        other = replace(row, prompt=prompt)
+        if over(other, max_tokens) > 0 and record.input:
+            other = replace(other, prompt=shorter_prompt(record, other, template, tokenizer, max_tokens))
+        others.append(replace(other, prompt=other.prompt[max(over(other, max_tokens), 0) :]))
+    return others
+
+
 def over(row: Encoded, max_tokens: int) -> int:
     return len(row.prompt) + len(row.response) - max_tokens
 

@@ -1,9 +1,27 @@
 """Scores of one answer to a held-out row. A score that does not apply to the row is absent."""
 
+from dataclasses import dataclass
+
 from loratune.data.records import Record
 from loratune.evaluation.finqa import ProgramError, Table, Value, parse, result_of, same_program, same_result
 from loratune.evaluation.text import rep_4, rouge_l
 from loratune.generation.decode import Answer
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An answer, its text, and what was made of it."""
+
+    answer: Answer
+    text: str
+    scores: dict[str, float]
+    result: Value | None  # of the program that the answer is, where a program was wanted
+
+
+def scored(answer: Answer, tokenizer, record: Record) -> Scored:
+    text = tokenizer.decode(answer.ids).strip()
+    result = result_of(text, table_of(record)) if wants_program(record) else None
+    return Scored(answer, text, score(answer, text, record), result)
 
 
 def score(answer: Answer, text: str, record: Record) -> dict[str, float]:
@@ -11,6 +29,7 @@ def score(answer: Answer, text: str, record: Record) -> dict[str, float]:
     return {
         "rouge_l": rouge_l(text, record.output),
         "eos_rate": float(answer.ended == "eos"),
+        "cap_rate": float(answer.ended == "length"),
         "mean_tokens": float(len(answer.ids)),
         "rep_4": rep_4(answer.ids),
         **program_scores(text, record),
@@ -19,15 +38,19 @@ def score(answer: Answer, text: str, record: Record) -> dict[str, float]:
 
 def program_scores(text: str, record: Record) -> dict[str, float]:
     """For a FinQA row whose response is a program: is the answer one, has it the right result, is it the right one?"""
-    wanted = record.meta.get("program")
-    if not wanted or record.output != wanted:
+    if not wants_program(record):
         return {}
     result = result_of(text, table_of(record))
     return {
         "execution_accuracy": float(same_result(result, gold_result(record))),
-        "program_accuracy": float(is_program(text, wanted)),
+        "program_accuracy": float(is_program(text, record.output)),
         "valid_programs": float(result is not None),
     }
+
+
+def wants_program(record: Record) -> bool:
+    wanted = record.meta.get("program")
+    return bool(wanted) and record.output == wanted
 
 
 def gold_result(record: Record) -> Value | None:

@@ -1,73 +1,128 @@
-"""Base against tuned on the same rows: what `evaluation.json` holds for all rows and for each source."""
+"""Models compared on the same rows: what `evaluation.json` holds for all rows, for each source and for each category.
+
+`models` has up to three: `base`, `base_bare` (the base with a bare prompt) and `tuned`.
+"""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from loratune.evaluation.likelihood import means
+from loratune.data.encode import Encoded
+from loratune.data.records import Record
+from loratune.evaluation.likelihood import means, target_counts, token_means
+from loratune.evaluation.model import HeldOut, Measured
 from loratune.evaluation.statistics import flips, paired_difference
+from loratune.evaluation.text import distinct_2
 
 TIE = 0.01  # nats a token: a row's loss that changes by less is tied
+DIFFERENCES = {"base": "difference", "base_bare": "difference_bare"}  # tuned minus this one
 
 
-@dataclass(frozen=True)
-class RowLoss:
-    """The likelihood of one row's response."""
-
-    base: float  # negative log-likelihood in nats
-    tuned: float
-    targets: int  # tokens
-    size: int  # bytes of text
-
-
-@dataclass(frozen=True)
-class RowScores:
-    """The scores of both answers to one row; both have the same names."""
-
-    base: dict[str, float]
-    tuned: dict[str, float]
-    facts: str | None = None  # of a FinQA row: gold or retrieved
-
-
-def compared(losses: Sequence[RowLoss], scores: Sequence[RowScores], seed: int) -> dict:
-    """`base`, `tuned`, their `difference` with intervals, and how many rows improved."""
-    loss, answers = compared_losses(losses, seed), compared_scores(scores, seed)
-    parts = {part: loss[part] | answers[part] for part in ("base", "tuned", "difference")}
-    return {"rows": len(losses), "answered_rows": len(scores), **parts, **flipped(losses)}
-
-
-def compared_losses(losses: Sequence[RowLoss], seed: int) -> dict[str, dict]:
-    base, tuned, targets, size = (
-        np.array([getattr(row, name) for row in losses], dtype=float) for name in ("base", "tuned", "targets", "size")
-    )
+def compared(over: HeldOut, models: dict[str, Measured], seed: int) -> dict:
+    """All rows together, `by_source`, and `by_category` of those that have one."""
+    everything = range(len(over.records))
     return {
-        "base": means(base, targets, size),
-        "tuned": means(tuned, targets, size),
-        "difference": {
-            "nll": paired_difference(base, tuned, targets, seed),
-            "bits_per_byte": paired_difference(base / math.log(2), tuned / math.log(2), size, seed),
-        },
+        **part(over, models, everything, seed),
+        "by_source": by_name(over, models, lambda record: record.source, seed),
+        "by_category": by_name(over, models, category_of, seed),
     }
 
 
-def flipped(losses: Sequence[RowLoss]) -> dict:
-    base, tuned = ([getattr(row, name) / row.targets for row in losses] for name in ("base", "tuned"))
-    return {**flips(base, tuned, TIE), "tie_threshold": TIE}
+def by_name(over: HeldOut, models: dict[str, Measured], name_of: Callable[[Record], str | None], seed: int) -> dict[str, dict]:
+    rows: dict[str, list[int]] = {}
+    for number, record in enumerate(over.records):
+        if name := name_of(record):
+            rows.setdefault(name, []).append(number)
+    return {name: part(over, models, numbers, seed) for name, numbers in sorted(rows.items())}
 
 
-def compared_scores(scores: Sequence[RowScores], seed: int) -> dict[str, dict]:
-    """Means over the rows that a score applies to; a score that applies to none is absent."""
-    parts: dict[str, dict] = {"base": {}, "tuned": {}, "difference": {}}
-    for name in dict.fromkeys(name for row in scores for name in row.base):
-        pairs = [(row.base[name], row.tuned[name]) for row in scores if name in row.base]
-        base, tuned = zip(*pairs, strict=True)
-        parts["base"][name] = sum(base) / len(base)
-        parts["tuned"][name] = sum(tuned) / len(tuned)
-        parts["difference"][name] = paired_difference(base, tuned, seed=seed)
-    if facts := {row.facts for row in scores if "execution_accuracy" in row.base and row.facts}:
-        named = {"facts": facts.pop() if len(facts) == 1 else "gold and retrieved"}
-        parts["base"] |= named
-        parts["tuned"] |= named
-    return parts
+def category_of(record: Record) -> str | None:
+    """What kind of task a row is, as Dolly's rows say; None where it says nothing."""
+    category = record.meta.get("category")
+    return category if isinstance(category, str) and category.strip() else None
+
+
+def part(over: HeldOut, models: dict[str, Measured], rows: Sequence[int], seed: int) -> dict:
+    """Each model on some of the rows, tuned against the others with intervals, and how many rows improved."""
+    tuned, others = models["tuned"], {name: change for name, change in DIFFERENCES.items() if name in models}
+    return {
+        "rows": len(rows),
+        "answered_rows": sum(number in tuned.answers for number in rows),
+        **{name: summary(over, model, rows) for name, model in models.items()},
+        **{change: difference(over, models[name], tuned, rows, seed) for name, change in others.items()},
+        **flipped(over, models["base"], tuned, rows),
+    }
+
+
+def summary(over: HeldOut, model: Measured, rows: Sequence[int]) -> dict:
+    """Of the losses one global sum over one global count; of each score its mean over the rows that it applies to."""
+    losses = means(model.nll[rows], over.targets[rows], over.sizes[rows])
+    scores = {name: sum(values.values()) / len(values) for name, values in scores_of(model, rows).items()}
+    if answers := [model.answers[number].answer.ids for number in rows if number in model.answers]:
+        scores["distinct_2"] = distinct_2(answers)
+    return {**losses, **scores, **facts_of([over.records[number] for number in rows if is_program(model, number)])}
+
+
+def scores_of(model: Measured, rows: Sequence[int]) -> dict[str, dict[int, float]]:
+    """For each score, in their usual order, the rows that it applies to and its value."""
+    found: dict[str, dict[int, float]] = {}
+    for number in rows:
+        if number in model.answers:
+            for name, value in model.answers[number].scores.items():
+                found.setdefault(name, {})[number] = value
+    return found
+
+
+def is_program(model: Measured, number: int) -> bool:
+    return number in model.answers and "execution_accuracy" in model.answers[number].scores
+
+
+def facts_of(records: Sequence[Record]) -> dict[str, str]:
+    """gold or retrieved: how the facts of FinQA's rows were chosen; empty where none says."""
+    facts = {record.meta.get("facts") for record in records if isinstance(record.meta.get("facts"), str)}
+    return {"facts": facts.pop() if len(facts) == 1 else "gold and retrieved"} if facts else {}
+
+
+def difference(over: HeldOut, base: Measured, tuned: Measured, rows: Sequence[int], seed: int) -> dict[str, dict]:
+    """Without perplexity, which nll tells, and distinct_2: answers drawn twice would repeat themselves, so no bootstrap."""
+    before, after = base.nll[rows], tuned.nll[rows]
+    bits = math.log(2)
+    changes = {
+        "nll": paired_difference(before, after, over.targets[rows], seed),
+        "bits_per_byte": paired_difference(before / bits, after / bits, over.sizes[rows], seed),
+    }
+    theirs = scores_of(base, rows)
+    for name, ours in scores_of(tuned, rows).items():
+        changes[name] = paired_difference(list(theirs[name].values()), list(ours.values()), seed=seed)
+    return changes
+
+
+def flipped(over: HeldOut, base: Measured, tuned: Measured, rows: Sequence[int]) -> dict:
+    targets = over.targets[rows]
+    return {**flips(base.nll[rows] / targets, tuned.nll[rows] / targets, TIE), "tie_threshold": TIE}
+
+
+def forgotten(windows: Sequence[Encoded], base: np.ndarray, tuned: np.ndarray, seed: int) -> dict[str, dict]:
+    """Plain text, from each window's loss in nats: `base`, `tuned` and the `difference` with an interval over windows."""
+    targets = target_counts(windows)
+    return {
+        "base": token_means(base, targets),
+        "tuned": token_means(tuned, targets),
+        "difference": {"nll": paired_difference(base, tuned, targets, seed)},
+    }
+
+
+def spread(parts: Sequence[dict]) -> dict:
+    """Mean and sample standard deviation of each measure over several adapters, in the form of their `parts`."""
+    tuned = [part["tuned"] for part in parts]
+    measures = [name for name, value in tuned[0].items() if isinstance(value, float)]
+    groups = [name for name in ("by_source", "by_category") if name in parts[0]]
+    return {
+        **{name: mean_and_deviation([one[name] for one in tuned]) for name in measures},
+        **{group: {name: spread([part[group][name] for part in parts]) for name in parts[0][group]} for group in groups},
+    }
+
+
+def mean_and_deviation(values: Sequence[float]) -> dict[str, float]:
+    return {"mean": float(np.mean(values)), "standard_deviation": float(np.std(values, ddof=1))}

@@ -67,7 +67,7 @@ def peft_config(decoder: Decoder, base: str) -> dict:
 
 
 def load_adapter(decoder: Decoder, folder: Path) -> None:
-    """Put the adapter in `folder` on the decoder, whoever trained it.
+    """Put the adapter in `folder` on the decoder, whoever trained it; an adapter that is already there makes way.
 
     Raises UserError when it is missing or broken, made for another base, or of a kind that is not plain LoRA.
     """
@@ -80,8 +80,7 @@ def load_adapter(decoder: Decoder, folder: Path) -> None:
         a, b = weights.pop(f"{layer}.lora_A.weight", None), weights.pop(f"{layer}.lora_B.weight", None)
         if (a is None) != (b is None):
             raise UserError(f"--adapter {folder}: {WEIGHTS} is broken: of {layer} only one of the two matrices is there")
-        if a is not None:
-            linear.lora = lora_of(a, b, linear.weight, scale_of(config, layer, a.shape[0]), folder, layer)
+        linear.lora = None if a is None else lora_of(a, b, linear.weight, scale_of(config, layer, a.shape[0]), folder, layer)
     if weights:
         raise UserError(f"--adapter {folder}: made for another base model: this one has no place for {next(iter(weights))}")
     if all(linear.lora is None for _, linear in linears(decoder)):

@@ -1,5 +1,9 @@
-"""The measured comparison as a table on the terminal."""
+"""The measured comparison as tables on the terminal."""
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from loratune.console import console, say
@@ -16,32 +20,84 @@ MEASURES = {
     "eos_rate": ("ended by itself, %", 100, 1),
     "mean_tokens": ("tokens in an answer", 1, 1),
     "rep_4": ("repeated 4-grams, % ↓", 100, 1),
-}
+    "distinct_2": ("distinct 2-grams, %", 100, 1),
+}  # without cap_rate: it is what eos_rate leaves
 
 
 def show_evaluation(result: dict) -> None:
-    table = Table(title="Held-out rows, base against tuned", title_justify="left")
-    for column in ("", "base", "tuned", "change", "95 % interval"):
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    sources = result["by_source"] if len(result["by_source"]) > 1 else {}
-    for name, part in {"all": result, **sources}.items():
-        add_part(table, name, part)
-    console.print(table)
-    say(
-        f"Of {result['rows']:,} rows {result['improved']:,} improved, {result['tied']:,} changed by at most "
-        f"{result['tie_threshold']} nats a token, {result['regressed']:,} regressed."
+    adapters = result.get("adapters", [result])
+    table = Table(
+        title="Held-out rows, base against tuned", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )
+    for column in columns(result, adapters):
+        table.add_column(column, justify="right" if column else "left", no_wrap=len(adapters) == 1, overflow="fold")
+    for heading, note, lines in sections(adapters):
+        table.add_section()
+        table.add_row(heading, *[""] * (len(table.columns) - 2), note, style="bold")
+        for label, measure, parts in lines:
+            table.add_row(f"  {label}", *cells(measure, parts, "base_bare" in result))
+    console.print(table)
+    for line in explained(result, adapters):
+        say(line)
 
 
-def add_part(table: Table, name: str, part: dict) -> None:
-    answered = f", {part['answered_rows']:,} answered" if part["answered_rows"] else ""
-    table.add_section()
-    table.add_row(f"{name}: {part['rows']:,} rows{answered}", style="bold")
-    for measure, (words, factor, decimals) in MEASURES.items():
-        if measure in part["base"]:
-            base, tuned = (f"{factor * part[model][measure]:.{decimals}f}" for model in ("base", "tuned"))
-            change, interval = changed(part["difference"].get(measure), factor, decimals)
-            table.add_row(f"  {words}", base, tuned, change, interval)
+def columns(result: dict, adapters: Sequence[dict]) -> list[str]:
+    first = ["", *(["bare"] if "base_bare" in result else []), "base"]
+    if len(adapters) == 1:
+        return [*first, "tuned", "change", "95 % interval"]
+    return [*first, *(column for name in short_names(adapters) for column in (name, "change"))]
+
+
+def short_names(adapters: Sequence[dict]) -> list[str]:
+    """The folders' own names where these differ, else their paths."""
+    names = [Path(one["adapter"]).name for one in adapters]
+    return names if len(set(names)) == len(names) else [one["adapter"] for one in adapters]
+
+
+Line = tuple[str, str, list[dict]]  # what a person reads, the measure, and the part of each adapter that has it
+
+
+def sections(adapters: Sequence[dict]) -> Iterator[tuple[str, str, list[Line]]]:
+    """All rows, each source, the loss in each category, and the plain text: heading, a note beside it, lines."""
+    yield heading("all", adapters), answered(adapters), lines_of(adapters)
+    if len(adapters[0]["by_source"]) > 1:
+        for name in adapters[0]["by_source"]:
+            parts = [one["by_source"][name] for one in adapters]
+            yield heading(name, parts), answered(parts), lines_of(parts)
+    if categories := adapters[0]["by_category"]:
+        of_each = {name: [one["by_category"][name] for one in adapters] for name in categories}
+        yield "loss by category: rows", "", [(f"{name}: {parts[0]['rows']:,}", "nll", parts) for name, parts in of_each.items()]
+    plain = [one["forgetting"] for one in adapters]
+    yield f"plain text: {plain[0]['windows']:,} pieces", "", lines_of(plain)
+
+
+def heading(name: str, parts: Sequence[dict]) -> str:
+    rows = parts[0]["rows"]
+    return f"{name}: {rows:,} row{'s' if rows > 1 else ''}"
+
+
+def answered(parts: Sequence[dict]) -> str:
+    return f"{parts[0]['answered_rows']:,} answered" if parts[0]["answered_rows"] else ""
+
+
+def lines_of(parts: Sequence[dict]) -> list[Line]:
+    return [(words, measure, list(parts)) for measure, (words, _, _) in MEASURES.items() if measure in parts[0]["base"]]
+
+
+def cells(measure: str, parts: Sequence[dict], with_bare: bool) -> list[str]:
+    """The base's numbers once, then each adapter's and its change; an interval where there is one adapter."""
+    _, factor, decimals = MEASURES[measure]
+    shown = [f"{factor * parts[0]['base'][measure]:.{decimals}f}"]
+    if with_bare:
+        bare = parts[0].get("base_bare")
+        shown.insert(0, f"{factor * bare[measure]:.{decimals}f}" if bare else "")
+    for part in parts:
+        change, interval = changed(part["difference"].get(measure), factor, decimals)
+        shown += [f"{factor * part['tuned'][measure]:.{decimals}f}", change]
+    if len(parts) > 1:
+        return shown
+    # Of one row, an interval would have no width and look like certainty.
+    return [*shown, interval if parts[0].get("rows") != 1 else ""]
 
 
 def changed(difference: dict | None, factor: int, decimals: int) -> tuple[str, str]:
@@ -50,3 +106,22 @@ def changed(difference: dict | None, factor: int, decimals: int) -> tuple[str, s
         return "", ""
     mean, low, high = (f"{factor * value:+.{decimals}f}" for value in (difference["mean"], *difference["interval"]))
     return mean, f"{low} to {high}"
+
+
+def explained(result: dict, adapters: Sequence[dict]) -> list[str]:
+    """What the columns are, and what is in no column."""
+    told = [
+        f"{'' if len(adapters) == 1 else name + ': '}Of {one['rows']:,} rows {one['improved']:,} improved, "
+        f"{one['tied']:,} changed by at most {one['tie_threshold']} nats a token, {one['regressed']:,} regressed."
+        for name, one in zip(short_names(adapters), adapters, strict=True)
+    ]
+    if "spread" in result:
+        loss = result["spread"]["nll"]
+        told.append(
+            f"Loss over {len(adapters)} adapters: {loss['mean']:.3f}, standard deviation {loss['standard_deviation']:.3f}."
+        )
+    if "base_bare" in result:
+        told.append("bare: the base with the instruction and the input alone as its prompt; base: with the adapter's template.")
+    plain = result["forgetting"]
+    told.append(f"plain text: {plain['text']}, without a prompt; where the loss rises, something was forgotten.")
+    return told

@@ -78,6 +78,12 @@ def read_parts(place: str | Path) -> tuple[str, dict[str, list[FileRow]]]:
     return f"the folder {place}", {split: read_rows(Path(place) / file) for split, file in FILES.items()}
 
 
+def prose_of_test_pages() -> list[str]:
+    """The sentences of each page that FinQA's shipped test questions are about, without tables and questions."""
+    rows = snapshot.read("finqa_test")
+    return list({row["id"].rpartition("-")[0]: " ".join([*row["pre_text"], *row["post_text"]]) for row in rows}.values())
+
+
 def question_of(values: dict[str, Any]) -> Question:
     """From FinQA's own form (a `qa` object) or the flattened one. Raises ValueError that names the field."""
     asked = values.get("qa", values)

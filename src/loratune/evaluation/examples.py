@@ -1,0 +1,66 @@
+"""Row by row: what was wanted, what each model answered, and which rows tell most about the difference."""
+
+from collections.abc import Sequence
+
+from loratune.evaluation.answers import gold_result, wants_program
+from loratune.evaluation.measure import TIE, category_of
+from loratune.evaluation.model import HeldOut, Measured
+
+TELLING = 5  # of each kind
+
+
+def examples(over: HeldOut, baselines: dict[str, Measured], tuned: Sequence[Measured]) -> list[dict]:
+    """One object a row, in their order. With several adapters `adapters` has each one's part; `tuned` is the first's."""
+    return [example(over, baselines, tuned, number) for number in range(len(over.records))]
+
+
+def example(over: HeldOut, baselines: dict[str, Measured], tuned: Sequence[Measured], number: int) -> dict:
+    record, targets = over.records[number], int(over.targets[number])
+    parts = [
+        {"tuned": side(model, number, targets), "change": change(baselines["base"], model, number, targets)} for model in tuned
+    ]
+    return {
+        "id": record.id,
+        "source": record.source,
+        "category": category_of(record),
+        "instruction": record.instruction,
+        "input": record.input,
+        "wanted": record.output,
+        **({"wanted_result": gold_result(record)} if wants_program(record) else {}),
+        "target_tokens": targets,
+        **{name: side(model, number, targets) for name, model in baselines.items()},
+        **parts[0],
+        **({"adapters": parts} if len(parts) > 1 else {}),
+    }
+
+
+def side(model: Measured, number: int, targets: int) -> dict:
+    """One model on one row: `nll` in nats a token, and the answer where there is one."""
+    found: dict = {"nll": float(model.nll[number] / targets)}
+    if scored := model.answers.get(number):
+        found |= {
+            "answer": scored.text,
+            "ended": scored.answer.ended,
+            "tokens": len(scored.answer.ids),
+            "scores": scored.scores,
+        }
+        if "execution_accuracy" in scored.scores:
+            found["result"] = scored.result
+    return found
+
+
+def change(base: Measured, tuned: Measured, number: int, targets: int) -> float:
+    """Nats a token; negative is better."""
+    return float((tuned.nll[number] - base.nll[number]) / targets)
+
+
+def telling(over: HeldOut, base: Measured, tuned: Measured) -> dict[str, list[str]]:
+    """Ids of the rows with the largest gain, the largest loss and the smallest change, in that order; none comes twice."""
+    changes = ((tuned.nll - base.nll) / over.targets).tolist()
+    rising = sorted(range(len(changes)), key=changes.__getitem__)
+    gained = [number for number in rising if changes[number] < -TIE][:TELLING]
+    lost = [number for number in reversed(rising) if changes[number] > TIE][:TELLING]
+    others = [number for number in rising if number not in gained + lost]
+    tied = sorted(others, key=lambda number: abs(changes[number]))[:TELLING]
+    kinds = {"largest_gain": gained, "largest_loss": lost, "nearest_tie": tied}
+    return {kind: [over.records[number].id for number in numbers] for kind, numbers in kinds.items()}

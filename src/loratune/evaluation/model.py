@@ -1,0 +1,49 @@
+"""One model on the held-out rows: how likely it finds the wanted responses, and what it answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from loratune.console import progress
+from loratune.data.encode import Encoded
+from loratune.data.records import Record
+from loratune.evaluation.answers import Scored, scored
+from loratune.evaluation.likelihood import response_nll, target_counts
+from loratune.generation.both import answer
+from loratune.settings import Decoding
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What every model is measured on."""
+
+    records: Sequence[Record]
+    answered: Sequence[int]  # numbers of the rows that are answered
+    targets: np.ndarray  # [rows]: tokens whose likelihood counts
+    sizes: np.ndarray  # [rows]: bytes of these
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The same rows as one model sees them."""
+
+    nll: np.ndarray  # [rows]: of the whole response, in nats
+    answers: dict[int, Scored]  # by the number of the row
+
+
+def held_out(records: Sequence[Record], rows: Sequence[Encoded], answered: Sequence[int], tokenizer) -> HeldOut:
+    """`rows` are the tokens of `records`."""
+    # What is scored, not what the record holds: a response may have been cut.
+    sizes = np.array([len(tokenizer.decode(row.response).encode()) for row in rows])
+    return HeldOut(records, answered, target_counts(rows), sizes)
+
+
+def measure(name: str, decoder, tokenizer, over: HeldOut, rows: Sequence[Encoded], decoding: Decoding) -> Measured:
+    """The model as the decoder is now, adapter on or off; `rows` may have prompts of another template."""
+    with progress(f"{name} loss", len(rows)) as advance:
+        nll = response_nll(decoder, rows, advance)
+    prompts = [rows[number].prompt for number in over.answered]
+    answers = answer(decoder, prompts, tokenizer.eos_id, decoding, f"{name} answers") if prompts else []
+    pairs = zip(over.answered, answers, strict=True)
+    return Measured(nll, {number: scored(one, tokenizer, over.records[number]) for number, one in pairs})
