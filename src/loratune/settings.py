@@ -7,6 +7,7 @@ A field's description is its help text; its bounds are its validation.
 import difflib
 import itertools
 import re
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -84,6 +85,23 @@ class Settings(BaseModel):
 
     def to_toml(self) -> str:
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+    def command(self, name: str) -> str:
+        """The command line, for a shell, of the command `name` with these settings; defaults are left out."""
+        words = ["loratune", name]
+        for field, value in self.model_dump(mode="json").items():
+            if getattr(self, field) != self.__class__.model_fields[field].get_default(call_default_factory=True):
+                words += [flag(field), *options_of(value)]
+        return shlex.join(words)
+
+
+def options_of(value: Any) -> list[str]:
+    """A setting's value as it follows its flag."""
+    if value is True:
+        return []
+    if isinstance(value, dict):
+        return [f"{name}={column}" for name, column in value.items()]
+    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
 
 
 def flag(field: str) -> str:
@@ -245,7 +263,12 @@ class CompareSettings(AdapterChoice, Decoding):
     """Let the base and the tuned model answer the same prompts, side by side."""
 
     prompts: Path = Field(Path("test.json"), description="JSON file with a list of prompts")
-    out: Path = Field(Path("model_comparison.json"), description="file to write; an .html page is written beside it")
+    out: Path = Field(Path("model_comparison.json"), description="file to write; the report is written beside it")
+    format: Literal["html", "md", "both"] = Field("html", description="of the report: a page, Markdown (for an issue), or both")
+    evaluation: Path = Field(
+        Path("evaluation.json"),
+        description="what `loratune evaluate` wrote, for the report; left out if it is of another adapter",
+    )
 
 
 class EvaluateSettings(AdapterChoice, Decoding):

@@ -1,0 +1,98 @@
+"""Prompts and evaluated examples with both answers, in the words that every form of the report shows."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from loratune.report.differences import Piece, differences
+from loratune.report.headline import counted, number, percent, signed
+from loratune.report.measured import Evaluation, Example, Part, Side
+
+MOST_EXAMPLES = 100
+MOST_LETTERS = 4000  # of one text of an example: with both limits a page stays below 2 MB
+SCORES = {"execution_accuracy": ("wrong result", "right result"), "program_accuracy": ("another program", "the wanted program")}
+
+
+class Answer(NamedTuple):
+    side: str  # base | tuned
+    pieces: Sequence[Piece]
+    result: str  # blank where the answer is no program
+    facts: str
+
+
+class Card(NamedTuple):
+    """One prompt or one evaluated example with both answers."""
+
+    anchor: str
+    prompt: str
+    answers: Sequence[Answer]
+    source: str = "prompts"
+    category: str = ""
+    state: str = ""  # improved | tied | regressed; blank where no answer is wanted
+    change: str = ""
+    input: str = ""
+    wanted: str = ""
+
+
+def parts_of(evaluation: Evaluation) -> dict[str, Part]:
+    """All rows, then each source and category; a part that is the only one of its kind says nothing new."""
+    kinds = (evaluation.by_source, evaluation.by_category)
+    return {"all": evaluation} | {name: part for kind in kinds if len(kind) > 1 for name, part in kind.items()}
+
+
+def shown(evaluation: Evaluation) -> list[Example]:
+    """Those that were answered first."""
+    return sorted(evaluation.examples, key=lambda example: example.tuned.answer is None)[:MOST_EXAMPLES]
+
+
+def prompt_card(place: int, row: Mapping) -> Card:
+    base, tuned = differences(row["regular"], row["fine_tuned"])
+    answers = [
+        Answer(
+            name,
+            pieces,
+            number(row[f"{side}_result"]) if f"{side}_result" in row else "",
+            facts(row[f"{side}_tokens"], row[f"{side}_ended"], [f"{percent(row[f'{side}_rep_4'])} repeated"]),
+        )
+        for name, side, pieces in (("base", "regular", base), ("tuned", "fine_tuned", tuned))
+    ]
+    return Card(f"p{place}", row["prompt"], answers)
+
+
+def example_card(place: int, example: Example, evaluation: Evaluation) -> Card:
+    pieces = differences(shortened(example.base.answer or ""), shortened(example.tuned.answer or ""))
+    sides = (("base", example.base), ("tuned", example.tuned))
+    return Card(
+        f"e{place}",
+        shortened(example.instruction),
+        [example_answer(name, side, cut) for (name, side), cut in zip(sides, pieces, strict=True) if side.answer is not None],
+        source=example.source or "no source",
+        category=example.category or "",
+        state=state_of(example.change, evaluation.tie_threshold),
+        change="" if example.change is None else f"{signed(example.change, 2)} nats a token",
+        input=shortened(example.input or ""),
+        wanted=shortened(example.wanted),
+    )
+
+
+def example_answer(name: str, side: Side, cut: Sequence[Piece]) -> Answer:
+    scores = [f"ROUGE-L {percent(side.scores['rouge_l'])}"] if "rouge_l" in side.scores else []
+    scores += [words[side.scores[score] == 1] for score, words in SCORES.items() if score in side.scores]
+    return Answer(name, cut, "" if side.result is None else number(side.result), facts(side.tokens, side.ended, scores))
+
+
+def facts(tokens: int | None, ended: str | None, others: Sequence[str]) -> str:
+    endings = {"eos": "ended by itself", "length": "cut at the limit"}
+    known = [counted(tokens, "token")] if tokens is not None else []
+    known += [endings[ended]] if ended in endings else []
+    return " · ".join([*known, *others])
+
+
+def state_of(change: float | None, tie: float) -> str:
+    if change is None:
+        return ""
+    return "tied" if abs(change) <= tie else "improved" if change < 0 else "regressed"
+
+
+def shortened(text: str) -> str:
+    left = len(text) - MOST_LETTERS
+    return text if left <= 0 else f"{text[:MOST_LETTERS]} … ({counted(left, 'more character')})"

@@ -1,0 +1,117 @@
+"""From measured numbers to what a person reads first: the same words and numbers on the page and in Markdown."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from loratune.report.evaluation import MEASURES
+from loratune.report.measured import Change, Evaluation, Logged, Part
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that a report shows. Only the answers are always there."""
+
+    rows: Sequence[dict]  # as in model_comparison.json
+    summary: Mapping[str, dict[str, float]]
+    base: str
+    adapter: Path
+    settings: Mapping[str, str] = field(default_factory=dict)
+    evaluation: Evaluation | None = None
+    training: Sequence[Logged] = ()
+    counts: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)  # which data -> source -> what -> rows
+    versions: Mapping[str, str] = field(default_factory=dict)
+    commands: Sequence[str] = ()
+
+    @property
+    def title(self) -> str:
+        return f"{self.base} + {self.adapter.resolve().name}"
+
+
+class Measured(NamedTuple):
+    """A line of a table, in words."""
+
+    name: str
+    base: str
+    tuned: str
+    change: str  # blank, as the interval, where none was measured
+    interval: str
+    verdict: str  # better | worse | unclear | changed
+
+
+def measures(part: Part) -> list[Measured]:
+    return [measured(name, part) for name in MEASURES if name in part.base and name in part.tuned]
+
+
+def measured(name: str, part: Part) -> Measured:
+    words, factor, decimals = MEASURES[name]
+    base, tuned = (f"{factor * side[name]:,.{decimals}f}" for side in (part.base, part.tuned))
+    if name == "perplexity":
+        name, factor, decimals, unit, change = "nll", 100, 1, " %", relative(part.difference.get("nll"))
+    else:
+        unit, change = "", part.difference.get(name)
+    if change is None:
+        return Measured(words, base, tuned, "", "", "unclear")
+    mean, low, high = (signed(factor * value, decimals) + unit for value in (change.mean, *change.interval))
+    return Measured(words, base, tuned, mean, f"{low} to {high}", verdict(MEASURES[name][0], change))
+
+
+def relative(nll: Change | None) -> Change | None:
+    """The change of the perplexity as a share of it: exp is monotone, so the interval of the loss gives its interval."""
+    return nll and Change(mean=math.expm1(nll.mean), interval=tuple(map(math.expm1, nll.interval)))
+
+
+def signed(value: float, decimals: int) -> str:
+    return f"{value:+,.{decimals}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def verdict(words: str, change: Change) -> str:
+    """An interval that holds 0 is no clear change; without an arrow, more is neither better nor worse."""
+    low, high = change.interval
+    if low <= 0 <= high:
+        return "unclear"
+    if "↓" not in words and "↑" not in words:
+        return "changed"
+    return "better" if (high < 0) == ("↓" in words) else "worse"
+
+
+def sentence(comparison: Comparison) -> str:
+    """What changed, in one sentence."""
+    if comparison.evaluation is None or "nll" not in comparison.evaluation.difference:
+        return of_answers(comparison)
+    part = comparison.evaluation
+    lines = {line.name: line for line in measures(part)}
+    if "perplexity ↓" not in lines:
+        return of_answers(comparison)
+    perplexity = lines["perplexity ↓"]
+    verb = {"better": "lowers", "worse": "raises"}.get(perplexity.verdict, "does not clearly change")
+    course = f"from {perplexity.base} to {perplexity.tuned} ({perplexity.change}, 95 % interval {perplexity.interval})"
+    right = lines.get("right results, % ↑")
+    finqa = f", and right FinQA results go from {right.base} to {right.tuned} %" if right else ""
+    return (
+        f"On {counted(part.rows, 'held-out row')} the adapter {verb} the perplexity {course}: "
+        f"{part.improved:,} improved, {part.regressed:,} regressed{finqa}."
+    )
+
+
+def of_answers(comparison: Comparison) -> str:
+    base, tuned = comparison.summary["regular"], comparison.summary["fine_tuned"]
+    return (
+        f"With the adapter, {percent(tuned['eos_rate'])} of {counted(len(comparison.rows), 'answer')} end by themselves "
+        f"(without it {percent(base['eos_rate'])}), after {tuned['mean_tokens']:.0f} tokens on average "
+        f"({base['mean_tokens']:.0f}), and {percent(tuned['rep_4'])} of their 4-grams are repeated ({percent(base['rep_4'])})."
+    )
+
+
+def counted(number_: int, thing: str) -> str:
+    return f"{number_:,} {thing}{'' if number_ == 1 else 's'}"
+
+
+def number(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:,.5f}".rstrip("0").rstrip(".")
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

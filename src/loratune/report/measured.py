@@ -1,0 +1,116 @@
+"""What the report reads from files: an evaluation and the log of a training run.
+
+They may have been made by another version or by hand, so every field is checked here, once. Names that are not known are
+ignored, and what the report can do without has a default.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from loratune.errors import UserError
+from loratune.files import read_json
+
+
+def numbers_of(measures: Any) -> Any:
+    """Only the measures that are finite numbers: others (such as how FinQA's facts were chosen) are told elsewhere."""
+    if not isinstance(measures, Mapping):
+        return measures
+    return {name: value for name, value in measures.items() if is_number(value)}
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+Measures = Annotated[dict[str, float], BeforeValidator(numbers_of)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Read(BaseModel):
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+
+
+class Change(Read):
+    """Tuned minus base."""
+
+    mean: float
+    interval: tuple[float, float]  # 95 %
+
+
+class Part(Read):
+    """Base against tuned on the same rows: all of them, or those of one source or category."""
+
+    base: Measures
+    tuned: Measures
+    difference: dict[str, Change] = {}
+    rows: Count
+    answered_rows: Count = 0
+    improved: Count
+    tied: Count
+    regressed: Count
+    tie_threshold: float = 0.01  # nats a token
+
+
+class Side(Read):
+    """One model's answer to an example; there may be none."""
+
+    answer: str | None = None
+    ended: str | None = None  # eos | length
+    tokens: Count | None = None
+    scores: Measures = {}
+    result: float | str | None = None  # of a FinQA program
+
+
+class Example(Read):
+    source: str = ""
+    category: str | None = None
+    instruction: str
+    input: str | None = ""
+    wanted: str = ""
+    change: float | None = None  # nats a token; negative is better
+    base: Side = Side()
+    tuned: Side = Side()
+
+
+class Evaluation(Part):
+    adapter: str
+    base_model: str = ""
+    data: str = ""
+    template: str = ""
+    decoding: dict[str, float] = {}
+    shortened: dict[str, dict[str, Count]] = {}  # source -> what happened to its rows -> how many
+    by_source: dict[str, Part] = {}
+    by_category: dict[str, Part] = {}
+    examples: list[Example] = []
+
+
+class Logged(Read):
+    """A step's loss, or a validation after it."""
+
+    step: Count
+    tokens: Count | None = None
+    loss: float | None = None
+    val_nll: float | None = None
+
+
+class Summary(Read):
+    rows: dict[str, dict[str, Count]] = {}  # as `shortened`, of the training data
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Raises UserError, naming the file and the field, when it is missing or not as `loratune evaluate` writes it."""
+    return checked(TypeAdapter(Evaluation), read_json(path), path, "write it anew with `loratune evaluate`")
+
+
+def checked(kind: TypeAdapter, value: Any, path: Path, remedy: str):
+    """`value`, read from `path`, as a `kind`. Raises UserError with the first thing that is wrong."""
+    try:
+        return kind.validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the whole file"
+        raise UserError(f"{path}: {where}: {first['msg'][0].lower()}{first['msg'][1:]}; {remedy}") from error
