@@ -8,7 +8,8 @@ from loratune.report.headline import counted, number, percent, signed
 from loratune.report.measured import Evaluation, Example, Part, Side
 
 MOST_EXAMPLES = 100
-MOST_LETTERS = 4000  # of one text of an example: with both limits a page stays below 2 MB
+MOST_LETTERS = 2500  # of one text of an example: with both limits a page stays below 2 MB
+MOST_LETTERS_OF_NAME = 60
 SCORES = {"execution_accuracy": ("wrong result", "right result"), "program_accuracy": ("another program", "the wanted program")}
 
 
@@ -40,7 +41,7 @@ def parts_of(evaluation: Evaluation) -> dict[str, Part]:
 
 
 def shown(evaluation: Evaluation) -> list[Example]:
-    """Those that were answered first."""
+    """As many as a page takes, those with answers first."""
     return sorted(evaluation.examples, key=lambda example: example.tuned.answer is None)[:MOST_EXAMPLES]
 
 
@@ -65,8 +66,8 @@ def example_card(place: int, example: Example, evaluation: Evaluation) -> Card:
         f"e{place}",
         shortened(example.instruction),
         [example_answer(name, side, cut) for (name, side), cut in zip(sides, pieces, strict=True) if side.answer is not None],
-        source=example.source or "no source",
-        category=example.category or "",
+        source=shortened(example.source, MOST_LETTERS_OF_NAME) or "no source",
+        category=shortened(example.category or "", MOST_LETTERS_OF_NAME),
         state=state_of(example.change, evaluation.tie_threshold),
         change="" if example.change is None else f"{signed(example.change, 2)} nats a token",
         input=shortened(example.input or ""),
@@ -77,7 +78,12 @@ def example_card(place: int, example: Example, evaluation: Evaluation) -> Card:
 def example_answer(name: str, side: Side, cut: Sequence[Piece]) -> Answer:
     scores = [f"ROUGE-L {percent(side.scores['rouge_l'])}"] if "rouge_l" in side.scores else []
     scores += [words[side.scores[score] == 1] for score, words in SCORES.items() if score in side.scores]
-    return Answer(name, cut, "" if side.result is None else number(side.result), facts(side.tokens, side.ended, scores))
+    return Answer(
+        name,
+        cut,
+        "" if side.result is None else shortened(number(side.result), MOST_LETTERS_OF_NAME),
+        facts(side.tokens, side.ended, scores),
+    )
 
 
 def facts(tokens: int | None, ended: str | None, others: Sequence[str]) -> str:
@@ -93,6 +99,6 @@ def state_of(change: float | None, tie: float) -> str:
     return "tied" if abs(change) <= tie else "improved" if change < 0 else "regressed"
 
 
-def shortened(text: str) -> str:
-    left = len(text) - MOST_LETTERS
-    return text if left <= 0 else f"{text[:MOST_LETTERS]} … ({counted(left, 'more character')})"
+def shortened(text: str, most: int = MOST_LETTERS) -> str:
+    left = len(text) - most
+    return text if left <= 0 else f"{text[:most]} … ({counted(left, 'more character')})"

@@ -1,7 +1,7 @@
 """From measured numbers to what a person reads first: the same words and numbers on the page and in Markdown."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -41,8 +41,9 @@ class Measured(NamedTuple):
     verdict: str  # better | worse | unclear | changed
 
 
-def measures(part: Part) -> list[Measured]:
-    return [measured(name, part) for name in MEASURES if name in part.base and name in part.tuned]
+def measures(part: Part, names: Iterable[str] = MEASURES) -> list[Measured]:
+    """Those of `names` that both models were measured by."""
+    return [measured(name, part) for name in names if name in part.base and name in part.tuned]
 
 
 def measured(name: str, part: Part) -> Measured:
@@ -82,14 +83,13 @@ def sentence(comparison: Comparison) -> str:
     if comparison.evaluation is None or "nll" not in comparison.evaluation.difference:
         return of_answers(comparison)
     part = comparison.evaluation
-    lines = {line.name: line for line in measures(part)}
-    if "perplexity ↓" not in lines:
+    if "perplexity" not in part.base.keys() & part.tuned.keys():
         return of_answers(comparison)
-    perplexity = lines["perplexity ↓"]
+    perplexity = measured("perplexity", part)
     verb = {"better": "lowers", "worse": "raises"}.get(perplexity.verdict, "does not clearly change")
     course = f"from {perplexity.base} to {perplexity.tuned} ({perplexity.change}, 95 % interval {perplexity.interval})"
-    right = lines.get("right results, % ↑")
-    finqa = f", and right FinQA results go from {right.base} to {right.tuned} %" if right else ""
+    right = measures(part, ["execution_accuracy"])
+    finqa = f", and right FinQA results go from {right[0].base} to {right[0].tuned} %" if right else ""
     return (
         f"On {counted(part.rows, 'held-out row')} the adapter {verb} the perplexity {course}: "
         f"{part.improved:,} improved, {part.regressed:,} regressed{finqa}."

@@ -27,9 +27,9 @@ def blocks(comparison: Comparison) -> Iterator[str]:
     yield "## Prompts"
     for place, row in enumerate(comparison.rows, 1):
         yield from card_blocks(place, prompt_card(place, row))
-    if evaluation and evaluation.examples:
+    if answered := [example for example in shown(evaluation) if example.tuned.answer is not None] if evaluation else []:
         yield "## Held-out examples"
-        for place, example in enumerate(shown(evaluation), 1):
+        for place, example in enumerate(answered, 1):
             yield from card_blocks(place, example_card(place, example, evaluation))
     yield "## How this was made"
     yield table(("", ""), (comparison.settings | comparison.versions).items())

@@ -4,6 +4,7 @@ They may have been made by another version or by hand, so every field is checked
 ignored, and what the report can do without has a default.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from loratune.data.records import has_lone_surrogate
 from loratune.errors import UserError
 from loratune.files import read_json
 
@@ -103,7 +105,10 @@ class Summary(Read):
 
 def read_evaluation(path: Path) -> Evaluation:
     """Raises UserError, naming the file and the field, when it is missing or not as `loratune evaluate` writes it."""
-    return checked(TypeAdapter(Evaluation), read_json(path), path, "write it anew with `loratune evaluate`")
+    value = read_json(path)
+    if has_lone_surrogate(json.dumps(value, ensure_ascii=False)):
+        raise UserError(f"{path}: a text has a broken character (a lone surrogate); write it anew with `loratune evaluate`")
+    return checked(TypeAdapter(Evaluation), value, path, "write it anew with `loratune evaluate`")
 
 
 def checked(kind: TypeAdapter, value: Any, path: Path, remedy: str):

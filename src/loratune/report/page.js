@@ -21,6 +21,6 @@
   form.hidden = false;
   form.addEventListener("input", show);
   form.addEventListener("submit", event => event.preventDefault());
-  addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(part => part.open = true));
+  addEventListener("beforeprint", () => document.querySelectorAll("main > details").forEach(part => part.open = true));
   show();
 })();

@@ -14,7 +14,8 @@ from loratune.report.headline import Comparison, counted, measures, percent, sen
 from loratune.report.measured import Evaluation
 from loratune.report.plots import changes_chart, loss_chart, parts_chart
 
-HEADLINES = 6  # measures that stand out; the table has all of them
+# What stands out; the table has all measures.
+HEADLINES = ("nll", "perplexity", "bits_per_byte", "rouge_l", "execution_accuracy", "program_accuracy", "eos_rate", "rep_4")
 
 
 class Chart(NamedTuple):
@@ -37,7 +38,7 @@ def comparison_page(comparison: Comparison) -> str:
         comparison=comparison,
         evaluation=evaluation,
         sentence=sentence(comparison),
-        headlines=measures(evaluation)[:HEADLINES] if evaluation else [],
+        headlines=measures(evaluation, HEADLINES) if evaluation else [],
         tables={name: measures(part) for name, part in parts.items()},
         parts=parts,
         charts=[chart._replace(svg=Markup(chart.svg)) for chart in charts(comparison)],

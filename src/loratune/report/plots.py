@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 # Stand-ins, replaced in the SVG by the page's own colours, which differ by day, by night and on paper.
 INKS = {name: f"#0b0b{number:02x}" for number, name in enumerate(("ink", "soft", "line", "better", "worse", "tied", "base"), 1)}
-WIDTH = 4.9  # inches of 72 points: about a column of the page, so that the letters keep their size on a phone
+WIDTH = 4.1  # inches of 72 points: about a column of the page, so that the letters keep their size on a phone
 LONGEST_LABEL = 24
 MOST_POINTS = 500  # of a curve
 LOOK = {
     "svg.fonttype": "none",
-    "font.size": 10,
+    "font.size": 9.5,
     "axes.edgecolor": INKS["line"],
     "axes.labelcolor": INKS["soft"],
     "axes.spines.top": False,
@@ -84,7 +84,7 @@ def loss_chart(rows: Sequence[dict]) -> str:
         draw_losses(axes, rows, INKS["soft"], INKS["better"])
         axes.grid(axis="y")
 
-    return chart(draw, 3.3, "loss")
+    return chart(draw, 2.9, "loss")
 
 
 def changes_chart(changes: Sequence[float], tie: float) -> str:
@@ -108,7 +108,7 @@ def changes_chart(changes: Sequence[float], tie: float) -> str:
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y")
 
-    return chart(draw, 3.3, "changes")
+    return chart(draw, 2.9, "changes")
 
 
 def parts_chart(changes: Mapping[str, Change]) -> str:
@@ -126,10 +126,10 @@ def parts_chart(changes: Mapping[str, Change]) -> str:
         # parse_math: a dollar sign in a name is a dollar sign
         axes.set_yticks(range(len(changes)), [label(name) for name in changes], parse_math=False)
         axes.set_ylim(len(changes) - 0.5, -0.5)
-        axes.set(xlabel="change of the loss, nats a token (left is better)")
+        axes.set(xlabel="change, nats a token (left is better)")
         axes.grid(axis="x")
 
-    return chart(draw, 1.1 + 0.24 * len(changes), "parts")
+    return chart(draw, 0.7 + 0.24 * len(changes), "parts")
 
 
 def label(name: str) -> str:
