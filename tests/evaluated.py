@@ -12,6 +12,7 @@ def part(low: float = -0.7, high: float = -0.5) -> dict:
         "rows": 20,
         "answered_rows": 2,
         "base": {"nll": 2.7, "perplexity": 14.9, "rouge_l": 0.1, "eos_rate": 0.25, "facts": "gold"},
+        "base_bare": {"nll": 3.2, "perplexity": 24.5},
         "tuned": {"nll": 2.1, "perplexity": 8.2, "rouge_l": 0.3, "eos_rate": 1.0, "facts": "gold"},
         "difference": {
             "nll": {"mean": mean, "interval": [low, high]},
@@ -34,6 +35,7 @@ def example(text: str = "word", change: float = -0.5) -> dict:
         "instruction": text,
         "input": text,
         "wanted": text,
+        "wanted_result": text,
         "change": change,
         "base": side,
         "tuned": side,
@@ -51,6 +53,14 @@ def evaluation(text: str = "word", adapter: str = "adapter") -> dict:
         **part(),
         "by_source": {text: part(), f"{text}b": part(-0.1, 0.1)},
         "by_category": {f"{text}c": part(0.1, 0.2), f"{text}d": part()},
+        "telling": {text: [text]},
+        "forgetting": {
+            "text": text,
+            "windows": 8,
+            "base": {"nll": 3.0},
+            "tuned": {"nll": 3.1},
+            "difference": part(0.05, 0.15)["difference"],
+        },
         "examples": [example(text, change) for change in (-0.5, 0.0, 0.5)],
     }
 

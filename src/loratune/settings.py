@@ -91,17 +91,17 @@ class Settings(BaseModel):
         words = ["loratune", name]
         for field, value in self.model_dump(mode="json").items():
             if getattr(self, field) != self.__class__.model_fields[field].get_default(call_default_factory=True):
-                words += [flag(field), *options_of(value)]
+                words += options_of(field, value)
         return shlex.join(words)
 
 
-def options_of(value: Any) -> list[str]:
-    """A setting's value as it follows its flag."""
-    if value is True:
-        return []
+def options_of(field: str, value: Any) -> list[str]:
+    """A setting as it stands on a command line."""
+    if isinstance(value, bool):
+        return [flag(field if value else f"no_{field}")]
     if isinstance(value, dict):
-        return [f"{name}={column}" for name, column in value.items()]
-    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
+        return [flag(field), *(f"{name}={column}" for name, column in value.items())]
+    return [flag(field), *map(str, value if isinstance(value, list) else [value])]
 
 
 def flag(field: str) -> str:

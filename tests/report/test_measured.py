@@ -9,7 +9,7 @@ from loratune.report.measured import read_evaluation
 
 def test_what_evaluate_writes_is_read_and_new_names_are_ignored(tmp_path):
     path = tmp_path / "evaluation.json"
-    path.write_text(json.dumps(evaluation() | {"forgetting": {"new": [1]}, "telling": None}))
+    path.write_text(json.dumps(evaluation() | {"spread": {"new": [1]}, "forgetting": None}))
     read = read_evaluation(path)
     assert read.base == {"nll": 2.7, "perplexity": 14.9, "rouge_l": 0.1, "eos_rate": 0.25}
     assert [example.change for example in read.examples] == [-0.5, 0.0, 0.5]

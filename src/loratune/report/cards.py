@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from loratune.report.differences import Piece, differences
 from loratune.report.headline import counted, number, percent, signed
-from loratune.report.measured import Evaluation, Example, Part, Side
+from loratune.report.measured import Evaluation, Example, Side
 
 MOST_EXAMPLES = 100
 MOST_LETTERS = 2500  # of one text of an example: with both limits a page stays below 2 MB
@@ -30,19 +30,20 @@ class Card(NamedTuple):
     category: str = ""
     state: str = ""  # improved | tied | regressed; blank where no answer is wanted
     change: str = ""
+    kind: str = ""  # such as largest gain
     input: str = ""
     wanted: str = ""
+    wanted_result: str = ""
 
 
-def parts_of(evaluation: Evaluation) -> dict[str, Part]:
-    """All rows, then each source and category; a part that is the only one of its kind says nothing new."""
-    kinds = (evaluation.by_source, evaluation.by_category)
-    return {"all": evaluation} | {name: part for kind in kinds if len(kind) > 1 for name, part in kind.items()}
+def shown(evaluation: Evaluation) -> list[tuple[Example, str]]:
+    """As many as a page takes, each with what it is an instance of (such as the largest gain; blank for most).
 
-
-def shown(evaluation: Evaluation) -> list[Example]:
-    """As many as a page takes, those with answers first."""
-    return sorted(evaluation.examples, key=lambda example: example.tuned.answer is None)[:MOST_EXAMPLES]
+    The telling ones come first, then the others with answers.
+    """
+    kinds = {id_: kind.replace("_", " ") for kind, ids in evaluation.telling.items() for id_ in ids}
+    pairs = [(example, kinds.get(example.id, "")) for example in evaluation.examples]
+    return sorted(pairs, key=lambda pair: (not pair[1], pair[0].tuned.answer is None))[:MOST_EXAMPLES]
 
 
 def prompt_card(place: int, row: Mapping) -> Card:
@@ -59,7 +60,12 @@ def prompt_card(place: int, row: Mapping) -> Card:
     return Card(f"p{place}", row["prompt"], answers)
 
 
-def example_card(place: int, example: Example, evaluation: Evaluation) -> Card:
+def example_cards(evaluation: Evaluation) -> list[Card]:
+    numbered = enumerate(shown(evaluation), 1)
+    return [example_card(place, example, kind, evaluation.tie_threshold) for place, (example, kind) in numbered]
+
+
+def example_card(place: int, example: Example, kind: str, tie: float) -> Card:
     pieces = differences(shortened(example.base.answer or ""), shortened(example.tuned.answer or ""))
     sides = (("base", example.base), ("tuned", example.tuned))
     return Card(
@@ -68,10 +74,12 @@ def example_card(place: int, example: Example, evaluation: Evaluation) -> Card:
         [example_answer(name, side, cut) for (name, side), cut in zip(sides, pieces, strict=True) if side.answer is not None],
         source=shortened(example.source, MOST_LETTERS_OF_NAME) or "no source",
         category=shortened(example.category or "", MOST_LETTERS_OF_NAME),
-        state=state_of(example.change, evaluation.tie_threshold),
+        state=state_of(example.change, tie),
         change="" if example.change is None else f"{signed(example.change, 2)} nats a token",
+        kind=shortened(kind, MOST_LETTERS_OF_NAME),
         input=shortened(example.input or ""),
         wanted=shortened(example.wanted),
+        wanted_result=result_of(example.wanted_result),
     )
 
 
@@ -81,9 +89,13 @@ def example_answer(name: str, side: Side, cut: Sequence[Piece]) -> Answer:
     return Answer(
         name,
         cut,
-        "" if side.result is None else shortened(number(side.result), MOST_LETTERS_OF_NAME),
+        result_of(side.result),
         facts(side.tokens, side.ended, scores),
     )
+
+
+def result_of(value: float | str | None) -> str:
+    return "" if value is None else shortened(number(value), MOST_LETTERS_OF_NAME)
 
 
 def facts(tokens: int | None, ended: str | None, others: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loratune.report.evaluation import MEASURES
-from loratune.report.measured import Change, Evaluation, Logged, Part
+from loratune.report.measured import Change, Compared, Evaluation, Logged, Part
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Measured(NamedTuple):
     """A line of a table, in words."""
 
     name: str
+    bare: str  # the base with a bare prompt; blank where that was not measured
     base: str
     tuned: str
     change: str  # blank, as the interval, where none was measured
@@ -41,22 +42,45 @@ class Measured(NamedTuple):
     verdict: str  # better | worse | unclear | changed
 
 
-def measures(part: Part, names: Iterable[str] = MEASURES) -> list[Measured]:
+class Section(NamedTuple):
+    heading: str
+    lines: list[Measured]
+
+
+def sections(evaluation: Evaluation) -> list[Section]:
+    """A table for each part of the rows, and for the plain text."""
+    found = [
+        Section(f"{name}: {counted(part.rows, 'row')}, {part.answered_rows:,} answered", measures(part))
+        for name, part in parts_of(evaluation).items()
+    ]
+    if plain := evaluation.forgetting:
+        found.append(Section(f"plain text ({plain.text}): {counted(plain.windows, 'piece')}", measures(plain)))
+    return found
+
+
+def parts_of(evaluation: Evaluation) -> dict[str, Part]:
+    """All rows, then each source and category; a part that is the only one of its kind says nothing new."""
+    kinds = (evaluation.by_source, evaluation.by_category)
+    return {"all": evaluation} | {name: part for kind in kinds if len(kind) > 1 for name, part in kind.items()}
+
+
+def measures(part: Compared, names: Iterable[str] = MEASURES) -> list[Measured]:
     """Those of `names` that both models were measured by."""
     return [measured(name, part) for name in names if name in part.base and name in part.tuned]
 
 
-def measured(name: str, part: Part) -> Measured:
+def measured(name: str, part: Compared) -> Measured:
     words, factor, decimals = MEASURES[name]
-    base, tuned = (f"{factor * side[name]:,.{decimals}f}" for side in (part.base, part.tuned))
+    sides = (part.base_bare, part.base, part.tuned)
+    numbers = [f"{factor * side[name]:,.{decimals}f}" if name in side else "" for side in sides]
     if name == "perplexity":
         name, factor, decimals, unit, change = "nll", 100, 1, " %", relative(part.difference.get("nll"))
     else:
         unit, change = "", part.difference.get(name)
-    if change is None:
-        return Measured(words, base, tuned, "", "", "unclear")
+    if change is None or part.texts == 1:  # an interval over one text would look like certainty
+        return Measured(words, *numbers, "", "", "unclear")
     mean, low, high = (signed(factor * value, decimals) + unit for value in (change.mean, *change.interval))
-    return Measured(words, base, tuned, mean, f"{low} to {high}", verdict(MEASURES[name][0], change))
+    return Measured(words, *numbers, mean, f"{low} to {high}", verdict(words, change))
 
 
 def relative(nll: Change | None) -> Change | None:
@@ -93,6 +117,17 @@ def sentence(comparison: Comparison) -> str:
     return (
         f"On {counted(part.rows, 'held-out row')} the adapter {verb} the perplexity {course}: "
         f"{part.improved:,} improved, {part.regressed:,} regressed{finqa}."
+    )
+
+
+def forgotten(evaluation: Evaluation) -> str:
+    """What became of plain text, in one sentence; blank where that was not measured."""
+    lines = measures(evaluation.forgetting, ["perplexity"]) if evaluation.forgetting else []
+    return "".join(
+        f"On plain text ({evaluation.forgetting.text}) the perplexity goes from {line.base} to {line.tuned} "
+        f"({line.change}, 95 % interval {line.interval}): where it rises, something was forgotten."
+        for line in lines
+        if line.change
     )
 
 

@@ -6,8 +6,8 @@ Texts from models and files stand in fenced blocks, in which nothing is markup; 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from loratune.report.cards import Card, example_card, parts_of, prompt_card, shown
-from loratune.report.headline import Comparison, Measured, measures, sentence
+from loratune.report.cards import Card, example_cards, prompt_card
+from loratune.report.headline import Comparison, Section, sections, sentence
 
 COUNTED = {"rows": "rows", "inputs_cut": "input cut", "responses_cut": "response cut", "dropped": "dropped"}
 
@@ -20,17 +20,16 @@ def blocks(comparison: Comparison) -> Iterator[str]:
     evaluation = comparison.evaluation
     yield f"# {escaped(comparison.title)}"
     yield escaped(sentence(comparison))
-    for name, part in parts_of(evaluation).items() if evaluation else ():
-        yield f"## {escaped(name)}: {part.rows:,} rows, {part.answered_rows:,} answered"
-        yield table(("", "base", "tuned", "change", "95 % interval"), map(table_row, measures(part)))
-        yield f"{part.improved:,} improved, {part.tied:,} tied, {part.regressed:,} regressed."
+    for section in sections(evaluation) if evaluation else ():
+        yield f"## {escaped(section.heading)}"
+        yield numbers_table(section)
     yield "## Prompts"
     for place, row in enumerate(comparison.rows, 1):
         yield from card_blocks(place, prompt_card(place, row))
-    if answered := [example for example in shown(evaluation) if example.tuned.answer is not None] if evaluation else []:
+    if answered := [card for card in example_cards(evaluation) if card.answers] if evaluation else []:
         yield "## Held-out examples"
-        for place, example in enumerate(answered, 1):
-            yield from card_blocks(place, example_card(place, example, evaluation))
+        for place, card in enumerate(answered, 1):
+            yield from card_blocks(place, card)
     yield "## How this was made"
     yield table(("", ""), (comparison.settings | comparison.versions).items())
     for data, sources in comparison.counts.items():
@@ -39,8 +38,11 @@ def blocks(comparison: Comparison) -> Iterator[str]:
         yield fenced("\n".join(comparison.commands))
 
 
-def table_row(line: Measured) -> Sequence[str]:
-    return line.name, line.base, line.tuned, line.change, line.interval
+def numbers_table(section: Section) -> str:
+    head = ["", "base, bare prompt", "base", "tuned", "change", "95 % interval"]
+    rows = [line[:6] for line in section.lines]
+    shown = [place for place, name in enumerate(head) if place != 1 or any(row[1] for row in rows)]
+    return table([head[place] for place in shown], ([row[place] for place in shown] for row in rows))
 
 
 def counts_table(data: str, sources: Mapping[str, Mapping[str, int]]) -> str:
@@ -57,7 +59,7 @@ def card_blocks(place: int, card: Card) -> Iterator[str]:
         yield f"{answer.side}: {escaped(answer.facts)}{result}"
         yield fenced("".join(piece.text for piece in answer.pieces))
     if card.wanted:
-        yield "wanted:"
+        yield f"wanted{f' (= {escaped(card.wanted_result)})' if card.wanted_result else ''}:"
         yield fenced(card.wanted)
 
 

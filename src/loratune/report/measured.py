@@ -43,18 +43,39 @@ class Change(Read):
     interval: tuple[float, float]  # 95 %
 
 
-class Part(Read):
-    """Base against tuned on the same rows: all of them, or those of one source or category."""
+class Compared(Read):
+    """Base against tuned on the same texts."""
 
     base: Measures
     tuned: Measures
+    base_bare: Measures = {}  # the base with a bare prompt
     difference: dict[str, Change] = {}
+
+
+class Part(Compared):
+    """On all held-out rows, or on those of one source or category."""
+
     rows: Count
     answered_rows: Count = 0
     improved: Count
     tied: Count
     regressed: Count
     tie_threshold: float = 0.01  # nats a token
+
+    @property
+    def texts(self) -> int:
+        return self.rows
+
+
+class Forgetting(Compared):
+    """On plain text, which the training was not about."""
+
+    text: str = ""
+    windows: Count
+
+    @property
+    def texts(self) -> int:
+        return self.windows
 
 
 class Side(Read):
@@ -68,11 +89,13 @@ class Side(Read):
 
 
 class Example(Read):
+    id: str = ""
     source: str = ""
     category: str | None = None
     instruction: str
     input: str | None = ""
     wanted: str = ""
+    wanted_result: float | str | None = None
     change: float | None = None  # nats a token; negative is better
     base: Side = Side()
     tuned: Side = Side()
@@ -88,6 +111,8 @@ class Evaluation(Part):
     by_source: dict[str, Part] = {}
     by_category: dict[str, Part] = {}
     examples: list[Example] = []
+    telling: dict[str, list[str]] = {}  # such as largest_gain -> ids of examples
+    forgetting: Forgetting | None = None
 
 
 class Logged(Read):

@@ -9,8 +9,8 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from loratune.report.cards import example_card, parts_of, prompt_card, shown, state_of
-from loratune.report.headline import Comparison, counted, measures, percent, sentence
+from loratune.report.cards import example_cards, prompt_card, state_of
+from loratune.report.headline import Comparison, counted, forgotten, measures, parts_of, percent, sections, sentence
 from loratune.report.measured import Evaluation
 from loratune.report.plots import changes_chart, loss_chart, parts_chart
 
@@ -32,18 +32,17 @@ def comparison_page(comparison: Comparison) -> str:
     pages = Environment(loader=PackageLoader("loratune", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     pages.globals |= {"percent": percent, "counted": counted}
     evaluation = comparison.evaluation
-    parts = parts_of(evaluation) if evaluation else {}
     script = pages.get_template("page.js").render()
     return pages.get_template("page.html").render(
         comparison=comparison,
         evaluation=evaluation,
         sentence=sentence(comparison),
         headlines=measures(evaluation, HEADLINES) if evaluation else [],
-        tables={name: measures(part) for name, part in parts.items()},
-        parts=parts,
+        sections=sections(evaluation) if evaluation else [],
+        forgotten=forgotten(evaluation) if evaluation else "",
         charts=[chart._replace(svg=Markup(chart.svg)) for chart in charts(comparison)],
         prompts=[prompt_card(place, row) for place, row in enumerate(comparison.rows, 1)],
-        examples=[example_card(*numbered, evaluation) for numbered in enumerate(shown(evaluation), 1)] if evaluation else [],
+        examples=example_cards(evaluation) if evaluation else [],
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
@@ -68,7 +67,9 @@ def evaluation_charts(evaluation: Evaluation) -> Iterator[Chart]:
         states = [state_of(change, evaluation.tie_threshold) for change in changes]
         told = ", ".join(f"{states.count(state):,} {state}" for state in ("improved", "tied", "regressed"))
         yield Chart("Change of each example", changes_chart(changes, evaluation.tie_threshold), f"{told}.")
-    losses = {name: part.difference["nll"] for name, part in parts_of(evaluation).items() if "nll" in part.difference}
+    losses = {
+        name: part.difference["nll"] for name, part in parts_of(evaluation).items() if "nll" in part.difference and part.rows > 1
+    }
     if len(losses) > 1:
         caption = "Mean change and 95 % interval (paired bootstrap); an interval across 0 is no clear change."
         yield Chart("By source and category", parts_chart(losses), caption)
