@@ -57,6 +57,7 @@ def test_the_sentence_follows_the_interval(interval, words):
 
 def test_of_one_row_nothing_is_certain():
     assert {line.verdict for line in measures(Part(**part() | {"rows": 1}))} == {"unclear"}
+    assert "from 14.90 to 8.20: 17 improved" in sentence(comparison(evaluated=evaluation() | {"rows": 1}))
     assert not any(line.interval for line in measures(Part(**part() | {"rows": 1})))
 
 

@@ -25,6 +25,10 @@ def test_what_evaluate_writes_is_read_and_new_names_are_ignored(tmp_path):
             {"difference": {"nll": {"mean": float("nan"), "interval": [0, 1]}}},
             "difference.nll.mean: input should be a finite number",
         ),
+        (
+            {"difference": {"nll": {"mean": 1e300, "interval": [0, 1]}}},
+            "difference.nll.mean: input should be less than or equal to",
+        ),
         ({"rows": -1}, "rows: input should be greater than or equal to 0"),
         ({"adapter": None}, "adapter: "),
         ({"examples": {"a": 1}}, "examples: "),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluated import comparison, evaluation, example, row
+from evaluated import comparison, evaluation, example, part, row
 from loratune.report.page import comparison_page
 
 HOSTILE = [
@@ -115,6 +115,20 @@ def test_what_is_missing_is_left_out():
     assert sum(tag == "article" for tag, _ in page.elements) == 1
     bare = evaluation() | {"base": {}, "tuned": {}, "difference": {}, "examples": [{"instruction": "Why?"}]}
     assert "Why?" in Reader(comparison_page(comparison(evaluated=bare))).texts
+
+
+WHATEVER = st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([0.0, -1e6, 1e6, 1e-300, 1e308])
+DRAWN = st.floats(-1e6, 1e6) | st.sampled_from([0.0, -1e6, 1e6, 1e-300])
+
+
+@settings(max_examples=10, deadline=None)
+@given(WHATEVER, st.tuples(DRAWN, DRAWN).map(sorted), st.lists(DRAWN, min_size=1))
+def test_no_number_that_is_read_breaks_the_page(value, interval, changes):
+    numbers = {name: value for name in part()["base"]}
+    odd = {"base": numbers, "tuned": numbers, "difference": {"nll": {"mean": interval[0], "interval": interval}}}
+    found = evaluation() | odd | {"examples": [example("word", change) for change in changes]}
+    page = Reader(comparison_page(comparison(evaluated=found | {"by_category": {"word": part() | odd, "other": part()}})))
+    assert sum(tag == "svg" for tag, _ in page.elements) == 3
 
 
 def test_states_of_examples(harmless):

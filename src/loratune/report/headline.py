@@ -9,6 +9,8 @@ from typing import NamedTuple
 from loratune.report.evaluation import MEASURES
 from loratune.report.measured import Change, Compared, Evaluation, Logged, Part
 
+MOST_NATS = 50.0  # of a change of the loss; exp of more is a number that nobody reads
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -85,7 +87,11 @@ def measured(name: str, part: Compared) -> Measured:
 
 def relative(nll: Change | None) -> Change | None:
     """The change of the perplexity as a share of it: exp is monotone, so the interval of the loss gives its interval."""
-    return nll and Change(mean=math.expm1(nll.mean), interval=tuple(map(math.expm1, nll.interval)))
+    return nll and Change(mean=share(nll.mean), interval=tuple(map(share, nll.interval)))
+
+
+def share(nats: float) -> float:
+    return math.expm1(min(nats, MOST_NATS))
 
 
 def signed(value: float, decimals: int) -> str:
@@ -111,11 +117,12 @@ def sentence(comparison: Comparison) -> str:
         return of_answers(comparison)
     perplexity = measured("perplexity", part)
     verb = {"better": "lowers", "worse": "raises"}.get(perplexity.verdict, "does not clearly change")
-    course = f"from {perplexity.base} to {perplexity.tuned} ({perplexity.change}, 95 % interval {perplexity.interval})"
+    change = f" ({perplexity.change}, 95 % interval {perplexity.interval})" if perplexity.change else ""
     right = measures(part, ["execution_accuracy"])
     finqa = f", and right FinQA results go from {right[0].base} to {right[0].tuned} %" if right else ""
     return (
-        f"On {counted(part.rows, 'held-out row')} the adapter {verb} the perplexity {course}: "
+        f"On {counted(part.rows, 'held-out row')} the adapter {verb} the perplexity "
+        f"from {perplexity.base} to {perplexity.tuned}{change}: "
         f"{part.improved:,} improved, {part.regressed:,} regressed{finqa}."
     )
 

@@ -29,7 +29,8 @@ def is_number(value: Any) -> bool:
 
 
 Measures = Annotated[dict[str, float], BeforeValidator(numbers_of)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=10**15)]
+Drawn = Annotated[float, Field(ge=-1e6, le=1e6)]  # what a chart has room for; a loss beyond is none
 
 
 class Read(BaseModel):
@@ -39,8 +40,8 @@ class Read(BaseModel):
 class Change(Read):
     """Tuned minus base."""
 
-    mean: float
-    interval: tuple[float, float]  # 95 %
+    mean: Drawn
+    interval: tuple[Drawn, Drawn]  # 95 %
 
 
 class Compared(Read):
@@ -96,7 +97,7 @@ class Example(Read):
     input: str | None = ""
     wanted: str = ""
     wanted_result: float | str | None = None
-    change: float | None = None  # nats a token; negative is better
+    change: Drawn | None = None  # nats a token; negative is better
     base: Side = Side()
     tuned: Side = Side()
 
@@ -120,8 +121,8 @@ class Logged(Read):
 
     step: Count
     tokens: Count | None = None
-    loss: float | None = None
-    val_nll: float | None = None
+    loss: Drawn | None = None
+    val_nll: Drawn | None = None
 
 
 class Summary(Read):

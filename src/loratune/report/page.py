@@ -48,7 +48,7 @@ def comparison_page(comparison: Comparison) -> str:
 
 
 def charts(comparison: Comparison) -> Iterator[Chart]:
-    if any(row.loss is not None for row in comparison.training):
+    if any(row.loss is not None and row.tokens is not None for row in comparison.training):
         yield training_chart([row.model_dump(exclude_none=True) for row in comparison.training])
     if comparison.evaluation:
         yield from evaluation_charts(comparison.evaluation)

@@ -53,7 +53,7 @@ def plot_losses(rows: Sequence[dict], path: Path) -> None:
 def draw_losses(axes: "Axes", rows: Sequence[dict], training_ink: str, validation_ink: str) -> None:
     from matplotlib.ticker import EngFormatter
 
-    training = [row for row in rows if "loss" in row]
+    training = [row for row in rows if "loss" in row and "tokens" in row]
     tokens_at = {row["step"]: row["tokens"] for row in training} | {0: 0}
     validation = [(tokens_at[row["step"]], row["val_nll"]) for row in rows if "val_nll" in row and row["step"] in tokens_at]
     tokens, losses = [row["tokens"] for row in training], [row["loss"] for row in training]
