@@ -7,6 +7,7 @@ A field's description is its help text; its bounds are its validation.
 import difflib
 import itertools
 import re
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -85,6 +86,23 @@ class Settings(BaseModel):
 
     def to_toml(self) -> str:
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+    def command(self, name: str) -> str:
+        """The command line, for a shell, of the command `name` with these settings; defaults are left out."""
+        words = ["loratune", name]
+        for field, value in self.model_dump(mode="json").items():
+            if getattr(self, field) != self.__class__.model_fields[field].get_default(call_default_factory=True):
+                words += options_of(field, value)
+        return shlex.join(words)
+
+
+def options_of(field: str, value: Any) -> list[str]:
+    """A setting as it stands on a command line."""
+    if isinstance(value, bool):
+        return [flag(field if value else f"no_{field}")]
+    if isinstance(value, dict):
+        return [flag(field), *(f"{name}={column}" for name, column in value.items())]
+    return [flag(field), *map(str, value if isinstance(value, list) else [value])]
 
 
 def flag(field: str) -> str:
@@ -249,7 +267,12 @@ class CompareSettings(AdapterChoice, Decoding):
     """Let the base and the tuned model answer the same prompts, side by side."""
 
     prompts: Path = Field(Path("test.json"), description="JSON file with a list of prompts")
-    out: Path = Field(Path("model_comparison.json"), description="file to write; an .html page is written beside it")
+    out: Path = Field(Path("model_comparison.json"), description="file to write; the report is written beside it")
+    format: Literal["html", "md", "both"] = Field("html", description="of the report: a page, Markdown (for an issue), or both")
+    evaluation: Path = Field(
+        Path("evaluation.json"),
+        description="what `loratune evaluate` wrote, for the report; left out if it is of another adapter",
+    )
 
 
 def listed(value: Any) -> Any:

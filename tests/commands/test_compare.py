@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from evaluated import evaluation
 from loratune.cli import main
 from loratune.commands import compare as command
 from loratune.generation.decode import Answer
@@ -91,10 +92,61 @@ def test_programs_are_executed_and_shown(place, monkeypatch, capsys):
 def test_the_page_escapes_texts_and_needs_nothing_else(place, capsys):
     assert compare() == 0
     page = (place / "model_comparison.html").read_text()
-    assert "<script" not in page and "&lt;script&gt;alert(1)&lt;/script&gt; &amp; not?" in page
-    assert not re.search(r"""(src|href)=|url\(|@import|https?:""", page)
+    assert page.count("<script") == 1 and "&lt;script&gt;alert(1)&lt;/script&gt; &amp; not?" in page
+    assert not re.search(r"""src=|href="(?!#)|url\((?!#)|@import|https?:""", page)
     assert "greedy, at most 12 new tokens" in page and "base" in page
+    command = re.search(r"loratune compare (.*)</code>", page)[1]
+    assert sorted(command.split()) == sorted(["--adapter", "adapter", "--max-new-tokens", "12", "--threads", "1"])
     assert "Say [bold]this[/bold]." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("format", "made"), [("html", {"html"}), ("md", {"md"}), ("both", {"html", "md"})])
+def test_the_formats_of_the_report(place, capsys, format, made):
+    assert compare("--format", format, "--json") == 0
+    assert {path.suffix[1:] for path in place.glob("model_comparison.*")} == made | {"json"}
+    printed = json.loads(capsys.readouterr().out)
+    assert {"page": "html", "markdown": "md"}.items() >= {
+        (name, printed[name][17:]) for name in ("page", "markdown") if name in printed
+    }
+    assert {"page" in printed, "markdown" in printed} == {"html" in made, "md" in made}
+    if "md" in made:
+        text = (place / "model_comparison.md").read_text()
+        for row in written(place):
+            assert f"```text\n{row['prompt']}\n```" in text and row["fine_tuned"] in text
+
+
+def test_an_evaluation_of_the_adapter_is_shown(place):
+    (place / "evaluation.json").write_text(json.dumps(evaluation("held-out text", str(place / "elsewhere" / ".." / "adapter"))))
+    assert compare() == 0
+    page = (place / "model_comparison.html").read_text()
+    assert "On 20 held-out rows the adapter lowers the perplexity" in page and "3 held-out examples" in page
+    assert "\nloratune evaluate " in page or "<code>loratune evaluate " in page
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (json.dumps(evaluation(adapter="another")), "evaluation.json is about another adapter (another), not adapter"),
+        (json.dumps(evaluation() | {"rows": "many"}), "evaluation.json: rows: input should be a valid integer"),
+        (json.dumps(evaluation(adapter="a\0b")), "is about another adapter"),
+        ("[", "evaluation.json, line 1: not valid JSON"),
+    ],
+)
+def test_an_evaluation_that_does_not_fit_is_left_out_and_said(place, capsys, content, message):
+    (place / "evaluation.json").write_text(content)
+    assert compare() == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Left out of the report: " in said and message in said
+    assert "held-out" not in (place / "model_comparison.html").read_text()
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "there is no such file"), ("{}", "mine.json: base: field required")])
+def test_an_evaluation_that_was_asked_for_must_be_whole(place, capsys, content, message):
+    if content:
+        (place / "mine.json").write_text(content)
+    assert compare("--evaluation", "mine.json") == 2
+    assert message in capsys.readouterr().err
+    assert not (place / "model_comparison.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -125,6 +177,8 @@ def test_bad_prompt_files_are_refused(place, capsys, content, message):
         (["--prompts", "nowhere.json"], "nowhere.json: there is no such file"),
         (["--adapter", "nowhere"], "--adapter nowhere: there is no such folder"),
         (["--out", "result.html"], "name the .json file"),
+        (["--out", "result.md", "--format", "both"], "name the .json file"),
+        (["--format", "pdf"], "--format: input should be 'html', 'md' or 'both'"),
         (["--out", "adapter"], "adapter: this is a folder; a file is needed"),
         (["--temprature", "1"], "did you mean --temperature?"),
         (["--top-p", "0"], "--top-p: input should be greater than 0"),

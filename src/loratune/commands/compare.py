@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from loratune import __version__
+from loratune.commands.evidence import commands_of, evaluation_of, training_of, versions_of
 from loratune.commands.loading import Tuned, load_tuned
 from loratune.console import say, warn
 from loratune.data.records import has_lone_surrogate
@@ -12,15 +14,22 @@ from loratune.evaluation.text import rep_4
 from loratune.files import read_json, refuse_unwritable, write_json, write_text
 from loratune.generation.both import answer_both
 from loratune.generation.decode import Answer
-from loratune.report.comparison import comparison_page, show_comparison
+from loratune.report.comparison import show_comparison
+from loratune.report.headline import Comparison
+from loratune.report.markdown import comparison_markdown
+from loratune.report.measured import Evaluation
+from loratune.report.page import comparison_page
 from loratune.settings import CompareSettings, Decoding
 
+FORMATS = {"html": comparison_page, "md": comparison_markdown}
+FORMAT_NAMES = {"html": "page", "md": "markdown"}  # in the command's result
 LISTED = 20  # problems that are named before the rest is left out
 
 
 def run(settings: CompareSettings) -> dict:
-    page = page_beside(settings.out)
+    reports = reports_beside(settings.out, settings.format)
     prompts = read_prompts(settings.prompts)
+    evaluation = evaluation_of(settings)
     tuned = load_tuned(settings)
     encoded = [tuned.tokenizer.encode(tuned.template.render(prompt)) for prompt in prompts]
     refuse_too_long(encoded, settings, tuned.decoder.spec.max_positions)
@@ -31,20 +40,24 @@ def run(settings: CompareSettings) -> dict:
     ]
     summary = {"fine_tuned": summed_up(fine_tuned), "regular": summed_up(base)}
     write_json(settings.out, rows)
-    write_text(page, comparison_page(rows, summary, footer(settings, tuned)))
+    comparison = compared(rows, summary, evaluation, settings, tuned)
+    for kind, path in reports.items():
+        write_text(path, FORMATS[kind](comparison))
     show_comparison(rows, summary)
-    say(f"Written: {settings.out} and {page}")
-    return {"out": str(settings.out), "page": str(page), "prompts": len(prompts), **summary}
+    say(f"Written: {' and '.join(map(str, [settings.out, *reports.values()]))}")
+    written = {FORMAT_NAMES[kind]: str(path) for kind, path in reports.items()}
+    return {"out": str(settings.out), **written, "prompts": len(prompts), **summary}
 
 
-def page_beside(out: Path) -> Path:
-    """Raises UserError, before any work is done, where no file can be written."""
+def reports_beside(out: Path, format: str) -> dict[str, Path]:
+    """Format -> file. Raises UserError, before any work is done, where no file can be written."""
     refuse_unwritable(out)
-    page = out.with_suffix(".html")
-    if page == out:
-        raise UserError(f"--out {out}: name the .json file; the .html page is written beside it")
-    refuse_unwritable(page)
-    return page
+    reports = {kind: out.with_suffix(f".{kind}") for kind in FORMATS if format in (kind, "both")}
+    for kind, path in reports.items():
+        if path == out:
+            raise UserError(f"--out {out}: name the .json file; the .{kind} report is written beside it")
+        refuse_unwritable(path)
+    return reports
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -102,13 +115,35 @@ def summed_up(answers: Sequence[Answer]) -> dict[str, float]:
     }
 
 
-def footer(settings: CompareSettings, tuned: Tuned) -> dict[str, str]:
+def compared(
+    rows: list[dict], summary: dict, evaluation: Evaluation | None, settings: CompareSettings, tuned: Tuned
+) -> Comparison:
+    """The answers with all that files say of the adapter."""
+    training, training_counts = training_of(settings.adapter)
+    counts = {"training": training_counts, "evaluation": evaluation.shortened if evaluation else {}}
+    return Comparison(
+        rows=rows,
+        summary=summary,
+        base=tuned.base_name,
+        adapter=tuned.adapter,
+        settings=settings_in_words(settings, tuned, evaluation),
+        evaluation=evaluation,
+        training=training,
+        counts={data: sources for data, sources in counts.items() if sources},
+        versions={"This report": f"loratune {__version__}", **versions_of(settings.adapter)},
+        commands=commands_of(settings, evaluation),
+    )
+
+
+def settings_in_words(settings: CompareSettings, tuned: Tuned, evaluation: Evaluation | None) -> dict[str, str]:
+    measured = {"Held-out data": evaluation.data, "Evaluation": str(settings.evaluation)} if evaluation else {}
     return {
         "Base model": tuned.base_name,
         "Adapter": str(tuned.adapter),
         "Template": tuned.template.name,
         "Decoding": in_words(settings),
         "Prompts": str(settings.prompts),
+        **measured,
     }
 
 

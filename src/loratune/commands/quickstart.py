@@ -43,10 +43,18 @@ def run(settings: QuickstartSettings) -> dict:
         )
     )
 
-    title("4 of 4: compare", f"loratune compare --adapter {adapter} --prompts {settings.prompts}")
+    title(
+        "4 of 4: compare",
+        f"loratune compare --adapter {adapter} --prompts {settings.prompts} --evaluation {out / 'evaluation.json'}",
+    )
     compared = compare.run(
         CompareSettings(
-            adapter=adapter, prompts=settings.prompts, out=out / "model_comparison.json", max_new_tokens=96, **machine
+            adapter=adapter,
+            prompts=settings.prompts,
+            out=out / "model_comparison.json",
+            evaluation=out / "evaluation.json",
+            max_new_tokens=96,
+            **machine,
         )
     )
     show_improvement(measured)

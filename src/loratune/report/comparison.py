@@ -1,4 +1,4 @@
-"""The comparison as a page of its own (no other file, no script, no network) and on the terminal."""
+"""The comparison on the terminal."""
 
 from collections.abc import Sequence
 
@@ -6,17 +6,9 @@ from rich.table import Table
 from rich.text import Text
 
 from loratune.console import console, say
+from loratune.report.headline import number, percent
 
 NAMES = {"fine_tuned": "fine-tuned", "regular": "regular (base)"}
-
-
-def comparison_page(rows: Sequence[dict], summary: dict, footer: dict[str, str]) -> str:
-    """HTML of `model_comparison.json`'s rows; every text in it is escaped."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    pages = Environment(loader=PackageLoader("loratune", "report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    pages.globals |= {"percent": percent, "number": number}
-    return pages.get_template("comparison.html").render(rows=rows, summary=summary, footer=footer, names=NAMES)
 
 
 def show_comparison(rows: Sequence[dict], summary: dict) -> None:
@@ -49,11 +41,3 @@ def facts(row: dict, side: str) -> str:
 def printable(text: str) -> str:
     """Without characters that would steer the terminal: a model may write any byte."""
     return "".join(letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in text)
-
-
-def number(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:,.5f}".rstrip("0").rstrip(".")
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
