@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from loratune.commands.constraints import constraints_for
 from loratune.commands.loading import Tuned, load_tuned
 from loratune.console import progress, say, warn
 from loratune.data.encode import Encoded, encode_rows
@@ -39,7 +40,7 @@ def run(settings: EvaluateSettings) -> dict:
         "template": tuned.template.name,
         "decoding": decoding_of(settings),
         "shortened": shortened,
-        **evaluate_rows(tuned, records, rows, settings, settings.generate),
+        **evaluate_rows(tuned, records, rows, settings, settings.generate, settings.constrain),
     }
     write_json(settings.out, result)
     show_evaluation(result)
@@ -74,12 +75,14 @@ def encoded(records: Sequence[Record], tuned: Tuned, max_tokens: int) -> tuple[l
     return [records[int(row.id)] for row in rows], rows, counts
 
 
-def evaluate_rows(tuned: Tuned, records: Sequence[Record], rows: Sequence[Encoded], decoding: Decoding, generate: int) -> dict:
+def evaluate_rows(
+    tuned: Tuned, records: Sequence[Record], rows: Sequence[Encoded], decoding: Decoding, generate: int, constrain: bool = False
+) -> dict:
     """Everything measured, over all rows and by source. `rows` are the tokens of `records`; `generate` of them are answered."""
     losses = row_losses(tuned, rows)
     place = {id(record): number for number, record in enumerate(records)}
     answered = [place[id(record)] for record in draw_evenly(records, generate, decoding.seed)]
-    scored = row_scores(tuned, [records[n] for n in answered], [rows[n] for n in answered], decoding)
+    scored = row_scores(tuned, [records[n] for n in answered], [rows[n] for n in answered], decoding, constrain)
     scores = dict(zip(answered, scored, strict=True))
 
     def part(chosen: Sequence[int]) -> dict:
@@ -102,10 +105,13 @@ def row_losses(tuned: Tuned, rows: Sequence[Encoded]) -> list[RowLoss]:
     return [RowLoss(*row) for row in zip(base.tolist(), ours.tolist(), target_counts(rows).tolist(), sizes, strict=True)]
 
 
-def row_scores(tuned: Tuned, records: Sequence[Record], rows: Sequence[Encoded], decoding: Decoding) -> list[RowScores]:
+def row_scores(
+    tuned: Tuned, records: Sequence[Record], rows: Sequence[Encoded], decoding: Decoding, constrain: bool
+) -> list[RowScores]:
     if not rows:
         return []
-    answers = answer_both(tuned.decoder, [row.prompt for row in rows], tuned.tokenizer.eos_id, decoding)
+    constraints = constraints_for(records, tuned.tokenizer) if constrain else None
+    answers = answer_both(tuned.decoder, [row.prompt for row in rows], tuned.tokenizer.eos_id, decoding, constraints)
     base, ours = (
         [score(answer, tuned.tokenizer.decode(answer.ids).strip(), record) for answer, record in zip(part, records, strict=True)]
         for part in answers
@@ -121,5 +127,5 @@ def facts_of(record: Record) -> str | None:
 
 def decoding_of(settings: EvaluateSettings) -> dict:
     """The settings that the answers depend on; empty if none were written."""
-    names = ("max_new_tokens", "temperature", "top_p", "top_k", "seed")
+    names = ("max_new_tokens", "temperature", "top_p", "top_k", "seed", "constrain")
     return {name: getattr(settings, name) for name in names} if settings.generate else {}

@@ -19,15 +19,20 @@ def score(answer: Answer, text: str, record: Record) -> dict[str, float]:
 
 def program_scores(text: str, record: Record) -> dict[str, float]:
     """For a FinQA row whose response is a program: is the answer one, has it the right result, is it the right one?"""
-    wanted = record.meta.get("program")
-    if not wanted or record.output != wanted:
+    if not wants_program(record):
         return {}
+    wanted = record.meta["program"]
     result = result_of(text, table_of(record))
     return {
         "execution_accuracy": float(same_result(result, gold_result(record))),
         "program_accuracy": float(is_program(text, wanted)),
         "valid_programs": float(result is not None),
     }
+
+
+def wants_program(record: Record) -> bool:
+    program = record.meta.get("program")
+    return bool(program) and record.output == program
 
 
 def gold_result(record: Record) -> Value | None:
