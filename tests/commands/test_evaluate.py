@@ -101,9 +101,9 @@ def test_answers_are_scored(place, monkeypatch):
     programs = ["divide(subtract(30, 12), 12)", "add(1, 0.5)", "divide(30, 0)"]
     answers = {"base": ["nonsense"] * 10, "tuned": ["0 1 2"] * 7 + programs}
 
-    def both(decoder, prompts, eos_id, decoding):
+    def both(decoder, prompts, eos_id, decoding, constraints):
         tokenizer = command.load_tuned(decoding).tokenizer
-        assert len(prompts) == 10
+        assert len(prompts) == 10 and constraints is None
         return tuple([Answer(tokenizer.encode(text), "eos") for text in answers[model]] for model in ("base", "tuned"))
 
     monkeypatch.setattr(command, "answer_both", both)
@@ -120,6 +120,18 @@ def test_answers_are_scored(place, monkeypatch):
     assert dolly["tuned"]["rouge_l"] > dolly["base"]["rouge_l"] == 0
     assert dolly["tuned"]["eos_rate"] == 1 and dolly["base"]["mean_tokens"] == len("nonsense")
     assert finqa["difference"]["execution_accuracy"]["mean"] == pytest.approx(2 / 3)
+
+
+def test_constrained_answers_are_programs_where_programs_are_wanted(place):
+    assert evaluate("--generate", "10", "--max-new-tokens", "300") == 0
+    free = written(place)
+    assert evaluate("--generate", "10", "--max-new-tokens", "300", "--constrain") == 0
+    held = written(place)
+    assert (free["decoding"]["constrain"], held["decoding"]["constrain"]) == (False, True)
+    assert held["by_source"]["dolly"] == free["by_source"]["dolly"]
+    for model in ("base", "tuned"):
+        assert free["by_source"]["finqa"][model]["valid_programs"] == 0
+        assert held["by_source"]["finqa"][model]["eos_rate"] == 1
 
 
 def test_rows_and_answers_are_drawn_evenly_and_always_the_same(place):
