@@ -4,8 +4,8 @@ Text is read as bytes, of which a byte-level tokenizer's tokens are made; so a t
 letter, and the answer is still exact. Constrained decoding: Scholak et al. 2021, "PICARD"; arXiv:2109.05093.
 """
 
-from collections import defaultdict
-from collections.abc import Hashable, Iterable
+from bisect import bisect_right
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,15 +25,13 @@ class Language(Protocol):
 
 
 class Vocabulary:
-    """A tokenizer's tokens as bytes, by number and by their first byte."""
+    """A tokenizer's tokens as bytes: by number, and in the order of the bytes, where those that begin alike stand together."""
 
     def __init__(self, pieces: dict[int, bytes], eos_id: int):
-        self.pieces = pieces
+        self.pieces = {token: piece for token, piece in pieces.items() if piece}
         self.eos_id = eos_id
-        self.beginning: dict[bytes, list[int]] = defaultdict(list)
-        for token, piece in sorted(pieces.items()):
-            if piece:
-                self.beginning[piece[:1]].append(token)
+        self.tokens = sorted(self.pieces, key=self.pieces.__getitem__)
+        self.ordered = [self.pieces[token] for token in self.tokens]
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,20 @@ class Constraint:
         There are some if each byte that a text of the language has is a token by itself, as it is in a byte-level tokenizer.
         """
         tokens = [self.vocabulary.eos_id] if self.language.is_whole(state) else []
-        for first, beginning in self.vocabulary.beginning.items():
-            if self.language.after(state, first) is not None:
-                tokens += [token for token in beginning if self.after(state, token) is not None]
-        return sorted(tokens)
+        return sorted([*tokens, *self.allowed_among(state, 0, 0, len(self.vocabulary.tokens))])
+
+    def allowed_among(self, state: State, length: int, first: int, end: int) -> Iterator[int]:
+        """Of the ordered tokens from `first` to before `end`, which begin with the same `length` bytes; `state` is after these.
+
+        Byte by byte, and no further than the language goes: it leaves nearly all tokens at their first byte.
+        """
+        tokens, ordered = self.vocabulary.tokens, self.vocabulary.ordered
+        while first < end and len(ordered[first]) == length:
+            yield tokens[first]
+            first += 1
+        while first < end:
+            byte = ordered[first][length : length + 1]
+            last = bisect_right(ordered, byte, first, end, key=lambda piece: piece[length : length + 1])
+            if (further := self.language.after(state, byte)) is not None:
+                yield from self.allowed_among(further, length + 1, first, last)
+            first = last
