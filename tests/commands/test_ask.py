@@ -108,6 +108,15 @@ def test_the_prompt_is_that_of_held_out_rows(place, monkeypatch):
     assert seen[0].input != seen[1].input
 
 
+def test_an_adapter_that_was_trained_on_results_is_warned_of(place, capsys, monkeypatch):
+    answering(monkeypatch, PROGRAM)
+    assert ask() == 0 and "warning" not in capsys.readouterr().out
+    described = read_json(place / "adapter" / "loratune.json")
+    write_json(place / "adapter" / "loratune.json", described | {"prepared": {"fact_tokens": 320, "finqa_target": "answer"}})
+    assert ask() == 0
+    assert "warning: the adapter was trained to write results, not programs" in capsys.readouterr().out
+
+
 def test_finqas_own_records_are_pages(place, capsys, monkeypatch):
     answering(monkeypatch, PROGRAM)
     plain = asked_json(capsys)

@@ -22,7 +22,11 @@ SIGNS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "exp": "^"
 def run(settings: AskSettings) -> dict:
     question = read_question(settings.question, settings.page)
     tuned = load_tuned(settings)
-    record, facts = shown_record(question, tuned, fact_tokens_of(settings), settings.page)
+    prepared = described(settings.adapter).get("prepared", {})
+    if prepared.get("finqa_target") == "answer":
+        warn("the adapter was trained to write results, not programs (--finqa-target answer); it will answer worse")
+    fact_tokens = settings.fact_tokens or prepared.get("fact_tokens") or PrepareSettings.model_fields["fact_tokens"].default
+    record, facts = shown_record(question, tuned, fact_tokens, settings.page)
     answer = answer_to(record, tuned, settings)
     result = {"question": question.text, "facts": facts, "program": answer, **worked_out(answer, question.table)}
     if is_share(question.text, result["steps"], result["result"]):
@@ -42,12 +46,6 @@ def read_question(question: str, page: Path) -> Question:
         return question_of({**fields, "id": "page", "question": question})
     except ValueError as error:
         raise UserError(f"{page}: {error}") from error
-
-
-def fact_tokens_of(settings: AskSettings) -> int:
-    """As the user says, else as the adapter's training data had it, else as `prepare` has it."""
-    prepared = described(settings.adapter).get("prepared", {})
-    return settings.fact_tokens or prepared.get("fact_tokens") or PrepareSettings.model_fields["fact_tokens"].default
 
 
 def shown_record(question: Question, tuned: Tuned, fact_tokens: int, page: Path) -> tuple[Record, dict[str, str]]:

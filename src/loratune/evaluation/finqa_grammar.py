@@ -30,8 +30,9 @@ class Place(NamedTuple):
 class Programs:
     """The language of all programs with these numbers, as the programs write them, and these rows of a table.
 
-    Each word that may come next is written with what must follow it. So no word begins with another one, and there is one
-    way to read a text.
+    A program is one word after another, each from a set that the words before it decide. A word is held with what must
+    follow it, so that none begins with another one and there is one way to read a text. No set is empty, for there are always
+    constants, so whatever was begun can be finished; only after the last step that is allowed no word follows.
     """
 
     start = Place()
