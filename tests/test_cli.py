@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loratune.cli import COMMANDS, main, parser
-from loratune.settings import EvaluateSettings, TrainSettings, parse_duration, read_toml
+from loratune.settings import EvaluateSettings, TrainSettings, flag, parse_duration, read_toml
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,7 +24,8 @@ def test_every_setting_is_in_the_help(command, capsys):
         main([command, "--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    assert all("--" + name.replace("_", "-") in shown for name in COMMANDS[command].model_fields)
+    fields = COMMANDS[command]
+    assert all((name.upper() if name in fields.POSITIONAL else flag(name)) in shown for name in fields.model_fields)
 
 
 @pytest.mark.parametrize("words", [["tarin"], [], ["train", "--rank"], ["train", "stray"], ["compare", "--rank", "3"]])

@@ -22,6 +22,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "train": settings.TrainSettings,
     "evaluate": settings.EvaluateSettings,
     "compare": settings.CompareSettings,
+    "ask": settings.AskSettings,
 }
 
 
@@ -94,7 +95,7 @@ def add_options(command: argparse.ArgumentParser, fields: type[Settings]) -> Non
     command.add_argument("--json", action="store_true", help="print the result as one JSON object; all else goes to stderr")
     for name, field in fields.model_fields.items():
         kind = plain_type(field.annotation)
-        unset = field.default is None or field.default is False or field.default in ([], {})
+        unset = field.is_required() or field.default is None or field.default is False or field.default in ([], {})
         option: dict[str, Any] = {
             "dest": name,
             "default": argparse.SUPPRESS,
@@ -109,7 +110,10 @@ def add_options(command: argparse.ArgumentParser, fields: type[Settings]) -> Non
             option |= {"nargs": "+", "metavar": "NAME=COLUMN", "action": Pairs}
         else:
             option["metavar"] = "|".join(typing.get_args(field.annotation)) if kind is typing.Literal else metavar(name, kind)
-        command.add_argument(flag(name), **option)
+        if name in fields.POSITIONAL:
+            command.add_argument(option.pop("dest"), nargs="?", **option)
+        else:
+            command.add_argument(flag(name), **option)
 
 
 class Pairs(argparse.Action):

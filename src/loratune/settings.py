@@ -10,7 +10,7 @@ import re
 import shlex
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -43,6 +43,7 @@ class Settings(BaseModel):
     """What all settings have in common: unknown names are refused, values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    POSITIONAL: ClassVar[tuple[str, ...]] = ()  # fields that the command line takes without their names
 
     @classmethod
     def over(cls, from_file: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +72,7 @@ class Settings(BaseModel):
 
     @classmethod
     def _unknown(cls, name: str) -> str:
-        known = [flag(field) for field in cls.model_fields]
+        known = [flag(field) for field in cls.model_fields if field not in cls.POSITIONAL]
         close = difflib.get_close_matches(flag(name), known, n=1, cutoff=0.6)
         return f"{flag(name)}: unknown setting; " + (f"did you mean {close[0]}?" if close else "--help lists them all")
 
@@ -82,7 +83,11 @@ class Settings(BaseModel):
         message = detail["msg"].removeprefix("Value error, ")
         if not detail["loc"]:
             return message
-        return f"{flag(str(detail['loc'][0]))}: {message[0].lower()}{message[1:]} (given: {detail['input']!r})"
+        field = str(detail["loc"][0])
+        name = field if field in cls.POSITIONAL else flag(field)
+        if detail["type"] == "missing":
+            return f"{name} is missing: {cls.model_fields[field].description}"
+        return f"{name}: {message[0].lower()}{message[1:]} (given: {detail['input']!r})"
 
     def to_toml(self) -> str:
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
@@ -252,12 +257,15 @@ class AdapterChoice(AdapterUse):
     adapter: Path = Field(ADAPTER, description="folder with the adapter")
 
 
-class Decoding(Settings):
+class Sampling(Settings):
     max_new_tokens: int = Field(128, ge=1, description="most tokens in an answer")
     temperature: float = Field(0.0, ge=0, description="0 always takes the likeliest token; higher is more varied")
     top_p: float = Field(1.0, gt=0, le=1, description="sample from the likeliest tokens that together have this probability")
     top_k: int = Field(0, ge=0, description="sample from this many likeliest tokens; 0 means all")
     seed: Seed = Field(0, description="seed of the sampling, the same for both models, and of the choice of rows")
+
+
+class Decoding(Sampling):
     batch_size: int = Field(
         64, ge=1, description="most answers written at the same time, fewer where memory is short; they do not depend on it"
     )
@@ -296,8 +304,26 @@ class EvaluateSettings(AdapterUse, Decoding):
         None,
         description="text file (UTF-8) on which to measure what the tuned model has forgotten; default: prose of FinQA's test pages",
     )
+    constrain: bool = Field(False, description="let FinQA's rows be answered only with programs that can be carried out")
     max_tokens: int = Field(1024, ge=64, description="most tokens in a row")
     out: Path = Field(Path("evaluation.json"), description="file to write")
+
+
+class AskSettings(AdapterChoice, Sampling):
+    """Answer a question about a page of figures with a program, and carry it out."""
+
+    POSITIONAL = ("question",)
+
+    question: str = Field(description="what to ask, in quotation marks")
+    page: Path = Field(
+        description="JSON file with the page: pre_text and post_text, lists of sentences, and table, a list of rows"
+    )
+    fact_tokens: int | None = Field(
+        None,
+        ge=32,
+        description="most tokens of the page's facts to show; default: as in the data that the adapter was trained on",
+    )
+    constrain: bool = Field(True, description="allow only programs that can be carried out")
 
 
 class QuickstartSettings(ModelChoice, Machine):

@@ -121,8 +121,8 @@ def test_answers_are_scored(place, monkeypatch):
     answers = {"base": ["nonsense"] * 10, "bare base": ["no sense"] * 10, "tuned": ["0 1 2"] * 7 + programs}
     tokenizer = tokenizer_of(place)
 
-    def answer(decoder, prompts, eos_id, decoding, title):
-        assert len(prompts) == 10
+    def answer(decoder, prompts, eos_id, decoding, title, constraints):
+        assert len(prompts) == 10 and constraints is None
         ended = "length" if title == "base answers" else "eos"
         return [Answer(tokenizer.encode(text), ended) for text in answers[title.removesuffix(" answers")]]
 
@@ -147,6 +147,18 @@ def test_answers_are_scored(place, monkeypatch):
     assert all(one["wanted_result"] == 1.5 for one in programs_of.values())
     assert all("result" not in one["tuned"] for one in result["examples"] if one["source"] == "dolly")
     assert finqa["difference"]["execution_accuracy"]["mean"] == pytest.approx(2 / 3)
+
+
+def test_constrained_answers_are_programs_where_programs_are_wanted(place):
+    assert evaluate("--generate", "10", "--max-new-tokens", "300") == 0
+    free = written(place)
+    assert evaluate("--generate", "10", "--max-new-tokens", "300", "--constrain") == 0
+    held = written(place)
+    assert (free["decoding"]["constrain"], held["decoding"]["constrain"]) == (False, True)
+    assert held["by_source"]["dolly"] == free["by_source"]["dolly"]
+    for model in ("base", "tuned"):
+        assert free["by_source"]["finqa"][model]["valid_programs"] == 0
+        assert held["by_source"]["finqa"][model]["eos_rate"] == 1
 
 
 def test_rows_and_answers_are_drawn_evenly_and_always_the_same(place):

@@ -11,6 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from loratune.cli import main
+from loratune.commands.train import prepared_with
 from loratune.models.tokenizer import Tokenizer
 from small_models import GPT2_SHAPES, save_model
 
@@ -62,6 +63,8 @@ def same(first: dict, second: dict) -> bool:
 
 
 def test_writes_everything_that_others_rely_on(place, capsys):
+    prepared = {"settings": {"fact_tokens": 200, "finqa_target": "program", "seed": 0}}
+    (place / "data" / "prepare_report.json").write_text(json.dumps(prepared))
     assert train("--steps", "12", "--run", "one", "--out", "adapter", "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     out, run = place / "adapter", place / "runs" / "one"
@@ -82,6 +85,14 @@ def test_writes_everything_that_others_rely_on(place, capsys):
     facts = json.loads((out / "loratune.json").read_text())
     assert facts["base"]["name"] == "base"
     assert facts["template"]
+    assert facts["prepared"] == {"fact_tokens": 200, "finqa_target": "program"}
+
+
+@pytest.mark.parametrize("report", [None, "{", "[]", '{"settings": {}}', '{"settings": []}'])
+def test_data_without_a_usable_report_says_nothing_of_how_it_was_prepared(tmp_path, report):
+    if report is not None:
+        (tmp_path / "prepare_report.json").write_text(report)
+    assert prepared_with(tmp_path) == {}
 
 
 def test_the_same_run_twice_gives_the_same_adapter(place):

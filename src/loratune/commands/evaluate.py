@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from loratune.commands.constraints import constraints_for
 from loratune.commands.loading import Tuned, load_side_by_side
 from loratune.console import progress, say, warn
 from loratune.data.encode import Encoded, encode_rows, with_template
@@ -93,7 +94,8 @@ def evaluate_rows(
     first, seed = tuned[0], settings.seed
     place = {id(record): number for number, record in enumerate(records)}
     answered = [place[id(record)] for record in draw_evenly(records, settings.generate, seed)]
-    over = held_out(records, rows, answered, first.tokenizer)
+    constraints = constraints_for([records[number] for number in answered], first.tokenizer) if settings.constrain else None
+    over = held_out(records, rows, answered, first.tokenizer, constraints)
     windows = windows_of(prose, first.tokenizer, first.decoder.spec.max_positions, seed)
 
     with without_adapter(first.decoder):
@@ -151,5 +153,5 @@ def side_by_side(tuned: Sequence[Tuned], parts: Sequence[dict]) -> dict:
 
 def decoding_of(settings: EvaluateSettings) -> dict:
     """The settings that the answers depend on; empty if none were written."""
-    names = ("max_new_tokens", "temperature", "top_p", "top_k", "seed")
+    names = ("max_new_tokens", "temperature", "top_p", "top_k", "seed", "constrain")
     return {name: getattr(settings, name) for name in names} if settings.generate else {}

@@ -212,6 +212,7 @@ def save(settings: TrainSettings, base: Base, template: Template, card: str) -> 
         "base": {"name": found.name, "hub_name": found.hub_name, "fingerprint": found.fingerprint},
         "settings": settings.model_dump(mode="json"),
         "data": {name: fingerprint(settings.data / f"{name}.jsonl") for name in ("train", "val")},
+        "prepared": prepared_with(settings.data),
         "versions": {package: version(package) for package in ("loratune", "torch", "transformers")},
     }
     with filling(settings.out) as folder:
@@ -219,6 +220,15 @@ def save(settings: TrainSettings, base: Base, template: Template, card: str) -> 
         base.tokenizer.save(folder)
         describe(folder, facts)
         write_text(folder / "README.md", card)
+
+
+def prepared_with(folder: Path) -> dict:
+    """How FinQA's prompts were made, so that `ask` can make them alike; empty where the data has no report of that."""
+    try:
+        settings = read_json(folder / "prepare_report.json")["settings"]
+        return {name: settings[name] for name in ("fact_tokens", "finqa_target")}
+    except (UserError, LookupError, TypeError):
+        return {}  # data of the user's own making is no mistake
 
 
 def summarise(settings: TrainSettings, folder: RunFolder, state: State, finished: bool, counts: dict) -> dict:

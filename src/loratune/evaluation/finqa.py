@@ -8,7 +8,7 @@ table_average(net revenue, none)              over a row of the page's table
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 ARITHMETIC = ("add", "subtract", "multiply", "divide", "exp", "greater")
@@ -123,14 +123,23 @@ def number_of(text: str) -> float:
 
 def execute(program: Program, table: Table | None = None) -> Value:
     """The last step's result, rounded to 5 decimals, or `yes` / `no`. Raises ProgramError."""
+    *_, last = step_values(program, table)
+    return rounded(last)
+
+
+def step_values(program: Program, table: Table | None = None) -> Iterator[Value]:
+    """Each step's result in turn, not rounded. Raises ProgramError at the first step that has none."""
     results: list[Value] = []
     for step in program:
         if step.operation in TABLE:
             results.append(over_row(step, table))
         else:
             results.append(calculate(step, *(value_of(argument, results) for argument in step.arguments)))
-    last = results[-1]
-    return last if isinstance(last, str) else round(last, DECIMALS)
+        yield results[-1]
+
+
+def rounded(value: Value) -> Value:
+    return value if isinstance(value, str) else round(value, DECIMALS)
 
 
 def value_of(argument: str, results: Sequence[Value]) -> float:
@@ -193,7 +202,7 @@ def result_of(text: str, table: Table | None = None) -> Value | None:
 def same_result(first: Value | None, second: Value | None) -> bool:
     if isinstance(first, str) or isinstance(second, str) or first is None or second is None:
         return first == second and first is not None
-    return round(first, DECIMALS) == round(second, DECIMALS)
+    return rounded(first) == rounded(second)
 
 
 PRIME = 2**61 - 1

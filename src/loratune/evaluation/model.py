@@ -11,7 +11,10 @@ from loratune.data.records import Record
 from loratune.evaluation.answers import Scored, scored
 from loratune.evaluation.likelihood import response_nll, target_counts
 from loratune.generation.both import answer
+from loratune.generation.constraint import Constraint
 from loratune.settings import Decoding
+
+Constraints = Sequence[Constraint | None] | None
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class HeldOut:
     answered: Sequence[int]  # numbers of the rows that are answered
     targets: np.ndarray  # [rows]: tokens whose likelihood counts
     sizes: np.ndarray  # [rows]: bytes of these
+    constraints: Constraints = None  # what each answer is held to
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,13 @@ class Measured:
     answers: dict[int, Scored]  # by the number of the row
 
 
-def held_out(records: Sequence[Record], rows: Sequence[Encoded], answered: Sequence[int], tokenizer) -> HeldOut:
-    """`rows` are the tokens of `records`."""
+def held_out(
+    records: Sequence[Record], rows: Sequence[Encoded], answered: Sequence[int], tokenizer, constraints: Constraints = None
+) -> HeldOut:
+    """`rows` are the tokens of `records`; `constraints` are those of the answered ones."""
     # What is scored, not what the record holds: a response may have been cut.
     sizes = np.array([len(tokenizer.decode(row.response).encode()) for row in rows])
-    return HeldOut(records, answered, target_counts(rows), sizes)
+    return HeldOut(records, answered, target_counts(rows), sizes, constraints)
 
 
 def measure(name: str, decoder, tokenizer, over: HeldOut, rows: Sequence[Encoded], decoding: Decoding) -> Measured:
@@ -44,6 +50,6 @@ def measure(name: str, decoder, tokenizer, over: HeldOut, rows: Sequence[Encoded
     with progress(f"{name} loss", len(rows)) as advance:
         nll = response_nll(decoder, rows, advance)
     prompts = [rows[number].prompt for number in over.answered]
-    answers = answer(decoder, prompts, tokenizer.eos_id, decoding, f"{name} answers") if prompts else []
+    answers = answer(decoder, prompts, tokenizer.eos_id, decoding, f"{name} answers", over.constraints) if prompts else []
     pairs = zip(over.answered, answers, strict=True)
     return Measured(nll, {number: scored(one, tokenizer, over.records[number]) for number, one in pairs})

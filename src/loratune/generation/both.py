@@ -1,21 +1,36 @@
 """Let the base and the tuned model answer the same prompts, with the same settings and the same random numbers."""
 
 import time
+from collections.abc import Sequence
 
 from loratune.console import progress
+from loratune.generation.constraint import Constraint
 from loratune.generation.decode import Answer, generate
 from loratune.models.lora import without_adapter
 from loratune.settings import Decoding
 
 
-def answer_both(decoder, prompts: list[list[int]], eos_id: int, decoding: Decoding) -> tuple[list[Answer], list[Answer]]:
+def answer_both(
+    decoder,
+    prompts: list[list[int]],
+    eos_id: int,
+    decoding: Decoding,
+    constraints: Sequence[Constraint | None] | None = None,
+) -> tuple[list[Answer], list[Answer]]:
     """The base's answers and the tuned model's; one set of weights in memory, the adapter switched off and on."""
     with without_adapter(decoder):
-        base = answer(decoder, prompts, eos_id, decoding, "base answers ")
-    return base, answer(decoder, prompts, eos_id, decoding, "tuned answers")
+        base = answer(decoder, prompts, eos_id, decoding, "base answers ", constraints)
+    return base, answer(decoder, prompts, eos_id, decoding, "tuned answers", constraints)
 
 
-def answer(decoder, prompts: list[list[int]], eos_id: int, decoding: Decoding, title: str) -> list[Answer]:
+def answer(
+    decoder,
+    prompts: list[list[int]],
+    eos_id: int,
+    decoding: Decoding,
+    title: str,
+    constraints: Sequence[Constraint | None] | None = None,
+) -> list[Answer]:
     started, written = time.perf_counter(), 0
     with progress(title, len(prompts)) as advance:
 
@@ -24,4 +39,4 @@ def answer(decoder, prompts: list[list[int]], eos_id: int, decoding: Decoding, t
             written += tokens
             advance(answers, f"{written / (time.perf_counter() - started):4.0f} tokens/s")
 
-        return generate(decoder, prompts, eos_id, decoding, on_progress)
+        return generate(decoder, prompts, eos_id, decoding, on_progress, constraints)

@@ -8,7 +8,7 @@ guesses, and a random number is drawn for each of its tokens and no other (with 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from loratune.generation.cache import Cache, slots_for
+from loratune.generation.constraint import Constraint
 from loratune.generation.lookahead import Text
-from loratune.generation.sampling import choose, generator_of
+from loratune.generation.sampling import choose, choose_within, generator_of
 from loratune.models.merge import merged
 from loratune.settings import Decoding
 
@@ -40,6 +41,7 @@ class Writing:
     prompt: list[int]
     room: int  # most tokens that it may have
     generator: np.random.Generator
+    constraint: Constraint | None = None
     ids: list[int] = field(default_factory=list)
     guess: list[int] = field(default_factory=list)  # what may follow the newest token, fed with it
     gain: int = 0  # tokens that the last call added
@@ -57,6 +59,12 @@ class Writing:
     def look_ahead(self, cheap: int) -> None:
         """Guess so many tokens, or one more than were guessed right the last time: text that repeats goes on doing so."""
         self.guess = self.text.guess(min(max(cheap, self.gain), GUESSES, self.room - len(self.ids) - 1))
+
+    def choices(self, logits: torch.Tensor, decoding: Decoding) -> Iterator[int]:
+        """The token after the newest one, then those after each guess; logits [1 + guesses, vocabulary]."""
+        if self.constraint:
+            return choose_within(logits, self.constraint, self.ids, decoding, self.generator)
+        return choose(logits, decoding, self.generator)
 
     def add(self, choices: Iterator[int], eos_id: int) -> Answer | None:
         """Append the choice at each token fed, up to the first that was not guessed; the answer, if that finishes it."""
@@ -76,16 +84,22 @@ class Writing:
 
 @torch.inference_mode()
 def generate(
-    decoder, prompts: list[list[int]], eos_id: int, decoding: Decoding, on_progress: Callable[[int, int], None] | None = None
+    decoder,
+    prompts: list[list[int]],
+    eos_id: int,
+    decoding: Decoding,
+    on_progress: Callable[[int, int], None] | None = None,
+    constraints: Sequence[Constraint | None] | None = None,
 ) -> list[Answer]:
     """Continue each prompt until end-of-text, `max_new_tokens`, or the model's last position.
 
-    An answer is a function of its prompt, its number and the settings, not of the others. `on_progress(tokens, answers)`
-    is told after each step how many were added. Raises ValueError for a prompt that is empty or leaves no room.
+    An answer is a function of its prompt, its number, its constraint and the settings, not of the others; `constraints` has
+    one for each prompt, or None where any text may be written. `on_progress(tokens, answers)` is told after each step how
+    many were added. Raises ValueError for a prompt that is empty or leaves no room.
     """
     todo = (
-        Writing(number, prompt, room_for(decoder, prompt, decoding), generator_of(decoding.seed, number))
-        for number, prompt in enumerate(prompts)
+        Writing(number, prompt, room_for(decoder, prompt, decoding), generator_of(decoding.seed, number), constraint)
+        for number, (prompt, constraint) in enumerate(zip(prompts, constraints or [None] * len(prompts), strict=True))
     )
     # The shortest first: they fill the slots within few calls, and the long ones' calls carry many running answers.
     waiting = deque(sorted(todo, key=lambda answer: len(answer.prompt)))
@@ -103,7 +117,7 @@ def generate(
             writing += starting
             finished = []
             for slot, (answer, rows) in enumerate(zip(writing, logits, strict=True)):
-                finished.append(answer.add(choose(rows, decoding, answer.generator), eos_id))
+                finished.append(answer.add(answer.choices(rows, decoding), eos_id))
                 cache.forget(slot, answer.fed)
             if on_progress:
                 on_progress(sum(answer.gain for answer in writing), sum(answer is not None for answer in finished))

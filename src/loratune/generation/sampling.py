@@ -1,11 +1,12 @@
 """The next token: the likeliest one, or one drawn at a temperature from the likeliest few."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from loratune.generation.constraint import Constraint
 from loratune.settings import Decoding
 
 GREEDY_BELOW = 1e-3  # temperatures for which the likeliest token would be drawn anyway, if the division did not overflow
@@ -24,6 +25,25 @@ def choose(logits: Tensor, decoding: Decoding, generator: np.random.Generator) -
     else:
         for row in logits:
             yield sample(row, decoding, generator.random())
+
+
+def choose_within(
+    logits: Tensor, constraint: Constraint, written: Sequence[int], decoding: Decoding, generator: np.random.Generator
+) -> Iterator[int]:
+    """As `choose`, from the tokens that the constraint allows after those `written` and the ones chosen here.
+
+    The others are left out before the temperature, top-k and top-p are applied: it is as if there were no such tokens.
+    """
+    state = constraint.read(written)
+    greedy = decoding.temperature < GREEDY_BELOW
+    for row, likeliest in zip(logits, logits.argmax(-1).tolist(), strict=True):
+        if greedy and constraint.allows(state, likeliest):
+            token = likeliest  # as it mostly is: there is no need to look for all that are allowed
+        else:
+            allowed = constraint.allowed(state)
+            token = allowed[next(choose(row[allowed][None], decoding, generator))]
+        yield token
+        state = constraint.after(state, token)
 
 
 def sample(logits: Tensor, decoding: Decoding, draw: float) -> int:

@@ -40,5 +40,31 @@ class Tokenizer:
         """The text without special tokens, spaces exactly as they are."""
         return self.hugging_face.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
+    def pieces(self) -> dict[int, bytes]:
+        """What each token stands for, added tokens left out. Raises UserError unless the tokens are made of bytes."""
+        from tokenizers.decoders import ByteLevel
+
+        if not isinstance(self.hugging_face.backend_tokenizer.decoder, ByteLevel):
+            raise UserError(
+                "--constrain: needs a byte-level tokenizer, such as those of GPT-2, SmolLM2, Qwen and Llama 3; leave it out"
+            )
+        added = self.hugging_face.get_added_vocab()
+        letters = byte_letters()
+        return {
+            number: bytes(letters[letter] for letter in token)
+            for token, number in self.hugging_face.get_vocab().items()
+            if token not in added
+        }
+
     def save(self, folder: Path) -> None:
         self.hugging_face.save_pretrained(folder)
+
+
+def byte_letters() -> dict[str, int]:
+    """The letter that byte-level tokenizers write for each byte (Radford et al. 2019, section 2.2), and that byte.
+
+    A byte that is a visible Latin-1 letter is written as that letter, the others, in order, as those from U+0100 on.
+    """
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in visible]
+    return {chr(byte): byte for byte in visible} | {chr(256 + place): byte for place, byte in enumerate(others)}

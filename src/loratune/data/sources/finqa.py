@@ -2,7 +2,7 @@
 
 import json
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -13,7 +13,7 @@ from loratune.console import track
 from loratune.data.facts import page_facts, put_first, shown, using_numbers, within
 from loratune.data.groups import folded
 from loratune.data.ranker import rank
-from loratune.data.records import Record, kind_of, text_in
+from loratune.data.records import Record, has_lone_surrogate, kind_of, text_in
 from loratune.data.sources.files import FileRow, pick, read_rows
 from loratune.data.sources.hub import dataset_files, part_of
 from loratune.data.sources.loaded import Loaded
@@ -49,14 +49,19 @@ class FinqaOptions:
 
 def load_finqa(place: str | Path, options: FinqaOptions) -> list[Loaded]:
     """The official parts as train, val and test; `place` is "hub", "snapshot" or a folder with FinQA's own three files."""
-    origin, rows = read_parts(place)
-    parts = {split: pick(part, question_of) for split, part in rows.items()}
+    origin, parts = read_questions(place)
     later: dict[str, set[str]] = {
         "train": {folded(question.text) for split in ("val", "test") for question in parts[split]},
         "val": {folded(question.text) for question in parts["test"]},
         "test": set(),
     }
     return [as_loaded(split, questions, later[split], origin, options) for split, questions in parts.items()]
+
+
+def read_questions(place: str | Path) -> tuple[str, dict[str, list[Question]]]:
+    """Where they come from, in words, and all questions of each part."""
+    origin, rows = read_parts(place)
+    return origin, {split: pick(part, question_of) for split, part in rows.items()}
 
 
 def read_parts(place: str | Path) -> tuple[str, dict[str, list[FileRow]]]:
@@ -93,6 +98,7 @@ def question_of(values: dict[str, Any]) -> Question:
     table = list_in(values, "table")
     if not all(isinstance(row, list) and all(isinstance(cell, str) for cell in row) for row in table):
         raise ValueError("table must be a list of rows, each a list of texts")
+    refuse_broken("table", chain.from_iterable(table))
     answers = (text_in(asked, name, needed=False).strip() for name in ("answer", "final_result"))
     gold = asked.get("gold_inds")
     program = (text_in(asked, "program", needed=False) or text_in(asked, "program_solution", needed=False)).strip()
@@ -132,7 +138,13 @@ def sentences_in(values: dict[str, Any], name: str) -> list[str]:
     sentences = list_in(values, name)
     if not all(isinstance(sentence, str) for sentence in sentences):
         raise ValueError(f"{name} must be a list of sentences")
+    refuse_broken(name, sentences)
     return sentences
+
+
+def refuse_broken(name: str, texts: Iterable[str]) -> None:
+    if any(map(has_lone_surrogate, texts)):
+        raise ValueError(f"{name} holds a broken character (a lone surrogate)")
 
 
 def as_loaded(split: str, questions: list[Question], held_out: set[str], origin: str, options: FinqaOptions) -> Loaded:
@@ -145,16 +157,19 @@ def as_loaded(split: str, questions: list[Question], held_out: set[str], origin:
             f"finqa ({origin}): no question for {split} has {'a program' if options.target == 'program' else 'an answer'}; "
             "choose the other --finqa-target, or take the shipped copy with --source snapshot"
         )
-    pages = {question.page: page_facts(question.pre_text, question.post_text, question.table) for question in usable}
+    records = list(track(records_of(usable, split, options), f"FinQA {split}", len(usable)))
+    return Loaded("finqa", origin, records, split, {reason: count for reason, count in left_out.items() if count})
+
+
+def records_of(questions: Sequence[Question], split: str, options: FinqaOptions) -> Iterator[Record]:
+    """The rows of one part, as they are shown to a model; those of val and test see retrieved facts only."""
+    pages = {question.page: page_facts(question.pre_text, question.post_text, question.table) for question in questions}
     # One call for all texts of a part: tokenising many at once uses all cores.
     texts = list(dict.fromkeys(chain.from_iterable(facts.values() for facts in pages.values())))
     # One more for the line feed.
     lengths = {text: count + 1 for text, count in zip(texts, options.count_tokens(texts), strict=True)}
-    records = [
-        record_of_question(question, split, pages[question.page], lengths, options)
-        for question in track(usable, f"FinQA {split}")
-    ]
-    return Loaded("finqa", origin, records, split, {reason: count for reason, count in left_out.items() if count})
+    for question in questions:
+        yield record_of_question(question, split, pages[question.page], lengths, options)
 
 
 def target_of(question: Question, target: str) -> str:

@@ -1,0 +1,54 @@
+"""Tokens as bytes: what they spell is what the tokenizer's own decoding gives."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import pre_tokenizers
+
+from loratune.errors import UserError
+from loratune.models.tokenizer import Tokenizer, byte_letters
+from small_models import save_model
+
+
+def test_each_byte_has_a_letter_of_its_own():
+    letters = byte_letters()
+    assert set(letters) == set(pre_tokenizers.ByteLevel.alphabet())
+    assert sorted(letters.values()) == list(range(256))
+
+
+@pytest.fixture(scope="module")
+def pieces(smollm2):
+    return smollm2.tokenizer.pieces()
+
+
+# SmolLM2 has no tokens for a few control characters and for letters from U+40000 on.
+@given(st.text().map(lambda text: "".join(filter(str.isprintable, text))))
+@settings(max_examples=50, deadline=None)
+def test_pieces_spell_the_text(smollm2, pieces, text):
+    assert b"".join(pieces[token] for token in smollm2.tokenizer.encode(text)) == text.encode()
+
+
+def test_each_byte_of_a_visible_text_is_a_token_of_smollm2(pieces):
+    """So a text can be written to its end, wherever a token has ended."""
+    needed = {
+        bytes([byte]) for number in range(0x20, 0x30000) if (letter := chr(number)).isprintable() for byte in letter.encode()
+    }
+    assert needed <= set(pieces.values())
+
+
+def test_special_tokens_are_no_pieces(smollm2, tmp_path):
+    save_model(tmp_path)
+    small = Tokenizer.load(tmp_path)
+    for tokenizer in (small, smollm2.tokenizer):
+        assert tokenizer.eos_id not in tokenizer.pieces()
+    assert sorted(small.pieces().values()) == [bytes([byte]) for byte in range(256)]
+
+
+def test_tokens_that_are_no_bytes_are_refused(tmp_path):
+    from tokenizers import decoders
+
+    save_model(tmp_path)
+    tokenizer = Tokenizer.load(tmp_path)
+    tokenizer.hugging_face.backend_tokenizer.decoder = decoders.Metaspace()
+    with pytest.raises(UserError, match="--constrain: needs a byte-level tokenizer"):
+        tokenizer.pieces()
