@@ -29,7 +29,7 @@ from loratune.models.tokenizer import Tokenizer
 from loratune.training.step import adamw, train_step
 
 RANK, ALPHA, RATE, STEP_ROWS, PADDED, HELD_OUT = 16, 32, 1e-3, 8, 512, 40
-STEP_TOKENS, MICRO_TOKENS = 2048, 1024  # loratune's defaults
+STEP_TOKENS, MICRO_TOKENS = 1024, 1024  # loratune's defaults
 TARGETS = {
     "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     "gpt2": ["c_attn", "c_proj", "c_fc"],

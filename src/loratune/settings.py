@@ -195,14 +195,14 @@ class TrainSettings(ModelChoice, Machine):
     budget: Duration | None = Field(None, description="stop after this time, such as 10m or 1h30m; 1h if no stop rule is given")
     patience: int = Field(0, ge=0, description="stop early after this many validations without improvement; 0 means never")
 
-    learning_rate: float = Field(2e-3, gt=0, description="highest learning rate")
+    learning_rate: float = Field(1e-3, gt=0, description="highest learning rate")
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="course of the learning rate after the warm-up"
     )
     warmup: float = Field(0.03, ge=0, lt=1, description="share of the run in which the learning rate rises from 0")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
-    batch_tokens: int = Field(2048, ge=64, description="tokens in an optimiser step, prompts included")
+    batch_tokens: int = Field(1024, ge=64, description="tokens in an optimiser step, prompts included")
     micro_tokens: int | None = Field(
         None,
         ge=64,

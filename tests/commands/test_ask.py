@@ -61,7 +61,7 @@ def test_steps_and_result_are_shown(place, capsys, monkeypatch):
     assert ask() == 0
     shown = capsys.readouterr().out
     assert "  #0 = 5829 - 5735 = 94\n  #1 = #0 / 5735 = 0.01639\nResult: 0.01639 = 1.639 %\n" in shown
-    assert "the net sales of 2010 is $ 5829 ; the net sales of 2009 is $ 5735 ;" in shown
+    assert "net sales | 2010 : $ 5829 ; 2009 : $ 5735" in shown
     result = asked_json(capsys)
     assert result["steps"][1] == {"operation": "divide", "arguments": ["#0", "5735"], "value": 0.01639}
     assert (result["result"], result["percent"]) == (0.01639, 1.639)

@@ -122,6 +122,7 @@ def test_only_what_the_settings_leave_open_is_tried():
     free, fixed = TrainSettings(batch_tokens=4096), TrainSettings(precision="bf16", micro_tokens=1024)
     assert candidates(free, True) == [("fp32", 1024), ("fp32", 2048), ("bf16", 1024), ("bf16", 2048)]
     assert candidates(free, False) == [("fp32", 1024), ("fp32", 2048)]
+    assert candidates(TrainSettings(), True) == [("fp32", 1024), ("bf16", 1024)]
     assert candidates(fixed, False) == [("bf16", 1024)]
     assert candidates(TrainSettings(batch_tokens=1024), False) == [("fp32", 1024)]
 

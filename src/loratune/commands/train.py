@@ -11,6 +11,7 @@ import torch
 from loratune.console import say, warn
 from loratune.data.encode import Encoded, encode_rows
 from loratune.data.pack import epoch_steps, fed_tokens, fit_together, pack, steps_in
+from loratune.data.recall import key_of, recalled
 from loratune.data.records import Record, read_records
 from loratune.data.sample import draw_evenly
 from loratune.data.template import Template, load_template
@@ -46,7 +47,8 @@ def run(settings: TrainSettings) -> dict:
     found = find_base(settings.model)
     base = load_base(found)
     refuse_long_rows(settings, base)
-    rows, counts = encode_rows(records, template, base.tokenizer, settings.max_tokens)
+    key = key_of(settings.data / "train.jsonl", found.folder, template, settings.max_tokens)
+    rows, counts = recalled(cache_folder(), key, lambda: encode_rows(records, template, base.tokenizer, settings.max_tokens))
     val_rows, _ = encode_rows(val_records, template, base.tokenizer, settings.max_tokens)
     refuse_no_rows(settings, rows, val_rows)
     besides_weights = memory_besides_weights(base.decoder)

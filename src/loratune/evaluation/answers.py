@@ -40,7 +40,6 @@ def program_scores(text: str, record: Record) -> dict[str, float]:
     """For a FinQA row whose response is a program: is the answer one, has it the right result, is it the right one?"""
     if not wants_program(record):
         return {}
-    wanted = record.meta["program"]
     result = result_of(text, table_of(record))
     return {
         "execution_accuracy": float(same_result(result, gold_result(record))),

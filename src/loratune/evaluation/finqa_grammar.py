@@ -13,7 +13,7 @@ from typing import NamedTuple
 from loratune.evaluation.finqa import ARITHMETIC, TABLE, ProgramError, Step, Table, execute, parse, split_at_commas
 
 # All that occur in the training programs of the shipped data; no other one occurs in dev or test.
-CONSTANTS = tuple(f"const_{value}" for value in (*range(1, 11), 100, 1000, 100_000, 1_000_000, "m1"))
+CONSTANTS = tuple(f"const_{value}" for value in (*range(1, 11), 100, 1000, 100_000, 1_000_000, 1_000_000_000, "m1"))
 MOST_STEPS = 8  # the gold programs have at most 5; a limit ends what would go on for ever
 SHOWN_NUMBER = re.compile(r"(-?)((?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(\s?%)?")
 

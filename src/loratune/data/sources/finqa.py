@@ -36,8 +36,8 @@ class Question:
     answer: str
     exe_ans: float | str | None  # what the program gives: a number, yes or no
     program: str
-    found: bool  # whether the program is one that was only found to give the result
     gold: list[str] | None  # ids of the facts that the answer needs; None where nobody said
+    found: bool = False  # whether the program is one that was only found to give the result
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,9 @@ def question_of(values: dict[str, Any]) -> Question:
         answer=next(filter(None, answers), ""),
         exe_ans=asked.get("exe_ans"),
         program=program or found,
-        found=bool(found and not program),
         # FinQA has an object from id to text; an empty one says as little as none.
         gold=list(gold) if gold else None,
+        found=bool(found and not program),
     )
 
 

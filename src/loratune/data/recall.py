@@ -1,0 +1,74 @@
+"""Rows that were encoded before. To encode Dolly and FinQA takes half of a training run's start; to read them back, a second."""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from loratune.data import encode
+from loratune.data.encode import Encoded
+from loratune.data.template import Template
+from loratune.errors import UserError
+from loratune.files import replacing
+
+KEPT = 4  # files, of some ten MB each; the ones not used for longest are removed
+TOKENIZER_FILES = ("tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json")
+
+Rows = tuple[list[Encoded], dict[str, dict[str, int]]]
+
+
+def recalled(cache: Path, key: str, encode: Callable[[], Rows]) -> Rows:
+    """What `encode` returns, from the cache if it is there. A file that cannot be read is made anew; none is needed."""
+    path = cache / f"tokens-{key}.npz"
+    with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        found = read(path)
+        path.touch()
+        return found
+    rows, counts = encode()
+    with suppress(UserError):  # a full or read-only disk is no reason to stop
+        write(path, rows, counts)
+        forget_old(cache)
+    return rows, counts
+
+
+def key_of(data: Path, tokenizer: Path, template: Template, max_tokens: int) -> str:
+    """Of all that the tokens depend on: the file with the records, the tokenizer's folder, template, limit and our own code."""
+    files = [data, *sorted({file for pattern in TOKENIZER_FILES for file in tokenizer.glob(pattern)}), Path(encode.__file__)]
+    parts = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    return hashlib.sha256(json.dumps([parts, template.to_dict(), max_tokens]).encode()).hexdigest()[:16]
+
+
+def read(path: Path) -> Rows:
+    # Never a pickle: without `allow_pickle` NumPy refuses them.
+    with np.load(path) as stored:
+        told = json.loads(stored["told"].tobytes())
+        ids, lengths = stored["ids"].tolist(), stored["lengths"].tolist()
+    rows, start = [], 0
+    for (prompt, response), (id_, source) in zip(lengths, told["names"], strict=True):
+        middle, end = start + prompt, start + prompt + response
+        rows.append(Encoded(ids[start:middle], ids[middle:end], id_, source))
+        start = end
+    if start != len(ids):
+        raise ValueError("the lengths do not add up")
+    return rows, told["counts"]
+
+
+def write(path: Path, rows: Sequence[Encoded], counts: dict) -> None:
+    told = json.dumps({"names": [(row.id, row.source) for row in rows], "counts": counts}).encode()
+    with replacing(path) as beside, open(beside, "wb") as file:
+        np.savez(
+            file,
+            ids=np.array([token for row in rows for part in (row.prompt, row.response) for token in part], dtype=np.int32),
+            lengths=np.array([(len(row.prompt), len(row.response)) for row in rows], dtype=np.int32).reshape(-1, 2),
+            told=np.frombuffer(told, dtype=np.uint8),
+        )
+
+
+def forget_old(cache: Path) -> None:
+    newest_first = sorted(cache.glob("tokens-*.npz"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in newest_first[KEPT:]:
+        path.unlink(missing_ok=True)

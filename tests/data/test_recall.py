@@ -1,0 +1,69 @@
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loratune.data.encode import Encoded
+from loratune.data.recall import KEPT, key_of, read, recalled, write
+from loratune.data.template import load_template
+
+ROWS = [Encoded([1, 2, 3], [4, 0], "a", "dolly"), Encoded([], [70_000], "\N{SNOWMAN}", "mine")]
+COUNTS = {"dolly": {"rows": 2, "dropped": 1}}
+
+ids = st.lists(st.integers(0, 2**31 - 1), max_size=5)
+
+
+def fail():
+    raise AssertionError("it is in the cache")
+
+
+@given(st.lists(st.builds(Encoded, ids, ids, st.text(), st.text()), max_size=5))
+def test_what_is_read_is_what_was_written(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("cache") / "tokens-0.npz"
+    write(path, rows, COUNTS)
+    assert read(path) == (rows, COUNTS)
+
+
+def test_rows_are_encoded_once(tmp_path):
+    assert recalled(tmp_path, "key", lambda: (ROWS, COUNTS)) == (ROWS, COUNTS)
+    assert recalled(tmp_path, "key", fail) == (ROWS, COUNTS)
+    assert recalled(tmp_path, "other", lambda: ([], {})) == ([], {})
+
+
+@pytest.mark.parametrize(
+    "harm", [lambda content: content[: len(content) // 2], lambda content: b"", lambda content: b"\x80\x04N."]
+)
+def test_a_broken_file_is_made_anew(tmp_path, harm):
+    recalled(tmp_path, "key", lambda: (ROWS, COUNTS))
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(harm(path.read_bytes()))
+    assert recalled(tmp_path, "key", lambda: (ROWS[:1], {})) == (ROWS[:1], {})
+    assert recalled(tmp_path, "key", fail) == (ROWS[:1], {})
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert recalled(tmp_path / "file" / "cache", "key", lambda: (ROWS, COUNTS)) == (ROWS, COUNTS)
+
+
+def test_only_the_last_used_files_stay(tmp_path):
+    for number in range(KEPT + 2):
+        recalled(tmp_path, str(number), lambda: (ROWS, COUNTS))
+        os.utime(tmp_path / f"tokens-{number}.npz", (number, number))
+    recalled(tmp_path, "last", lambda: (ROWS, COUNTS))
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "tokens-last.npz",
+        *(f"tokens-{number}.npz" for number in range(KEPT + 2)[-(KEPT - 1) :]),
+    }
+
+
+def test_the_key_changes_with_everything_that_the_tokens_depend_on(tmp_path):
+    def key(data="[]", tokenizer="{}", template="instruction", max_tokens=64):
+        Path(tmp_path / "train.jsonl").write_text(data)
+        Path(tmp_path / "tokenizer.json").write_text(tokenizer)
+        return key_of(tmp_path / "train.jsonl", tmp_path, load_template(template), max_tokens)
+
+    keys = [key(), key(data="[1]"), key(tokenizer="{ }"), key(template="plain"), key(max_tokens=65)]
+    assert len(set(keys)) == 5 and key() == keys[0]
