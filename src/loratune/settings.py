@@ -224,6 +224,9 @@ class TrainSettings(ModelChoice, Machine):
     )
     val_rows: int = Field(64, ge=1, description="validation rows measured each time, the same ones")
     seed: Seed = Field(0, description="seed of the data order and of the adapter's first weights")
+    repeat: int = Field(
+        1, ge=1, le=100, description="train this often, with one seed after the other, to see how much chance is in the result"
+    )
     dry_run: bool = Field(False, description="check everything, print what would be done, and stop")
 
     @classmethod
@@ -236,6 +239,8 @@ class TrainSettings(ModelChoice, Machine):
     @classmethod
     def contradictions(cls, values: dict[str, Any]) -> list[str]:
         problems = []
+        if values.get("resume") and str(values.get("repeat", 1)) != "1":
+            problems.append("--resume and --repeat contradict each other; go on with one of the runs, --run NAME-seedN")
         if len(rules := [flag(name) for name in STOP_RULES if values.get(name) is not None]) > 1:
             problems.append(f"{' and '.join(rules)} contradict each other; give one of them")
         sizes = {

@@ -101,6 +101,21 @@ def test_the_same_run_twice_gives_the_same_adapter(place):
     assert same(adapter(place / "one"), adapter(place / "two"))
 
 
+def test_repeated_trainings_are_those_of_one_seed_after_the_other(place, capsys):
+    assert train("--steps", "4", "--run", "r", "--out", "adapters/r", "--seed", "5", "--repeat", "2", "--json") == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert [run["adapter"] for run in runs] == ["adapters/r-seed5", "adapters/r-seed6"]
+    for seed in (5, 6):
+        assert train("--steps", "4", "--run", f"alone{seed}", "--out", f"alone{seed}", "--seed", str(seed)) == 0
+        assert same(adapter(place / f"alone{seed}"), adapter(place / "adapters" / f"r-seed{seed}"))
+    assert not same(adapter(place / "alone5"), adapter(place / "alone6"))
+
+
+def test_a_repetition_is_not_resumed_as_one(place, capsys):
+    assert train("--resume", "--run", "r", "--repeat", "2") == 2
+    assert "--resume and --repeat contradict each other" in capsys.readouterr().err
+
+
 def test_epochs_and_budget_and_early_stop(place, capsys):
     assert train("--epochs", "2", "--run", "epochs", "--json") == 0
     by_epochs = json.loads(capsys.readouterr().out)

@@ -37,6 +37,24 @@ ROOM = 0.8  # share of the free memory that a run may plan with
 
 
 def run(settings: TrainSettings) -> dict:
+    return train_once(settings) if settings.repeat == 1 else repeated(settings)
+
+
+def repeated(settings: TrainSettings) -> dict:
+    """The same training with one seed after the other, each a run and an adapter of its own."""
+    name, runs = settings.run or new_name(), []
+    for seed in range(settings.seed, settings.seed + settings.repeat):
+        own = {"run": f"{name}-seed{seed}", "out": settings.out.with_name(f"{settings.out.name}-seed{seed}")}
+        say(f"Training {len(runs) + 1} of {settings.repeat}: --seed {seed}")
+        runs.append(train_once(settings.model_copy(update={"seed": seed, "repeat": 1, **own})))
+        if settings.dry_run or not runs[-1]["finished"]:
+            break
+    else:
+        say(f"All trained. Mean and spread: loratune evaluate --adapter {' '.join(one['adapter'] for one in runs)}")
+    return {"runs": runs}
+
+
+def train_once(settings: TrainSettings) -> dict:
     settings = resumed(settings) if settings.resume else settings
     refuse_unwritable(settings.out, folder=True)
     device = use_machine(settings.threads, settings.device)
@@ -112,7 +130,7 @@ def settled(settings: TrainSettings, base: Base, rows: list[Encoded], device: st
     no_rule = settings.epochs is settings.steps is settings.budget is None
     decided = {
         "model": base.found.name,
-        "run": settings.run or datetime.now().strftime("%Y-%m-%d-%H%M%S"),
+        "run": settings.run or new_name(),
         "budget": DEFAULT_BUDGET if no_rule else settings.budget,
     }
     if device == "cuda":
@@ -124,6 +142,10 @@ def settled(settings: TrainSettings, base: Base, rows: list[Encoded], device: st
     open_choices = candidates(settings, bf16_is_fast(base.decoder.spec.width, base.decoder.spec.mlp_width))
     trial = try_out(base.decoder, rows, settings, open_choices, cache_folder(), ROOM * available_memory())
     return settings.model_copy(update={"precision": trial.precision, "micro_tokens": trial.micro_tokens}), trial
+
+
+def new_name() -> str:
+    return datetime.now().strftime("%Y-%m-%d-%H%M%S")
 
 
 def read_data(settings: TrainSettings) -> tuple[list[Record], list[Record]]:
