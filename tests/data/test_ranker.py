@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loratune.data.facts import page_facts
-from loratune.data.fit_ranker import WEIGHTS, Pages, listwise_loss
 from loratune.data.ranker import feature_columns, rank, rankable, stems, weights
+from loratune.making.ranker import WEIGHTS, Pages, listwise_loss
 
 TABLE = [["in millions", "2008", "2007"], ["revenue", "$ 120", "$ 100"], ["cost of sales", "70", "60"]]
 FACTS = page_facts(["the company sells shoes .", "it was founded in 1920 ."], ["the tax rate was 21% in 2008 ."], TABLE)

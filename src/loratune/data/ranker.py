@@ -1,6 +1,6 @@
 """Which facts of a FinQA page a question needs: a very small network over features of the question and each fact.
 
-Its weights, ranker.json, are fitted to FinQA's training questions by fit_ranker.py; docs/retrieval.md says what they gain.
+Its weights, ranker.json, are fitted to FinQA's training questions by making/ranker.py; docs/retrieval.md says what they gain.
 """
 
 import json

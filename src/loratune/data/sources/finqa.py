@@ -102,7 +102,7 @@ def question_of(values: dict[str, Any]) -> Question:
     answers = (text_in(asked, name, needed=False).strip() for name in ("answer", "final_result"))
     gold = asked.get("gold_inds")
     program = (text_in(asked, "program", needed=False) or text_in(asked, "program_solution", needed=False)).strip()
-    found = text_in(asked, "found_program", needed=False)  # of the shipped training data, see snapshot/programs.py
+    found = text_in(asked, "found_program", needed=False)  # of the shipped training data, see making/programs.py
     return Question(
         id=id,
         page=id.rpartition("-")[0] or id,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from loratune import snapshot
 from loratune.data.facts import page_facts
 from loratune.evaluation.finqa import execute, number_of, parse, result_of, same_program, same_result, written
-from loratune.snapshot.programs import CALCULATE, Forms, find_program, form_of, has_numbers, numbers_of, places, results
+from loratune.making.programs import CALCULATE, Forms, find_program, form_of, has_numbers, numbers_of, places, results
 
 CHANGE = "subtract({}, {}), divide(#0, {})"
 KNOWN = [

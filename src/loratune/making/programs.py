@@ -2,7 +2,7 @@
 
 Of 3,100 known programs 26 forms such as `subtract(N, N), divide(#0, N)` make up 85 %. A form filled with numbers of the page
 that gives the recorded result to five decimals is most likely what was meant; where several do, the words of the question
-and the place of the numbers decide. `python -m loratune.snapshot.programs` measures how often that is right.
+and the place of the numbers decide. `python -m loratune.making.programs` measures how often that is right.
 """
 
 import math

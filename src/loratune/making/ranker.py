@@ -1,4 +1,4 @@
-"""Fit the ranker's weights to the shipped FinQA training questions: `python -m loratune.data.fit_ranker`.
+"""Fit the ranker's weights to the shipped FinQA training questions: `python -m loratune.making.ranker`.
 
 Takes about half a minute on one core and writes ranker.json. benchmarks/retrieval.py measures it on held-out questions.
 """
@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from loratune import snapshot
+from loratune.data import ranker
 from loratune.data.facts import page_facts, using_numbers
 from loratune.data.groups import folded
 from loratune.data.ranker import feature_columns, rankable
 
-WEIGHTS = Path(__file__).with_name("ranker.json")
+WEIGHTS = Path(ranker.__file__).with_name("ranker.json")
 HIDDEN = 8
 DECAY = 0.01  # L2, of all weights
 MATCHED_WEIGHT = 0.5  # a question whose gold facts are guessed from its program counts half

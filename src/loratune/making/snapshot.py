@@ -1,10 +1,10 @@
-"""Make the shipped data: `python -m loratune.snapshot.build --from DIR`.
+"""Make the shipped data: `python -m loratune.making.snapshot --from DIR`.
 
 DIR holds dolly.jsonl.xz and finqa_{train,train_table_only,dev,test}.json.xz as they were collected; SOURCES.md says from
 where. The same input gives the same bytes.
 
-Training questions whose program nobody recorded get one that gives their result (`programs.py`), under a name of its own. Of
-those whose page is lost but for its table, the ones are taken whose program needs no more.
+Training questions whose program nobody recorded get one that gives their result (`programs.py`), under a name of its own.
+Of those whose page is lost but for its table, the ones are taken whose program needs no more.
 """
 
 import argparse
@@ -12,11 +12,12 @@ import json
 import lzma
 from pathlib import Path
 
+from loratune import snapshot
 from loratune.data.facts import page_facts
 from loratune.evaluation.finqa import parse, written
-from loratune.snapshot.programs import Forms, find_program, has_numbers
+from loratune.making.programs import Forms, find_program, has_numbers
 
-HERE = Path(__file__).parent
+SHIPPED = Path(snapshot.__file__).parent
 SPLITS = ("train", "dev", "test")
 # In 77 training records the table's cells were rewritten to bare numbers and some labels moved: not FinQA any more.
 REWRITTEN = "joined+numtable"
@@ -24,14 +25,14 @@ REWRITTEN = "joined+numtable"
 
 def main(source: Path) -> None:
     with lzma.open(source / "dolly.jsonl.xz", "rt", encoding="utf-8") as file:
-        write_rows(HERE / "dolly.jsonl.xz", [json.loads(line) for line in file])
+        write_rows(SHIPPED / "dolly.jsonl.xz", [json.loads(line) for line in file])
     for split in SPLITS:
         with lzma.open(source / f"finqa_{split}.json.xz", "rt", encoding="utf-8") as file:
             collected = json.load(file)
         rows = [finqa_row(record) for record in collected if record["_source"]["context_form"] != REWRITTEN]
         if split == "train":
             rows = with_found_programs(rows, source)
-        write_rows(HERE / f"finqa_{split}.jsonl.xz", rows)
+        write_rows(SHIPPED / f"finqa_{split}.jsonl.xz", rows)
 
 
 def finqa_row(record: dict) -> dict:
