@@ -1,6 +1,7 @@
 """Files are written beside, synced and renamed: a reader sees the old file or the new one, never half of one."""
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -63,6 +64,12 @@ def refuse_unwritable(path: Path, folder: bool = False) -> None:
         raise UserError(f"--out {path}: {nearest} is a file, not a folder; choose another path")
     if not os.access(nearest, os.W_OK):
         raise UserError(f"--out {path}: permission denied; choose a place that you may write to")
+
+
+def fingerprint(path: Path) -> str:
+    """sha256 of a file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

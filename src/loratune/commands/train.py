@@ -1,6 +1,5 @@
 """`loratune train`: a LoRA adapter from the prepared data."""
 
-import hashlib
 from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version
@@ -16,7 +15,7 @@ from loratune.data.records import Record, read_records
 from loratune.data.sample import draw_evenly
 from loratune.data.template import Template, load_template
 from loratune.errors import UserError
-from loratune.files import filling, read_json, refuse_unwritable, write_json, write_text
+from loratune.files import filling, fingerprint, read_json, refuse_unwritable, write_json, write_text
 from loratune.machine import available_memory, bf16_is_fast, peak_memory_mb, return_memory_at_once, use_machine
 from loratune.models.adapter import describe, save_adapter
 from loratune.models.find import FoundBase, cache_folder, find_base
@@ -209,11 +208,6 @@ def open_run(settings: TrainSettings, found: FoundBase) -> RunFolder:
     ]:
         raise UserError(*changed, "start a new run, or bring back what the old one was made from")
     return folder
-
-
-def fingerprint(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def val_batches(rows: list[Encoded], settings: TrainSettings, device: str) -> list:

@@ -1,4 +1,4 @@
-"""Rows that were encoded before. To encode Dolly and FinQA takes half of a training run's start; to read them back, a second."""
+"""Rows that were encoded before: to encode Dolly and FinQA took half of the time before a training run's first step."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from loratune.data import encode
 from loratune.data.encode import Encoded
 from loratune.data.template import Template
 from loratune.errors import UserError
-from loratune.files import replacing
+from loratune.files import fingerprint, replacing
 
 KEPT = 4  # files, of some ten MB each; the ones not used for longest are removed
 TOKENIZER_FILES = ("tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json")
@@ -21,14 +21,14 @@ TOKENIZER_FILES = ("tokenizer*", "vocab.json", "merges.txt", "special_tokens_map
 Rows = tuple[list[Encoded], dict[str, dict[str, int]]]
 
 
-def recalled(cache: Path, key: str, encode: Callable[[], Rows]) -> Rows:
-    """What `encode` returns, from the cache if it is there. A file that cannot be read is made anew; none is needed."""
+def recalled(cache: Path, key: str, make: Callable[[], Rows]) -> Rows:
+    """What `make` returns, from the cache if it is there. A file that cannot be read is made anew; none is needed."""
     path = cache / f"tokens-{key}.npz"
     with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         found = read(path)
         path.touch()
         return found
-    rows, counts = encode()
+    rows, counts = make()
     with suppress(UserError):  # a full or read-only disk is no reason to stop
         write(path, rows, counts)
         forget_old(cache)
@@ -38,8 +38,7 @@ def recalled(cache: Path, key: str, encode: Callable[[], Rows]) -> Rows:
 def key_of(data: Path, tokenizer: Path, template: Template, max_tokens: int) -> str:
     """Of all that the tokens depend on: the file with the records, the tokenizer's folder, template, limit and our own code."""
     files = [data, *sorted({file for pattern in TOKENIZER_FILES for file in tokenizer.glob(pattern)}), Path(encode.__file__)]
-    parts = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
-    return hashlib.sha256(json.dumps([parts, template.to_dict(), max_tokens]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([*map(fingerprint, files), template.to_dict(), max_tokens]).encode()).hexdigest()[:16]
 
 
 def read(path: Path) -> Rows:

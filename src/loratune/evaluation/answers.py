@@ -21,26 +21,21 @@ class Scored:
 def scored(answer: Answer, tokenizer, record: Record) -> Scored:
     text = tokenizer.decode(answer.ids).strip()
     result = result_of(text, table_of(record)) if wants_program(record) else None
-    return Scored(answer, text, score(answer, text, record), result)
-
-
-def score(answer: Answer, text: str, record: Record) -> dict[str, float]:
-    """Each score is a number whose mean over rows is the measure of that name in `evaluation.json`."""
-    return {
+    # Each score is a number whose mean over rows is the measure of that name in `evaluation.json`.
+    scores = {
         "rouge_l": rouge_l(text, record.output),
         "eos_rate": float(answer.ended == "eos"),
         "cap_rate": float(answer.ended == "length"),
         "mean_tokens": float(len(answer.ids)),
         "rep_4": rep_4(answer.ids),
-        **program_scores(text, record),
     }
+    if wants_program(record):
+        scores |= program_scores(text, result, record)
+    return Scored(answer, text, scores, result)
 
 
-def program_scores(text: str, record: Record) -> dict[str, float]:
-    """For a FinQA row whose response is a program: is the answer one, has it the right result, is it the right one?"""
-    if not wants_program(record):
-        return {}
-    result = result_of(text, table_of(record))
+def program_scores(text: str, result: Value | None, record: Record) -> dict[str, float]:
+    """Is the answer a program, has it the right result, is it the right program?"""
     return {
         "execution_accuracy": float(same_result(result, gold_result(record))),
         "program_accuracy": float(is_program(text, record.output)),

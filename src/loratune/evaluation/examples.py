@@ -56,7 +56,7 @@ def change(base: Measured, tuned: Measured, number: int, targets: int) -> float:
 
 def telling(over: HeldOut, base: Measured, tuned: Measured) -> dict[str, list[str]]:
     """Ids of the rows with the largest gain, the largest loss and the smallest change, in that order; none comes twice."""
-    changes = ((tuned.nll - base.nll) / over.targets).tolist()
+    changes = [change(base, tuned, number, targets) for number, targets in enumerate(over.targets.tolist())]
     rising = sorted(range(len(changes)), key=changes.__getitem__)
     gained = [number for number in rising if changes[number] < -TIE][:TELLING]
     lost = [number for number in reversed(rising) if changes[number] > TIE][:TELLING]

@@ -58,12 +58,9 @@ def with_found_programs(rows: list[dict], source: Path) -> list[dict]:
     with lzma.open(source / "finqa_train_table_only.json.xz", "rt", encoding="utf-8") as file:
         bare = [finqa_row(record) for record in json.load(file)]
     for row in rows + bare:
-        facts, result = facts_of(row), row["exe_ans"]
-        if (
-            not row["program"]
-            and isinstance(result, int | float)
-            and (found := find_program(row["question"], facts, result, forms))
-        ):
+        if row["program"] or not isinstance(row["exe_ans"], int | float):
+            continue
+        if found := find_program(row["question"], facts_of(row), row["exe_ans"], forms):
             row["found_program"] = written(found)
     return rows + [row for row in bare if needs_only_table(row)]
 
