@@ -271,6 +271,12 @@ class Sampling(Settings):
 
 
 class Decoding(Sampling):
+    repetition_penalty: float = Field(
+        1.0,
+        ge=1,
+        le=10,
+        description="makes tokens less likely that the answer already has, unless it is held to a language; 1 means not at all",
+    )
     batch_size: int = Field(
         64, ge=1, description="most answers written at the same time, fewer where memory is short; they do not depend on it"
     )

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import GPT2Config
+from transformers import GPT2Config, RepetitionPenaltyLogitsProcessor
 
 from loratune.generation import cache as caching
 from loratune.generation.cache import Cache, slots_for
@@ -28,12 +28,14 @@ def model(request):
     return reference(SHAPES[request.param])
 
 
-def expected(model, prompt, count, eos_id=NO_EOS):
+def expected(model, prompt, count, eos_id=NO_EOS, **options):
     """What `transformers` writes, greedily and without a batch."""
     ids = torch.tensor([prompt])
-    eos = {} if eos_id == NO_EOS else {"eos_token_id": eos_id}
+    options |= {} if eos_id == NO_EOS else {"eos_token_id": eos_id}
     model.generation_config.eos_token_id = None
-    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False, pad_token_id=0, **eos)
+    out = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False, pad_token_id=0, **options
+    )
     return out[0, len(prompt) :].tolist()
 
 
@@ -56,9 +58,26 @@ def test_end_of_text_ends_an_answer_as_in_transformers(model):
         assert answer.ids == (theirs[:-1] if answer.ended == "eos" else theirs)
 
 
-@pytest.mark.parametrize(
-    "sampling", [{}, {"temperature": 1.3}, {"temperature": 0.9, "top_k": 7}, {"temperature": 1.5, "top_p": 0.8}]
-)
+@pytest.mark.parametrize("penalty", [1.05, 1.3, 4.0])
+def test_penalised_answers_are_those_of_transformers(model, penalty):
+    decoder = ours(model)
+    answers = generate(decoder, PROMPTS, NO_EOS, Decoding(max_new_tokens=30, batch_size=4, repetition_penalty=penalty))
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        ignore = {"logits_processor": [RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=len(prompt))]}
+        assert answer.ids == expected(model, prompt, 30, **ignore)
+
+
+SAMPLINGS = [
+    {},
+    {"temperature": 1.3},
+    {"temperature": 0.9, "top_k": 7},
+    {"temperature": 1.5, "top_p": 0.8},
+    {"repetition_penalty": 1.4},
+    {"temperature": 0.9, "repetition_penalty": 1.4},
+]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_an_answer_does_not_depend_on_the_batch(model, sampling):
     decoder = ours(model)
     # Some token that ends answers early, so that rows leave the batch and others enter it at different times.

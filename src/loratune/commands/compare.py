@@ -148,10 +148,12 @@ def settings_in_words(settings: CompareSettings, tuned: Tuned, evaluation: Evalu
 
 
 def in_words(decoding: Decoding) -> str:
-    length = f"at most {decoding.max_new_tokens} new tokens"
     if decoding.temperature == 0:
-        return f"greedy, {length}"
-    limits = [f"temperature {decoding.temperature:g}"]
-    limits += [f"top-k {decoding.top_k}"] if decoding.top_k else []
-    limits += [f"top-p {decoding.top_p:g}"] if decoding.top_p < 1 else []
-    return f"{', '.join(limits)}, seed {decoding.seed}, {length}"
+        words = ["greedy"]
+    else:
+        words = [f"temperature {decoding.temperature:g}"]
+        words += [f"top-k {decoding.top_k}"] if decoding.top_k else []
+        words += [f"top-p {decoding.top_p:g}"] if decoding.top_p < 1 else []
+        words += [f"seed {decoding.seed}"]
+    words += [f"repetition penalty {decoding.repetition_penalty:g}"] if decoding.repetition_penalty != 1 else []
+    return ", ".join([*words, f"at most {decoding.max_new_tokens} new tokens"])

@@ -18,7 +18,7 @@ import torch
 from loratune.generation.cache import Cache, slots_for
 from loratune.generation.constraint import Constraint
 from loratune.generation.lookahead import Text
-from loratune.generation.sampling import choose, choose_within, generator_of
+from loratune.generation.sampling import choose, choose_anew, choose_within, generator_of
 from loratune.models.merge import merged
 from loratune.settings import Decoding
 
@@ -64,6 +64,8 @@ class Writing:
         """The token after the newest one, then those after each guess; logits [1 + guesses, vocabulary]."""
         if self.constraint:
             return choose_within(logits, self.constraint, self.ids, decoding, self.generator)
+        if decoding.repetition_penalty != 1:
+            return choose_anew(logits, self.ids, decoding, self.generator)
         return choose(logits, decoding, self.generator)
 
     def add(self, choices: Iterator[int], eos_id: int) -> Answer | None:

@@ -27,6 +27,26 @@ def choose(logits: Tensor, decoding: Decoding, generator: np.random.Generator) -
             yield sample(row, decoding, generator.random())
 
 
+def choose_anew(logits: Tensor, written: Sequence[int], decoding: Decoding, generator: np.random.Generator) -> Iterator[int]:
+    """As `choose`, with a penalty on the tokens `written` before and on those chosen here."""
+    written = list(written)
+    for row in logits:
+        token = next(choose(penalized(row, written, decoding.repetition_penalty)[None], decoding, generator))
+        yield token
+        written.append(token)
+
+
+def penalized(logits: Tensor, tokens: Sequence[int], penalty: float) -> Tensor:
+    """logits [vocabulary], those of `tokens` lowered: divided by the penalty if positive, multiplied by it if negative.
+
+    Keskar et al. 2019, "CTRL", section 4.1; arXiv:1909.05858. There all scores are divided, which raises negative ones; to
+    multiply these is what is commonly done since.
+    """
+    seen = torch.tensor(tokens, dtype=torch.long, device=logits.device)
+    scores = logits[seen]
+    return logits.index_put((seen,), torch.where(scores < 0, scores * penalty, scores / penalty))
+
+
 def choose_within(
     logits: Tensor, constraint: Constraint, written: Sequence[int], decoding: Decoding, generator: np.random.Generator
 ) -> Iterator[int]:
