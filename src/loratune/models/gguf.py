@@ -28,10 +28,19 @@ def convert(gguf: Path, folder: Path) -> None:
             beside.mkdir(parents=True, exist_ok=True)
             model.save_pretrained(beside)
             Tokenizer.load(gguf.parent, gguf_file=gguf.name).save(beside)
-        os.replace(beside, folder)
+        take_place(beside, folder)
     except UserError:
         raise
     except Exception as error:  # whatever gguf and transformers raise for a broken file
         raise UserError(f"--model {gguf}: cannot be read as a GGUF model: {error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def take_place(beside: Path, folder: Path) -> None:
+    """Rename `beside` to `folder`, unless another process that unpacks the same file was faster."""
+    try:
+        os.replace(beside, folder)
+    except OSError:
+        if not (folder / "config.json").is_file():
+            raise
