@@ -133,9 +133,8 @@ def show(stretches: list[dict]) -> None:
     if len(stretches) > 2:
         first, last = stretches[1], stretches[-2]  # the last one is short
         for name in ("train_mb", "evaluate_mb", "speed"):
-            print(
-                f"{name}: {first[name]:,.0f} in the second stretch, {last[name]:,.0f} in the last whole one: {last[name] / first[name] - 1:+.1%}"
-            )
+            change = last[name] / first[name] - 1
+            print(f"{name}: {first[name]:,.0f} in the second stretch, {last[name]:,.0f} in the last whole one: {change:+.1%}")
 
 
 if __name__ == "__main__":
