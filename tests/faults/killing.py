@@ -1,0 +1,121 @@
+"""`loratune train` in processes of its own that are killed: at a chosen write, or at a chosen time.
+
+Each process is forked from one that has imported everything (Python's "forkserver"), so that it begins at once.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from loratune.training.checkpoint import KEPT, RunFolder, damage
+
+# What changes a file system, as Python's own audit events call it (docs.python.org/3/library/audit_events.html).
+WRITES = ("open", "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.truncate")
+PRELOADED = (
+    "loratune.commands.train",
+    "transformers.models.llama.modeling_llama",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+)
+SIZES = ["--batch-tokens", "400", "--micro-tokens", "400", "--max-tokens", "300"]
+OPTIONS = ["--model", "base", *SIZES, "--precision", "fp32", "--threads", "1", "--dropout", "0.1"]
+KILLED, DONE = -signal.SIGKILL, 0
+
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(list(PRELOADED))
+
+
+def prepare(place: Path) -> None:
+    """A model and data in `place`."""
+    from small_models import save_model  # not in each of the processes
+
+    save_model(place / "base")
+    (place / "data").mkdir()
+    rows = [
+        {"instruction": f"Count to {n}.", "input": "", "output": " ".join(map(str, range(n))), "source": "count"}
+        for n in range(2, 40)
+    ]
+    for name, part in (("train", rows[4:]), ("val", rows[:4])):
+        (place / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+
+
+def start(place: Path, name: str, *options: str, kill_at: int | None = None) -> multiprocessing.Process:
+    """The run `name`, which goes on if it was begun. It kills itself just before its write number `kill_at`, from 0."""
+    begun = (place / "runs" / name / "settings.toml").is_file()
+    words = ["train", "--run", name, *(["--resume"] if begun else [*OPTIONS, "--out", f"adapters/{name}", *options])]
+    process = processes.Process(target=train, args=(place, words, kill_at))
+    process.start()
+    return process
+
+
+def ended(process: multiprocessing.Process) -> int:
+    process.join()
+    return process.exitcode
+
+
+def finish(place: Path, name: str, *options: str) -> None:
+    assert ended(start(place, name, *options)) == DONE
+
+
+def train(place: Path, words: list[str], kill_at: int | None) -> None:
+    """In the new process."""
+    from loratune.cli import main
+
+    os.chdir(place)
+    os.environ |= {"LORATUNE_CACHE": str(place.with_name("cache")), "HF_HUB_OFFLINE": "1"}
+    silent = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(silent, 1)
+    os.dup2(silent, 2)
+    writes = []
+
+    def watch(event: str, arguments: tuple) -> None:
+        if event in WRITES and is_write(event, arguments, place):
+            if kill_at == len(writes):
+                os.kill(os.getpid(), signal.SIGKILL)
+            writes.append(f"{event} {arguments[0]}")
+
+    sys.addaudithook(watch)
+    code = main(words)
+    Path(place.with_name("writes.json")).write_text(json.dumps(writes))
+    os._exit(code)
+
+
+def is_write(event: str, arguments: tuple, place: Path) -> bool:
+    """Of something in the run's or the adapter's folders?"""
+    path, *_, flags = arguments
+    if event == "open" and not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        return False
+    return not isinstance(path, int) and os.path.abspath(os.fsdecode(path)).startswith(f"{place}{os.sep}")
+
+
+def writes_of_last_run(place: Path) -> list[str]:
+    return json.loads(place.with_name("writes.json").read_text())
+
+
+def assert_ended_alike(place: Path, whole: str, killed: str) -> None:
+    """The same adapter to the last bit, the same log, and nothing left lying about."""
+    one, other = (place / "adapters" / name for name in (whole, killed))
+    assert (one / "adapter_model.safetensors").read_bytes() == (other / "adapter_model.safetensors").read_bytes()
+    assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in other.iterdir())
+    assert log_of(place, whole) == log_of(place, killed)
+    run = RunFolder(place / "runs" / killed)
+    assert len(run.checkpoints()) <= KEPT + 1 and all(damage(checkpoint) is None for checkpoint in run.checkpoints())
+    assert json.loads((run.folder / "summary.json").read_text())["finished"]
+    best = load_file(run.best() / "adapter_model.safetensors")
+    assert all(best[name].equal(tensor) for name, tensor in load_file(other / "adapter_model.safetensors").items())
+    left = [path for folder in (run.folder, other.parent) for path in folder.rglob("*") if path.name.endswith(".tmp")]
+    assert not left
+    assert "damaged" not in (place / "output.txt").read_text()
+
+
+def log_of(place: Path, name: str) -> list[tuple]:
+    """What each row says that does not depend on the clock."""
+    rows = RunFolder(place / "runs" / name).rows()
+    steps = [row["step"] for row in rows if "loss" in row]
+    assert steps == list(range(1, len(steps) + 1))
+    return [tuple(row.get(key) for key in ("step", "loss", "val_nll", "lr", "grad_norm", "tokens")) for row in rows]
