@@ -29,7 +29,7 @@ KINDS = (
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with data, a model and a whole run of five steps; `place.writes` are its writes, one after the other."""
+    """A folder with data, a model and a whole run of five steps."""
     place = tmp_path_factory.mktemp("kill") / "place"
     place.mkdir()
     prepare(place)
@@ -39,6 +39,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def writes(place) -> list[str]:
+    """What such a run writes, one after the other."""
     finish(place, "counted", *STEPS)
     assert_ended_alike(place, "whole", "counted")
     return writes_of_last_run(place)

@@ -198,9 +198,8 @@ class RunFolder:
 
     def _forget_rows_after(self, step: int) -> None:
         kept = []
-        with suppress(
-            ValueError, LookupError, TypeError
-        ):  # what a power cut has left of rows that were written after the checkpoint
+        # A power cut leaves anything of the rows that were written after the checkpoint.
+        with suppress(ValueError, LookupError, TypeError):
             for row in self._read_rows():
                 kept += [row] if row["step"] <= step else []
         if missing := set(range(1, step + 1)) - {row["step"] for row in kept if "loss" in row}:
