@@ -6,6 +6,7 @@ Each process is forked from one that has imported everything (Python's "forkserv
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -44,11 +45,16 @@ def prepare(place: Path) -> None:
         (place / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
 
 
-def start(place: Path, name: str, *options: str, kill_at: int | None = None) -> multiprocessing.Process:
-    """The run `name`, which goes on if it was begun. It kills itself just before its write number `kill_at`, from 0."""
+def start(
+    place: Path, name: str, *options: str, kill_at: int | None = None, copies: Path | None = None
+) -> multiprocessing.Process:
+    """The run `name`, which goes on if it was begun. It kills itself just before its write number `kill_at`, from 0.
+
+    Before each write, what a kill there would leave on the disk is copied to `copies`/0, 1, 2 and so on.
+    """
     begun = (place / "runs" / name / "settings.toml").is_file()
     words = ["train", "--run", name, *(["--resume"] if begun else [*OPTIONS, "--out", f"adapters/{name}", *options])]
-    process = processes.Process(target=train, args=(place, words, kill_at))
+    process = processes.Process(target=train, args=(place, name, words, kill_at, copies))
     process.start()
     return process
 
@@ -62,7 +68,7 @@ def finish(place: Path, name: str, *options: str) -> None:
     assert ended(start(place, name, *options)) == DONE
 
 
-def train(place: Path, words: list[str], kill_at: int | None) -> None:
+def train(place: Path, name: str, words: list[str], kill_at: int | None, copies: Path | None) -> None:
     """In the new process."""
     from loratune.cli import main
 
@@ -77,12 +83,24 @@ def train(place: Path, words: list[str], kill_at: int | None) -> None:
         if event in WRITES and is_write(event, arguments, place):
             if kill_at == len(writes):
                 os.kill(os.getpid(), signal.SIGKILL)
+            if copies:
+                copy(place, name, copies / str(len(writes)))
             writes.append(f"{event} {arguments[0]}")
 
     sys.addaudithook(watch)
     code = main(words)
     Path(place.with_name("writes.json")).write_text(json.dumps(writes))
     os._exit(code)
+
+
+def copy(place: Path, name: str, to: Path) -> None:
+    """The run `name` and its adapter as they are now, in a place where it can go on."""
+    for folder in ("runs", "adapters"):
+        (to / folder).mkdir(parents=True)
+        for path in place.glob(f"{folder}/*{name}*"):
+            shutil.copytree(path, to / folder / path.name, symlinks=True)
+    for given in ("base", "data"):
+        (to / given).symlink_to(place / given)
 
 
 def is_write(event: str, arguments: tuple, place: Path) -> bool:
@@ -97,13 +115,14 @@ def writes_of_last_run(place: Path) -> list[str]:
     return json.loads(place.with_name("writes.json").read_text())
 
 
-def assert_ended_alike(place: Path, whole: str, killed: str) -> None:
-    """The same adapter to the last bit, the same log, and nothing left lying about."""
-    one, other = (place / "adapters" / name for name in (whole, killed))
+def assert_ended_alike(whole: Path, killed: Path) -> None:
+    """The same adapter to the last bit, the same log, and nothing left lying about; both are folders in a place's `runs`."""
+    place = killed.parent.parent
+    one, other = (run.parent.parent / "adapters" / run.name for run in (whole, killed))
     assert (one / "adapter_model.safetensors").read_bytes() == (other / "adapter_model.safetensors").read_bytes()
     assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in other.iterdir())
-    assert log_of(place, whole) == log_of(place, killed)
-    run = RunFolder(place / "runs" / killed)
+    assert log_of(whole) == log_of(killed)
+    run = RunFolder(killed)
     assert len(run.checkpoints()) <= KEPT + 1 and all(damage(checkpoint) is None for checkpoint in run.checkpoints())
     assert json.loads((run.folder / "summary.json").read_text())["finished"]
     best = load_file(run.best() / "adapter_model.safetensors")
@@ -113,9 +132,9 @@ def assert_ended_alike(place: Path, whole: str, killed: str) -> None:
     assert "damaged" not in (place / "output.txt").read_text()
 
 
-def log_of(place: Path, name: str) -> list[tuple]:
+def log_of(run: Path) -> list[tuple]:
     """What each row says that does not depend on the clock."""
-    rows = RunFolder(place / "runs" / name).rows()
+    rows = RunFolder(run).rows()
     steps = [row["step"] for row in rows if "loss" in row]
     assert steps == list(range(1, len(steps) + 1))
     return [tuple(row.get(key) for key in ("step", "loss", "val_nll", "lr", "grad_norm", "tokens")) for row in rows]

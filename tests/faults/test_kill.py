@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -41,14 +42,14 @@ def place(tmp_path_factory):
 def writes(place) -> list[str]:
     """What such a run writes, one after the other."""
     finish(place, "counted", *STEPS)
-    assert_ended_alike(place, "whole", "counted")
+    assert_ended_alike(place / "runs/whole", place / "runs/counted")
     return writes_of_last_run(place)
 
 
 def kill_and_resume(place, name: str, instant: int) -> None:
     assert ended(start(place, name, *STEPS, kill_at=instant)) == KILLED
     finish(place, name, *STEPS)
-    assert_ended_alike(place, "whole", name)
+    assert_ended_alike(place / "runs/whole", place / "runs" / name)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,17 +59,20 @@ def test_killed_at_a_write_of_each_kind(place, writes, kind):
 
 
 @pytest.mark.slow
-def test_killed_at_each_write_and_again_while_resuming(place, writes):
-    """A run that begins writes the most; of the writes while it goes on, one is chosen for each kill."""
-    rng = random.Random(0)
-    again = 0
-    for instant in range(len(writes)):
-        name = f"write{instant}"
-        assert ended(start(place, name, *STEPS, kill_at=instant)) == KILLED, writes[instant]
-        again += ended(start(place, name, *STEPS, kill_at=rng.randrange(len(writes)))) == KILLED
-        finish(place, name, *STEPS)
-        assert_ended_alike(place, "whole", name)
-    print(f"{len(writes)} kills at a write, {again} more while resuming")
+def test_killed_at_each_write_and_some_again_while_resuming(place, tmp_path):
+    """One run, of which each copy goes on; every fourth is killed once more at a random write."""
+    assert ended(start(place, "copied", *STEPS, copies=tmp_path / "at")) == DONE
+    copies = sorted(tmp_path.glob("at/*"), key=lambda path: int(path.name))
+    writes = writes_of_last_run(place)
+    assert len(copies) == len(writes)
+    rng, again = random.Random(0), 0
+    for number, copy in enumerate(copies):
+        if number % 4 == 0:
+            again += ended(start(copy, "copied", *STEPS, kill_at=rng.randrange(60))) == KILLED
+        assert ended(start(copy, "copied", *STEPS)) == DONE, writes[number]
+        assert_ended_alike(place / "runs/whole", copy / "runs/copied")
+        shutil.rmtree(copy)
+    print(f"resumed at each of {len(copies)} writes, and killed {again} times more while going on")
 
 
 @pytest.mark.slow
@@ -88,7 +92,7 @@ def test_killed_at_any_time(place):
             died = ended(process) == KILLED
             kills, lives = kills + died, lives - 1 if died else 0
         finish(place, name, *longer)
-        assert_ended_alike(place, "longer", name)
+        assert_ended_alike(place / "runs/longer", place / "runs" / name)
     print(f"{kills} kills at random times in {runs} runs of {duration:.1f} s")
 
 
@@ -123,7 +127,7 @@ def test_the_real_small_model_killed_at_any_time(tmp_path):
                 process.kill()
             kills += process.wait() == KILLED
         assert begin(name).wait() == DONE
-        assert_ended_alike(tmp_path, "whole", name)
+        assert_ended_alike(tmp_path / "runs/whole", tmp_path / "runs" / name)
     assert kills >= 4
     print(f"{kills} kills of SmolLM2-135M, whose run takes {duration:.0f} s")
 
@@ -131,7 +135,7 @@ def test_the_real_small_model_killed_at_any_time(tmp_path):
 def test_a_finished_run_that_is_resumed_stays_as_it_is(place, writes):
     finish(place, "counted")
     finish(place, "counted")
-    assert_ended_alike(place, "whole", "counted")
+    assert_ended_alike(place / "runs/whole", place / "runs/counted")
 
 
 def test_an_adapter_that_was_half_replaced_is_refused_until_the_run_is_resumed(place, writes, monkeypatch, capsys):
