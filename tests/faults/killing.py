@@ -105,8 +105,8 @@ def copy(place: Path, name: str, to: Path) -> None:
 
 def is_write(event: str, arguments: tuple, place: Path) -> bool:
     """Of something in the run's or the adapter's folders?"""
-    path, *_, flags = arguments
-    if event == "open" and not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+    path = arguments[1] if event in ("os.symlink", "os.link") else arguments[0]
+    if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
         return False
     return not isinstance(path, int) and os.path.abspath(os.fsdecode(path)).startswith(f"{place}{os.sep}")
 

@@ -106,6 +106,13 @@ def test_the_newest_stay_and_nothing_else(run):
     assert run.best() == run.checkpoint(50).resolve()
 
 
+def test_a_checkpoint_of_a_step_is_written_once(run, decoder):
+    """Ctrl-C right after a validation: what is there is whole, and to replace it would leave a moment without it."""
+    before = {path: path.stat().st_mtime_ns for path in run.checkpoint(50).iterdir()}
+    run.save(decoder, adamw(decoder, 0.0), State(step=50), "base", best=False)
+    assert {path: path.stat().st_mtime_ns for path in run.checkpoint(50).iterdir()} == before
+
+
 def test_the_best_one_stays_too(decoder, tmp_path):
     run = RunFolder(tmp_path / "one")
     run.create("", {})
@@ -263,7 +270,7 @@ def test_a_log_with_a_torn_end_has_each_step_once(written, tmp_path_factory, cut
 def test_a_log_that_lost_steps_is_said(run, capsys):
     run.metrics.write_text(run.metrics.read_text().replace('{"step": 7, "loss": 1.0}\n', ""))
     assert restored(run)[0].step == 50
-    assert "1 of the 50 steps so far are not in this log" in " ".join(capsys.readouterr().out.split())
+    assert "1 of the 50 steps so far are missing here" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_run_is_there_with_its_settings_or_not_at_all(tmp_path, monkeypatch):

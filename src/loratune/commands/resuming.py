@@ -63,22 +63,18 @@ def made_from(settings: TrainSettings, found: FoundBase, template: Template, dev
     }
 
 
-def changes(settings: TrainSettings, now: dict) -> list[Change]:
+def accepted_changes(settings: TrainSettings, now: dict) -> list[Change]:
+    """What is not as it was when the run began. Raises UserError for what nobody accepted, or what no run can bear."""
     then = RunFolder(RUNS / settings.run).facts()
-    facts = [Change(name, then.get(name), value) for name, value in now.items() if name != "settings"]
-    set_ = [Change(flag(name), then["settings"].get(name), value) for name, value in now["settings"].items()]
-    return [change for change in set_ + facts if change.then != change.now]
-
-
-def refuse_changes(settings: TrainSettings, found: list[Change]) -> None:
-    """Raises UserError for changes that nobody accepted, or that no run can bear."""
-    fixed = [change for change in found if change.name in map(flag, TrainSettings.FIXED)]
-    if fixed:
+    of_settings = [Change(flag(name), then["settings"].get(name), value) for name, value in now["settings"].items()]
+    of_facts = [Change(name, then.get(name), value) for name, value in now.items() if name != "settings"]
+    found = [change for change in of_settings + of_facts if change.then != change.now]
+    if fixed := [change for change in found if change.name in map(flag, TrainSettings.FIXED)]:
         raise UserError(*map(str, fixed), "a run keeps these from its beginning to its end; leave them out, or start a new run")
     if found and not settings.accept_changes:
-        raise UserError(
-            *map(str, found), "bring back what was, start a new run, or go on with what is now by adding --accept-changes"
-        )
+        remedy = "bring back what was, start a new run, or go on with what is now by adding --accept-changes"
+        raise UserError(*map(str, found), remedy)
+    return found
 
 
 def open_run(settings: TrainSettings, facts: dict) -> RunFolder:
@@ -86,7 +82,7 @@ def open_run(settings: TrainSettings, facts: dict) -> RunFolder:
     folder = RunFolder(RUNS / settings.run)
     if not settings.resume:
         folder.create(settings.kept().to_toml(), facts)
-    elif found := changes(settings, facts):
+    elif found := accepted_changes(settings, facts):
         for change in found:
             warn(f"{change}; the run goes on with it, and will not end as it would have")
         when = datetime.now().isoformat(timespec="seconds")

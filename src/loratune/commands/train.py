@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from loratune.commands.resuming import changes, made_from, open_run, refuse_changes, resumed
+from loratune.commands.resuming import accepted_changes, made_from, open_run, resumed
 from loratune.console import say, warn
 from loratune.data.encode import Encoded, encode_rows
 from loratune.data.pack import epoch_steps, fed_tokens, fit_together, pack, steps_in
@@ -63,7 +63,7 @@ def train_once(settings: TrainSettings) -> dict:
     records, val_records = read_data(settings)
     found = find_base(settings.model)
     if settings.resume:
-        refuse_changes(settings, changes(settings, made_from(settings, found, template, device)))
+        accepted_changes(settings, made_from(settings, found, template, device))  # before the long work
     base = load_base(found)
     refuse_long_rows(settings, base)
     key = key_of(settings.data / "train.jsonl", found.folder, template, settings.max_tokens)

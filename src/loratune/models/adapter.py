@@ -144,6 +144,8 @@ def described(folder: Path) -> dict:
     base = facts.get("base", {}) if isinstance(facts, dict) else None
     if not isinstance(base, dict) or ("base" in facts and not {"name", "fingerprint"} <= base.keys()):
         raise UserError(f"{path}: broken: it must be an object whose base has a name and a fingerprint")
+    if not isinstance(facts.get("files", {}), dict):
+        raise UserError(f"{path}: broken: files must be an object with their sha256")
     return facts
 
 

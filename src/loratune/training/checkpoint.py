@@ -139,11 +139,12 @@ class RunFolder:
         return link.resolve() if link.exists() else None
 
     def _point_best_at(self, target: Path) -> None:
-        beside = self.folder / ".best.tmp"
-        beside.unlink(missing_ok=True)
-        beside.symlink_to(target.relative_to(self.folder))
-        os.replace(beside, self.folder / "best")
-        sync(self.folder)
+        link, beside = self.folder / "best", self.folder / ".best.tmp"
+        with explaining(link):
+            beside.unlink(missing_ok=True)
+            beside.symlink_to(target.relative_to(self.folder))
+            os.replace(beside, link)
+            sync(self.folder)
 
     def _prune(self) -> None:
         best = self.best()
@@ -168,7 +169,8 @@ class RunFolder:
     def _remove_leftovers(self) -> None:
         """What was being written or removed when the run was killed."""
         for leftover in [*self.folder.glob(".*.tmp"), *self.folder.glob("checkpoints/.*.tmp")]:
-            shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+            with explaining(leftover):
+                shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
 
     def _whole_checkpoints(self) -> list[Path]:
         """The oldest first. The damaged ones are said and set aside."""
@@ -203,7 +205,7 @@ class RunFolder:
             for row in self._read_rows():
                 kept += [row] if row["step"] <= step else []
         if missing := set(range(1, step + 1)) - {row["step"] for row in kept if "loss" in row}:
-            warn(f"{self.metrics}: {len(missing)} of the {step} steps so far are not in this log any more; the training is")
+            warn(f"{self.metrics}: {len(missing)} of the {step} steps so far are missing here; the adapter lacks nothing")
         write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
 
     def _settle_best(self, state: State, whole: Sequence[Path]) -> None:
