@@ -1,6 +1,7 @@
 """Files are written beside, synced and renamed: a reader sees the old file or the new one, never half of one."""
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -24,9 +25,9 @@ def replacing(path: Path):
         with explaining(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield beside
-            with open(beside, "rb+") as file:
-                os.fsync(file.fileno())
+            sync(beside)
             os.replace(beside, path)
+            sync(path.parent)
     finally:
         with suppress(OSError):
             beside.unlink()
@@ -39,16 +40,70 @@ def filling(folder: Path):
     On failure `folder` is as it was. Raises UserError when the disk is full or the folder cannot be written.
     """
     folder = Path(folder)
+    with folder_beside(folder) as beside:
+        yield beside
+        folder.mkdir(exist_ok=True)
+        for file in sorted(beside.iterdir()):
+            os.replace(file, folder / file.name)
+        sync(folder)
+
+
+@contextmanager
+def appearing(folder: Path):
+    """Yield an empty folder beside `folder`, which becomes `folder` on success: that is there whole or not at all."""
+    folder = Path(folder)
+    with folder_beside(folder) as beside:
+        yield beside
+        sync(beside)
+        os.replace(beside, folder)
+        sync(folder.parent)
+
+
+@contextmanager
+def folder_beside(folder: Path):
+    """Yield an empty folder for what shall be `folder`'s; afterwards it is gone, with those of processes that were killed."""
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    remove_leftovers(folder)
     try:
         with explaining(folder):
             beside.mkdir(parents=True)
             yield beside
-            folder.mkdir(exist_ok=True)
-            for file in sorted(beside.iterdir()):
-                os.replace(file, folder / file.name)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what lies beside `folder` from writers that were killed."""
+    for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
+        writer = leftover.name.split(".")[-2]
+        # A number is given out anew after a restart: no other process of our own number can be at work.
+        if writer.isdecimal() and (int(writer) == os.getpid() or not process_exists(int(writer))):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def process_exists(number: int) -> bool:
+    import psutil
+
+    return psutil.pid_exists(number)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove it whole or not at all: what a kill leaves of it has another name, which ends with .tmp."""
+    gone = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    os.replace(folder, gone)
+    shutil.rmtree(gone)
+
+
+def sync(path: Path) -> None:
+    """Let what a file holds, or which names a folder has, last through a power cut."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError:
+        if not path.is_dir():  # some file systems cannot do it with a folder, and that is no reason to stop
+            raise
+    finally:
+        os.close(number)
 
 
 def refuse_unwritable(path: Path, folder: bool = False) -> None:

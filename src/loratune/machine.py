@@ -86,6 +86,15 @@ def processor_name() -> str:
         return platform.processor() or platform.machine()
 
 
+def processor_kind(device: str) -> str:
+    """What the last bits of a sum depend on, besides the number of threads: the processor and the instructions used of it."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
 def release_freed_memory() -> None:
     """Give freed blocks back to the system: glibc keeps them, in pieces that rarely fit the next step's shapes."""
     if sys.platform == "linux":

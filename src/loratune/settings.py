@@ -176,10 +176,20 @@ class PrepareSettings(ModelChoice):
 class TrainSettings(ModelChoice, Machine):
     """Train a LoRA adapter on the prepared data."""
 
+    # What a run can never change: the adapter's form, and which rows each step takes.
+    FIXED: ClassVar[tuple[str, ...]] = ("rank", "alpha", "targets", "seed", "batch_tokens", "max_tokens")
+    # What belongs to one start of a run and is not kept with it.
+    OF_A_START: ClassVar[tuple[str, ...]] = ("resume", "accept_changes", "dry_run")
+
     data: Path = Field(Path("data"), description="folder with train.jsonl and val.jsonl")
     out: Path = Field(ADAPTER, description="folder for the adapter")
     run: str | None = Field(None, pattern=r"^\w[\w.-]*$", description="name of the run, runs/NAME; default: date and time")
     resume: bool = Field(False, description="go on with --run NAME, or with the newest run")
+    accept_changes: bool = Field(
+        False,
+        description="with --resume: go on although settings, data, base, packages or the machine have changed since the run began "
+        "(never the adapter's form and the order of the data: --rank, --alpha, --targets, --seed, --batch-tokens, --max-tokens)",
+    )
 
     targets: list[str] = Field(
         ["all"],
@@ -229,6 +239,10 @@ class TrainSettings(ModelChoice, Machine):
     )
     dry_run: bool = Field(False, description="check everything, print what would be done, and stop")
 
+    def kept(self) -> "TrainSettings":
+        """The settings as they are kept with a run."""
+        return self.model_copy(update=dict.fromkeys(self.OF_A_START, False))
+
     @classmethod
     def over(cls, from_file: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         """A stop rule on the command line replaces the file's, whichever it is."""
@@ -241,6 +255,8 @@ class TrainSettings(ModelChoice, Machine):
         problems = []
         if values.get("resume") and str(values.get("repeat", 1)) != "1":
             problems.append("--resume and --repeat contradict each other; go on with one of the runs, --run NAME-seedN")
+        if values.get("accept_changes") and not values.get("resume"):
+            problems.append("--accept-changes is for a run that goes on; give --resume, too, or leave it out")
         if len(rules := [flag(name) for name in STOP_RULES if values.get(name) is not None]) > 1:
             problems.append(f"{' and '.join(rules)} contradict each other; give one of them")
         sizes = {

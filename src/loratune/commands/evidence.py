@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from loratune.commands.train import RUNS
+from loratune.commands.resuming import RUNS
 from loratune.console import say
 from loratune.errors import UserError
 from loratune.files import read_json
@@ -71,11 +71,11 @@ def training_of(adapter: Path) -> tuple[list[Logged], Counts]:
 def made(run: RunFolder, trained: TrainSettings, facts: dict) -> bool:
     """Did the run have the adapter's settings, base and data? A name alone is not enough: another folder has its own runs."""
     set_then = TrainSettings.checked(read_toml(run.folder / "settings.toml"), origin=f"{run.folder / 'settings.toml'}: ")
-    same = {"resume": False, "out": trained.out}
+    same = {"out": trained.out}
     made_from = read_json(run.folder / "facts.json")
     data = facts.get("data")
     return (
-        set_then.model_copy(update=same) == trained.model_copy(update=same)
+        set_then.kept().model_copy(update=same) == trained.kept().model_copy(update=same)
         and isinstance(made_from, dict)
         and isinstance(data, dict)
         and made_from.get("base") == facts["base"]["fingerprint"]
@@ -109,7 +109,7 @@ def versions_of(adapter: Path) -> dict[str, str]:
 def commands_of(settings: CompareSettings, evaluation: Evaluation | None) -> list[str]:
     """The command lines that train the adapter, measure it and compare it, as far as files tell."""
     trained = trained_with(settings.adapter)
-    commands = [trained.model_copy(update={"resume": False}).command("train")] if trained else []
+    commands = [trained.kept().command("train")] if trained else []
     if evaluation and (measured := measured_with(evaluation)):
         commands.append(measured.command("evaluate"))
     return [*commands, settings.command("compare")]

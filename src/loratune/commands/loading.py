@@ -8,7 +8,7 @@ from loratune.console import say, warn
 from loratune.data.template import Template, load_template
 from loratune.errors import UserError
 from loratune.machine import use_machine
-from loratune.models.adapter import described, load_adapter
+from loratune.models.adapter import described, load_adapter, refuse_mixed
 from loratune.models.decoder import Decoder
 from loratune.models.find import FoundBase, find_base
 from loratune.models.load import load_base
@@ -48,6 +48,8 @@ def load_side_by_side(settings: AdapterUse, adapters: Sequence[Path]) -> list[Tu
     base = load_base(found, device=device)
     for adapter in reversed(adapters):  # all, to find a broken one before the work begins
         load_adapter(base.decoder, adapter)
+    for adapter, of_adapter in zip(adapters, facts, strict=True):
+        refuse_mixed(adapter, of_adapter)
     return [Tuned(base.decoder, base.tokenizer, templates[0], found.name, adapter) for adapter in adapters]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from loratune.commands.resuming import accepted_changes, made_from, open_run, resumed
 from loratune.console import say, warn
 from loratune.data.encode import Encoded, encode_rows
 from loratune.data.pack import epoch_steps, fed_tokens, fit_together, pack, steps_in
@@ -18,19 +19,18 @@ from loratune.errors import UserError
 from loratune.files import filling, fingerprint, read_json, refuse_unwritable, write_json, write_text
 from loratune.machine import available_memory, bf16_is_fast, peak_memory_mb, return_memory_at_once, use_machine
 from loratune.models.adapter import describe, save_adapter
-from loratune.models.find import FoundBase, cache_folder, find_base
+from loratune.models.find import cache_folder, find_base
 from loratune.models.load import PRECISIONS, Base, load_base, set_precision
 from loratune.models.lora import add_lora, trained_parameters
 from loratune.report.card import model_card
 from loratune.report.plots import plot_losses
-from loratune.settings import TrainSettings, flag, read_toml
-from loratune.training.checkpoint import RunFolder, State, best_weights, newest_run, put_weights
+from loratune.settings import TrainSettings
+from loratune.training.checkpoint import RunFolder, State, best_weights, put_weights
 from loratune.training.forecast import Forecast, Trial, candidates, forecast, memory_besides_weights, try_out, with_all_layers
 from loratune.training.loop import Job, fit
 from loratune.training.progress import stop_requests, training_bar
 from loratune.training.schedule import StopRule
 
-RUNS = Path("runs")
 DEFAULT_BUDGET = 3600.0  # seconds
 ROOM = 0.8  # share of the free memory that a run may plan with
 
@@ -62,6 +62,8 @@ def train_once(settings: TrainSettings) -> dict:
     template = load_template(settings.template)
     records, val_records = read_data(settings)
     found = find_base(settings.model)
+    if settings.resume:
+        accepted_changes(settings, made_from(settings, found, template, device))  # before the long work
     base = load_base(found)
     refuse_long_rows(settings, base)
     key = key_of(settings.data / "train.jsonl", found.folder, template, settings.max_tokens)
@@ -81,7 +83,7 @@ def train_once(settings: TrainSettings) -> dict:
     if settings.dry_run:
         told = {"precision": settings.precision, "micro_tokens": settings.micro_tokens, "expected": expected and asdict(expected)}
         return {"dry_run": True, "rows": len(rows), "tokens_per_epoch": sum(map(fed_tokens, rows)), **told}
-    folder = open_run(settings, found)
+    folder = open_run(settings, made_from(settings, found, template, device))
     job = Job(
         base.decoder,
         rows,
@@ -103,24 +105,6 @@ def train_once(settings: TrainSettings) -> dict:
     return summarise(settings, folder, state, finished, counts)
 
 
-def resumed(asked: TrainSettings) -> TrainSettings:
-    """The settings of the run to go on with. Raises UserError for an option that differs from them."""
-    folder = RUNS / asked.run if asked.run else newest_run(RUNS)
-    path = folder / "settings.toml"
-    if not path.is_file():
-        raise UserError(f"--resume: there is no run {folder}; leave --resume out to start it")
-    kept = TrainSettings.checked(read_toml(path), origin=f"{path}: ")
-    differing = [
-        f"{flag(name)}: {getattr(kept, name)!r} when the run began, {getattr(asked, name)!r} now; a resumed run keeps its own"
-        for name in sorted(asked.model_fields_set - {"resume", "run", "out"})
-        if getattr(kept, name) != getattr(asked, name)
-    ]
-    if differing:
-        raise UserError(*differing)
-    out = asked.out if "out" in asked.model_fields_set else kept.out
-    return kept.model_copy(update={"resume": True, "out": out})
-
-
 def settled(settings: TrainSettings, base: Base, rows: list[Encoded], device: str) -> tuple[TrainSettings, Trial | None]:
     """Every default that depends on the machine or the moment decided, so that a resumed run decides the same.
 
@@ -131,6 +115,8 @@ def settled(settings: TrainSettings, base: Base, rows: list[Encoded], device: st
         "model": base.found.name,
         "run": settings.run or new_name(),
         "budget": DEFAULT_BUDGET if no_rule else settings.budget,
+        "threads": torch.get_num_threads(),
+        "device": device,
     }
     if device == "cuda":
         decided["precision"] = "bf16" if settings.precision == "auto" else settings.precision
@@ -189,27 +175,6 @@ def announce(
         say(f"Expected: {expected}.")
 
 
-def open_run(settings: TrainSettings, found: FoundBase) -> RunFolder:
-    """A new run's folder, or the old one's if nothing that it was made from has changed."""
-    folder = RunFolder(RUNS / settings.run)
-    facts = {
-        "base": found.fingerprint,
-        **{name: fingerprint(settings.data / name) for name in ("train.jsonl", "val.jsonl")},
-        **{package: version(package) for package in ("torch", "transformers", "loratune")},
-    }
-    if not settings.resume:
-        folder.create(settings.model_copy(update={"resume": False}).to_toml(), facts)
-        return folder
-    old = read_json(folder.folder / "facts.json")
-    if changed := [
-        f"--resume: {name} has changed since the run began ({old.get(name)} then, {now} now)"
-        for name, now in facts.items()
-        if old.get(name) != now
-    ]:
-        raise UserError(*changed, "start a new run, or bring back what the old one was made from")
-    return folder
-
-
 def val_batches(rows: list[Encoded], settings: TrainSettings, device: str) -> list:
     groups = fit_together([fed_tokens(row) for row in rows], range(len(rows)), settings.micro_tokens)
     return [pack([rows[number] for number in group]).to(device) for group in groups]
@@ -228,7 +193,7 @@ def save(settings: TrainSettings, base: Base, template: Template, card: str) -> 
     facts = {
         "template": template.to_dict(),
         "base": {"name": found.name, "hub_name": found.hub_name, "fingerprint": found.fingerprint},
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.kept().model_dump(mode="json"),
         "data": {name: fingerprint(settings.data / f"{name}.jsonl") for name in ("train", "val")},
         "prepared": prepared_with(settings.data),
         "versions": {package: version(package) for package in ("loratune", "torch", "transformers")},

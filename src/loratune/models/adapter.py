@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from loratune.errors import UserError
-from loratune.files import read_json, replacing, write_json
+from loratune.files import fingerprint, read_json, replacing, write_json
 from loratune.models.decoder import Decoder
 from loratune.models.lora import Lora, linears
 from loratune.models.names import LAYER, TRANSPOSED, outer_name
@@ -144,8 +144,22 @@ def described(folder: Path) -> dict:
     base = facts.get("base", {}) if isinstance(facts, dict) else None
     if not isinstance(base, dict) or ("base" in facts and not {"name", "fingerprint"} <= base.keys()):
         raise UserError(f"{path}: broken: it must be an object whose base has a name and a fingerprint")
+    if not isinstance(facts.get("files", {}), dict):
+        raise UserError(f"{path}: broken: files must be an object with their sha256")
     return facts
 
 
 def describe(folder: Path, facts: dict) -> None:
-    write_json(folder / "loratune.json", json.loads(json.dumps(facts, default=str)))
+    """Write `loratune.json` for the adapter in `folder`."""
+    told = facts | {"files": {name: fingerprint(folder / name) for name in (WEIGHTS, CONFIG)}}
+    write_json(folder / "loratune.json", json.loads(json.dumps(told, default=str)))
+
+
+def refuse_mixed(folder: Path, facts: dict) -> None:
+    """Raises UserError unless the adapter is the one that its `loratune.json` describes."""
+    files = facts.get("files", {})  # another tool's adapter says nothing
+    if others := [name for name in (WEIGHTS, CONFIG) if name in files and files[name] != fingerprint(folder / name)]:
+        raise UserError(
+            f"--adapter {folder}: {' and '.join(others)} and loratune.json are of different adapters: training was killed "
+            "while it saved one over the other, or a file was changed since; go on with that run (loratune train --resume)"
+        )

@@ -1,0 +1,91 @@
+"""Going on with a run: its settings, and whether all that it is made from is still what it was when the run began."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from loratune.console import warn
+from loratune.data.template import Template
+from loratune.errors import UserError
+from loratune.files import fingerprint
+from loratune.machine import processor_kind
+from loratune.models.find import FoundBase
+from loratune.settings import TrainSettings, flag, read_toml
+from loratune.training.checkpoint import RunFolder, newest_run
+
+RUNS = Path("runs")
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "loratune")  # that tokens, data order and numbers depend on
+# Settings whose default leaves the choice to the machine or the moment; it is made once in a run.
+DECIDED = ("model", "run", "precision", "micro_tokens", "threads", "device")
+
+
+def resumed(asked: TrainSettings) -> TrainSettings:
+    """The settings of the run to go on with, and over them what is asked now."""
+    folder = RUNS / asked.run if asked.run else newest_run(RUNS)
+    path = folder / "settings.toml"
+    if not path.is_file():
+        raise UserError(f"--resume: there is no run {folder}; leave --resume out to start it")
+    kept, defaults = read_toml(path), TrainSettings()
+    given = {name for name in asked.model_fields_set if name not in DECIDED or getattr(asked, name) != getattr(defaults, name)}
+    values = TrainSettings.over(kept, asked.model_dump(include=given))
+    return TrainSettings.checked(values | {"run": folder.name}, origin=f"{path}: ")
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something that a run is made from and that is not as it was when the run began."""
+
+    name: str
+    then: object
+    now: object
+
+    def __str__(self) -> str:
+        return f"{self.name}: {short(self.then)} when the run began, {short(self.now)} now"
+
+
+def short(value: object) -> str:
+    """A value as a message shows it: of a sha256 its beginning."""
+    return value[:12] if isinstance(value, str) and len(value) == 64 else repr(value)
+
+
+def made_from(settings: TrainSettings, found: FoundBase, template: Template, device: str) -> dict:
+    """All that a run's adapter depends on, down to the last bit."""
+    return {
+        "base": found.fingerprint,
+        **{name: fingerprint(settings.data / name) for name in ("train.jsonl", "val.jsonl")},
+        "template": hashlib.sha256(json.dumps(template.to_dict()).encode()).hexdigest(),
+        **{package: version(package) for package in PACKAGES},
+        "processor": processor_kind(device),
+        "settings": settings.kept().model_dump(mode="json", exclude={"run", "out"}),
+    }
+
+
+def accepted_changes(settings: TrainSettings, now: dict) -> list[Change]:
+    """What is not as it was when the run began. Raises UserError for what nobody accepted, or what no run can bear."""
+    then = RunFolder(RUNS / settings.run).facts()
+    of_settings = [Change(flag(name), then["settings"].get(name), value) for name, value in now["settings"].items()]
+    of_facts = [Change(name, then.get(name), value) for name, value in now.items() if name != "settings"]
+    found = [change for change in of_settings + of_facts if change.then != change.now]
+    if fixed := [change for change in found if change.name in map(flag, TrainSettings.FIXED)]:
+        raise UserError(*map(str, fixed), "a run keeps these from its beginning to its end; leave them out, or start a new run")
+    if found and not settings.accept_changes:
+        remedy = "bring back what was, start a new run, or go on with what is now by adding --accept-changes"
+        raise UserError(*map(str, found), remedy)
+    return found
+
+
+def open_run(settings: TrainSettings, facts: dict) -> RunFolder:
+    """A new run's folder, or the old one's, in which accepted changes are recorded."""
+    folder = RunFolder(RUNS / settings.run)
+    if not settings.resume:
+        folder.create(settings.kept().to_toml(), facts)
+    elif found := accepted_changes(settings, facts):
+        for change in found:
+            warn(f"{change}; the run goes on with it, and will not end as it would have")
+        when = datetime.now().isoformat(timespec="seconds")
+        recorded = folder.facts().get("changes", []) + [{"when": when, **asdict(change)} for change in found]
+        folder.change(settings.kept().to_toml(), facts | {"changes": recorded})
+    return folder
