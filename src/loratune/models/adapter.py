@@ -170,9 +170,7 @@ def scale_of(config: dict, layer: str, rank: int, folder: Path) -> float:
     own = {alpha for pattern, alpha in patterns.items() if end_of_name(pattern).match(name)}
     if len(own) > 1:
         alphas = " and ".join(f"{alpha:g}" for alpha in sorted(own))
-        raise UserError(
-            f"--adapter {folder}: alpha_pattern in {CONFIG} gives {name} an alpha of {alphas}; leave only one of them"
-        )
+        raise UserError(f"--adapter {folder}: alpha_pattern in {CONFIG} gives {name} an alpha of {alphas}; leave one of them")
     alpha = own.pop() if own else config["lora_alpha"]
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
