@@ -306,9 +306,8 @@ def test_the_template_of_the_adapter_is_used_unless_another_is_asked_for(place, 
     assert "answer worse" not in capsys.readouterr().out
     assert own == measured(place, "--generate", "0", "--template", "chatml")
     assert own["tuned"] != measured(place, "--generate", "0", "--template", "instruction")["tuned"]
-    assert "trained with the template 'chatml'; with 'instruction' it will answer worse" in " ".join(
-        capsys.readouterr().out.split()
-    )
+    told = " ".join(capsys.readouterr().out.split())
+    assert "trained with the template 'chatml'; with 'instruction' it will answer worse" in told
 
 
 def test_the_bare_base_is_the_base_with_the_plain_template(place):

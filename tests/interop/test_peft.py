@@ -60,7 +60,7 @@ COMPUTED = {
     "ranks of their own": {"rank_pattern": {"c_proj": 2, "o_proj": 8}},
     "ranks and alphas": {"rank_pattern": {r"0\.mlp\.\w+": 3}, "alpha_pattern": {r".*\.0\.mlp\.(c_fc|up_proj)": 20, "c_attn": 1}},
     "alphas of one layer": {"alpha_pattern": {"^transformer.h.1.mlp.c_proj": 30, "model.layers.1.self_attn.o_proj": 30}},
-    "alphas of no layer": {"alpha_pattern": {"proj": 30, "attn": 40, "_attn": 50}},  # ends of names, but not from a dot on
+    "alphas of no layer": {"alpha_pattern": {"proj": 30, "attn": 40}},  # ends of names, but not from a dot on
     "the same alpha twice": {"alpha_pattern": {"mlp.c_proj": 30, "c_proj": 30, "1.self_attn.q_proj": 2, "q_proj": 2}},
     "stabilised ranks and alphas": {"use_rslora": True, "rank_pattern": {"c_fc": 9}, "alpha_pattern": {"c_fc": 2}},
     "some layers": {"layers_to_transform": [1]},
@@ -147,7 +147,10 @@ def changed_config(folder, **settings):
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
 
 
-@pytest.mark.parametrize("setting", [*((name, [1]) for name in REFUSED), ("peft_type", "IA3"), ("init_lora_weights", "loftq")])
+OTHERS = [*((name, [1]) for name in REFUSED), ("peft_type", "IA3"), ("bias", "all"), ("init_lora_weights", "loftq")]
+
+
+@pytest.mark.parametrize("setting", OTHERS)
 def test_other_kinds_of_adapter_are_refused(setting, tmp_path):
     changed_config(tmp_path, **dict([setting]))
     with pytest.raises(UserError, match=setting[0]):

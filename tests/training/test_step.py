@@ -96,7 +96,7 @@ def test_the_adapter_learns_in_fp32_on_a_base_in_bf16():
     train_step(decoder, adamw(decoder, 0.0), [pack(some_rows())], 1e-4, 1e9)
     after = [parameter.detach() for parameter in trained_parameters(decoder)]
     steps = torch.cat([(old - new).abs().flatten() for old, new in zip(before, after, strict=True)])
-    assert steps.median() == pytest.approx(1e-4, rel=0.01)  # as long as AdamW's first step always is
+    assert steps.median().item() == pytest.approx(1e-4, rel=0.01)  # as long as AdamW's first step always is
 
 
 class Largest(TorchDispatchMode):
