@@ -20,6 +20,7 @@ from loratune.errors import UserError
 from small_models import save_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+GATED = "datasets/somebody/gated"
 
 
 class StandIn(BaseHTTPRequestHandler):
@@ -33,6 +34,8 @@ class StandIn(BaseHTTPRequestHandler):
             return self.answer(200)
         listing = parts[0] == "api"
         name = "/".join(parts[1:4] if listing else parts[:3])
+        if name == GATED:
+            return self.answer(403, b'{"error": "Access is restricted"}', {"X-Error-Code": "GatedRepo"})
         if name not in self.repositories:
             return self.answer(404, b'{"error": "Repository not found"}', {"X-Error-Code": "RepoNotFound"})
         files = self.repositories[name]
@@ -121,7 +124,7 @@ def prepare(place, *options: str, **environment: str):
     ]
     clean = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     environment = clean | {"HF_ENDPOINT": address, "HF_HOME": str(folder / "cache"), "CUDA_VISIBLE_DEVICES": ""} | environment
-    return subprocess.run([*command, *options], env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run([*command, *options], env=environment, capture_output=True, text=True, input="", timeout=120)
 
 
 def test_dolly_finqa_and_any_other_data_set_come_from_the_hub_and_then_from_the_cache(place, tmp_path):
@@ -143,6 +146,44 @@ def test_a_data_set_that_the_hub_does_not_have_is_refused(place, tmp_path):
     result = prepare(place, "--data", "somebody/nothing", "--out", str(tmp_path / "data"))
     assert result.returncode == 2 and not (tmp_path / "data").exists()
     assert "data set somebody/nothing: the hub has no such data set" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_gated_data_set_is_refused_without_asking_for_a_login(place, tmp_path):
+    result = prepare(place, "--data", GATED.removeprefix("datasets/"), "--out", str(tmp_path / "data"))
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "its owner asks for a login and consent on the hub" in result.stderr
+
+
+WATCHED = """
+import json, os, sys
+called = []
+def watch(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+        called.append(str(arguments[:2]))
+sys.addaudithook(watch)
+from loratune.cli import main
+codes = [main(words) for words in json.loads(sys.argv[1])]
+print(json.dumps({"codes": codes, "called": called, "telemetry": os.environ["HF_HUB_DISABLE_TELEMETRY"]}))
+"""
+
+
+def test_with_a_model_and_data_at_hand_nobody_is_called(place, tmp_path):
+    data = tmp_path / "own.jsonl"
+    data.write_bytes(jsonl([{"instruction": f"What is {n}?", "output": f"It is {n * n}."} for n in range(40)]))
+    (tmp_path / "test.json").write_text('["What is 7?"]')
+    base, short = ["--model", str(place[0] / "model")], ["--adapter", "adapter", "--max-new-tokens", "2"]
+    commands = [
+        ["prepare", *base, "--data", str(data), "--val-fraction", "0.2", "--out", "data"],
+        ["train", *base, "--data", "data", "--max-tokens", "256", "--steps", "1", "--out", "adapter", "--precision", "fp32"],
+        ["evaluate", *short, "--data", "data/test.jsonl", "--generate", "1", "--forgetting", str(data)],
+        ["compare", *short],
+    ]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    clean |= {"LORATUNE_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "none"), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-c", WATCHED, json.dumps(commands)]
+    result = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, input="", timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout.splitlines()[-1]) == {"codes": [0, 0, 0, 0], "called": [], "telemetry": "1"}
 
 
 def test_without_a_hub_or_a_cache_the_remedy_is_told(place, tmp_path):

@@ -300,6 +300,16 @@ def test_adapters_that_are_not_comparable_are_refused(place, capsys, other, mess
     assert not (place / "evaluation.json").exists()
 
 
+def test_the_template_of_the_adapter_is_used_unless_another_is_asked_for(place, capsys):
+    save_tuned(place, template="chatml")
+    own = measured(place, "--generate", "0")
+    assert "answer worse" not in capsys.readouterr().out
+    assert own == measured(place, "--generate", "0", "--template", "chatml")
+    assert own["tuned"] != measured(place, "--generate", "0", "--template", "instruction")["tuned"]
+    told = " ".join(capsys.readouterr().out.split())
+    assert "trained with the template 'chatml'; with 'instruction' it will answer worse" in told
+
+
 def test_the_bare_base_is_the_base_with_the_plain_template(place):
     with_own = measured(place, "--generate", "4")
     with_plain = measured(place, "--generate", "4", "--template", "plain")

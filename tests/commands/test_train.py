@@ -358,6 +358,27 @@ def test_low_memory_gives_the_same_adapter(place):
     assert same(adapter(place / "usual"), adapter(place / "low"))
 
 
+def test_micro_batches_change_neither_the_steps_nor_their_rates(place):
+    logged = []
+    for name, micro in (("whole", "900"), ("cut", "300")):
+        assert train("--steps", "6", "--batch-tokens", "900", "--micro-tokens", micro, "--run", name, "--out", name) == 0
+        lines = (place / "runs" / name / "metrics.jsonl").read_text().splitlines()
+        logged.append([row for row in map(json.loads, lines) if "loss" in row])
+    for whole, cut in zip(*logged, strict=True):
+        assert (whole["step"], whole["lr"], whole["tokens"]) == (cut["step"], cut["lr"], cut["tokens"])
+        assert whole["loss"] == pytest.approx(cut["loss"], rel=1e-4)
+        assert whole["grad_norm"] == pytest.approx(cut["grad_norm"], rel=1e-2)
+
+
+def test_an_adapter_that_learned_nothing_is_warned_of(place, capsys):
+    nothing = ["--steps", "2", "--schedule", "constant", "--warmup", "0", "--clip", "100", "--learning-rate", "30"]
+    assert train(*nothing, "--run", "none", "--out", "none") == 0
+    assert "the adapter changes nothing" in " ".join(capsys.readouterr().out.split())
+    assert not any(matrix.any() for name, matrix in adapter(place / "none").items() if "lora_B" in name)
+    assert train("--steps", "12", "--run", "some", "--out", "some") == 0
+    assert "the adapter changes nothing" not in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_choices_of_the_machine_are_written_down(place):
     assert main(["train", "--model", "base", "--max-tokens", "300", "--steps", "4", "--run", "one"]) == 0
     kept = (place / "runs" / "one" / "settings.toml").read_text()

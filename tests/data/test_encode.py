@@ -6,7 +6,7 @@ from tokens import small_tokenizer
 
 from loratune.data.encode import encode_rows, with_template
 from loratune.data.records import Record
-from loratune.data.template import load_template
+from loratune.data.template import Template, load_template
 
 TEMPLATE = load_template("instruction")
 TOKENIZER = small_tokenizer()
@@ -56,10 +56,12 @@ def test_a_shortened_input_is_its_beginning_and_not_much_shorter_than_needed(ins
 
 
 def test_prompt_and_response_are_tokenised_apart():
-    """Together, `:\\n` and what follows could join to other tokens than apart."""
-    row, _ = encoded(Record("Say it.", "", " there is none", id="1", source="s"), 100)
-    assert row.prompt == TOKENIZER.encode(TEMPLATE.render("Say it."))
-    assert row.response == [*TOKENIZER.encode(" there is none"), TOKENIZER.eos_id]
+    """Together, the prompt's end and what follows may join to other tokens, as " the" and "re" do here."""
+    joins = Template("joins", "{instruction} {input} the", "{instruction} the")
+    (row,), _ = encode_rows([Record("Say it.", "", "re is none", id="1", source="s")], joins, TOKENIZER, 100)
+    assert row.prompt == TOKENIZER.encode("Say it. the")
+    assert row.response == [*TOKENIZER.encode("re is none"), TOKENIZER.eos_id]
+    assert row.prompt + row.response[:-1] != TOKENIZER.encode("Say it. there is none")
 
 
 def test_counts_are_kept_for_each_source():

@@ -71,6 +71,15 @@ def test_the_order_goes_on_where_it_was(lengths, seed, start):
     assert list(islice(all_steps(lengths, 80, 40, seed, start), 5)) == whole[start:]
 
 
+def test_each_epoch_and_each_seed_has_an_order_of_its_own():
+    orders = [
+        [row for step in epoch_steps([10] * 30, 10, 10, seed, epoch) for micro in step for row in micro]
+        for seed in (0, 1)
+        for epoch in (0, 1, 2)
+    ]
+    assert len({tuple(order) for order in [*orders, list(range(30))]}) == 7
+
+
 def test_parts_of_epochs():
     lengths = [10] * 100
     assert steps_in(1, lengths, 100, 100, 0) == 10

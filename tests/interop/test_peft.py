@@ -1,5 +1,6 @@
 """Adapters are PEFT's: ours work there, theirs work here, and both train by the same gradients."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from loratune.errors import UserError
-from loratune.models.adapter import adapter_weights, load_adapter, save_adapter
+from loratune.models.adapter import REFUSED, adapter_weights, load_adapter, save_adapter
 from loratune.models.lora import add_lora, without_adapter
 from small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, randomise_lora, reference
 
@@ -40,24 +41,80 @@ def test_our_adapter_gives_the_same_logits_in_peft(name, targets, tmp_path):
     assert (tuned - base).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("rank_stabilised", [False, True])
+def trained_by_peft(name, folder, **settings):
+    """A random adapter of PEFT's on a small model, saved as PEFT saves it, and the model."""
+    usual = {"r": 4, "lora_alpha": 6, "target_modules": PEFT_TARGETS[name], "init_lora_weights": False}
+    config = LoraConfig(task_type="CAUSAL_LM", fan_in_fan_out=name == "gpt2", **usual | settings)
+    torch.manual_seed(3)
+    there = get_peft_model(reference(MODELS[name]), config).eval()
+    for parameter_name, parameter in there.named_parameters():
+        if "lora_" in parameter_name or parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn(parameter.shape)
+    there.save_pretrained(folder)
+    return there
+
+
+COMPUTED = {
+    "plain": {},
+    "rank-stabilised": {"use_rslora": True},
+    "ranks of their own": {"rank_pattern": {"c_proj": 2, "o_proj": 8}},
+    "ranks and alphas": {"rank_pattern": {r"0\.mlp\.\w+": 3}, "alpha_pattern": {r".*\.0\.mlp\.(c_fc|up_proj)": 20, "c_attn": 1}},
+    "alphas of one layer": {"alpha_pattern": {"^transformer.h.1.mlp.c_proj": 30, "model.layers.1.self_attn.o_proj": 30}},
+    "alphas of no layer": {"alpha_pattern": {"proj": 30, "attn": 40}},  # ends of names, but not from a dot on
+    "the same alpha twice": {"alpha_pattern": {"mlp.c_proj": 30, "c_proj": 30, "1.self_attn.q_proj": 2, "q_proj": 2}},
+    "stabilised ranks and alphas": {"use_rslora": True, "rank_pattern": {"c_fc": 9}, "alpha_pattern": {"c_fc": 2}},
+    "some layers": {"layers_to_transform": [1]},
+    "started at random": {"init_lora_weights": "gaussian"},
+    "started orthogonal": {"init_lora_weights": "orthogonal"},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("settings", COMPUTED.values(), ids=COMPUTED)
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
-def test_peft_adapter_gives_the_same_logits_here(name, rank_stabilised, tmp_path):
-    config = LoraConfig(
-        r=4,
-        lora_alpha=6,
-        target_modules=PEFT_TARGETS[name],
-        task_type="CAUSAL_LM",
-        fan_in_fan_out=name == "gpt2",
-        init_lora_weights=False,
-        use_rslora=rank_stabilised,
-    )
+def test_peft_adapter_gives_the_same_logits_here(name, settings, tmp_path):
+    there = trained_by_peft(name, tmp_path, **settings)
     decoder = ours(reference(MODELS[name]))
-    there = get_peft_model(reference(MODELS[name]), config).eval()
-    there.save_pretrained(tmp_path)
+    base = logits(decoder, IDS)
     load_adapter(decoder, tmp_path)
-    assert (there(IDS[None]).logits[0] - logits(decoder, IDS)).abs().max() < 1e-4
+    tuned = logits(decoder, IDS)
+    assert (there(IDS[None]).logits[0] - tuned).abs().max() < 1e-4
+    assert (tuned - base).abs().max() > 0.01
+
+
+NOT_PLAIN = {
+    "use_dora": {"use_dora": True},
+    "lora_bias": {"lora_bias": True},
+    "bias": {"bias": "all"},
+    "modules_to_save": {"modules_to_save": ["lm_head"]},
+    "trainable_token_indices": {"trainable_token_indices": [3, 4]},
+    "alora_invocation_tokens": {"alora_invocation_tokens": [3, 4]},
+    "init_lora_weights": {"init_lora_weights": "pissa"},
+    "'olora'": {"init_lora_weights": "olora"},
+    "c_proj an alpha of 2 and 30": {"alpha_pattern": {"mlp.c_proj": 30, "c_proj": 2}},
+    "no place for .*lm_head": {"target_modules": ["lm_head", "c_attn"]},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("told", "settings"), NOT_PLAIN.items(), ids=NOT_PLAIN)
+def test_an_adapter_that_cannot_be_computed_right_is_refused_by_name(told, settings, tmp_path):
+    trained_by_peft("gpt2", tmp_path, **settings)
+    with pytest.raises(UserError, match=told):
+        load_adapter(ours(reference(MODELS["gpt2"])), tmp_path)
+
+
+def test_each_setting_of_pefts_lora_is_known():
+    """Those of a new version of PEFT are to be looked at: computed, refused, or without effect on a trained adapter."""
+    read_elsewhere = {"peft_type", "bias", "init_lora_weights", "lora_alpha", "alpha_pattern", "use_rslora"}
+    in_the_weights = {"r", "rank_pattern", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"}
+    of_training = {"lora_dropout", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config"}
+    of_the_model = {"fan_in_fan_out", "megatron_config", "megatron_core", "qalora_group_size", "ensure_weight_tying"}
+    notes = {"task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"}
+    harmless = in_the_weights | of_training | of_the_model | notes | {"runtime_config"}
+    known = read_elsewhere | harmless | set(REFUSED)
+    assert {field.name for field in dataclasses.fields(LoraConfig)} == known
 
 
 def test_saved_adapter_comes_back_unchanged(tmp_path):
@@ -81,16 +138,38 @@ def test_adapter_of_another_base_is_refused(tmp_path):
         load_adapter(ours(reference(LLAMA_SHAPES["qwen3"])), tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("setting", "value"), [("use_dora", True), ("bias", "all"), ("peft_type", "IA3"), ("modules_to_save", ["lm_head"])]
-)
-def test_other_kinds_of_adapter_are_refused(setting, value, tmp_path):
+def changed_config(folder, **settings):
+    """An adapter of ours on disk, with other settings in PEFT's file."""
     decoder = ours(reference(MODELS["gpt2"]))
     add_lora(decoder, rank=3, alpha=5, dropout=0.0, targets=["all"])
-    save_adapter(decoder, tmp_path, "some/base")
-    path = tmp_path / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {setting: value}))
-    with pytest.raises(UserError, match=setting):
+    save_adapter(decoder, folder, "some/base")
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+OTHERS = [*((name, [1]) for name in REFUSED), ("peft_type", "IA3"), ("bias", "all"), ("init_lora_weights", "loftq")]
+
+
+@pytest.mark.parametrize("setting", OTHERS)
+def test_other_kinds_of_adapter_are_refused(setting, tmp_path):
+    changed_config(tmp_path, **dict([setting]))
+    with pytest.raises(UserError, match=setting[0]):
+        load_adapter(ours(reference(MODELS["gpt2"])), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"lora_alpha": float("nan")}, "lora_alpha must be a number"),
+        ({"alpha_pattern": {"c_fc": "4"}}, "lora_alpha must be a number"),
+        ({"alpha_pattern": ["c_fc"]}, "alpha_pattern must be an object"),
+        ({"alpha_pattern": {"c_fc(": 4}}, "alpha_pattern must be an object"),
+        ({"alpha_pattern": {"(?i)C_FC": 4}}, "alpha_pattern must be an object"),
+    ],
+)
+def test_a_broken_alpha_is_refused(settings, told, tmp_path):
+    changed_config(tmp_path, **settings)
+    with pytest.raises(UserError, match=told):
         load_adapter(ours(reference(MODELS["gpt2"])), tmp_path)
 
 

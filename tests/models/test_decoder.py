@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from transformers import GPT2Config, LlamaConfig, PhiConfig
+from transformers import GPT2Config, LlamaConfig, MistralConfig, PhiConfig, Qwen2Config
 
 from loratune.errors import UserError
 from loratune.models.attention import packed_attention
 from loratune.models.spec import spec_of
-from small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, reference
+from small_models import GPT2_SHAPES, GROUPED, LLAMA_SHAPES, SMALL, logits, ours, reference
 
 SHAPES = GPT2_SHAPES | LLAMA_SHAPES
 
@@ -71,3 +71,14 @@ def test_other_architectures_are_refused_by_name():
         spec_of(LlamaConfig(hidden_act="gelu"))
     with pytest.raises(UserError, match="scale_attn_by_inverse_layer_idx"):
         spec_of(GPT2Config(scale_attn_by_inverse_layer_idx=True))
+
+
+@torch.no_grad()
+def test_beyond_a_window_of_attention_nothing_is_computed():
+    """Mistral's layers see only so many tokens back: inside the window that is plain causal attention."""
+    config = MistralConfig(**SMALL, **GROUPED, sliding_window=32)
+    assert spec_of(config).max_positions == 32
+    model, ids = reference(config), torch.arange(60)
+    apart = (logits(ours(model), ids) - model(ids[None]).logits[0]).abs().amax(1)
+    assert apart[:32].max() < 1e-4 < 0.01 < apart[32:].max()
+    assert spec_of(Qwen2Config(**SMALL, **GROUPED, sliding_window=32, use_sliding_window=False)).max_positions == 512

@@ -1,9 +1,11 @@
 """Tokens as bytes: what they spell is what the tokenizer's own decoding gives."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import pre_tokenizers
+from tokenizers import pre_tokenizers, processors
 
 from loratune.errors import UserError
 from loratune.models.tokenizer import Tokenizer, byte_letters
@@ -52,3 +54,42 @@ def test_tokens_that_are_no_bytes_are_refused(tmp_path):
     tokenizer.hugging_face.backend_tokenizer.decoder = decoders.Metaspace()
     with pytest.raises(UserError, match="--constrain: needs a byte-level tokenizer"):
         tokenizer.pieces()
+
+
+def adding(tokenizer: Tokenizer) -> Tokenizer:
+    """A tokenizer that puts a token before and one after each text unless told not to, as Llama's and Gemma's do."""
+    around = processors.TemplateProcessing(single="<|end|> $A <|end|>", special_tokens=[("<|end|>", tokenizer.eos_id)])
+    tokenizer.hugging_face.backend_tokenizer.post_processor = around
+    return tokenizer
+
+
+def test_no_token_is_added_to_a_text(tmp_path):
+    save_model(tmp_path)
+    plain, other = Tokenizer.load(tmp_path), adding(Tokenizer.load(tmp_path))
+    assert len(other.hugging_face("Hi")["input_ids"]) == 4
+    assert other.encode("Hi") == plain.encode("Hi") and len(other.encode("Hi")) == 2
+    assert other.encode_batch(["Hi", "you"]) == [other.encode("Hi"), other.encode("you")]
+
+
+def test_texts_come_back_space_for_space(smollm2):
+    for text in ("x != y , he said .", "the party . . . in other 'words' ?", "  two  spaces\n\n"):
+        for tokenizer in (smollm2.tokenizer, cleaning(smollm2)):
+            assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def cleaning(base) -> Tokenizer:
+    """The tokenizer of a model whose configuration asks for tidier texts, as that of Llama 3 does."""
+    return Tokenizer.load(
+        base.found.folder,
+        clean_up_tokenization_spaces=True,
+        clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output=True,
+    )
+
+
+def test_the_end_of_text_is_the_tokenizers_whatever_other_files_say(tmp_path):
+    save_model(tmp_path)
+    for name in ("config.json", "generation_config.json"):
+        path = tmp_path / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": 7, "pad_token_id": 7}))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.hugging_face.convert_ids_to_tokens(tokenizer.eos_id) == "<|end|>"

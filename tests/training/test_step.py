@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from plain import MODELS, adapted, assert_same, gradients, peft_gradients, some_rows
+from plain import MODELS, adapted, assert_same, gradients, peft_gradients, random_rows, some_rows, with_lora
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import GPT2Config
 
 from loratune.data.pack import pack
 from loratune.models.attention import packed_attention
@@ -15,7 +17,7 @@ from loratune.models.lora import trained_parameters
 from loratune.training.loss import HeadCrossEntropy, target_loss
 from loratune.training.step import NonFinite, StepResult, adamw, train_step
 from loratune.training.validate import validation_nll
-from small_models import logits, reference
+from small_models import logits, ours, reference
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -85,6 +87,39 @@ def test_bf16_is_close_to_fp32(name):
     for mine, yours in zip(half, whole, strict=True):
         assert mine.dtype == torch.float32
         assert (mine - yours).norm() <= 0.1 * yours.norm()  # so their cosine is above 0.99
+
+
+def test_the_adapter_learns_in_fp32_on_a_base_in_bf16():
+    """A step of 1e-4 is less than half the distance of two bf16 numbers above 0.03: it would be rounded away."""
+    decoder = with_lora(set_precision(ours(reference(MODELS["llama"])), torch.bfloat16))
+    before = [parameter.detach().clone() for parameter in trained_parameters(decoder)]
+    train_step(decoder, adamw(decoder, 0.0), [pack(some_rows())], 1e-4, 1e9)
+    after = [parameter.detach() for parameter in trained_parameters(decoder)]
+    steps = torch.cat([(old - new).abs().flatten() for old, new in zip(before, after, strict=True)])
+    assert steps.median().item() == pytest.approx(1e-4, rel=0.01)  # as long as AdamW's first step always is
+
+
+class Largest(TorchDispatchMode):
+    """Elements of the largest tensor that any operation made."""
+
+    made = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        results = function(*args, **kwargs or {})
+        for result in results if isinstance(results, tuple | list) else [results]:
+            if isinstance(result, torch.Tensor):
+                self.made = max(self.made, result.numel())
+        return results
+
+
+def test_no_matrix_of_all_targets_and_the_vocabulary_ever_exists():
+    config = GPT2Config(n_embd=16, n_head=2, n_layer=1, vocab_size=3001)
+    decoder, batch = with_lora(ours(reference(config))), pack(random_rows([(5, 300)] * 3, 3001))
+    with Largest() as training:
+        target_loss(decoder, batch, packed_attention(batch.lengths)).backward()
+    with Largest() as measuring:
+        target_nll(decoder, batch)
+    assert training.made <= 256 * 3001 and measuring.made <= 256 * 3001 < len(batch.targets) * 3001
 
 
 @settings(max_examples=25, deadline=None)

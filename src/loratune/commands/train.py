@@ -230,6 +230,8 @@ def summarise(settings: TrainSettings, folder: RunFolder, state: State, finished
         "rows": counts,
     }
     write_json(folder.folder / "summary.json", summary)
+    if finished and not state.best_step:
+        warn("no validation was better than the base's: the adapter changes nothing; try a lower --learning-rate or more steps")
     if finished:
         say(f"Validation loss {state.base_nll:.4f} (base) to {state.best_nll:.4f} (step {state.best_step}).")
         say(f"Adapter: {settings.out}/   Log and curve: {folder.folder}/   Next: loratune compare --adapter {settings.out}")

@@ -1,6 +1,8 @@
 """Adapters on disk, in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`."""
 
 import json
+import math
+import re
 from pathlib import Path
 
 import torch
@@ -15,6 +17,23 @@ from loratune.models.names import LAYER, TRANSPOSED, outer_name
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
+# Settings of PEFT's LoraConfig with which an adapter computes something else than W + s B A, or on another base.
+REFUSED = (
+    "modules_to_save",
+    "trainable_token_indices",
+    "target_parameters",
+    "layer_replication",
+    "lora_bias",
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+)
+# The ways to start that leave the base as it was. PiSSA, OLoRA, CorDA, LoRA-GA and LoftQ take something out of its weights.
+STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
 
 
 def adapter_weights(decoder: Decoder) -> dict[str, torch.Tensor]:
@@ -80,9 +99,13 @@ def load_adapter(decoder: Decoder, folder: Path) -> None:
         a, b = weights.pop(f"{layer}.lora_A.weight", None), weights.pop(f"{layer}.lora_B.weight", None)
         if (a is None) != (b is None):
             raise UserError(f"--adapter {folder}: {WEIGHTS} is broken: of {layer} only one of the two matrices is there")
-        linear.lora = None if a is None else lora_of(a, b, linear.weight, scale_of(config, layer, a.shape[0]), folder, layer)
+        scale = None if a is None else scale_of(config, layer, a.shape[0], folder)
+        linear.lora = None if a is None else lora_of(a, b, linear.weight, scale, folder, layer)
     if weights:
-        raise UserError(f"--adapter {folder}: made for another base model: this one has no place for {next(iter(weights))}")
+        raise UserError(
+            f"--adapter {folder}: made for another base model, or for more than the linear layers inside its blocks: "
+            f"this one has no place for {next(iter(weights))}"
+        )
     if all(linear.lora is None for _, linear in linears(decoder)):
         raise UserError(f"--adapter {folder}: {WEIGHTS} holds no adapter matrices")
 
@@ -104,23 +127,51 @@ def read_config(folder: Path) -> dict:
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict):
         raise UserError(f"--adapter {folder}: {CONFIG} must be a JSON object")
-    problems = [f"{name} is {config[name]!r}" for name in ("use_dora", "modules_to_save", "lora_bias") if config.get(name)]
+    problems = [f"{name} is {config[name]!r}" for name in REFUSED if config.get(name)]
     if config.get("peft_type") != "LORA":
         problems.append(f"peft_type is {config.get('peft_type')!r}")
     if config.get("bias", "none") != "none":
         problems.append(f"bias is {config['bias']!r}")
+    if config.get("init_lora_weights") not in STARTS:
+        problems.append(f"init_lora_weights is {config['init_lora_weights']!r} (PEFT can save such an adapter as plain LoRA)")
     if problems:
         raise UserError(f"--adapter {folder}: only plain LoRA adapters can be used: in {CONFIG}, {', '.join(problems)}")
-    alphas = [config.get("lora_alpha"), *(config.get("alpha_pattern") or {}).values()]
-    if any(isinstance(alpha, bool) or not isinstance(alpha, int | float) for alpha in alphas):
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict) or not all(map(is_pattern, patterns)):
+        raise UserError(f"--adapter {folder}: alpha_pattern must be an object with patterns of layers in {CONFIG}")
+    if not all(map(is_number, (config.get("lora_alpha"), *patterns.values()))):
         raise UserError(f"--adapter {folder}: lora_alpha must be a number in {CONFIG}")
     return config
 
 
-def scale_of(config: dict, layer: str, rank: int) -> float:
-    """alpha / rank, or alpha / √rank for rank-stabilised LoRA; a layer may have an alpha of its own."""
-    patterns = config.get("alpha_pattern") or {}
-    alpha = next((value for pattern, value in patterns.items() if layer.endswith(pattern)), config["lora_alpha"])
+def is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_pattern(text: str) -> bool:
+    try:
+        return bool(end_of_name(text))
+    except re.error:
+        return False
+
+
+def end_of_name(pattern: str) -> re.Pattern:
+    """As PEFT reads the patterns of its configuration: the end of a layer's name, from a dot on, or the whole name."""
+    return re.compile(rf"(.*\.)?({pattern})$")
+
+
+def scale_of(config: dict, layer: str, rank: int, folder: Path) -> float:
+    """alpha / rank, or alpha / √rank for rank-stabilised LoRA (Kalajdzievski 2023; arXiv:2312.03732).
+
+    A layer may have an alpha of its own. PEFT trains with that of the first pattern that matches, but sorts the patterns
+    when it writes them: raises UserError where the order would decide.
+    """
+    name, patterns = layer.removeprefix(PREFIX), config.get("alpha_pattern") or {}
+    own = {alpha for pattern, alpha in patterns.items() if end_of_name(pattern).match(name)}
+    if len(own) > 1:
+        alphas = " and ".join(f"{alpha:g}" for alpha in sorted(own))
+        raise UserError(f"--adapter {folder}: alpha_pattern in {CONFIG} gives {name} an alpha of {alphas}; leave one of them")
+    alpha = own.pop() if own else config["lora_alpha"]
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
 

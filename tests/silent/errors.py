@@ -1,0 +1,818 @@
+"""The silent errors of the field: where each was seen, what loratune does, and how to put it into our code.
+
+A fault is a small change to our source with which the error is there, and the test that fails then. `docs/silent_errors.md`
+is written from this list: python tests/silent/errors.py
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs" / "silent_errors.md"
+
+
+@dataclass(frozen=True)
+class Fault:
+    file: str  # in src/loratune
+    old: str  # occurs there exactly once
+    new: str
+    test: str  # in tests/, as pytest names it
+
+
+@dataclass(frozen=True)
+class SilentError:
+    error: str
+    seen: str  # threads, as owner/name#number
+    here: str  # what loratune does
+    faults: tuple[Fault, ...]
+
+
+ERRORS: dict[str, tuple[SilentError, ...]] = {
+    "What is trained on": (
+        SilentError(
+            "The model never stops: the padding token is the end-of-text token, and every one of them is masked",
+            "huggingface/trl#976 huggingface/transformers#23530 huggingface/transformers#22794 huggingface/blog#1302",
+            "end-of-text is a target of every whole response; there is no padding, and no token is masked by its id",
+            (
+                Fault(
+                    "data/encode.py",
+                    "[*response, tokenizer.eos_id]",
+                    "[*response]",
+                    "data/test_encode.py::test_prompt_and_response_are_tokenised_apart",
+                ),
+                Fault(
+                    "data/pack.py",
+                    "target_index += range(start + first - 1, start + length)\n"
+                    "        targets += row.response[first - len(row.prompt) :]\n"
+                    "        owners += [number] * (length - first + 1)",
+                    "target_index += range(start + first - 1, start + length - 1)\n"
+                    "        targets += row.response[first - len(row.prompt) : -1]\n"
+                    "        owners += [number] * (length - first)",
+                    "evaluation/test_likelihood.py::test_each_row_is_what_transformers_gives_it_alone",
+                ),
+            ),
+        ),
+        SilentError(
+            "The end-of-text token of another file: the model ends with one token and generation waits for another",
+            "vllm-project/vllm#4180 meta-llama/llama-cookbook#640",
+            "the tokenizer's own end-of-text is trained and ends an answer, whatever `generation_config.json` says",
+            (
+                Fault(
+                    "models/tokenizer.py",
+                    "        return cls(tokenizer)",
+                    "        from transformers import AutoConfig\n\n"
+                    "        tokenizer.eos_token_id = AutoConfig.from_pretrained(folder).eos_token_id\n"
+                    "        return cls(tokenizer)",
+                    "models/test_tokenizer.py::test_the_end_of_text_is_the_tokenizers_whatever_other_files_say",
+                ),
+            ),
+        ),
+        SilentError(
+            "The prompt is trained on, too: the mask is there and not used",
+            "karpathy/nanochat#582 huggingface/alignment-handbook#56",
+            "targets are the response alone, wherever they are counted",
+            (
+                Fault(
+                    "data/pack.py",
+                    "        first = max(len(row.prompt), 1)",
+                    '        row = Encoded([], row.prompt + row.response, "", "")\n        first = 1',
+                    "data/test_pack.py::test_every_target_sits_behind_its_predecessor",
+                ),
+            ),
+        ),
+        SilentError(
+            "The response marker is not found among the tokens, and the row is left out or trained on whole",
+            "huggingface/trl#1820 huggingface/trl#1920 huggingface/trl#980 huggingface/trl#1183",
+            "prompt and response are tokenised apart and joined; the mask follows from their lengths, and nothing is searched",
+            (
+                Fault(
+                    "data/encode.py",
+                    "        row = Encoded(prompt, [*response, tokenizer.eos_id], record.id, record.source)",
+                    "        whole = tokenizer.encode(template.render(record.instruction, record.input) + record.output)\n"
+                    "        response = whole[len(prompt) :]\n"
+                    "        row = Encoded(whole[: len(prompt)], [*response, tokenizer.eos_id], record.id, record.source)",
+                    "data/test_encode.py::test_prompt_and_response_are_tokenised_apart",
+                ),
+            ),
+        ),
+        SilentError(
+            "A second beginning-of-text: the template has one, and the tokenizer adds its own",
+            "deepseek-ai/DeepSeek-R1#151 sgl-project/sglang#888 allenai/reward-bench#164",
+            "the tokenizer never adds a token of its own accord",
+            (
+                Fault(
+                    "models/tokenizer.py",
+                    "return self.hugging_face.encode(text, add_special_tokens=False)",
+                    "return self.hugging_face.encode(text)",
+                    "models/test_tokenizer.py::test_no_token_is_added_to_a_text",
+                ),
+                Fault(
+                    "models/tokenizer.py",
+                    "return self.hugging_face(texts, add_special_tokens=False)",
+                    "return self.hugging_face(texts)",
+                    "models/test_tokenizer.py::test_no_token_is_added_to_a_text",
+                ),
+            ),
+        ),
+        SilentError(
+            "Long answers are cut away without a word",
+            "huggingface/transformers#30998 hiyouga/LlamaFactory#3995 huggingface/trl#6025",
+            "the input gives way first, then the end of the response; each is counted by source, and over 5 % is a warning",
+            (
+                Fault(
+                    "data/encode.py",
+                    'count["responses_cut"] += 1',
+                    "pass",
+                    "data/test_encode.py::test_counts_are_kept_for_each_source",
+                ),
+                Fault(
+                    "data/encode.py",
+                    "        if over(row, max_tokens) > 0 and record.input:\n            row = ",
+                    "        if False:\n            row = ",
+                    "data/test_encode.py::test_counts_are_kept_for_each_source",
+                ),
+            ),
+        ),
+        SilentError(
+            "Cut from the wrong side",
+            "verl-project/verl#6372 huggingface/trl#3398",
+            "the beginnings of the input and of the response stay",
+            (
+                Fault(
+                    "data/encode.py",
+                    "row.response[: max_tokens - len(row.prompt)]",
+                    "row.response[len(row.prompt) - max_tokens :]",
+                    "data/test_encode.py::test_truncation_keeps_the_instruction_and_then_the_response",
+                ),
+                Fault(
+                    "data/encode.py",
+                    "tokenizer.decode(tokens[:keep]).strip()",
+                    "tokenizer.decode(tokens[len(tokens) - keep :]).strip()",
+                    "data/test_encode.py::test_a_shortened_input_is_its_beginning_and_not_much_shorter_than_needed",
+                ),
+            ),
+        ),
+        SilentError(
+            "Rows without a target are trained on: loss 0.0 or NaN, and the run looks well",
+            "huggingface/trl#6668 huggingface/trl#6320 huggingface/trl#1053",
+            "such rows are dropped and counted; a run without any row is refused",
+            (
+                Fault(
+                    "data/encode.py",
+                    "        if len(row.prompt) >= max_tokens:",
+                    "        if False:",
+                    "data/test_encode.py::test_counts_are_kept_for_each_source",
+                ),
+            ),
+        ),
+        SilentError(
+            "Tokens of an earlier run are used again, although the template or the limit has changed",
+            "MakazhanAlpamys/Soup#1067 dhruvdcoder/xlm-core#50 axolotl-ai-cloud/axolotl#1136",
+            "the cache's key is a hash of the data, the tokenizer, the template, the limit and the code",
+            (
+                Fault(
+                    "data/recall.py",
+                    "[*map(fingerprint, files), template.to_dict(), max_tokens]",
+                    "[*map(fingerprint, files), max_tokens]",
+                    "data/test_recall.py::test_the_key_changes_with_everything_that_the_tokens_depend_on",
+                ),
+            ),
+        ),
+        SilentError(
+            "Held-out rows, or near copies of them, are in the training data",
+            "TIGER-AI-Lab/MAmmoTH#11 ai-forever/ru-gpts#23 huggingface/datasets#4261",
+            "near-duplicates form groups, groups are never parted, and a row like a held-out one gives way, counted",
+            (
+                Fault(
+                    "data/split.py",
+                    "held_out |= {record.group for record in parts[split]}",
+                    "pass",
+                    "data/test_groups.py::test_held_out_groups_leave_the_earlier_parts",
+                ),
+                Fault(
+                    "data/groups.py",
+                    "        alike(questions(records), INSTRUCTION_SIMILARITY),\n",
+                    "",
+                    "data/test_groups.py::test_near_duplicates_share_a_group_and_others_do_not",
+                ),
+                Fault(
+                    "data/groups.py",
+                    "distinct = list({content_key(record): record for record in reversed(records)}.values())[::-1]",
+                    "distinct = list(records)",
+                    "data/test_groups.py::test_duplicates_go_whatever_their_case_and_spaces_and_ids_become_unique",
+                ),
+            ),
+        ),
+    ),
+    "The step": (
+        SilentError(
+            "Gradient accumulation differs from the large batch: a mean of means",
+            "huggingface/transformers#37766 huggingface/transformers#35438 huggingface/blog#2414",
+            "divided by the number of target tokens of the whole step",
+            (
+                Fault(
+                    "training/step.py",
+                    "packed_attention(batch.lengths)) / targets",
+                    "packed_attention(batch.lengths)) / len(batch.targets) / len(micro_batches)",
+                    "training/test_step.py::test_the_step_does_not_depend_on_the_micro_batches[llama]",
+                ),
+            ),
+        ),
+        SilentError(
+            "The loss is divided by tokens that are no targets: padding, or the prompt",
+            "huggingface/trl#6369 getainode/ainode#186",
+            "one sum over the targets, divided by their number",
+            (
+                Fault(
+                    "training/step.py",
+                    "targets = sum(len(batch.targets) for batch in micro_batches)",
+                    "targets = sum(len(batch.ids) for batch in micro_batches)",
+                    "training/test_step.py::test_the_step_does_not_depend_on_the_micro_batches[llama]",
+                ),
+            ),
+        ),
+        SilentError(
+            "The gradient is clipped after each micro-batch",
+            "huggingface/transformers#1563 facebookresearch/lingua#59 tenstorrent/tt-metal#17568",
+            "clipped once, when all of it is there",
+            (
+                Fault(
+                    "training/step.py",
+                    "        part.backward()\n",
+                    "        part.backward()\n        torch.nn.utils.clip_grad_norm_(parameters, clip)\n",
+                    "training/test_step.py::test_clipping_shortens_only_what_is_longer_and_keeps_its_direction",
+                ),
+            ),
+        ),
+        SilentError(
+            "The gradients of a step stay for the next one, or go before the step is taken",
+            "bytetriper/RAE#67",
+            "set to zero once a step, after it",
+            (
+                Fault(
+                    "training/step.py",
+                    "    optimizer.zero_grad(set_to_none=False)\n",
+                    "",
+                    "training/test_step.py::test_steps_are_those_of_adamw[0.0]",
+                ),
+                Fault(
+                    "training/step.py",
+                    "    for batch in micro_batches:\n",
+                    "    for batch in micro_batches:\n        optimizer.zero_grad(set_to_none=False)\n",
+                    "training/test_step.py::test_clipping_shortens_only_what_is_longer_and_keeps_its_direction",
+                ),
+            ),
+        ),
+        SilentError(
+            "The learning rate's schedule goes on with each micro-batch",
+            "huggingface/accelerate#963 Lightning-AI/pytorch-lightning#1476 starVLA/starVLA#210",
+            "the rate is a function of the optimiser step, or of the share of the budget that is gone",
+            (
+                Fault(
+                    "training/loop.py",
+                    "state.step, state.tokens = state.step + 1,",
+                    "state.step, state.tokens = state.step + len(groups),",
+                    "commands/test_train.py::test_micro_batches_change_neither_the_steps_nor_their_rates",
+                ),
+            ),
+        ),
+        SilentError(
+            "The adapter is kept in bf16, and small steps are rounded away",
+            "keras-team/keras-hub#2629",
+            "the adapter, its gradient and the optimiser's moments are fp32, whatever the base is",
+            (
+                Fault(
+                    "models/lora.py",
+                    "dropout).to(linear.weight.device)",
+                    "dropout).to(linear.weight)",
+                    "training/test_step.py::test_the_adapter_learns_in_fp32_on_a_base_in_bf16",
+                ),
+            ),
+        ),
+        SilentError(
+            "Every epoch has the same order",
+            "pytorch/pytorch#31771 modelscope/ms-swift#10050",
+            "the order is a function of seed and epoch",
+            (
+                Fault(
+                    "data/pack.py",
+                    "np.random.default_rng((seed, epoch))",
+                    "np.random.default_rng(seed)",
+                    "data/test_pack.py::test_each_epoch_and_each_seed_has_an_order_of_its_own",
+                ),
+            ),
+        ),
+        SilentError(
+            "The loss is NaN, and the run goes on, saves an adapter of NaN and reports success",
+            "getainode/ainode#186 ml-explore/mlx-examples#557",
+            "the run stops with the step, the rows and a remedy; an adapter with such a number is neither written nor read",
+            (
+                Fault(
+                    "training/step.py",
+                    "    if not finite:\n",
+                    "    if False:\n",
+                    "training/test_step.py::test_non_finite_stops_and_leaves_the_adapter_alone",
+                ),
+                Fault(
+                    "models/adapter.py",
+                    "    weights = adapter_weights(decoder)\n",
+                    "    weights = {name: matrix.nan_to_num() for name, matrix in adapter_weights(decoder).items()}\n",
+                    "interop/test_peft.py::test_non_finite_adapter_is_never_written",
+                ),
+            ),
+        ),
+        SilentError(
+            "Something besides the adapter is trained: with the adapter off, the base is no longer the base",
+            "huggingface/peft#493 huggingface/peft#741",
+            "the optimiser has the adapter's matrices alone; embedding and head stay frozen",
+            (
+                Fault(
+                    "models/lora.py",
+                    "    return [\n        parameter for _, linear in linears(decoder) if linear.lora is not None",
+                    "    return [decoder.embedding.weight.requires_grad_()] + [\n"
+                    "        parameter for _, linear in linears(decoder) if linear.lora is not None",
+                    "training/test_step.py::test_only_the_adapter_is_trained",
+                ),
+            ),
+        ),
+    ),
+    "Packing and positions": (
+        SilentError(
+            "Packed documents see each other",
+            "unslothai/unsloth#1207 huggingface/trl#1230 huggingface/trl#805 huggingface/transformers#25452",
+            "attention is computed for each document by itself; packed equals alone",
+            (
+                Fault(
+                    "models/attention.py",
+                    "list(blocks_of(lengths))",
+                    "list(blocks_of([sum(lengths)]))",
+                    "models/test_decoder.py::test_packed_documents_do_not_see_each_other[smollm2]",
+                ),
+            ),
+        ),
+        SilentError(
+            "Positions go on from one packed document to the next",
+            "huggingface/nanoVLM#201 hiyouga/LlamaFactory#7318 pytorch/torchtitan#2560",
+            "positions begin at 0 in each document",
+            (
+                Fault(
+                    "data/pack.py",
+                    "positions += range(length)",
+                    "positions += range(start, start + length)",
+                    "training/test_step.py::test_packed_equals_alone[gpt2]",
+                ),
+            ),
+        ),
+        SilentError(
+            "Padding on the left shifts the positions of a batch: answers differ from those written alone",
+            "huggingface/transformers#21080 unslothai/unsloth#3699 ndif-team/nnsight#673 huggingface/transformers#22707",
+            "no padding; each token has its own position, and a batch writes what each prompt writes alone",
+            (
+                Fault(
+                    "generation/decode.py",
+                    "positions += range(len(answer.prompt))",
+                    "positions += range(len(ids) - len(answer.prompt), len(ids))",
+                    "generation/test_decode.py::test_greedy_answers_are_those_of_transformers[gpt2]",
+                ),
+            ),
+        ),
+        SilentError(
+            "A window of attention is in the configuration and not in the computation",
+            "hiyouga/LlamaFactory#7063 unslothai/unsloth#8253 axolotl-ai-cloud/axolotl#732",
+            "rows and answers end where the window would begin to count",
+            (
+                Fault(
+                    "models/spec.py",
+                    "min(config.max_position_embeddings, window or config.max_position_embeddings)",
+                    "config.max_position_embeddings",
+                    "models/test_decoder.py::test_beyond_a_window_of_attention_nothing_is_computed",
+                ),
+            ),
+        ),
+    ),
+    "Measuring": (
+        SilentError(
+            "The evaluation loss changes with the batch size",
+            "huggingface/transformers#39241 huggingface/transformers#24839 karpathy/llm.c#710",
+            "one global sum over one global count, in validation and in `evaluate`",
+            (
+                Fault(
+                    "training/validate.py",
+                    "    total = sum(target_nll(decoder, batch).sum(dtype=torch.float64).item() for batch in batches)\n"
+                    "    decoder.train(was_training)\n"
+                    "    return total / sum(len(batch.targets) for batch in batches)",
+                    "    total = sum(target_nll(decoder, batch).mean().item() for batch in batches)\n"
+                    "    decoder.train(was_training)\n"
+                    "    return total / len(batches)",
+                    "training/test_step.py::test_validation_is_the_plain_mean_however_the_rows_are_cut",
+                ),
+                Fault(
+                    "evaluation/likelihood.py",
+                    "    mean = nll.sum() / targets.sum()",
+                    "    mean = (nll / targets).mean()",
+                    "evaluation/test_likelihood.py::test_means_are_global_sums_over_global_counts",
+                ),
+            ),
+        ),
+        SilentError(
+            "Validation with dropout on",
+            "karpathy/nanoGPT#240 wolny/pytorch-3dunet#53",
+            "measured in evaluation mode, and back to what it was",
+            (
+                Fault(
+                    "training/validate.py",
+                    "    decoder.eval()\n",
+                    "",
+                    "training/test_step.py::test_validation_is_the_plain_mean_however_the_rows_are_cut",
+                ),
+            ),
+        ),
+        SilentError(
+            "Evaluation collects the logits of all tokens, and runs out of memory",
+            "huggingface/transformers#12878 huggingface/transformers#15466 huggingface/transformers#8476",
+            "256 targets at a time, in training and measuring; no matrix of all tokens and the vocabulary exists",
+            (
+                Fault(
+                    "training/loss.py",
+                    "CHUNK = 256 ",
+                    "CHUNK = 1 << 30 ",
+                    "training/test_step.py::test_no_matrix_of_all_targets_and_the_vocabulary_ever_exists",
+                ),
+                Fault(
+                    "models/likelihood.py",
+                    "CHUNK = 256 ",
+                    "CHUNK = 1 << 30 ",
+                    "training/test_step.py::test_no_matrix_of_all_targets_and_the_vocabulary_ever_exists",
+                ),
+            ),
+        ),
+        SilentError(
+            "Nobody knows whether tuning helped, because the base was measured with the adapter on, or not at all",
+            "huggingface/peft#430 EleutherAI/lm-evaluation-harness#511 unslothai/unsloth#969",
+            "base and tuned model answer and are scored alike, one set of weights with the adapter off and on; "
+            "differences have intervals",
+            (
+                Fault(
+                    "models/lora.py",
+                    "        linear.adapted = False\n    try:\n        yield decoder",
+                    "        pass\n    try:\n        yield decoder",
+                    "commands/test_compare.py::test_the_regular_answers_are_those_of_the_base_alone",
+                ),
+                Fault(
+                    "evaluation/statistics.py",
+                    "    low, high = np.percentile(resampled_ratios(change, weights, seed), (tail, 100 - tail))",
+                    "    before = resampled_ratios(np.asarray(base, float), weights, seed)\n"
+                    "    after = resampled_ratios(np.asarray(tuned, float), weights, seed + 1)\n"
+                    "    low, high = np.percentile(after - before, (tail, 100 - tail))",
+                    "evaluation/test_statistics.py::test_pairing_counts_the_change_not_the_spread_of_the_rows",
+                ),
+            ),
+        ),
+        SilentError(
+            "Decoding tidies spaces before punctuation away, so that a right answer is scored as wrong",
+            "huggingface/tokenizers#1543 huggingface/transformers#32575 huggingface/transformers#25840",
+            "texts come back space for space, whatever the tokenizer's configuration asks for",
+            (
+                Fault(
+                    "models/tokenizer.py",
+                    ", clean_up_tokenization_spaces=False)",
+                    ")",
+                    "models/test_tokenizer.py::test_texts_come_back_space_for_space",
+                ),
+            ),
+        ),
+    ),
+    "Adapters and bases": (
+        SilentError(
+            "The adapter is silently not applied: its names fit nothing, and the base answers",
+            "vllm-project/vllm#34186 vllm-project/vllm#55193 huggingface/sentence-transformers#3865",
+            "each matrix must have its place, in the right shape; what is saved is read back and compared",
+            (
+                Fault(
+                    "models/adapter.py",
+                    "    if weights:\n        raise",
+                    "    if False:\n        raise",
+                    "interop/test_peft.py::test_an_adapter_that_cannot_be_computed_right_is_refused_by_name",
+                ),
+                Fault(
+                    "commands/loading.py",
+                    "        load_adapter(base.decoder, adapter)\n",
+                    "        pass\n",
+                    "commands/test_compare.py::test_json_contract",
+                ),
+            ),
+        ),
+        SilentError(
+            "Trained with one template, asked with another",
+            "ollama/ollama#6823 ollama/ollama#6330 hiyouga/LlamaFactory#5834",
+            "one function makes every prompt; the template is saved with the adapter, and another one must be asked for",
+            (
+                Fault(
+                    "commands/loading.py",
+                    '    return own or load_template("instruction")',
+                    '    return load_template("instruction")',
+                    "commands/test_evaluate.py::test_the_template_of_the_adapter_is_used_unless_another_is_asked_for",
+                ),
+                Fault(
+                    "data/template.py",
+                    '"### Instruction:\\n{instruction}\\n\\n### Input:\\n{input}\\n\\n### Response:\\n"',
+                    '"### Instruction:\\n{instruction}\\n\\n### Input:\\n{input}\\n\\n### Response: "',
+                    "data/test_template.py::test_the_default_template_word_for_word",
+                ),
+            ),
+        ),
+        SilentError(
+            "GPT-2's Conv1D: weights and adapters are [in, out], which a square matrix does not show",
+            "huggingface/peft#3531 predibase/lorax#106 axolotl-ai-cloud/axolotl#3095",
+            "tested against `transformers` for every layer, and both ways against PEFT",
+            (
+                Fault(
+                    "models/load.py",
+                    "tensor.t() if name in transposed else tensor",
+                    "tensor.t() if name in transposed and tensor.shape[0] != tensor.shape[1] else tensor",
+                    "models/test_decoder.py::test_logits_equal_transformers[cerebras-gpt]",
+                ),
+            ),
+        ),
+        SilentError(
+            "Tied embeddings: the head is taken for the embedding's, or the other way round",
+            "huggingface/transformers#45127 huggingface/peft#2972 hiyouga/LlamaFactory#10832",
+            "neither is ever adapted; models of both kinds are tested, and adapters of the head are refused",
+            (
+                Fault(
+                    "models/decoder.py",
+                    "return self.embedding.weight if self.head is None else self.head.weight",
+                    "return self.embedding.weight",
+                    "models/test_decoder.py::test_logits_equal_transformers[tinyllama]",
+                ),
+            ),
+        ),
+        SilentError(
+            "Rank-stabilised adapters are scaled like others",
+            "sgl-project/sglang#40835 vllm-project/vllm#10798 NVIDIA/TensorRT-LLM#1668",
+            "alpha / √rank where the adapter says so",
+            (
+                Fault(
+                    "models/adapter.py",
+                    '(rank**0.5 if config.get("use_rslora") else rank)',
+                    "rank",
+                    "interop/test_peft.py::test_peft_adapter_gives_the_same_logits_here[llama-rank-stabilised]",
+                ),
+            ),
+        ),
+        SilentError(
+            "Ranks and alphas of single layers are ignored, or matched by another rule than in training",
+            "huggingface/peft#3582 vllm-project/vllm-omni#6565 huggingface/diffusers#14409",
+            "the rank is that of the matrices; patterns are PEFT's; where their order would decide, which PEFT does not "
+            "save, the adapter is refused",
+            (
+                Fault(
+                    "models/adapter.py",
+                    "if end_of_name(pattern).match(name)}",
+                    "if name.endswith(pattern)}",
+                    "interop/test_peft.py::test_peft_adapter_gives_the_same_logits_here[gpt2-alphas of no layer]",
+                ),
+                Fault(
+                    "models/adapter.py",
+                    "    if len(own) > 1:",
+                    "    if False:",
+                    "interop/test_peft.py::test_an_adapter_that_cannot_be_computed_right_is_refused_by_name",
+                ),
+            ),
+        ),
+        SilentError(
+            "An adapter without an alpha loads with the scale 0, and does nothing",
+            "invergent-ai/surogate#173",
+            "alpha must be there, and a finite number",
+            (
+                Fault(
+                    "models/adapter.py",
+                    '(config.get("lora_alpha"), *patterns.values())',
+                    '(config.setdefault("lora_alpha", 0), *patterns.values())',
+                    "commands/test_compare.py::test_broken_adapters_are_refused",
+                ),
+            ),
+        ),
+        SilentError(
+            "DoRA, trained biases, saved modules and other extras are left out without a word",
+            "huggingface/sentence-transformers#3980 unslothai/unsloth#918 ludwig-ai/ludwig#3984",
+            "what is more than W + s B A is refused by name; a test fails when a new PEFT has a setting that is not known here",
+            (
+                Fault(
+                    "models/adapter.py",
+                    '    "alora_invocation_tokens",\n',
+                    "",
+                    "interop/test_peft.py::test_an_adapter_that_cannot_be_computed_right_is_refused_by_name",
+                ),
+                Fault(
+                    "models/adapter.py",
+                    'if config.get("bias", "none") != "none":',
+                    "if False:",
+                    "interop/test_peft.py::test_other_kinds_of_adapter_are_refused",
+                ),
+            ),
+        ),
+        SilentError(
+            "PiSSA and its kin take a part out of the base's weights; on the plain base their adapters are wrong",
+            "huggingface/transformers#34468 huggingface/peft#1626",
+            "refused, with the way out",
+            (
+                Fault(
+                    "models/adapter.py",
+                    'if config.get("init_lora_weights") not in STARTS:',
+                    "if False:",
+                    "interop/test_peft.py::test_an_adapter_that_cannot_be_computed_right_is_refused_by_name",
+                ),
+            ),
+        ),
+        SilentError(
+            "Merged twice, or unmerged by subtracting: the base is not what it was",
+            "huggingface/peft#1355 huggingface/peft#3531",
+            "merging makes copies for the time that answers are written; afterwards the very same weights are back",
+            (
+                Fault(
+                    "models/merge.py",
+                    "requires_grad=False)\n            linear.adapted = False\n",
+                    "requires_grad=False)\n",
+                    "models/test_merge.py::test_merged_logits_are_the_unmerged_ones_and_the_weights_come_back[gpt2]",
+                ),
+                Fault(
+                    "models/merge.py",
+                    "            linear.weight, linear.adapted = weight, True",
+                    "            linear.weight.data -= linear.lora.scale * linear.lora.B.data @ linear.lora.A.data\n"
+                    "            linear.adapted = True",
+                    "models/test_merge.py::test_merged_logits_are_the_unmerged_ones_and_the_weights_come_back[gpt2]",
+                ),
+            ),
+        ),
+        SilentError(
+            "Merged in bf16, the adapter is rounded away",
+            "huggingface/peft#1388 unslothai/unsloth#3091 OpenBMB/MiniCPM-V#502 meta-pytorch/torchtune#1101",
+            "answers are written in fp32; a merged weight is summed in fp32 and rounded once",
+            (
+                Fault(
+                    "models/merge.py",
+                    "torch.addmm(linear.weight.float(), lora.B, lora.A, alpha=lora.scale).to(linear.weight.dtype)",
+                    "linear.weight + (lora.scale * lora.B @ lora.A).to(linear.weight.dtype)",
+                    "models/test_merge.py::test_in_bf16_the_sum_is_rounded_once[gpt2]",
+                ),
+            ),
+        ),
+        SilentError(
+            "An adapter is put on another base than its own",
+            "predibase/lorax#58",
+            "the base's content hash is saved with the adapter and compared",
+            (
+                Fault(
+                    "commands/loading.py",
+                    'if made_for and made_for["fingerprint"] != found.fingerprint:',
+                    "if False:",
+                    "commands/test_compare.py::test_an_adapter_made_for_another_base_is_refused",
+                ),
+            ),
+        ),
+        SilentError(
+            "Weights that the files lack are made up at random",
+            "huggingface/transformers#34759 huggingface/transformers#38870",
+            "refused, with the first name",
+            (
+                Fault(
+                    "models/load.py",
+                    'if missing := sorted(told["missing_keys"]):',
+                    "if missing := []:",
+                    "commands/test_train.py::test_a_model_whose_files_lack_weights_is_refused",
+                ),
+            ),
+        ),
+    ),
+    "Runs, settings and the network": (
+        SilentError(
+            "A resumed run begins its data, or its optimiser, anew",
+            "modelscope/ms-swift#10050 ace-step/ACE-Step-1.5#742 OpenPipe/ART#72 starVLA/starVLA#210",
+            "the data's order is a function of seed and step; the resumed run ends with the bit-identical adapter",
+            (
+                Fault(
+                    "training/loop.py",
+                    "settings.micro_tokens, settings.seed, state.step):",
+                    "settings.micro_tokens, settings.seed):",
+                    "commands/test_train.py::test_interrupted_and_resumed_equals_uninterrupted",
+                ),
+                Fault(
+                    "training/checkpoint.py",
+                    "    if not tensors:\n        return\n",
+                    "    return\n",
+                    "commands/test_train.py::test_interrupted_and_resumed_equals_uninterrupted",
+                ),
+                Fault(
+                    "training/loop.py",
+                    "torch.manual_seed(settings.seed * 1_000_003 + state.step)",
+                    "_ = settings.seed",
+                    "commands/test_train.py::test_interrupted_and_resumed_equals_uninterrupted",
+                ),
+            ),
+        ),
+        SilentError(
+            "The last adapter is kept instead of the best",
+            "huggingface/transformers#24103 huggingface/transformers#36201",
+            "the one with the lowest validation loss; a run that was never better than the base says so",
+            (
+                Fault(
+                    "commands/train.py",
+                    "        put_weights(base.decoder, best_weights(folder))\n",
+                    "",
+                    "commands/test_train.py::test_the_best_adapter_is_kept_not_the_last",
+                ),
+                Fault(
+                    "commands/train.py",
+                    "    if finished and not state.best_step:",
+                    "    if False:",
+                    "commands/test_train.py::test_an_adapter_that_learned_nothing_is_warned_of",
+                ),
+            ),
+        ),
+        SilentError(
+            "A mistyped or outdated setting is accepted, and the default is used",
+            "ml-explore/mlx-examples#1067 huggingface/peft#3582",
+            "unknown names are refused, with a suggestion, on the command line and in settings files",
+            (
+                Fault(
+                    "settings.py",
+                    'extra="forbid"',
+                    'extra="ignore"',
+                    "commands/test_train.py::test_settings_file_and_its_mistakes",
+                ),
+            ),
+        ),
+        SilentError(
+            "bf16 on a CPU without it: slower, at times by far",
+            "pytorch/pytorch#146508 pytorch/pytorch#86550 intel/intel-extension-for-pytorch#178 intel/ipex-llm#12472",
+            "fp32, unless a short test on this machine shows that bf16 is faster",
+            (
+                Fault(
+                    "training/forecast.py",
+                    '["fp32", "bf16"] if bf16_is_fast else ["fp32"]',
+                    '["fp32", "bf16"]',
+                    "training/test_forecast.py::test_only_what_the_settings_leave_open_is_tried",
+                ),
+            ),
+        ),
+        SilentError(
+            "The hub is asked although everything is at hand, and offline work fails",
+            "huggingface/transformers#44843 huggingface/transformers#45545 huggingface/transformers#30345",
+            "with a model and data at hand no connection is ever opened, by us or by a library",
+            (
+                Fault(
+                    "models/find.py",
+                    "    path = Path(name)\n    if path.suffix",
+                    "    path = Path(name)\n    hub.answers()\n    if path.suffix",
+                    "test_hub.py::test_with_a_model_and_data_at_hand_nobody_is_called",
+                ),
+            ),
+        ),
+        SilentError(
+            "A login is asked for in the middle of the work, or a tracker reports it",
+            "huggingface/trl#788 kohya-ss/sd-scripts#435",
+            "never; a gated model or data set is refused with the way out, telemetry is off, and there are no trackers",
+            (
+                Fault(
+                    "hub.py",
+                    "    except GatedRepoError as error:\n",
+                    "    except GatedRepoError as error:\n        input('token: ')\n",
+                    "test_hub.py::test_a_gated_data_set_is_refused_without_asking_for_a_login",
+                ),
+            ),
+        ),
+    ),
+}
+
+HEAD = """\
+# The silent errors of the field
+
+Errors with which training seems to go well and the model is wrong. Each was reported in public for some widely used tool; the
+threads are linked. Each has a test here, and each can be put into our code: `tests/silent/errors.py` holds a small change to the
+source for every row, and `pytest tests/silent -m slow` makes each change in a copy and sees the named test fail.
+"""
+
+
+def faults() -> list[Fault]:
+    return [fault for errors in ERRORS.values() for error in errors for fault in error.faults]
+
+
+def document() -> str:
+    parts = [HEAD]
+    for title, errors in ERRORS.items():
+        parts.append(f"\n## {title}\n\n| error | seen | here | tests |\n|---|---|---|---|\n")
+        for one in errors:
+            seen = ", ".join(map(linked, one.seen.split()))
+            tests = "<br>".join(dict.fromkeys(f"`{fault.test.partition('[')[0]}`" for fault in one.faults))
+            parts.append(f"| {one.error} | {seen} | {one.here} | {tests} |\n")
+    return "".join(parts)
+
+
+def linked(thread: str) -> str:
+    repository, _, number = thread.partition("#")
+    return f"[{repository.partition('/')[2]}#{number}](https://github.com/{repository}/issues/{number})"
+
+
+if __name__ == "__main__":
+    DOCS.write_text(document(), encoding="utf-8")

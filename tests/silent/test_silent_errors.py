@@ -1,0 +1,79 @@
+"""Each silent error is put into a copy of our source, and the test that is named for it fails."""
+
+import ast
+import multiprocessing
+import os
+import shutil
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+from errors import DOCS, ROOT, Fault, document, faults
+
+# Loaded once, in a process from which each run of a test is split off: to load them takes longer than most of the tests.
+PRELOADED = ["torch", "peft", "hypothesis", "transformers.models.gpt2.modeling_gpt2", "transformers.models.llama.modeling_llama"]
+SOURCE = ROOT / "src" / "loratune"
+names = [f"{fault.test.partition('::')[2]} {number}" for number, fault in enumerate(faults())]
+
+
+@pytest.mark.parametrize("fault", faults(), ids=names)
+def test_each_fault_still_fits_the_source(fault):
+    code = (SOURCE / fault.file).read_text(encoding="utf-8")
+    assert code.count(fault.old) == 1 and fault.new != fault.old
+    ast.parse(code.replace(fault.old, fault.new))
+    file, _, test = fault.test.partition("::")
+    functions = {node.name for node in ast.parse((ROOT / "tests" / file).read_text()).body if isinstance(node, ast.FunctionDef)}
+    assert test.partition("[")[0] in functions
+
+
+def test_the_document_is_that_of_the_list():
+    assert DOCS.read_text(encoding="utf-8") == document(), f"run python {Path('tests/silent/errors.py')}"
+
+
+@pytest.fixture(scope="module")
+def processes():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
+@pytest.mark.slow
+def test_without_a_fault_all_pass(processes, tmp_path):
+    shutil.copytree(SOURCE.parent, tmp_path / "src")
+    assert outcome(processes, sorted({fault.test for fault in faults()}), tmp_path) == (0, [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", faults(), ids=names)
+def test_a_fault_is_found(fault, processes, tmp_path):
+    shutil.copytree(SOURCE.parent, tmp_path / "src")
+    put_in(fault, tmp_path / "src" / "loratune")
+    code, failures = outcome(processes, [fault.test], tmp_path)
+    assert code == 1 and failures
+    # Not by a crash: the program runs on, and its result is wrong.
+    assert all(message.startswith(("AssertionError", "assert ", "Failed: DID NOT RAISE")) for message in failures)
+
+
+def put_in(fault: Fault, source: Path) -> None:
+    path = source / fault.file
+    path.write_text(path.read_text(encoding="utf-8").replace(fault.old, fault.new), encoding="utf-8")
+
+
+def outcome(processes, tests: list[str], folder: Path) -> tuple[int, list[str]]:
+    """The exit code of pytest on the source in `folder`, and the first line of what each failed test says."""
+    process = processes.Process(target=run, args=(tests, folder))
+    process.start()
+    process.join()
+    failures = ElementTree.parse(folder / "results.xml").iter("failure")
+    return process.exitcode, [failure.get("message").splitlines()[0] for failure in failures]
+
+
+def run(tests: list[str], folder: Path) -> None:
+    """In a process of its own: pytest with the source in `folder` before all others."""
+    assert "loratune" not in sys.modules
+    os.chdir(ROOT)
+    sys.path.insert(0, str(folder / "src"))
+    os.environ["PYTHONPATH"] = str(folder / "src")
+    options = ["-q", "-x", "-p", "no:cacheprovider", f"--junitxml={folder / 'results.xml'}", f"--basetemp={folder / 'temp'}"]
+    sys.exit(pytest.main([*options, *(f"tests/{test}" for test in tests)]))
