@@ -6,6 +6,7 @@ runs/NAME/settings.toml  metrics.jsonl  summary.json  loss.png  checkpoints/step
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from loratune.errors import UserError
-from loratune.files import explained, explaining, read_json, replacing, write_json, write_text
+from loratune.console import warn
+from loratune.errors import FileError, UserError
+from loratune.files import explained, explaining, filling, read_json, replacing, write_json, write_text
 from loratune.models.adapter import WEIGHTS, adapter_weights, read_adapter_weights, save_adapter
 from loratune.models.lora import trained_parameters
 
@@ -37,6 +39,7 @@ class State:
     best_step: int = 0
     best_validation: int = 0
     validated_step: int = -1  # at which the last one was
+    micro_tokens: int | None = None  # tokens computed at once, where those of the settings did not fit into the memory
 
     @property
     def pace(self) -> float:
@@ -48,20 +51,37 @@ class RunFolder:
     def __init__(self, folder: Path):
         self.folder = folder
         self.metrics = folder / "metrics.jsonl"
+        self.unwritten: list[str] = []  # lines of the log
 
     def create(self, settings_toml: str, facts: dict) -> None:
+        """Raises UserError where there is such a run, and FileError, with nothing made, where it cannot be written."""
         if self.folder.exists():
             name = self.folder.name
             raise UserError(f"--run {name}: {self.folder} exists; go on with it by --run {name} --resume, or choose another name")
-        write_text(self.folder / "settings.toml", settings_toml)
-        write_json(self.folder / "facts.json", facts)
+        with filling(self.folder) as folder:
+            write_text(folder / "settings.toml", settings_toml)
+            write_json(folder / "facts.json", facts)
 
     def log(self, row: dict) -> None:
+        """While the disk is full the rows wait for the next one; without them no checkpoint is written."""
+        self.unwritten.append(json.dumps(row) + "\n")
+        try:
+            self.write_log()
+        except FileError as error:
+            if len(self.unwritten) == 1:
+                warn(f"{error}. The run goes on until its next checkpoint; its log is kept in memory")
+
+    def write_log(self) -> None:
+        """All the lines that wait, or none: half a line would spoil the next one."""
+        length = self.metrics.stat().st_size if self.metrics.exists() else 0
         try:
             with open(self.metrics, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.writelines(self.unwritten)
         except OSError as error:
+            with suppress(OSError):
+                os.truncate(self.metrics, length)
             raise explained(error, self.metrics) from error
+        self.unwritten.clear()
 
     def rows(self) -> list[dict]:
         if not self.metrics.is_file():
@@ -74,6 +94,7 @@ class RunFolder:
 
     def save(self, decoder, optimizer, state: State, base: str, best: bool) -> None:
         """Write a checkpoint whole or not at all, then remove the old ones."""
+        self.write_log()
         target = self.folder / "checkpoints" / f"step-{state.step:06d}"
         beside = target.with_name(f".{target.name}.tmp")
         shutil.rmtree(beside, ignore_errors=True)
