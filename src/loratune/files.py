@@ -92,31 +92,31 @@ def locked(path: Path, remedy: str):
         file = taken(lock, path, remedy)
     with file:
         try:
+            with explaining(path):
+                lock.write_text(str(os.getpid()))
             yield
         finally:
-            lock.unlink(missing_ok=True)  # while it is held: who opened it before finds it gone, and makes another
+            with suppress(OSError):  # while it is held: who opened it before finds it gone, and makes another
+                lock.unlink()
 
 
 def taken(lock: Path, path: Path, remedy: str) -> IO[str]:
-    """The open lock file, with this process's id in it. It is locked until it is closed."""
+    """The lock file, which is locked until it is closed."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        file = open(lock, "a+")  # noqa: SIM115 - the caller closes it
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(f"{path}: process {file.read() or '(just begun)'} is writing there; {remedy}") from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
-                raise
+        lock.touch()
         with suppress(FileNotFoundError):  # its holder has just ended, and removed it
+            file = open(lock)  # noqa: SIM115 - the caller closes it
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{path}: process {file.read() or '(only just begun)'} is writing there; {remedy}") from None
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+                    raise
             if os.path.samestat(lock.stat(), os.fstat(file.fileno())):
-                file.truncate(0)
-                file.write(str(os.getpid()))
-                file.flush()
                 return file
-        file.close()
+            file.close()
 
 
 def refuse_unwritable(path: Path, folder: bool = False) -> None:
