@@ -4,9 +4,11 @@ import argparse
 import importlib
 import json
 import os
+import signal
 import sys
 import types
 import typing
+from contextlib import suppress
 from typing import Any
 
 from rich_argparse import RichHelpFormatter
@@ -14,7 +16,9 @@ from rich_argparse import RichHelpFormatter
 from loratune import __version__, settings
 from loratune.console import console
 from loratune.errors import UserError
+from loratune.machine import is_out_of_memory
 from loratune.settings import Settings, flag, read_toml
+from loratune.signals import Ended, ending_cleanly
 
 COMMANDS: dict[str, type[Settings]] = {
     "quickstart": settings.QuickstartSettings,
@@ -24,6 +28,11 @@ COMMANDS: dict[str, type[Settings]] = {
     "compare": settings.CompareSettings,
     "ask": settings.AskSettings,
 }
+
+OUT_OF_MEMORY = (
+    "error: not enough memory; close other programs, choose a smaller model, or lower --max-tokens "
+    "(train: also --micro-tokens, or --low-memory; evaluate and compare: --batch-size)"
+)
 
 
 class HelpFormatter(RichHelpFormatter):
@@ -36,26 +45,46 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0 done, 2 the user's input is at fault, 1 anything else (130: Ctrl-C)."""
+    """Run one command. Returns the exit code: 0 done, 2 the user's input is at fault, 1 anything else, 128 + N: signal N."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter is no reason to fail
     try:
-        return run(sys.argv[1:] if argv is None else argv)
+        code, problems = outcome(sys.argv[1:] if argv is None else argv)
+        with suppress(OSError):  # a terminal that was closed
+            for problem in problems:
+                print(problem, file=sys.stderr)
+        return code
+    finally:
+        drop_unwritable_output()
+
+
+def outcome(argv: list[str]) -> tuple[int, list[str]]:
+    """The exit code, and what is to be said on stderr."""
+    try:
+        with ending_cleanly():
+            return run(argv), []
     except UserError as error:
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        return 2, [f"error: {problem}" for problem in error.problems]
+    except KeyboardInterrupt as error:
+        return 128 + (error.number if isinstance(error, Ended) else signal.SIGINT), ["interrupted"]
     except BrokenPipeError:
-        # The reader of our output is gone (`loratune ... | head`); nothing is left to say, and nobody to say it to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 1, []  # the reader of our output is gone (`loratune ... | head`)
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 1, [f"error: {error}"]
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return 2, [OUT_OF_MEMORY]
+
+
+def drop_unwritable_output() -> None:
+    """What stdout or stderr cannot take (`| head`, a full disk) is given up, or Python would fail over it at the very end."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def run(argv: list[str]) -> int:

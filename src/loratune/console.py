@@ -1,14 +1,42 @@
 """What a person sees while a command runs: messages, warnings, tables and progress bars."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
+from typing import IO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
+class PatientStream:
+    """A stream that cannot be written to now (a log on a disk that is full) or any more (a closed terminal) stops no work."""
+
+    def __init__(self, stream: IO[str]):
+        self.stream = stream
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> None:
+        unless_unwritable(self.stream.write, text)
+
+    def flush(self) -> None:
+        unless_unwritable(self.stream.flush)
+
+
+def unless_unwritable(write: Callable, *text: str) -> None:
+    try:
+        write(*text)
+    except BrokenPipeError:
+        raise  # for good: the console sees to it
+    except OSError:
+        pass
+
+
 class PatientConsole(Console):
+    file = Console.file.getter(lambda self: PatientStream(Console.file.fget(self)))
+
     def on_broken_pipe(self) -> None:
         """The reader is gone (`loratune train | head`): the work goes on, unseen."""
         self.file = open(os.devnull, "w")  # noqa: SIM115 - open until the program ends

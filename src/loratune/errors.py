@@ -10,3 +10,7 @@ class UserError(Exception):
     def __init__(self, *problems: str):
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class FileError(UserError):
+    """The file system refuses: a full disk, a folder that cannot be written. What was written before is whole."""

@@ -1,50 +1,73 @@
 """Files are written beside, synced and renamed: a reader sees the old file or the new one, never half of one."""
 
 import errno
+import fcntl
 import glob
 import hashlib
 import json
 import os
 import re
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
-from loratune.errors import UserError
+from loratune.errors import FileError, UserError
+from loratune.signals import held_back
 
 
 @contextmanager
 def replacing(path: Path):
     """Yield a temporary path beside `path`; on success it is synced and takes `path`'s place, on failure it is removed.
 
-    Raises UserError when the disk is full or the folder cannot be written.
+    Raises FileError when the disk is full or the folder cannot be written.
     """
+    with removed_beside(path) as beside:
+        yield beside
+        sync(beside)
+        os.replace(beside, path)
+        sync(path.parent)
+
+
+@contextmanager
+def removed_beside(path: Path):
+    """Yield a temporary path in the folder of `path`, which is made; what is there at the end is removed."""
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with explaining(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield beside
-            sync(beside)
-            os.replace(beside, path)
-            sync(path.parent)
     finally:
         with suppress(OSError):
             beside.unlink()
+
+
+def sync(path: Path) -> None:
+    """Let what a file holds, or which names a folder has, last through a power cut."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError:
+        if not path.is_dir():  # some file systems cannot do it with a folder, and that is no reason to stop
+            raise
+    finally:
+        os.close(number)
 
 
 @contextmanager
 def filling(folder: Path):
     """Yield an empty folder beside `folder`. On success its files take their places in `folder`, whose others stay.
 
-    On failure `folder` is as it was. Raises UserError when the disk is full or the folder cannot be written.
+    On failure `folder` is as it was. Raises FileError when the disk is full or the folder cannot be written.
     """
     folder = Path(folder)
     with folder_beside(folder) as beside:
         yield beside
         folder.mkdir(exist_ok=True)
-        for file in sorted(beside.iterdir()):
-            os.replace(file, folder / file.name)
+        with held_back():
+            for file in sorted(beside.iterdir()):
+                os.replace(file, folder / file.name)
         sync(folder)
 
 
@@ -94,16 +117,58 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(gone)
 
 
-def sync(path: Path) -> None:
-    """Let what a file holds, or which names a folder has, last through a power cut."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    except OSError:
-        if not path.is_dir():  # some file systems cannot do it with a folder, and that is no reason to stop
-            raise
-    finally:
-        os.close(number)
+def write_together(texts: dict[Path, str]) -> None:
+    """All files or none: every one is on the disk before the first takes its place, in the order given."""
+    with ExitStack() as stack:
+        written = {}
+        for path, text in texts.items():
+            written[path] = stack.enter_context(removed_beside(path))
+            written[path].write_text(text, encoding="utf-8", newline="\n")
+            sync(written[path])
+        with held_back():
+            for path, beside in written.items():
+                os.replace(beside, path)
+                sync(path.parent)
+
+
+@contextmanager
+def locked(path: Path, remedy: str):
+    """Keep other processes from `path`, a file or folder that need not exist, by a file beside it: .NAME.lock.
+
+    The kernel lets go of it when this process ends, also by SIGKILL, so it never outlives its holder. Raises UserError,
+    which names the holder's process id, where another process has it. A file system without locks is used without.
+    """
+    path = Path(path)
+    lock = path.with_name(f".{path.name}.lock")
+    with explaining(path):
+        file = taken(lock, path, remedy)
+    with file:
+        try:
+            with explaining(path):
+                lock.write_text(str(os.getpid()))
+            yield
+        finally:
+            with suppress(OSError):  # while it is held: who opened it before finds it gone, and makes another
+                lock.unlink()
+
+
+def taken(lock: Path, path: Path, remedy: str) -> IO[str]:
+    """The lock file, which is locked until it is closed."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        lock.touch()
+        with suppress(FileNotFoundError):  # its holder has just ended, and removed it
+            file = open(lock)  # noqa: SIM115 - the caller closes it
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{path}: process {file.read() or '(only just begun)'} is writing there; {remedy}") from None
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+                    raise
+            if os.path.samestat(lock.stat(), os.fstat(file.fileno())):
+                return file
+            file.close()
 
 
 def refuse_unwritable(path: Path, folder: bool = False) -> None:
@@ -133,7 +198,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path):
@@ -156,7 +225,7 @@ def read_json(path: Path):
 
 @contextmanager
 def explaining(path: Path):
-    """Errors of the file system that the user can mend become UserErrors."""
+    """Errors of the file system that the user can mend become FileErrors."""
     try:
         yield
     except Exception as error:
@@ -166,15 +235,16 @@ def explaining(path: Path):
 
 
 def explained(error: Exception, path: Path) -> Exception:
-    """The UserError for an error of the file system that the user can mend; any other error as it is.
+    """The FileError for an error of the file system that the user can mend; any other error as it is.
 
     safetensors and tokenizers, written in Rust, tell the error's number in their text alone.
     """
     told = re.search(r"\(os error (\d+)\)|code: (\d+)", str(error))
     number = error.errno if isinstance(error, OSError) and error.errno else told and int(told[1] or told[2])
     remedies = {
-        errno.ENOSPC: "no room left on the disk; free some space and run the command again",
-        errno.EDQUOT: "the disk quota is used up; free some space and run the command again",
+        errno.ENOSPC: "no room left on the disk; free some space, then try again",
+        errno.EDQUOT: "the disk quota is used up; free some space, then try again",
+        errno.EFBIG: "the file is larger than the system allows (see `ulimit -f`); raise that limit, then try again",
         errno.EACCES: "permission denied; choose a file or folder that you may use",
         errno.EPERM: "permission denied; choose a file or folder that you may use",
         errno.EROFS: "the file system is read-only; choose another folder",
@@ -185,4 +255,4 @@ def explained(error: Exception, path: Path) -> Exception:
         errno.EEXIST: "a file is in the way; choose another path",
     }
     remedy = remedies.get(number)
-    return UserError(f"{path}: {remedy}") if remedy else error
+    return FileError(f"{path}: {remedy}") if remedy else error

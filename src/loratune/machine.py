@@ -51,6 +51,12 @@ def available_memory() -> int:
     return psutil.virtual_memory().available
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: torch, oneDNN and CUDA say so in words alone, in a RuntimeError."""
+    told = ("can't allocate memory", "out of memory", "bad_alloc", "could not create a memory")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(words in str(error) for words in told))
+
+
 class Neighbours:
     """The other programs on this process's cores, watched from now on."""
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from loratune.data.encode import Encoded
 from loratune.data.recall import KEPT, key_of, read, recalled, write
 from loratune.data.template import load_template
+from loratune.files import fingerprint
 
 ROWS = [Encoded([1, 2, 3], [4, 0], "a", "dolly"), Encoded([], [70_000], "\N{SNOWMAN}", "mine")]
 COUNTS = {"dolly": {"rows": 2, "dropped": 1}}
@@ -63,7 +64,7 @@ def test_the_key_changes_with_everything_that_the_tokens_depend_on(tmp_path):
     def key(data="[]", tokenizer="{}", template="instruction", max_tokens=64):
         Path(tmp_path / "train.jsonl").write_text(data)
         Path(tmp_path / "tokenizer.json").write_text(tokenizer)
-        return key_of(tmp_path / "train.jsonl", tmp_path, load_template(template), max_tokens)
+        return key_of(fingerprint(tmp_path / "train.jsonl"), tmp_path, load_template(template), max_tokens)
 
     keys = [key(), key(data="[1]"), key(tokenizer="{ }"), key(template="plain"), key(max_tokens=65)]
     assert len(set(keys)) == 5 and key() == keys[0]

@@ -11,7 +11,7 @@ from loratune.data.records import has_lone_surrogate
 from loratune.errors import UserError
 from loratune.evaluation.finqa import result_of
 from loratune.evaluation.text import rep_4
-from loratune.files import read_json, refuse_unwritable, write_json, write_text
+from loratune.files import json_text, read_json, refuse_unwritable, write_together
 from loratune.generation.both import answer_both
 from loratune.generation.decode import Answer
 from loratune.report.comparison import show_comparison
@@ -39,10 +39,9 @@ def run(settings: CompareSettings) -> dict:
         for prompt, ours, theirs in zip(prompts, fine_tuned, base, strict=True)
     ]
     summary = {"fine_tuned": summed_up(fine_tuned), "regular": summed_up(base)}
-    write_json(settings.out, rows)
     comparison = compared(rows, summary, evaluation, settings, tuned)
-    for kind, path in reports.items():
-        write_text(path, FORMATS[kind](comparison))
+    texts = {path: FORMATS[kind](comparison) for kind, path in reports.items()}
+    write_together({settings.out: json_text(rows)} | texts)
     show_comparison(rows, summary)
     say(f"Written: {' and '.join(map(str, [settings.out, *reports.values()]))}")
     written = {FORMAT_NAMES[kind]: str(path) for kind, path in reports.items()}

@@ -1,11 +1,9 @@
 """`loratune prepare`: training, validation and test data from Dolly, FinQA, the hub or the user's own files."""
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 from loratune import hub
@@ -23,7 +21,7 @@ from loratune.data.split import SPLITS, split_of, without_copies, without_leaks
 from loratune.data.summary import show, source_counts, token_statistics
 from loratune.data.template import Template, load_template
 from loratune.errors import UserError
-from loratune.files import refuse_unwritable, replacing
+from loratune.files import json_text, refuse_unwritable, write_together
 from loratune.models.find import find_base
 from loratune.models.tokenizer import Tokenizer
 from loratune.settings import PrepareSettings
@@ -51,7 +49,8 @@ def run(settings: PrepareSettings) -> dict:
         "fact_recall": {split: recall for split in ("val", "test") if (recall := fact_recall(parts[split]))},
         "sha256": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
     }
-    write_together(settings.out, texts | {"prepare_report.json": json.dumps(report, indent=2, ensure_ascii=False) + "\n"})
+    texts["prepare_report.json"] = json_text(report)  # last, because it speaks of the others
+    write_together({settings.out / name: text for name, text in texts.items()})
     show(report, settings)
     return report
 
@@ -180,12 +179,3 @@ def encode_all(
                 shortened[source].update(count)
             advance(len(chunk))
     return rows, shortened
-
-
-def write_together(folder: Path, texts: dict[str, str]) -> None:
-    """All files or none: each is written beside its place first, and only then do they take their places."""
-    with ExitStack() as stack:
-        # The last one entered is the first one renamed; so the report, which speaks of the others, is entered first.
-        for name, text in reversed(texts.items()):
-            beside = stack.enter_context(replacing(folder / name))
-            beside.write_text(text, encoding="utf-8", newline="\n")

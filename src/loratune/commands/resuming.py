@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -9,8 +10,7 @@ from pathlib import Path
 
 from loratune.console import warn
 from loratune.data.template import Template
-from loratune.errors import UserError
-from loratune.files import fingerprint
+from loratune.errors import FileError, UserError
 from loratune.machine import processor_kind
 from loratune.models.find import FoundBase
 from loratune.settings import TrainSettings, flag, read_toml
@@ -51,11 +51,11 @@ def short(value: object) -> str:
     return value[:12] if isinstance(value, str) and len(value) == 64 else repr(value)
 
 
-def made_from(settings: TrainSettings, found: FoundBase, template: Template, device: str) -> dict:
-    """All that a run's adapter depends on, down to the last bit."""
+def made_from(settings: TrainSettings, found: FoundBase, made_of: dict[str, str], template: Template, device: str) -> dict:
+    """All that a run's adapter depends on, down to the last bit; `made_of` are the data files' fingerprints."""
     return {
         "base": found.fingerprint,
-        **{name: fingerprint(settings.data / name) for name in ("train.jsonl", "val.jsonl")},
+        **made_of,
         "template": hashlib.sha256(json.dumps(template.to_dict()).encode()).hexdigest(),
         **{package: version(package) for package in PACKAGES},
         "processor": processor_kind(device),
@@ -89,3 +89,19 @@ def open_run(settings: TrainSettings, facts: dict) -> RunFolder:
         recorded = folder.facts().get("changes", []) + [{"when": when, **asdict(change)} for change in found]
         folder.change(settings.kept().to_toml(), facts | {"changes": recorded})
     return folder
+
+
+@contextmanager
+def resumable(run: str):
+    """A run that the file system stopped says how it goes on."""
+    try:
+        yield
+    except FileError as error:
+        if not (RUNS / run / "settings.toml").is_file():
+            raise
+        remedy = f"nothing up to the last checkpoint is lost; go on with: {resume_command(run)}"
+        raise UserError(*error.problems, remedy) from error
+
+
+def resume_command(run: str) -> str:
+    return f"loratune train --run {run} --resume"

@@ -1,5 +1,6 @@
 """`loratune train`: a LoRA adapter from the prepared data."""
 
+import itertools
 from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from loratune.commands.resuming import accepted_changes, made_from, open_run, resumed
+from loratune.commands.resuming import RUNS, accepted_changes, made_from, open_run, resumable, resume_command, resumed
 from loratune.console import say, warn
 from loratune.data.encode import Encoded, encode_rows
 from loratune.data.pack import epoch_steps, fed_tokens, fit_together, pack, steps_in
@@ -16,7 +17,7 @@ from loratune.data.records import Record, read_records
 from loratune.data.sample import draw_evenly
 from loratune.data.template import Template, load_template
 from loratune.errors import UserError
-from loratune.files import filling, fingerprint, read_json, refuse_unwritable, write_json, write_text
+from loratune.files import filling, fingerprint, locked, read_json, refuse_unwritable, write_json, write_text
 from loratune.machine import available_memory, bf16_is_fast, peak_memory_mb, return_memory_at_once, use_machine
 from loratune.models.adapter import describe, save_adapter
 from loratune.models.find import cache_folder, find_base
@@ -25,10 +26,11 @@ from loratune.models.lora import add_lora, trained_parameters
 from loratune.report.card import model_card
 from loratune.report.plots import plot_losses
 from loratune.settings import TrainSettings
+from loratune.signals import stop_requests
 from loratune.training.checkpoint import RunFolder, State, best_weights, put_weights
 from loratune.training.forecast import Forecast, Trial, candidates, forecast, memory_besides_weights, try_out, with_all_layers
 from loratune.training.loop import Job, fit
-from loratune.training.progress import stop_requests, training_bar
+from loratune.training.progress import training_bar
 from loratune.training.schedule import StopRule
 
 DEFAULT_BUDGET = 3600.0  # seconds
@@ -60,13 +62,13 @@ def train_once(settings: TrainSettings) -> dict:
     if settings.low_memory:
         return_memory_at_once()
     template = load_template(settings.template)
-    records, val_records = read_data(settings)
+    made_of, records, val_records = read_data(settings)
     found = find_base(settings.model)
     if settings.resume:
-        accepted_changes(settings, made_from(settings, found, template, device))  # before the long work
+        accepted_changes(settings, made_from(settings, found, made_of, template, device))  # before the long work
     base = load_base(found)
     refuse_long_rows(settings, base)
-    key = key_of(settings.data / "train.jsonl", found.folder, template, settings.max_tokens)
+    key = key_of(made_of["train.jsonl"], found.folder, template, settings.max_tokens)
     rows, counts = recalled(cache_folder(), key, lambda: encode_rows(records, template, base.tokenizer, settings.max_tokens))
     val_rows, _ = encode_rows(val_records, template, base.tokenizer, settings.max_tokens)
     refuse_no_rows(settings, rows, val_rows)
@@ -83,26 +85,29 @@ def train_once(settings: TrainSettings) -> dict:
     if settings.dry_run:
         told = {"precision": settings.precision, "micro_tokens": settings.micro_tokens, "expected": expected and asdict(expected)}
         return {"dry_run": True, "rows": len(rows), "tokens_per_epoch": sum(map(fed_tokens, rows)), **told}
-    folder = open_run(settings, made_from(settings, found, template, device))
-    job = Job(
-        base.decoder,
-        rows,
-        val_batches(val_rows, settings, device),
-        settings,
-        stop_rule(settings, rows),
-        folder,
-        found.hub_name,
-        device,
-    )
-    with stop_requests() as stop_requested, training_bar() as bar:
-        state, finished = fit(job, bar, stop_requested)
-    plot_losses(folder.rows(), folder.folder / "loss.png")
-    if not finished:
-        say(f"Stopped at step {state.step}; nothing is lost. Go on with: loratune train --run {settings.run} --resume")
-    else:
-        put_weights(base.decoder, best_weights(folder))
-        save(settings, base, template, model_card(settings, base, template, state, records, len(val_rows), layers))
-    return summarise(settings, folder, state, finished, counts)
+    run_folder, another = RUNS / settings.run, "wait until it has ended, or choose another"
+    with locked(run_folder, f"{another} --run"), locked(settings.out, f"{another} --out"), resumable(settings.run):
+        folder = open_run(settings, made_from(settings, found, made_of, template, device))
+        job = Job(
+            base.decoder,
+            rows,
+            val_batches(val_rows, settings, device),
+            settings,
+            stop_rule(settings, rows),
+            folder,
+            found.hub_name,
+            device,
+        )
+        with stop_requests() as stop_requested, training_bar() as bar:
+            state, finished = fit(job, bar, stop_requested)
+        plot_losses(folder.rows(), folder.folder / "loss.png")
+        if not finished:
+            say(f"Stopped at step {state.step}; nothing is lost. Go on with: {resume_command(settings.run)}")
+        else:
+            put_weights(base.decoder, best_weights(folder))
+            card = model_card(settings, base, template, state, records, len(val_rows), layers)
+            save(settings, base, template, made_of, card)
+        return summarise(settings, folder, state, finished, counts)
 
 
 def settled(settings: TrainSettings, base: Base, rows: list[Encoded], device: str) -> tuple[TrainSettings, Trial | None]:
@@ -130,16 +135,23 @@ def settled(settings: TrainSettings, base: Base, rows: list[Encoded], device: st
 
 
 def new_name() -> str:
-    return datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    """Date and time; once more with a number, where the clock was set back or two runs begin in one second."""
+    name = datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(name for name in names if not (RUNS / name).exists())
 
 
-def read_data(settings: TrainSettings) -> tuple[list[Record], list[Record]]:
-    """The training records, and the few validation records that are measured each time."""
+def read_data(settings: TrainSettings) -> tuple[dict[str, str], list[Record], list[Record]]:
+    """The files' fingerprints, the training records, and the few validation records that are measured each time.
+
+    All later use is of these: the files may be changed or deleted while the run goes on.
+    """
     files = [settings.data / "train.jsonl", settings.data / "val.jsonl"]
     if missing := [f"{path}: there is no such file; make it with `loratune prepare`" for path in files if not path.is_file()]:
         raise UserError(*missing)
+    made_of = {path.name: fingerprint(path) for path in files}
     train, val = map(read_records, files)
-    return train, draw_evenly(val, settings.val_rows, settings.seed)
+    return made_of, train, draw_evenly(val, settings.val_rows, settings.seed)
 
 
 def refuse_long_rows(settings: TrainSettings, base: Base) -> None:
@@ -187,14 +199,14 @@ def stop_rule(settings: TrainSettings, rows: list[Encoded]) -> StopRule:
     return StopRule(steps=settings.steps, seconds=settings.budget)
 
 
-def save(settings: TrainSettings, base: Base, template: Template, card: str) -> None:
+def save(settings: TrainSettings, base: Base, template: Template, made_of: dict[str, str], card: str) -> None:
     """The adapter folder: PEFT's two files, the tokenizer, what loratune needs to know, and the model card."""
     found = base.found
     facts = {
         "template": template.to_dict(),
         "base": {"name": found.name, "hub_name": found.hub_name, "fingerprint": found.fingerprint},
         "settings": settings.kept().model_dump(mode="json"),
-        "data": {name: fingerprint(settings.data / f"{name}.jsonl") for name in ("train", "val")},
+        "data": {name.removesuffix(".jsonl"): content for name, content in made_of.items()},
         "prepared": prepared_with(settings.data),
         "versions": {package: version(package) for package in ("loratune", "torch", "transformers")},
     }

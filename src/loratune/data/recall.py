@@ -35,10 +35,10 @@ def recalled(cache: Path, key: str, make: Callable[[], Rows]) -> Rows:
     return rows, counts
 
 
-def key_of(data: Path, tokenizer: Path, template: Template, max_tokens: int) -> str:
-    """Of all that the tokens depend on: the file with the records, the tokenizer's folder, template, limit and our own code."""
-    files = [data, *sorted({file for pattern in TOKENIZER_FILES for file in tokenizer.glob(pattern)}), Path(encode.__file__)]
-    return hashlib.sha256(json.dumps([*map(fingerprint, files), template.to_dict(), max_tokens]).encode()).hexdigest()[:16]
+def key_of(data: str, tokenizer: Path, template: Template, max_tokens: int) -> str:
+    """Of all that the tokens depend on: the records' fingerprint, the tokenizer's folder, template, limit and our own code."""
+    files = [*sorted({file for pattern in TOKENIZER_FILES for file in tokenizer.glob(pattern)}), Path(encode.__file__)]
+    return hashlib.sha256(json.dumps([data, *map(fingerprint, files), template.to_dict(), max_tokens]).encode()).hexdigest()[:16]
 
 
 def read(path: Path) -> Rows:

@@ -7,6 +7,7 @@ from pathlib import Path
 from loratune.console import console
 from loratune.errors import UserError
 from loratune.files import explaining
+from loratune.machine import is_out_of_memory
 from loratune.models.tokenizer import Tokenizer
 
 
@@ -28,19 +29,20 @@ def convert(gguf: Path, folder: Path) -> None:
             beside.mkdir(parents=True, exist_ok=True)
             model.save_pretrained(beside)
             Tokenizer.load(gguf.parent, gguf_file=gguf.name).save(beside)
-        take_place(beside, folder)
+            put_in_place(beside, folder)
     except UserError:
         raise
     except Exception as error:  # whatever gguf and transformers raise for a broken file
+        if is_out_of_memory(error):
+            raise
         raise UserError(f"--model {gguf}: cannot be read as a GGUF model: {error}") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def take_place(beside: Path, folder: Path) -> None:
-    """Rename `beside` to `folder`, unless another process that unpacks the same file was faster."""
+def put_in_place(beside: Path, folder: Path) -> None:
     try:
         os.replace(beside, folder)
     except OSError:
-        if not (folder / "config.json").is_file():
+        if not (folder / "config.json").is_file():  # else another process has unpacked the same file meanwhile
             raise

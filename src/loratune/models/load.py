@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 
 from loratune.errors import UserError
+from loratune.machine import is_out_of_memory
 from loratune.models.decoder import Decoder
-from loratune.models.find import FoundBase
+from loratune.models.find import FoundBase, cache_folder
 from loratune.models.lora import linears
 from loratune.models.names import TRANSPOSED, outer_name
 from loratune.models.spec import Spec, spec_of
@@ -47,11 +48,27 @@ def read_weights(folder: Path) -> tuple[object, dict[str, torch.Tensor]]:
     try:
         model, told = AutoModelForCausalLM.from_pretrained(folder, **how)
     except Exception as error:  # whatever transformers and safetensors raise for a broken file
-        raise UserError(f"--model {folder}: the model cannot be read: {error}") from error
+        if is_out_of_memory(error):
+            raise
+        raise UserError(f"--model {folder}: the model cannot be read: {error}; {remedy(folder)}") from error
     if missing := sorted(told["missing_keys"]):
         # transformers would put random numbers in their place.
         raise UserError(f"--model {folder}: the files lack {len(missing)} of the model's weights, such as {missing[0]}")
-    return model.config, model.state_dict()
+    weights = model.state_dict()
+    if broken := [name for name, tensor in weights.items() if not all_finite(tensor)]:
+        raise UserError(f"--model {folder}: the weights have numbers that are not finite in {broken[0]}; {remedy(folder)}")
+    return model.config, weights
+
+
+def remedy(folder: Path) -> str:
+    if folder.parent == cache_folder():
+        return "remove this folder, and it is made anew"
+    return "download or copy its files again"
+
+
+def all_finite(tensor: torch.Tensor) -> bool:
+    """The sum, which takes a twentieth of the time, is finite unless a number is not, or it overflows."""
+    return bool(tensor.sum().isfinite() or tensor.isfinite().all())
 
 
 def decoder_of(spec: Spec, weights: dict[str, torch.Tensor]) -> Decoder:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from loratune.console import warn
-from loratune.errors import UserError
+from loratune.errors import FileError, UserError
 from loratune.files import (
     appearing,
     explained,
@@ -57,6 +57,7 @@ class State:
     best_step: int = 0
     best_validation: int = 0
     validated_step: int = -1  # at which the last one was
+    micro_tokens: int | None = None  # tokens computed at once, where those of the settings did not fit into the memory
 
     @property
     def pace(self) -> float:
@@ -68,6 +69,7 @@ class RunFolder:
     def __init__(self, folder: Path):
         self.folder = folder
         self.metrics = folder / "metrics.jsonl"
+        self.unwritten: list[str] = []  # lines of the log
 
     def create(self, settings_toml: str, facts: dict) -> None:
         """The folder with its settings and what the run is made from, at once: there is no run without them."""
@@ -92,11 +94,25 @@ class RunFolder:
         write_text(self.folder / "settings.toml", settings_toml)
 
     def log(self, row: dict) -> None:
+        """While the disk is full the rows wait for the next one; without them no checkpoint is written."""
+        self.unwritten.append(json.dumps(row) + "\n")
+        try:
+            self.write_log()
+        except FileError as error:
+            if len(self.unwritten) == 1:
+                warn(f"{error}. The run goes on until its next checkpoint; its log is kept in memory")
+
+    def write_log(self) -> None:
+        """All the lines that wait, or none: half a line would spoil the next one."""
+        length = self.metrics.stat().st_size if self.metrics.exists() else 0
         try:
             with open(self.metrics, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.writelines(self.unwritten)
         except OSError as error:
+            with suppress(OSError):
+                os.truncate(self.metrics, length)
             raise explained(error, self.metrics) from error
+        self.unwritten.clear()
 
     def rows(self) -> list[dict]:
         """Raises ValueError for a broken line."""
@@ -121,6 +137,7 @@ class RunFolder:
 
     def save(self, decoder, optimizer, state: State, base: str, best: bool) -> None:
         """Write a checkpoint whole or not at all, then remove the old ones. One of the same step is not written again."""
+        self.write_log()
         target = self.checkpoint(state.step)
         if not target.exists():
             with appearing(target) as folder:

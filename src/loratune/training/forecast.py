@@ -9,7 +9,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -21,6 +21,7 @@ from loratune import __version__
 from loratune.console import say, track, warn
 from loratune.data.encode import Encoded
 from loratune.data.pack import Batch, all_steps, epoch_steps, fed_tokens, pack
+from loratune.errors import UserError
 from loratune.files import read_json, write_json
 from loratune.machine import Neighbours, processor_name, release_freed_memory, resident_memory
 from loratune.models.attention import packed_attention
@@ -90,7 +91,7 @@ def kept(cache: Path, what: tuple, rows: Sequence[Encoded], settings: TrainSetti
     mean = f"{sum(map(fed_tokens, rows)) / len(rows):.1e}"
     circumstances = (processor_name(), torch.get_num_threads(), torch.__version__, __version__)
     path = cache / f"trial-{hashlib.sha256(repr((circumstances, choices, mean, what)).encode()).hexdigest()[:16]}.json"
-    if path.is_file():
+    with suppress(UserError, TypeError):  # it is not there, or broken
         return Trial(**read_json(path))
     neighbours = Neighbours()
     trial = make()
@@ -98,7 +99,8 @@ def kept(cache: Path, what: tuple, rows: Sequence[Encoded], settings: TrainSetti
     if neighbours.crowd(torch.get_num_threads()):
         warn("other programs are keeping this machine busy, so how fast it is will be tried again the next time")
     else:
-        write_json(path, asdict(trial))
+        with suppress(UserError):  # a full or read-only disk is no reason to stop
+            write_json(path, asdict(trial))
     return trial
 
 

@@ -2,11 +2,12 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
+from loratune.console import warn
 from loratune.data.encode import Encoded
 from loratune.data.pack import all_steps, fed_tokens, pack
 from loratune.errors import UserError
@@ -15,7 +16,7 @@ from loratune.settings import TrainSettings
 from loratune.training.checkpoint import RunFolder, State
 from loratune.training.progress import TrainingBar
 from loratune.training.schedule import StopRule, learning_rate_factor
-from loratune.training.step import NonFinite, StepResult, adamw, train_step
+from loratune.training.step import NonFinite, OutOfMemory, StepResult, adamw, train_step
 from loratune.training.validate import validation_nll
 
 
@@ -34,7 +35,11 @@ class Job:
 
 
 def fit(job: Job, bar: TrainingBar, stop_requested: Callable[[], bool]) -> tuple[State, bool]:
-    """Train until the end, an early stop or a request to stop. Returns where the run is and whether it is finished."""
+    """Train until the end, an early stop or a request to stop. Returns where the run is and whether it is finished.
+
+    Time is that of a clock which nobody sets and which rests while the machine sleeps (on Linux and macOS): a laptop whose
+    lid is closed in the middle of a --budget trains the rest of it afterwards.
+    """
     settings = job.settings
     optimizer = adamw(job.decoder.train(), settings.weight_decay)
     state = job.run.restore(job.decoder, optimizer)
@@ -43,15 +48,18 @@ def fit(job: Job, bar: TrainingBar, stop_requested: Callable[[], bool]) -> tuple
     validations = job.rule.affordable(settings.validations, state.validation_seconds)
     rule = reserving(job.rule, state)
     started = time.perf_counter() - state.elapsed
-    lengths = [fed_tokens(row) for row in job.rows]
     finished = False
-    for groups in all_steps(lengths, settings.batch_tokens, settings.micro_tokens, settings.seed, state.step):
+    for groups in remaining_steps(job, state):
         state.elapsed = time.perf_counter() - started
         finished = rule.is_over(state.step, state.elapsed, state.pace) or out_of_patience(state, settings.patience)
         if finished or stop_requested():
             break
         progress = rule.progress(state.step, state.elapsed, state.pace)
-        result, rate = take_step(job, optimizer, groups, state, progress)
+        try:
+            result, rate = take_step(job, optimizer, groups, state, progress)
+        except OutOfMemory:
+            state.micro_tokens = smaller(job, groups, state.step + 1)
+            continue
         state.elapsed = time.perf_counter() - started
         job.run.log(log_row(state, result, rate))
         bar.show(progress, state, result, rule.seconds_left(state.step, state.elapsed, state.pace))
@@ -66,6 +74,31 @@ def fit(job: Job, bar: TrainingBar, stop_requested: Callable[[], bool]) -> tuple
     return state, finished
 
 
+def remaining_steps(job: Job, state: State) -> Iterator[list[list[int]]]:
+    """The steps that are still to be taken, in micro-batches of the size that the state says at that moment."""
+    settings, lengths = job.settings, [fed_tokens(row) for row in job.rows]
+    while True:
+        size = state.micro_tokens or settings.micro_tokens
+        for groups in all_steps(lengths, settings.batch_tokens, size, settings.seed, state.step):
+            yield groups
+            if size != (state.micro_tokens or settings.micro_tokens):
+                break
+
+
+def smaller(job: Job, groups: list[list[int]], step: int) -> int:
+    """Half of the tokens that were computed at once and did not fit. Raises UserError when that was a single row."""
+    tokens = max(sum(fed_tokens(job.rows[number]) for number in group) for group in groups)
+    if all(len(group) == 1 for group in groups):
+        raise UserError(
+            f"step {step}: not enough memory for a row of {tokens:,} tokens, computed alone. The run stopped; its checkpoints "
+            f"are good. Close other programs and go on with it, or start a run with --low-memory or a lower --max-tokens "
+            f"(now {job.settings.max_tokens:,})"
+        )
+    release_freed_memory()
+    warn(f"step {step}: not enough memory for {tokens:,} tokens at once; from here on {tokens // 2:,}, with the same result")
+    return tokens // 2
+
+
 def take_step(job: Job, optimizer, groups: list[list[int]], state: State, progress: float) -> tuple[StepResult, float]:
     """One optimiser step at the learning rate of this progress; counts it in the state."""
     began = time.perf_counter()
@@ -76,14 +109,23 @@ def take_step(job: Job, optimizer, groups: list[list[int]], state: State, progre
     try:
         result = train_step(job.decoder, optimizer, batches, rate, settings.clip)
     except NonFinite as error:
-        ids = ", ".join(job.rows[number].id for group in groups for number in group)
         raise UserError(
-            f"step {state.step + 1}: {error}. The run stopped; its checkpoints are good. Try a lower --learning-rate "
-            f"(now {rate:.2g}) or --precision fp32, or look at this step's records: {ids}"
+            f"step {state.step + 1}: {error}. The run stopped; its checkpoints are good. {suspects(job, groups, rate)}"
         ) from error
     state.step, state.tokens = state.step + 1, state.tokens + result.tokens
     state.stepping += time.perf_counter() - began
     return result, rate
+
+
+def suspects(job: Job, groups: list[list[int]], rate: float) -> str:
+    """What to do about a step that is no number: the records that alone make it so, or else the learning rate."""
+    rows = [job.rows[number] for group in groups for number in group]
+    if broken := [row.id for row in rows if not math.isfinite(validation_nll(job.decoder, [pack([row]).to(job.device)]))]:
+        return f"By itself, too, it is no number for: {', '.join(broken)}. Look at it, leave it out and start a new run"
+    return (
+        f"Start a run with a lower --learning-rate (now {rate:.2g}) or --precision fp32, or look at this step's records: "
+        f"{', '.join(row.id for row in rows)}"
+    )
 
 
 def validate(job: Job, optimizer, state: State, bar: TrainingBar) -> None:
@@ -98,6 +140,8 @@ def validate(job: Job, optimizer, state: State, bar: TrainingBar) -> None:
     release_freed_memory()  # not at each step, where it would cost a tenth of the speed
     if state.base_nll is None:
         state.base_nll, state.validation_seconds = nll, time.perf_counter() - began
+        if nll > math.log(job.decoder.spec.vocabulary):
+            warn("the base model predicts worse than chance: is the tokenizer in its folder another model's?")
     state.validations, state.validated_step = state.validations + 1, state.step
     best = state.best_nll is None or nll < state.best_nll
     if best:

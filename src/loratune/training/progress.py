@@ -1,6 +1,5 @@
-"""What a person sees while the model trains, and how Ctrl-C becomes a wish that the loop can grant."""
+"""What a person sees while the model trains."""
 
-import signal
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -40,22 +39,3 @@ def training_bar():
     columns = (BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[facts]}"))
     with Progress(*columns, console=console) as bar:
         yield TrainingBar(bar)
-
-
-@contextmanager
-def stop_requests():
-    """Yield a function that says whether Ctrl-C or SIGTERM has come; a second one interrupts at once."""
-    requested = []
-
-    def remember(number, frame):
-        if requested:
-            raise KeyboardInterrupt
-        requested.append(number)
-        say("Stopping after this step; press Ctrl-C again to stop at once (the newest checkpoint stays).")
-
-    old = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(requested)
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from loratune.machine import is_out_of_memory
 from loratune.models.attention import packed_attention
 from loratune.models.lora import trained_parameters
 from loratune.training.loss import target_loss
@@ -12,6 +13,10 @@ from loratune.training.loss import target_loss
 
 class NonFinite(Exception):
     """The loss or a gradient is not a number any more."""
+
+
+class OutOfMemory(Exception):
+    """A micro-batch did not fit into the memory."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +30,20 @@ class StepResult:
 def train_step(decoder, optimizer, micro_batches: Sequence, learning_rate: float, clip: float) -> StepResult:
     """One optimiser step over all micro-batches; the result does not depend on how the rows are cut into them.
 
-    Raises NonFinite, and leaves the adapter as it was, when the loss or a gradient is not finite.
+    Raises NonFinite when the loss or a gradient is not finite, and OutOfMemory; both leave the adapter and the optimiser as
+    they were.
     """
-    parameters = trained_parameters(decoder)
     targets = sum(len(batch.targets) for batch in micro_batches)
-    loss = 0.0
-    for batch in micro_batches:
-        # Divided by the targets of the whole step, not of the micro-batch: a mean of means would weigh them unequally.
-        part = target_loss(decoder, batch, packed_attention(batch.lengths)) / targets
-        part.backward()
-        loss += part.item()
-    grad_norm = torch.nn.utils.clip_grad_norm_(parameters, clip).item()
+    try:
+        loss = add_gradients(decoder, micro_batches, targets)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        loss = None  # what was computed is let go of with the error, when this block ends
+    if loss is None:
+        optimizer.zero_grad(set_to_none=False)
+        raise OutOfMemory
+    grad_norm = torch.nn.utils.clip_grad_norm_(trained_parameters(decoder), clip).item()
     finite = torch.tensor([loss, grad_norm]).isfinite().all()
     if finite:
         for group in optimizer.param_groups:
@@ -45,6 +53,17 @@ def train_step(decoder, optimizer, micro_batches: Sequence, learning_rate: float
     if not finite:
         raise NonFinite(f"the loss is {loss} and the gradient norm {grad_norm}")
     return StepResult(loss, grad_norm, sum(len(batch.ids) for batch in micro_batches), targets)
+
+
+def add_gradients(decoder, micro_batches: Sequence, targets: int) -> float:
+    """Add the step's gradients to the parameters'; returns its loss."""
+    loss = 0.0
+    for batch in micro_batches:
+        # Divided by the targets of the whole step, not of the micro-batch: a mean of means would weigh them unequally.
+        part = target_loss(decoder, batch, packed_attention(batch.lengths)) / targets
+        part.backward()
+        loss += part.item()
+    return loss
 
 
 def adamw(decoder, weight_decay: float) -> torch.optim.AdamW:

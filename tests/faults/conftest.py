@@ -1,0 +1,60 @@
+"""A small model, data and an adapter, made once and copied to where each test works."""
+
+import json
+import shutil
+
+import pytest
+from faulty import RUN, adapter
+
+from loratune.cli import main
+from loratune.machine import Neighbours
+from small_models import save_model
+from tuned_models import save_tuned
+
+ROWS = [
+    {"instruction": f"Count to {n}.", "input": "", "output": " ".join(map(str, range(n))), "source": "count"}
+    for n in range(2, 40)
+]
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    made = tmp_path_factory.mktemp("made")
+    save_model(made / "base")
+    (made / "data").mkdir()
+    for name, rows in (("train", ROWS[8:]), ("val", ROWS[:4]), ("test", ROWS[4:8])):
+        (made / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (made / "mine.jsonl").write_text((made / "data" / "train.jsonl").read_text())
+    (made / "test.json").write_text(json.dumps(["What is a bond?", "Count."]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(made)
+        save_tuned(made)
+    return made
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def place(made, cache, tmp_path, monkeypatch):
+    """The working directory."""
+    return at(tmp_path / "place", made, cache, monkeypatch)
+
+
+def at(place, made, cache, monkeypatch):
+    shutil.copytree(made, place, dirs_exist_ok=True)
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("LORATUNE_CACHE", str(cache))
+    monkeypatch.setattr(Neighbours, "crowd", lambda *_: False)  # what was timed once is good enough here
+    return place
+
+
+@pytest.fixture(scope="session")
+def whole(made, cache, tmp_path_factory):
+    """The adapter of a run of three steps that nothing befell."""
+    with pytest.MonkeyPatch.context() as patch:
+        place = at(tmp_path_factory.mktemp("whole"), made, cache, patch)
+        assert main([*RUN, "--run", "whole", "--out", "whole"]) == 0
+    return adapter(place / "whole")

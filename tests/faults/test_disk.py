@@ -1,0 +1,184 @@
+"""A disk that fills up at any write: one clear line, nothing half-written, and the way back once there is room.
+
+The disk is a real one, in memory, which the tests fill to the last byte; only root may make it.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from faulty import RUN, SmallDisk, adapter, content, refused, same, watchers
+
+from conftest import at
+from loratune.cli import main
+from loratune.models import adapter as adapters
+from loratune.training import checkpoint, loop
+from loratune.training.checkpoint import RunFolder
+
+ONE = [*RUN, "--run", "one", "--out", "tuned"]
+# What `train` writes, each by a pattern of its own.
+WRITTEN = (
+    r"runs/\.one\.lock",
+    r"\.tuned\.lock",
+    r"settings\.toml",
+    r"facts\.json",
+    r"metrics\.jsonl",
+    r"step-000000.*adapter_model",
+    r"step-000000.*adapter_config",
+    r"step-000000.*optimizer",
+    r"step-000000.*state",
+    r"step-000003.*adapter_model",
+    r"loss\.png",
+    r"\.tuned.*tmp/\.adapter_model",
+    r"\.tuned.*tmp/tokenizer",
+    r"\.tuned.*loratune\.json",
+    r"\.tuned.*README",
+    r"summary\.json",
+)
+
+
+def mount(path, *options: str) -> None:
+    told = subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", str(path)], capture_output=True, text=True)
+    if told.returncode:
+        pytest.skip(f"no file system can be made here (needs root): {told.stderr.strip()}")
+
+
+@pytest.fixture
+def disk(made, cache, tmp_path, monkeypatch):
+    """The working directory is on it."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount(path, "-o", "size=16m")
+    disk = SmallDisk(path)
+    for module in (adapters, checkpoint):  # these open their files in Rust, which Python does not hear of
+        monkeypatch.setattr(module, "save_file", disk.told_of(module.save_file))
+    try:
+        at(path, made, cache, monkeypatch)
+        yield disk
+    finally:
+        watchers.remove(disk)
+        monkeypatch.undo()
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def hidden(disk) -> list[str]:
+    """Temporary files and locks that were left."""
+    return [str(path) for path in disk.path.rglob(".*")]
+
+
+def fill_and_go_on(disk, capsys, file: int | str) -> None:
+    """Let the disk fill up at one write of a run, make room, and go on."""
+    with disk.filled_at(file):
+        told = refused(capsys, *ONE)
+    assert "no room left on the disk" in told and hidden(disk) == []
+    begun = (disk.path / "runs" / "one").exists()
+    assert ("go on with: loratune train --run one --resume" in told) == begun
+    assert main(["train", "--run", "one", "--resume"] if begun else ONE) == 0
+
+
+@pytest.mark.parametrize("file", WRITTEN)
+def test_training_goes_on_after_a_full_disk(disk, whole, capsys, file):
+    fill_and_go_on(disk, capsys, file)
+    assert same(adapter(disk.path / "tuned"), whole)
+
+
+@pytest.mark.slow
+def test_training_goes_on_after_a_disk_that_was_full_at_any_write(disk, whole, capsys):
+    with disk.filled_at(None):
+        assert main(ONE) == 0
+    for number, name in enumerate(list(disk.opened)):
+        shutil.rmtree("runs")
+        shutil.rmtree("tuned")
+        fill_and_go_on(disk, capsys, number)
+        assert same(adapter(disk.path / "tuned"), whole), name
+
+
+def test_rows_of_the_log_wait_for_room(disk, whole, capsys, monkeypatch):
+    """The disk is full from the first step to the second: training goes on, and the log lacks nothing in the end."""
+    original, original_row, filled = RunFolder.write_log, loop.log_row, []
+
+    def write_log(run):
+        steps = [json.loads(line) for line in run.unwritten if '"loss"' in line]
+        if steps and not filled:
+            filled.append(disk.fill())
+        elif len(filled) == 1 and len(steps) == 2:
+            filled.append(disk.free())
+        original(run)
+
+    monkeypatch.setattr(RunFolder, "write_log", write_log)
+    # Too long for what is left of the file's last page.
+    monkeypatch.setattr(loop, "log_row", lambda *arguments: original_row(*arguments) | {"note": "x" * 10_000})
+    assert main(ONE) == 0
+    assert len(filled) == 2
+    assert capsys.readouterr().out.count("its log is kept in memory") == 1
+    rows = RunFolder(disk.path / "runs" / "one").rows()
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3]
+    assert same(adapter(disk.path / "tuned"), whole)
+
+
+def test_half_a_row_is_taken_back(disk):
+    run = RunFolder(disk.path)
+    run.log({"step": 1})
+    disk.fill()
+    run.log({"step": 2, "text": "x" * 10_000})  # more than the rest of the page that the first row has
+    assert run.metrics.read_text() == '{"step": 1}\n'
+    disk.free()
+    run.log({"step": 3})
+    assert [row["step"] for row in run.rows()] == [1, 2, 3]
+
+
+EVALUATE = ["evaluate", "--adapter", "adapter", "--generate", "2", "--max-new-tokens", "2", "--out", "measured.json"]
+COMPARE = ["compare", "--adapter", "adapter", "--max-new-tokens", "2", "--format", "both"]
+PREPARE = ["prepare", "--data", "mine.jsonl", "--model", "base", "--val-fraction", "0.2"]
+
+
+@pytest.mark.parametrize("words", [EVALUATE, COMPARE, PREPARE], ids=lambda words: words[0])
+def test_a_full_disk_leaves_what_was_written_before(disk, capsys, words):
+    with disk.filled_at(None):
+        assert main(words) == 0
+    before, count = content(disk.path), len(disk.opened)
+    assert count >= 1
+    for number in range(count):
+        with disk.filled_at(number):
+            assert "no room left on the disk" in refused(capsys, *words)
+        assert content(disk.path) == before, disk.opened[number]
+    assert main(words) == 0
+
+
+@pytest.mark.parametrize("words", [EVALUATE, COMPARE, PREPARE, [*ONE, "--out", "adapter"]], ids=lambda words: words[0])
+def test_a_folder_that_cannot_be_written(disk, capsys, words):
+    before = content(disk.path)
+    mount(disk.path, "-o", "remount,ro")
+    assert "permission denied" in refused(capsys, *words)
+    mount(disk.path, "-o", "remount,rw")
+    assert content(disk.path) == before
+
+
+def test_a_disk_that_becomes_read_only_in_the_middle_of_a_run(disk, whole, capsys, monkeypatch):
+    original = loop.train_step
+
+    def step(*arguments):
+        mount(disk.path, "-o", "remount,ro")
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", step)
+        told = refused(capsys, *ONE)
+    mount(disk.path, "-o", "remount,rw")
+    assert "the file system is read-only" in told and "--run one --resume" in told
+    assert main(["train", "--run", "one", "--resume"]) == 0
+    assert same(adapter(disk.path / "tuned"), whole)
+
+
+def test_what_is_said_to_a_full_disk_is_given_up(disk, whole):
+    """`loratune train > log.txt` where log.txt has no room: the run, which writes elsewhere, ends well."""
+    disk.fill()
+    with open("log.txt", "w") as log:
+        command = [sys.executable, "-m", "loratune.cli", *RUN, "--run", "one"]
+        place = disk.path.parent / "elsewhere"
+        shutil.copytree(disk.path / "base", place / "base")
+        shutil.copytree(disk.path / "data", place / "data")
+        assert subprocess.run(command, cwd=place, stdout=log, stderr=log).returncode == 0
+    assert same(adapter(place / "model" / "gpt2_lora_finetuned"), whole)
