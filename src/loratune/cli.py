@@ -4,6 +4,7 @@ import argparse
 import importlib
 import json
 import os
+import re
 import sys
 import types
 import typing
@@ -12,7 +13,7 @@ from typing import Any
 from rich_argparse import RichHelpFormatter
 
 from loratune import __version__, settings
-from loratune.console import console
+from loratune.console import console, printable
 from loratune.errors import UserError
 from loratune.settings import Settings, flag, read_toml
 
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         return run(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+            print(printable(f"error: {problem}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 1
 
 
@@ -71,7 +72,8 @@ def run(argv: list[str]) -> int:
     checked = fields.checked(fields.over(from_file, given), unknown=strangers)
     result = importlib.import_module(f"loratune.commands.{command}").run(checked)
     if as_json:
-        print(json.dumps(result, ensure_ascii=False))
+        # JSON escapes the first 32 control characters, not the others, such as U+009B, which begins an escape sequence.
+        print(re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(result, ensure_ascii=False)))
     return 0 if result.get("finished", True) else 1
 
 

@@ -13,8 +13,9 @@ from loratune.models.decoder import Decoder
 from loratune.models.lora import Lora, linears
 from loratune.models.names import LAYER, TRANSPOSED, outer_name
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+WEIGHTS, CONFIG, DESCRIPTION = "adapter_model.safetensors", "adapter_config.json", "loratune.json"
 PREFIX = "base_model.model."
+LARGEST_ALPHA = 1e6  # refuses infinity and NaN, too
 
 
 def adapter_weights(decoder: Decoder) -> dict[str, torch.Tensor]:
@@ -80,6 +81,8 @@ def load_adapter(decoder: Decoder, folder: Path) -> None:
         a, b = weights.pop(f"{layer}.lora_A.weight", None), weights.pop(f"{layer}.lora_B.weight", None)
         if (a is None) != (b is None):
             raise UserError(f"--adapter {folder}: {WEIGHTS} is broken: of {layer} only one of the two matrices is there")
+        if a is not None and not (a.dim() == b.dim() == 2 and a.numel() and b.numel()):
+            raise UserError(f"--adapter {folder}: {WEIGHTS} is broken: {layer} has no two matrices with numbers in them")
         linear.lora = None if a is None else lora_of(a, b, linear.weight, scale_of(config, layer, a.shape[0]), folder, layer)
     if weights:
         raise UserError(f"--adapter {folder}: made for another base model: this one has no place for {next(iter(weights))}")
@@ -111,9 +114,10 @@ def read_config(folder: Path) -> dict:
         problems.append(f"bias is {config['bias']!r}")
     if problems:
         raise UserError(f"--adapter {folder}: only plain LoRA adapters can be used: in {CONFIG}, {', '.join(problems)}")
-    alphas = [config.get("lora_alpha"), *(config.get("alpha_pattern") or {}).values()]
-    if any(isinstance(alpha, bool) or not isinstance(alpha, int | float) for alpha in alphas):
-        raise UserError(f"--adapter {folder}: lora_alpha must be a number in {CONFIG}")
+    patterns = config.get("alpha_pattern") or {}
+    alphas = [config.get("lora_alpha"), *(patterns.values() if isinstance(patterns, dict) else [None])]
+    if not all(type(alpha) in (int, float) and abs(alpha) < LARGEST_ALPHA for alpha in alphas):
+        raise UserError(f"--adapter {folder}: lora_alpha must be a number in {CONFIG}, finite, as must those of alpha_pattern")
     return config
 
 
@@ -138,14 +142,20 @@ def lora_of(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor, scale: float
 
 
 def described(folder: Path) -> dict:
-    """`loratune.json` beside the adapter; empty for an adapter that another tool made."""
-    path = folder / "loratune.json"
+    """`loratune.json` beside the adapter; empty for an adapter that another tool made.
+
+    Raises UserError unless what other code relies on is of the right kind. The template checks itself where it is used.
+    """
+    path = folder / DESCRIPTION
     facts = read_json(path) if path.is_file() else {}
-    base = facts.get("base", {}) if isinstance(facts, dict) else None
-    if not isinstance(base, dict) or ("base" in facts and not {"name", "fingerprint"} <= base.keys()):
+    base = facts.get("base", {"name": "", "fingerprint": ""}) if isinstance(facts, dict) else None
+    if not isinstance(base, dict) or not all(isinstance(base.get(name), str) for name in ("name", "fingerprint")):
         raise UserError(f"{path}: broken: it must be an object whose base has a name and a fingerprint")
+    prepared = facts.get("prepared", {})
+    if not isinstance(prepared, dict) or type(prepared.get("fact_tokens", 1)) is not int:
+        raise UserError(f"{path}: prepared: broken: it must be an object, and its fact_tokens a whole number")
     return facts
 
 
 def describe(folder: Path, facts: dict) -> None:
-    write_json(folder / "loratune.json", json.loads(json.dumps(facts, default=str)))
+    write_json(folder / DESCRIPTION, json.loads(json.dumps(facts, default=str)))

@@ -4,6 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
+from rich.text import Text
+
 from loratune.console import console
 from loratune.errors import UserError
 from loratune.files import explaining
@@ -20,7 +22,7 @@ def convert(gguf: Path, folder: Path) -> None:
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     try:
-        with explaining(folder), console.status(f"Unpacking {gguf.name} (once; about 15 s) ..."):
+        with explaining(folder), console.status(Text(f"Unpacking {gguf.name} (once; about 15 s) ...")):
             model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
             # The folder holds plain weights: without this they would be announced as quantised.
             model.config.__dict__.pop("quantization_config", None)
