@@ -45,7 +45,9 @@ def test_printable_text_has_nothing_that_acts_and_loses_nothing_else(text):
     assert all(one == other or ACTING.match(other) for one, other in zip(safe, text, strict=True))
 
 
-@pytest.mark.parametrize("text", ["naïve\xa0é", "e\u0301", "می\u200cخواهم", "שלום", "👩\u200d🚀", "日本\u3000", "a\nb\tc", "𝒳"])
+@pytest.mark.parametrize(
+    "text", ["naïve\xa0é", "e\u0301", "\u0645\u06cc\u200c\u062e", "שלום", "👩\u200d🚀", "日本\u3000", "a\nb\tc", "\U0001d4b3"]
+)
 def test_letters_of_every_script_stay(text):
     assert printable(text) == text
 

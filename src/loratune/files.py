@@ -78,6 +78,8 @@ def reading(path: Path):
 
     A pipe or a device may never end; so that none is waited for, it is opened without waiting.
     """
+    if "\0" in str(path):
+        raise UserError(f"{path}: there is no such file")
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

@@ -8,7 +8,7 @@ from datetime import date
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loratune.data.records import Record, records_text
@@ -53,6 +53,7 @@ def refusal(path, columns=None) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("names", FORMS.values(), ids=FORMS)
+@settings(deadline=None)  # the first example of a kind imports its reader
 @given(rows=rows)
 def test_every_kind_of_file_in_every_form(tmp_path_factory, kind, names, rows):
     path = tmp_path_factory.mktemp("files") / f"mine{kind}"

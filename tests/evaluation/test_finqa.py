@@ -23,6 +23,8 @@ REVENUE = [
     ["net sales", "$ 1,200", "$ -13 ( 13 )"],
     ["tax , net ( all )", "20% ( 20 % )", "10%"],
     ["cash", "n/a"],
+    ["all cash of the world", "9" * 400],
+    ["half of it", "9" * 308, "9" * 308],
 ]
 
 
@@ -96,6 +98,12 @@ def test_what_is_not_a_program_is_explained(text, message):
         (f"multiply({'9' * 200}, {'9' * 200})", "not a finite"),
         ("greater(1, 2), add(#0, 1)", "#0 is no, which cannot"),
         ("table_max(cash, none)", "'n/a' is not a number"),
+        (f"add({'9' * 400}, 1)", "too large a number"),
+        (f"add(const_m{'9' * 400}, 1)", "too large a number"),
+        (f"greater({'9' * 400}, 1)", "too large a number"),
+        ("table_max(all cash of the world, none)", "too large a number"),
+        ("table_sum(half of it, none)", "not a finite real number"),
+        ("table_average(half of it, none)", "not a finite real number"),
         ("table_max(profit, none)", "no such row"),
     ],
 )

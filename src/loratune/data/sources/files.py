@@ -30,6 +30,8 @@ SYNONYMS = {
 KINDS = (".parquet", ".jsonl", ".json", ".csv")
 # Messages hold all the rest.
 BESIDE_MESSAGES = ("group", "id")
+# A small Parquet file may claim billions of equal rows.
+MOST_ROWS_A_BYTE = 100
 LONGEST_CELL = 2**31 - 1  # of a CSV file; Python's own limit is 131,072 characters
 
 
@@ -122,15 +124,17 @@ def csv_rows(path: Path) -> list[FileRow]:
 
 
 def parquet_rows(path: Path) -> list[FileRow]:
-    import pyarrow
-    import pyarrow.parquet
+    from pyarrow import parquet
 
     try:
-        values = pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowException as error:
+        claimed, size = parquet.read_metadata(path).num_rows, path.stat().st_size
+        if claimed > MOST_ROWS_A_BYTE * size:
+            raise ValueError(f"{claimed:,} rows in {size:,} bytes cannot be texts")
+        values = parquet.read_table(path).to_pylist()
+    except Exception as error:  # whatever Arrow raises for a broken file
+        if (known := explained(error, path)) is not error:
+            raise known from error
         raise UserError(f"{path}: cannot be read as Parquet: {error}") from error
-    except OSError as error:
-        raise explained(error, path) from error
     return [FileRow(f"{path}, row {number}", row) for number, row in enumerate(values, 1)]
 
 
