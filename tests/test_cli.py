@@ -1,5 +1,6 @@
 """The command line itself: help without waiting, mistakes without tracebacks, recipes that are valid."""
 
+import math
 import re
 import subprocess
 import sys
@@ -7,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from deadline import deadline
 from loratune.cli import COMMANDS, main, parser
-from loratune.settings import EvaluateSettings, TrainSettings, flag, parse_duration, read_toml
+from loratune.errors import UserError
+from loratune.settings import EvaluateSettings, PrepareSettings, TrainSettings, flag, parse_duration, read_toml
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,10 +56,45 @@ def test_durations(text, seconds):
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["soon", "10x", "m10", "1h30", ""])
+@pytest.mark.parametrize("text", ["soon", "10x", "m10", "1h30", "", "1" * 10**5, "1" * 10**5 + "x", "1h" * 10**5, "\u0661h"])
 def test_durations_that_are_none(text):
-    with pytest.raises(ValueError, match="not a duration"):
-        parse_duration(text)
+    with deadline():
+        try:
+            assert parse_duration(text) == math.inf  # which is more than the setting takes
+        except ValueError as error:
+            assert "not a duration" in str(error)
+
+
+@pytest.mark.parametrize("value", ["a\0b", "a\udcffb", ["dolly", "a\0"], {"instruction": "\ud800"}, Path("a\0b")])
+@pytest.mark.parametrize("name", ["out", "data", "model", "columns", "template"])
+def test_a_setting_that_is_no_text_is_refused_before_any_work(name, value):
+    with pytest.raises(UserError, match=f"--{name}: has a character that is no text"):
+        PrepareSettings.checked({name: value})
+
+
+def test_numbers_of_thousands_of_digits_are_refused():
+    with pytest.raises(UserError, match="--max-tokens: "):
+        TrainSettings.checked({"max_tokens": "9" * 5000, "micro_tokens": "9" * 5001})
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("max-tokens = 64\nmax_tokens = 65", "max_tokens stands twice, with a dash and with an underscore"),
+        ("rank = 0x" + "f" * 40, "rank holds a whole number of more than 64 bits"),
+        ("rank = " + "9" * 5000, "cannot be read as TOML"),
+        ("a = " + "[" * 5000, "nested too deeply"),
+        ("a." * 10**5 + "b = 1", "characters are too many for a file of settings"),
+        ("rank = 1\nrank = 2", "Cannot overwrite a value"),
+        ("rank = \xe9", "line 1: not UTF-8 text"),
+    ],
+)
+def test_settings_files_that_cannot_be_read(tmp_path, content, told):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content.encode("latin-1"))
+    with deadline(), pytest.raises(UserError, match=r"mine\.toml") as refused:
+        read_toml(path)
+    assert told in str(refused.value)
 
 
 @pytest.mark.parametrize("words", [["a", "b"], ["a", "--adapter", "b"]])

@@ -4,6 +4,7 @@ import argparse
 import importlib
 import json
 import os
+import re
 import signal
 import sys
 import types
@@ -14,7 +15,7 @@ from typing import Any
 from rich_argparse import RichHelpFormatter
 
 from loratune import __version__, settings
-from loratune.console import console
+from loratune.console import console, printable
 from loratune.errors import UserError
 from loratune.machine import is_out_of_memory
 from loratune.settings import Settings, flag, read_toml
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         code, problems = outcome(sys.argv[1:] if argv is None else argv)
         with suppress(OSError):  # a terminal that was closed
             for problem in problems:
-                print(problem, file=sys.stderr)
+                print(printable(problem), file=sys.stderr)
         return code
     finally:
         drop_unwritable_output()
@@ -100,7 +101,8 @@ def run(argv: list[str]) -> int:
     checked = fields.checked(fields.over(from_file, given), unknown=strangers)
     result = importlib.import_module(f"loratune.commands.{command}").run(checked)
     if as_json:
-        print(json.dumps(result, ensure_ascii=False))
+        # JSON escapes the first 32 control characters, not the others, such as U+009B, which begins an escape sequence.
+        print(re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(result, ensure_ascii=False)))
     return 0 if result.get("finished", True) else 1
 
 

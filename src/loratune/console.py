@@ -1,12 +1,17 @@
 """What a person sees while a command runs: messages, warnings, tables and progress bars."""
 
 import os
-from collections.abc import Callable, Iterable
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
+
+# What turns the direction of writing round, so that a text reads otherwise than it is (CVE-2021-42574, "Trojan Source").
+BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class PatientStream:
@@ -41,28 +46,46 @@ class PatientConsole(Console):
         """The reader is gone (`loratune train | head`): the work goes on, unseen."""
         self.file = open(os.devnull, "w")  # noqa: SIM115 - open until the program ends
 
+    def render(self, renderable, options=None) -> Iterator[Segment]:
+        """All that is shown comes through here. Texts are from models and files: none may steer the terminal."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
 
 # The command line sets `console.stderr = True` for --json, so that stdout holds the JSON object alone.
-console = PatientConsole(highlight=False)
+# Without markup and emoji codes: a file may be called [/bold].jsonl, and a prompt may hold :key:.
+console = PatientConsole(highlight=False, markup=False, emoji=False)
+
+
+def printable(text: str) -> str:
+    """The text as a terminal may get it: control characters (as in escape sequences) and broken ones are replaced."""
+    if text.isprintable():
+        return text
+    return "".join("\N{REPLACEMENT CHARACTER}" if steers(letter) else letter for letter in text)
+
+
+def steers(letter: str) -> bool:
+    """Control characters, C1 included (U+009B begins an escape sequence by itself), and halves of surrogate pairs."""
+    return letter not in "\n\t" and (unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in BIDI_CONTROLS)
 
 
 def say(message: str) -> None:
-    console.print(message, markup=False, soft_wrap=True)
+    console.print(printable(message), soft_wrap=True)
 
 
 def warn(message: str) -> None:
-    console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+    console.print(printable(f"warning: {message}"), style="yellow", soft_wrap=True)
 
 
 @contextmanager
 def progress(description: str, total: int):
     """A progress bar with the time left. Yields `advance(steps=1, note="")`; a log file gets the last state only."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
+        TextColumn("left", markup=False),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bar:

@@ -7,8 +7,8 @@ A field's description is its help text; its bounds are its validation.
 import difflib
 import itertools
 import re
+import reprlib
 import shlex
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -16,21 +16,25 @@ import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from loratune.errors import UserError
+from loratune.files import load_toml
 
 DURATION_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+PART = r"(\d+(?:\.\d+)?)([smh])"  # of a duration
+LONGEST_DURATION = 40  # letters
+BROKEN = "has a character that is no text (a null, or bytes that are not UTF-8); rename what it stands for"
 
 
 def parse_duration(value: Any) -> Any:
     """`90s`, `10m`, `1.5h` or `1h30m` to seconds; a bare number is seconds."""
     if not isinstance(value, str):
         return value
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", value)
-    if not parts or "".join(number + unit for number, unit in parts) != value.replace(" ", ""):
-        try:
-            return float(value)
-        except ValueError:
-            raise ValueError("not a duration; write it like 90s, 10m or 1h30m") from None
-    return sum(float(number) * DURATION_UNITS[unit] for number, unit in parts)
+    plain = value.replace(" ", "")
+    if len(plain) <= LONGEST_DURATION and re.fullmatch(rf"({PART})+", plain, re.ASCII):
+        return sum(float(number) * DURATION_UNITS[unit] for number, unit in re.findall(PART, plain, re.ASCII))
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError("not a duration; write it like 90s, 10m or 1h30m") from None
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, le=365 * 86400)]
@@ -57,6 +61,7 @@ class Settings(BaseModel):
         `unknown` are options that the command line did not recognise; `origin` is put before each problem.
         """
         problems = [cls._unknown(name) for name in unknown]
+        problems += [f"{flag(name)}: {BROKEN}" for name, value in values.items() if is_broken(value)]
         try:
             settings = cls(**values)
         except ValidationError as error:
@@ -87,7 +92,7 @@ class Settings(BaseModel):
         name = field if field in cls.POSITIONAL else flag(field)
         if detail["type"] == "missing":
             return f"{name} is missing: {cls.model_fields[field].description}"
-        return f"{name}: {message[0].lower()}{message[1:]} (given: {detail['input']!r})"
+        return f"{name}: {message[0].lower()}{message[1:]} (given: {reprlib.repr(detail['input'])})"
 
     def to_toml(self) -> str:
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
@@ -110,19 +115,28 @@ def options_of(field: str, value: Any) -> list[str]:
     return [flag(field), *map(str, value if isinstance(value, list) else [value])]
 
 
+def is_broken(value: Any) -> bool:
+    """Whether a text in it has a null character, which no path can have, or bytes that are no text (as a file name may)."""
+    if isinstance(value, dict):
+        return is_broken([*value, *value.values()])
+    if isinstance(value, list):
+        return any(map(is_broken, value))
+    return isinstance(value, str | Path) and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in str(value))
+
+
 def flag(field: str) -> str:
     return "--" + field.removeprefix("--").replace("_", "-")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The settings in a TOML file, names with dashes or underscores. Raises UserError with file and line."""
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such settings file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as TOML: {error}") from error
-    return {name.replace("-", "_"): value for name, value in values.items()}
+    values: dict[str, Any] = {}
+    for name, value in load_toml(path).items():
+        field = name.replace("-", "_")
+        if field in values:
+            raise UserError(f"{path}: {name} stands twice, with a dash and with an underscore; leave one out")
+        values[field] = value
+    return values
 
 
 class ModelChoice(Settings):
@@ -264,7 +278,8 @@ class TrainSettings(ModelChoice, Machine):
         }
         given = [(name, size) for name, size in sizes.items() if size is not None]
         for (small, less), (large, more) in itertools.pairwise(given):
-            if str(less).isdecimal() and str(more).isdecimal() and int(less) > int(more):
+            # Text that is no number, or one of thousands of digits, is refused elsewhere.
+            if all(str(size).isdecimal() and len(str(size)) < 20 for size in (less, more)) and int(less) > int(more):
                 problems.append(f"{flag(small)} {less} is more than {flag(large)} {more}; lower the first or raise the second")
         return problems
 

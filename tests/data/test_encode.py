@@ -1,4 +1,5 @@
 from collections import Counter
+from functools import cache
 
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -7,6 +8,8 @@ from tokens import small_tokenizer
 from loratune.data.encode import encode_rows, with_template
 from loratune.data.records import Record
 from loratune.data.template import Template, load_template
+from loratune.models.find import find_base
+from loratune.models.tokenizer import Tokenizer
 
 TEMPLATE = load_template("instruction")
 TOKENIZER = small_tokenizer()
@@ -14,6 +17,10 @@ words = st.lists(st.sampled_from(["the", "answer", "is", "none,", "Ünïcode", "
     " ".join
 )
 filled = words.filter(str.strip)
+# All of Unicode but halves of surrogate pairs, which no record has; with what looks like the template, its ends and marks.
+MARKS = ["### Response:\n", "<|end|>", "<|endoftext|>", "{input}", "e\u0301", "\u202e", "\x00", "\u2028", "\r\n", "👩\u200d🚀"]
+anything = st.lists(st.characters(exclude_categories=["Cs"]) | st.sampled_from(MARKS), max_size=40).map("".join)
+much = anything.map(lambda text: 20 * text)
 
 
 def encoded(record: Record, max_tokens: int):
@@ -99,3 +106,47 @@ def test_another_template_keeps_the_targets_and_the_limit(instruction, input, ou
     direct, counts = encode_rows([record], template, TOKENIZER, max_tokens)
     if not any(count[cut] or counts["s"][cut] for cut in ("inputs_cut", "responses_cut", "dropped")):
         assert direct == [other]
+
+
+def check_the_mask(tokenizer, instruction, input, output):
+    """Prompt and response are what the tokenizer makes of each alone, then end-of-text: nothing is searched in the joined ids."""
+    (row,), counts = encode_rows([Record(instruction, input, output, id="1", source="s")], TEMPLATE, tokenizer, 100_000)
+    assert row.prompt == tokenizer.encode(TEMPLATE.render(instruction, input))
+    assert row.response == [*tokenizer.encode(output), tokenizer.eos_id]
+    assert counts["s"] == {"rows": 1, "inputs_cut": 0, "responses_cut": 0, "dropped": 0}
+    return row
+
+
+@given(anything, anything, anything)
+def test_the_mask_is_the_response_whatever_the_texts_say(instruction, input, output):
+    row = check_the_mask(TOKENIZER, instruction, input, output)
+    if "<|end|>" not in instruction + input + output:
+        assert TOKENIZER.decode(row.prompt) == TEMPLATE.render(instruction, input)
+        assert TOKENIZER.decode(row.response[:-1]) == output
+
+
+@settings(max_examples=50, deadline=None)
+@given(anything, anything, anything)
+def test_the_mask_is_the_response_with_the_quickstarts_tokenizer(instruction, input, output):
+    check_the_mask(quickstarts_tokenizer(), instruction, input, output)
+
+
+@cache
+def quickstarts_tokenizer() -> Tokenizer:
+    return Tokenizer.load(find_base("smollm2-135m").folder)
+
+
+@given(anything.filter(str.strip), much, much, st.integers(1, 400))
+def test_whatever_is_cut_is_counted(instruction, input, output, max_tokens):
+    row, count = encoded(Record(instruction, input, output, id="1", source="s"), max_tokens)
+    whole = [*TOKENIZER.encode(output), TOKENIZER.eos_id]
+    assert count["rows"] == 1 and count["dropped"] == (row is None)
+    if row is None:
+        assert len(TOKENIZER.encode(TEMPLATE.render(instruction))) >= max_tokens
+        return
+    assert len(row.prompt) + len(row.response) <= max_tokens and row.response == whole[: len(row.response)] != []
+    assert count["responses_cut"] == (row.response != whole)
+    assert count["inputs_cut"] or row.prompt == TOKENIZER.encode(TEMPLATE.render(instruction, input))
+    # The instruction is there to its last letter.
+    bare = TEMPLATE.render(instruction).partition("### Response:\n")[0]
+    assert TOKENIZER.decode(row.prompt).startswith(bare) or "<|end|>" in instruction or "### Response" in instruction

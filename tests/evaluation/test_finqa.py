@@ -1,10 +1,14 @@
 """FinQA's programs: all gold ones of the shipped data, the grammar, and what counts as the same program."""
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deadline import deadline
 from loratune import snapshot
+from loratune.data.facts import using_numbers
 from loratune.evaluation.finqa import (
     ARITHMETIC,
     TABLE,
@@ -23,6 +27,8 @@ REVENUE = [
     ["net sales", "$ 1,200", "$ -13 ( 13 )"],
     ["tax , net ( all )", "20% ( 20 % )", "10%"],
     ["cash", "n/a"],
+    ["all cash of the world", "9" * 400],
+    ["half of it", "9" * 308, "9" * 308],
 ]
 
 
@@ -96,6 +102,12 @@ def test_what_is_not_a_program_is_explained(text, message):
         (f"multiply({'9' * 200}, {'9' * 200})", "not a finite"),
         ("greater(1, 2), add(#0, 1)", "#0 is no, which cannot"),
         ("table_max(cash, none)", "'n/a' is not a number"),
+        (f"add({'9' * 400}, 1)", "too large a number"),
+        (f"add(const_m{'9' * 400}, 1)", "too large a number"),
+        (f"greater({'9' * 400}, 1)", "too large a number"),
+        ("table_max(all cash of the world, none)", "too large a number"),
+        ("table_sum(half of it, none)", "not a finite real number"),
+        ("table_average(half of it, none)", "not a finite real number"),
         ("table_max(profit, none)", "no such row"),
     ],
 )
@@ -149,11 +161,50 @@ def test_nested_and_linear_forms_have_the_same_result(program):
     )
 
 
-@given(st.one_of(st.text(), st.text("add(subtract,#012 none table_max)%$-.")))
-@settings(max_examples=500)
-def test_no_text_breaks_the_parser(text):
-    result = result_of(text)
-    assert result is None or isinstance(result, str | float)
+PIECES = ["add(", "subtract(", "divide(", "exp(", "greater(", "table_max(", "table_sum(", ", ", ")", "#0", "#1", "#9999"]
+PIECES += ["const_100", "const_m1", "5", "-.5%", "$ 1,200", "9" * 400, "0", "net sales", "cash", "none"]
+PIECES += ["\x00", "\ud800", "\u0662", " ", "\n", "a" * 300, "(" * 60]
+JOINED = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
+WRITTEN = st.text() | st.text("add(subtract,#012 none table_max)%$-.") | JOINED
+
+
+def check_text(text: str, other: str) -> None:
+    with deadline():
+        result = result_of(text, REVENUE)
+        assert result is None or result in ("yes", "no") or math.isfinite(result)
+        try:
+            assert isinstance(same_program(parse(text), parse(other)), bool)
+            assert parse(written(parse(text))) == parse(text)
+        except ProgramError as error:
+            assert str(error)
+
+
+@pytest.mark.parametrize("count", [500, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_no_text_breaks_the_parser(count):
+    settings(max_examples=count, deadline=None, database=None)(given(WRITTEN, WRITTEN)(check_text))()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 10**6,
+        "a" * 10**6 + "(",
+        "add" + " " * 10**6,
+        "add(" * 10**5,
+        ")" * 10**6,
+        "," * 10**5,
+        "add(1, " + "9" * 10**6 + ")",
+        "add(1, 2), " * 10**4 + "add(#0, 1)",
+        "add(" + "const_" * 10**5 + ", 1)",
+        "table_max(" + ",(" * 10**5,
+    ],
+    ids=lambda text: text[:12],
+)
+def test_long_texts_take_no_long_time(text):
+    with deadline():
+        result_of(text, REVENUE)
+        is_in_facts = using_numbers(text, {"text_0": text[:1000]})
+    assert isinstance(is_in_facts, set)
 
 
 @pytest.mark.parametrize(

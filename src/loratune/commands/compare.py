@@ -7,7 +7,7 @@ from loratune import __version__
 from loratune.commands.evidence import commands_of, evaluation_of, training_of, versions_of
 from loratune.commands.loading import Tuned, load_tuned
 from loratune.console import say, warn
-from loratune.data.records import has_lone_surrogate
+from loratune.data.records import has_lone_surrogate, raise_listed
 from loratune.errors import UserError
 from loratune.evaluation.finqa import result_of
 from loratune.evaluation.text import rep_4
@@ -23,7 +23,6 @@ from loratune.settings import CompareSettings, Decoding
 
 FORMATS = {"html": comparison_page, "md": comparison_markdown}
 FORMAT_NAMES = {"html": "page", "md": "markdown"}  # in the command's result
-LISTED = 20  # problems that are named before the rest is left out
 
 
 def run(settings: CompareSettings) -> dict:
@@ -67,8 +66,7 @@ def read_prompts(path: Path) -> list[str]:
     if not prompts:
         raise UserError(f"{path}: the list is empty; give at least one prompt")
     found = [(number, kind(prompt)) for number, prompt in enumerate(prompts, 1) if kind(prompt) != "a text"]
-    if found:
-        raise UserError(*(f"{path}, entry {number}: a text is needed, not {what}" for number, what in found[:LISTED]))
+    raise_listed([f"{path}, entry {number}: a text is needed, not {what}" for number, what in found])
     return prompts
 
 
@@ -83,12 +81,13 @@ def kind(value) -> str:
 def refuse_too_long(prompts: Sequence[Sequence[int]], settings: CompareSettings, positions: int) -> None:
     """A prompt must leave room for an answer; a shortened answer is only warned of."""
     most = positions - 1
-    if problems := [
-        f"{settings.prompts}, entry {number}: the prompt has {len(prompt):,} tokens, this model takes {most:,}; shorten it"
-        for number, prompt in enumerate(prompts, 1)
-        if len(prompt) > most
-    ]:
-        raise UserError(*problems[:LISTED])
+    raise_listed(
+        [
+            f"{settings.prompts}, entry {number}: the prompt has {len(prompt):,} tokens, this model takes {most:,}; shorten it"
+            for number, prompt in enumerate(prompts, 1)
+            if len(prompt) > most
+        ]
+    )
     for number, prompt in enumerate(prompts, 1):
         if len(prompt) + settings.max_new_tokens > positions:
             warn(f"{settings.prompts}, entry {number}: the model has room for only {positions - len(prompt)} tokens of an answer")

@@ -8,7 +8,7 @@ from loratune.console import say, warn
 from loratune.data.template import Template, load_template
 from loratune.errors import UserError
 from loratune.machine import use_machine
-from loratune.models.adapter import described, load_adapter, refuse_mixed
+from loratune.models.adapter import DESCRIPTION, described, load_adapter, refuse_mixed
 from loratune.models.decoder import Decoder
 from loratune.models.find import FoundBase, find_base
 from loratune.models.load import load_base
@@ -43,7 +43,7 @@ def load_side_by_side(settings: AdapterUse, adapters: Sequence[Path]) -> list[Tu
     found = find_base(settings.model) if settings.model else base_of(facts[0], adapters[0])
     for adapter, of_adapter in zip(adapters, facts, strict=True):
         refuse_another_base(of_adapter, found, adapter)
-    templates = [template_of(settings, of_adapter) for of_adapter in facts]
+    templates = [template_of(settings, *pair) for pair in zip(adapters, facts, strict=True)]
     refuse_other_templates(adapters, templates)
     base = load_base(found, device=device)
     for adapter in reversed(adapters):  # all, to find a broken one before the work begins
@@ -91,9 +91,9 @@ def refuse_another_base(facts: dict, found: FoundBase, adapter: Path) -> None:
         )
 
 
-def template_of(settings: AdapterUse, facts: dict) -> Template:
+def template_of(settings: AdapterUse, adapter: Path, facts: dict) -> Template:
     """The adapter's own template, unless the user asks for another."""
-    own = Template.from_dict(facts["template"]) if "template" in facts else None
+    own = Template.from_dict(facts["template"], f"{adapter / DESCRIPTION}: template") if "template" in facts else None
     if settings.template is not None:
         chosen = load_template(settings.template)
         if own and chosen != own:

@@ -1,6 +1,7 @@
 """`loratune quickstart`: the main job once, from the shipped data to a measured comparison."""
 
 from rich.table import Table
+from rich.text import Text
 
 from loratune.commands import compare, evaluate, prepare, train
 from loratune.console import console, say
@@ -63,7 +64,7 @@ def run(settings: QuickstartSettings) -> dict:
 
 
 def title(step: str, command: str) -> None:
-    console.rule(f"[bold]{step}")
+    console.rule(Text(step, style="bold"))
     say(command)
 
 

@@ -1,16 +1,16 @@
 """Records: one instruction, perhaps an input, and the response that is wanted. On disk one JSON object a line."""
 
-import codecs
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from loratune.errors import UserError
-from loratune.files import explained, write_text
+from loratune.files import parse_json, read_text, write_text
 
+T = TypeVar("T")
 LISTED = 20  # problems that are named before the rest is only counted
 
 
@@ -32,37 +32,37 @@ def content_id(instruction: str, input: str, output: str) -> str:
 
 def read_records(path: Path) -> list[Record]:
     """Raises UserError with every unusable line (up to a limit): file, line, field and what is wrong."""
-    records, problems = [], []
-    for number, line in enumerate(read_lines(path), 1):
-        if not line.strip():
-            continue
-        try:
-            records.append(record_of(json.loads(line), source=Path(path).stem))
-        except json.JSONDecodeError as error:
-            problems.append(f"{path}, line {number}: not valid JSON: {error.msg} (column {error.colno})")
-        except RecursionError:
-            problems.append(f"{path}, line {number}: not valid JSON: nested too deeply")
-        except ValueError as error:
-            problems.append(f"{path}, line {number}: {error}")
-    raise_listed(problems)
+    records = json_lines(path, lambda _, value: record_of(value, source=Path(path).stem))
     if not records:
         raise UserError(f"{path}: the file is empty; it needs one JSON object a line, with instruction and output")
     return records
 
 
+def json_lines(path: Path, convert: Callable[[str, Any], T]) -> list[T]:
+    """`convert` of each line's place, in words, and value; blank lines are none.
+
+    Raises UserError with every line that is not JSON or for which `convert` raises ValueError, up to a limit.
+    """
+    results, problems = [], []
+    for number, line in enumerate(read_lines(path), 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            results.append(convert(where, parse_json(line)))
+        except json.JSONDecodeError as error:
+            problems.append(f"{where}: not valid JSON: {error.msg} (column {error.colno})")
+        except RecursionError:
+            problems.append(f"{where}: not valid JSON: nested too deeply")
+        except ValueError as error:
+            problems.append(f"{where}: {error}")
+    raise_listed(problems)
+    return results
+
+
 def read_lines(path: Path) -> list[str]:
-    try:
-        content = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise explained(error, path) from error
-    try:
-        # Split at line feeds alone: JSON strings may hold other characters that Unicode counts as line ends.
-        return content.removeprefix(codecs.BOM_UTF8).decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8") from error
+    # Split at line feeds alone: JSON strings may hold other characters that Unicode counts as line ends.
+    return read_text(path).split("\n")
 
 
 def record_of(row: Any, source: str) -> Record:
@@ -71,6 +71,8 @@ def record_of(row: Any, source: str) -> Record:
     instruction, input, output = text_in(row, "instruction"), text_in(row, "input", needed=False), text_in(row, "output")
     if not isinstance(row.get("meta", {}), dict):
         raise ValueError("meta must be an object")
+    if not is_json(row.get("meta")):
+        raise ValueError("meta holds what JSON has no word for: a number that is not finite, or a broken character")
     return Record(
         instruction,
         input,
@@ -107,6 +109,15 @@ def text_in(row: dict, name: str, needed: bool = True) -> str:
 def has_lone_surrogate(text: str) -> bool:
     """Half of a surrogate pair is allowed in JSON's escapes but stands for no character; no tokenizer takes it."""
     return not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def is_json(value: Any) -> bool:
+    """Whether the value can be written as JSON that everybody reads."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
 
 
 def kind_of(value: Any) -> str:

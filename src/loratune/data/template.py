@@ -1,10 +1,14 @@
 """The one place where an instruction becomes a prompt: for training, evaluation, comparison and whatever else follows."""
 
-import tomllib
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from loratune.data.records import has_lone_surrogate
 from loratune.errors import UserError
+from loratune.files import load_toml
+
+PLACE = re.compile(r"\{instruction\}|\{input\}")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Template:
     def from_dict(cls, values: dict[str, str], origin: str = "template") -> "Template":
         """Raises UserError for missing, unknown or unusable parts."""
         expected = {"name", "with_input", "without_input"}
+        if not isinstance(values, dict):
+            raise UserError(f"{origin}: must have the parts name, with_input and without_input")
         problems = [f"{origin}: {name} is missing" for name in sorted(expected - values.keys())]
         problems += [
             f"{origin}: {name} is not a part of a template; its parts are name, with_input, without_input"
@@ -36,9 +42,12 @@ class Template:
         ]
         for form, places in (("with_input", ("{instruction}", "{input}")), ("without_input", ("{instruction}",))):
             text = values.get(form, "".join(places))
-            positions = [text.find(place) if isinstance(text, str) else -1 for place in places]
-            if -1 in positions or positions != sorted(positions):
-                problems.append(f"{origin}: {form} must be a text that holds {' and then '.join(places)}")
+            if not isinstance(text, str) or PLACE.findall(text) != [*places]:
+                problems.append(f"{origin}: {form} must be a text that holds {' and then '.join(places)}, each once")
+            elif has_lone_surrogate(text):
+                problems.append(f"{origin}: {form} holds a broken character (a lone surrogate)")
+        if not str(values.get("name", "-")).isprintable() or not isinstance(values.get("name", "-"), str):
+            problems.append(f"{origin}: name must be a text of one line")
         if problems:
             raise UserError(*problems)
         return cls(**values)
@@ -72,9 +81,7 @@ def load_template(choice: str) -> Template:
             f"--template {choice}: unknown; choose {', '.join(BUILT_IN)} or a .toml file with with_input and without_input"
         )
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"--template {choice}: there is no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"--template {choice}: cannot be read as TOML: {error}") from error
+        values = load_toml(path)
+    except UserError as error:
+        raise UserError(f"--template {error}") from error
     return Template.from_dict({"name": path.stem, **values}, origin=choice)

@@ -115,10 +115,13 @@ def number_of(text: str) -> float:
     """`5735`, `$ 1,200`, `5%`, `const_100` or `const_m1`. Raises ProgramError."""
     plain = text.replace(",", "").replace(" ", "")
     if constant := CONSTANT.fullmatch(plain):
-        return -float(constant[2]) if constant[1] else float(constant[2])
-    if not NUMBER.fullmatch(plain):
+        plain = "-" * bool(constant[1]) + constant[2]
+    elif not NUMBER.fullmatch(plain):
         raise ProgramError(f"{text!r} is not a number")
-    return float(plain.replace("$", "").rstrip("%")) / (100 if plain.endswith("%") else 1)
+    number = float(plain.replace("$", "").rstrip("%")) / (100 if plain.endswith("%") else 1)
+    if not math.isfinite(number):
+        raise ProgramError(f"{text[:20]!r}... is too large a number")
+    return number
 
 
 def execute(program: Program, table: Table | None = None) -> Value:
@@ -166,6 +169,10 @@ def calculate(step: Step, first: float, second: float) -> Value:
                 return "yes" if first > second else "no"
     except ArithmeticError as error:
         raise ProgramError(f"{step}: {error}") from error
+    return finite(result, step)
+
+
+def finite(result: float | complex, step: Step) -> float:
     if isinstance(result, complex) or not math.isfinite(result):
         raise ProgramError(f"{step}: the result is not a finite real number")
     return result
@@ -186,9 +193,9 @@ def over_row(step: Step, table: Table | None) -> float:
         case "table_min":
             return min(values)
         case "table_sum":
-            return sum(values)
+            return finite(sum(values), step)
         case "table_average":
-            return sum(values) / len(values)
+            return finite(sum(values) / len(values), step)
 
 
 def result_of(text: str, table: Table | None = None) -> Value | None:

@@ -1,7 +1,6 @@
 """Adapters on disk, in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`."""
 
 import json
-import math
 import re
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from loratune.models.decoder import Decoder
 from loratune.models.lora import Lora, linears
 from loratune.models.names import LAYER, TRANSPOSED, outer_name
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+WEIGHTS, CONFIG, DESCRIPTION = "adapter_model.safetensors", "adapter_config.json", "loratune.json"
 PREFIX = "base_model.model."
 # Settings of PEFT's LoraConfig with which an adapter computes something else than W + s B A, or on another base.
 REFUSED = (
@@ -34,6 +33,7 @@ REFUSED = (
 )
 # The ways to start that leave the base as it was. PiSSA, OLoRA, CorDA, LoRA-GA and LoftQ take something out of its weights.
 STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
+LARGEST_ALPHA = 1e6  # refuses infinity and NaN, too
 
 
 def adapter_weights(decoder: Decoder) -> dict[str, torch.Tensor]:
@@ -99,6 +99,8 @@ def load_adapter(decoder: Decoder, folder: Path) -> None:
         a, b = weights.pop(f"{layer}.lora_A.weight", None), weights.pop(f"{layer}.lora_B.weight", None)
         if (a is None) != (b is None):
             raise UserError(f"--adapter {folder}: {WEIGHTS} is broken: of {layer} only one of the two matrices is there")
+        if a is not None and not (a.dim() == b.dim() == 2 and a.numel() and b.numel()):
+            raise UserError(f"--adapter {folder}: {WEIGHTS} is broken: {layer} has no two matrices with numbers in them")
         scale = None if a is None else scale_of(config, layer, a.shape[0], folder)
         linear.lora = None if a is None else lora_of(a, b, linear.weight, scale, folder, layer)
     if weights:
@@ -139,13 +141,13 @@ def read_config(folder: Path) -> dict:
     patterns = config.get("alpha_pattern") or {}
     if not isinstance(patterns, dict) or not all(map(is_pattern, patterns)):
         raise UserError(f"--adapter {folder}: alpha_pattern must be an object with patterns of layers in {CONFIG}")
-    if not all(map(is_number, (config.get("lora_alpha"), *patterns.values()))):
-        raise UserError(f"--adapter {folder}: lora_alpha must be a number in {CONFIG}")
+    if not all(map(is_alpha, (config.get("lora_alpha"), *patterns.values()))):
+        raise UserError(f"--adapter {folder}: lora_alpha must be a number in {CONFIG}, finite, as must those of alpha_pattern")
     return config
 
 
-def is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def is_alpha(value) -> bool:
+    return type(value) in (int, float) and abs(value) < LARGEST_ALPHA
 
 
 def is_pattern(text: str) -> bool:
@@ -189,21 +191,27 @@ def lora_of(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor, scale: float
 
 
 def described(folder: Path) -> dict:
-    """`loratune.json` beside the adapter; empty for an adapter that another tool made."""
-    path = folder / "loratune.json"
+    """`loratune.json` beside the adapter; empty for an adapter that another tool made.
+
+    Raises UserError unless what other code relies on is of the right kind. The template checks itself where it is used.
+    """
+    path = folder / DESCRIPTION
     facts = read_json(path) if path.is_file() else {}
-    base = facts.get("base", {}) if isinstance(facts, dict) else None
-    if not isinstance(base, dict) or ("base" in facts and not {"name", "fingerprint"} <= base.keys()):
+    base = facts.get("base", {"name": "", "fingerprint": ""}) if isinstance(facts, dict) else None
+    if not isinstance(base, dict) or not all(isinstance(base.get(name), str) for name in ("name", "fingerprint")):
         raise UserError(f"{path}: broken: it must be an object whose base has a name and a fingerprint")
     if not isinstance(facts.get("files", {}), dict):
         raise UserError(f"{path}: broken: files must be an object with their sha256")
+    prepared = facts.get("prepared", {})
+    if not isinstance(prepared, dict) or type(prepared.get("fact_tokens", 1)) is not int:
+        raise UserError(f"{path}: prepared: broken: it must be an object, and its fact_tokens a whole number")
     return facts
 
 
 def describe(folder: Path, facts: dict) -> None:
     """Write `loratune.json` for the adapter in `folder`."""
     told = facts | {"files": {name: fingerprint(folder / name) for name in (WEIGHTS, CONFIG)}}
-    write_json(folder / "loratune.json", json.loads(json.dumps(told, default=str)))
+    write_json(folder / DESCRIPTION, json.loads(json.dumps(told, default=str)))
 
 
 def refuse_mixed(folder: Path, facts: dict) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from loratune import hub
 from loratune.console import say
 from loratune.errors import UserError
-from loratune.files import explained
+from loratune.files import read_json, reading
 
 HUB_NAMES = {
     "gpt2": "openai-community/gpt2",
@@ -115,7 +115,11 @@ def weights_in(folder: Path) -> list[Path]:
     """The safetensors files of a model. Raises UserError when there are none, with the way to convert pickled ones."""
     if not (folder / "config.json").is_file():
         raise UserError(f"--model {folder}: no config.json there, so it is not a model folder")
+    if (folder / "adapter_config.json").exists():
+        # transformers would load that, too, where PEFT is installed, and without a word.
+        raise UserError(f"--model {folder}: an adapter lies in it (adapter_config.json); move it to a folder of its own")
     if files := sorted(folder.glob("*.safetensors")):
+        refuse_other_places(folder)
         return files
     if pickled := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]):
         raise UserError(
@@ -126,14 +130,25 @@ def weights_in(folder: Path) -> list[Path]:
     raise UserError(f"--model {folder}: no .safetensors files there")
 
 
+def refuse_other_places(folder: Path) -> None:
+    """Raises UserError where the folder's index names anything but safetensors files of the folder itself."""
+    path = folder / "model.safetensors.index.json"
+    if not path.is_file():
+        return
+    index = read_json(path)
+    shards = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise UserError(f"{path}: weight_map must be an object from the weights' names to files")
+    for weight, name in shards.items():
+        if name != Path(name).name or not name.endswith(".safetensors") or not (folder / name).is_file():
+            raise UserError(f"{path}: weight_map: {weight}: {name!r} is no .safetensors file of this folder")
+
+
 def fingerprint_of(files: list[Path]) -> str:
     """sha256 over the contents of the files, in order."""
     digest = hashlib.sha256()
     for path in files:
-        try:
-            with open(path, "rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-        except OSError as error:
-            raise explained(error, path) from error
+        with reading(path) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()

@@ -4,10 +4,13 @@ import os
 import shutil
 from pathlib import Path
 
+from rich.text import Text
+
 from loratune.console import console
 from loratune.errors import UserError
 from loratune.files import explaining
 from loratune.machine import is_out_of_memory
+from loratune.models.gguf_header import read_header, refuse_untrue_sizes
 from loratune.models.tokenizer import Tokenizer
 
 
@@ -21,8 +24,9 @@ def convert(gguf: Path, folder: Path) -> None:
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     try:
-        with explaining(folder), console.status(f"Unpacking {gguf.name} (once; about 15 s) ..."):
-            model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        refuse_untrue_sizes(read_header(gguf))
+        with explaining(folder), console.status(Text(f"Unpacking {gguf.name} (once; about 15 s) ...")):
+            model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, trust_remote_code=False)
             # The folder holds plain weights: without this they would be announced as quantised.
             model.config.__dict__.pop("quantization_config", None)
             model.hf_quantizer = None

@@ -39,14 +39,17 @@ def load_base(found: FoundBase, precision: torch.dtype = torch.float32, device: 
 
 def read_weights(folder: Path) -> tuple[object, dict[str, torch.Tensor]]:
     """The model's configuration and its fp32 weights by their own names, read by `transformers` (safetensors only)."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     how = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
     try:
-        model, told = AutoModelForCausalLM.from_pretrained(folder, **how)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        # Nothing in the folder chooses what code runs: neither its own (auto_map) nor an attention kernel from the hub.
+        config._attn_implementation = "eager"
+        model, told = AutoModelForCausalLM.from_pretrained(folder, config=config, trust_remote_code=False, **how)
     except Exception as error:  # whatever transformers and safetensors raise for a broken file
         if is_out_of_memory(error):
             raise

@@ -18,7 +18,7 @@ class Tokenizer:
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
         except Exception as error:  # whatever transformers and tokenizers raise for a broken file
             raise UserError(f"{folder}: no usable tokenizer (tokenizer.json is missing or broken): {error}") from error
         if tokenizer.eos_token_id is None:

@@ -1,5 +1,6 @@
 """The model card beside an adapter."""
 
+import json
 import math
 from collections import Counter
 
@@ -8,11 +9,12 @@ from loratune.data.records import Record
 from loratune.data.template import Template
 from loratune.models.load import Base
 from loratune.models.lora import trained_parameters
+from loratune.report.markdown import escaped, fenced
 from loratune.settings import TrainSettings
 
 CARD = """\
 ---
-base_model: {base}
+base_model: {base_quoted}
 library_name: peft
 pipeline_tag: text-generation
 {licence}tags: [lora, loratune]
@@ -39,11 +41,9 @@ the base model's licence applies in any case.
 
 ## Prompt
 
-The adapter was trained on exactly this form (template `{template_name}`); another one makes it worse:
+The adapter was trained on exactly this form (template {template_name}); another one makes it worse:
 
-```
 {prompt}
-```
 
 ## Use
 
@@ -57,7 +57,7 @@ or, in any program that uses PEFT:
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-base = AutoModelForCausalLM.from_pretrained("{base}")
+base = AutoModelForCausalLM.from_pretrained({base_quoted})
 model = PeftModel.from_pretrained(base, "FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 ```
@@ -76,7 +76,8 @@ def model_card(
     """The adapter folder's README.md; `state` is where the training ended."""
     sources = Counter(record.source for record in records)
     return CARD.format(
-        base=base.found.hub_name,
+        base=escaped(base.found.hub_name),
+        base_quoted=quoted(base.found.hub_name),
         licence="license: cc-by-sa-3.0\n" if "dolly" in sources else "",
         version=__version__,
         rank=settings.rank,
@@ -94,7 +95,13 @@ def model_card(
         tokens=state.tokens,
         minutes=state.elapsed / 60,
         speed=state.tokens / state.stepping,
-        sources="\n".join(f"* {source}: {number:,} rows" for source, number in sources.items()),
-        template_name=template.name,
-        prompt=template.render("{instruction}", "{input}"),
+        sources="\n".join(f"* {escaped(source)}: {number:,} rows" for source, number in sources.items()),
+        template_name=escaped(template.name),
+        prompt=fenced(template.render("{instruction}", "{input}")),
     )
+
+
+def quoted(text: str) -> str:
+    """The text in quotation marks, as YAML and Python both read it."""
+    written = json.dumps(text, ensure_ascii=False)
+    return "".join(letter if letter.isprintable() else f"\\U{ord(letter):08x}" for letter in written)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from loratune.console import console, say
+from loratune.console import console, printable, say
 from loratune.report.headline import number, percent
 
 NAMES = {"fine_tuned": "fine-tuned", "regular": "regular (base)"}
@@ -36,8 +36,3 @@ def answer(row: dict, side: str) -> Text:
 def facts(row: dict, side: str) -> str:
     ended = "" if row[f"{side}_ended"] == "eos" else ", cut"
     return f"{row[f'{side}_tokens']} tokens{ended}"
-
-
-def printable(text: str) -> str:
-    """Without characters that would steer the terminal: a model may write any byte."""
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in text)

@@ -4,21 +4,19 @@ Every problem is named with its file, its line or row, and the field.
 """
 
 import csv
-import errno
 import io
-import json
 import math
-import stat
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from loratune.data.records import Record, content_id, kind_of, object_in, raise_listed, read_lines, text_in
+from loratune.data.records import Record, content_id, is_json, json_lines, kind_of, object_in, raise_listed, read_lines, text_in
 from loratune.data.sources.loaded import Loaded
 from loratune.errors import UserError
-from loratune.files import explained, read_json
+from loratune.files import explained, read_json, reading
 
 # What our fields are called elsewhere, the likeliest first.
 SYNONYMS = {
@@ -32,6 +30,8 @@ SYNONYMS = {
 KINDS = (".parquet", ".jsonl", ".json", ".csv")
 # Messages hold all the rest.
 BESIDE_MESSAGES = ("group", "id")
+# A small Parquet file may claim billions of equal rows.
+MOST_ROWS_A_BYTE = 100
 LONGEST_CELL = 2**31 - 1  # of a CSV file; Python's own limit is 131,072 characters
 
 
@@ -72,32 +72,12 @@ def read_rows(path: Path) -> list[FileRow]:
 
 def refuse_unreadable(path: Path) -> None:
     """Raises UserError where there is no file, or none that may be read."""
-    try:
-        if stat.S_ISDIR(path.stat().st_mode):
-            raise IsADirectoryError(errno.EISDIR, "Is a directory")
-        open(path, "rb").close()
-    except (FileNotFoundError, ValueError):  # ValueError: a name with a null character
-        raise UserError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise explained(error, path) from error
+    with reading(path):
+        pass
 
 
 def jsonl_rows(path: Path) -> list[FileRow]:
-    rows, problems = [], []
-    for number, line in enumerate(read_lines(path), 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            rows.append(FileRow(where, object_in(json.loads(line))))
-        except json.JSONDecodeError as error:
-            problems.append(f"{where}: not valid JSON: {error.msg} (column {error.colno})")
-        except RecursionError:
-            problems.append(f"{where}: not valid JSON: nested too deeply")
-        except ValueError as error:
-            problems.append(f"{where}: {error}")
-    raise_listed(problems)
-    return rows
+    return json_lines(path, lambda where, value: FileRow(where, object_in(value)))
 
 
 def json_rows(path: Path) -> list[FileRow]:
@@ -129,6 +109,8 @@ def csv_rows(path: Path) -> list[FileRow]:
             where = f"{path}, line {reader.line_num}"
             if not header:
                 header = cells
+                if twice := [name for name, count in Counter(header).items() if name and count > 1]:
+                    raise UserError(f"{where}: the header names {', '.join(map(repr, twice))} twice; rename one column")
             elif len(cells) == len(header):
                 rows.append(FileRow(where, dict(zip(header, cells, strict=True))))
             elif cells:
@@ -142,15 +124,17 @@ def csv_rows(path: Path) -> list[FileRow]:
 
 
 def parquet_rows(path: Path) -> list[FileRow]:
-    import pyarrow
-    import pyarrow.parquet
+    from pyarrow import parquet
 
     try:
-        values = pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowException as error:
+        claimed, size = parquet.read_metadata(path).num_rows, path.stat().st_size
+        if claimed > MOST_ROWS_A_BYTE * size:
+            raise ValueError(f"{claimed:,} rows in {size:,} bytes cannot be texts")
+        values = parquet.read_table(path).to_pylist()
+    except Exception as error:  # whatever Arrow raises for a broken file
+        if (known := explained(error, path)) is not error:
+            raise known from error
         raise UserError(f"{path}: cannot be read as Parquet: {error}") from error
-    except OSError as error:
-        raise explained(error, path) from error
     return [FileRow(f"{path}, row {number}", row) for number, row in enumerate(values, 1)]
 
 
@@ -215,7 +199,7 @@ def labelled(record: Record, values: dict, roles: dict[str, str]) -> Record:
 def label_in(values: dict, name: str) -> str:
     """An id or a group: text, or a number, which as text serves as well; "" where there is none."""
     value = values.get(name)
-    if isinstance(value, bool | list | dict) or (isinstance(value, float) and not math.isfinite(value)):
+    if isinstance(value, bool | list | dict | bytes) or (isinstance(value, float) and not math.isfinite(value)):
         raise ValueError(f"{name} must be text or a number, not {value if isinstance(value, float) else kind_of(value)}")
     return "" if value is None else text_in({name: str(value)}, name, needed=False).strip()
 
@@ -223,11 +207,7 @@ def label_in(values: dict, name: str) -> str:
 def meta_in(values: dict) -> dict:
     """The record's `meta`. A column of that name which is no object of JSON is left out, as unknown columns are."""
     meta = values.get("meta")
-    try:
-        json.dumps(meta, ensure_ascii=False, allow_nan=False).encode()
-    except (TypeError, ValueError, RecursionError):
-        return {}
-    return meta if isinstance(meta, dict) else {}
+    return meta if isinstance(meta, dict) and is_json(meta) else {}
 
 
 def conversation(values: dict, roles: dict[str, str], source: str) -> Record:

@@ -1,6 +1,5 @@
 """FinQA: questions about pages of annual reports, answered by a small program over the page's facts (Chen et al., 2021; MIT)."""
 
-import json
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,9 +17,11 @@ from loratune.data.sources.files import FileRow, pick, read_rows
 from loratune.data.sources.hub import dataset_files, part_of
 from loratune.data.sources.loaded import Loaded
 from loratune.errors import UserError
+from loratune.files import parse_json
 
 REPOSITORY = "PTPReasoning/finqa"
 FILES = {"train": "train.json", "val": "dev.json", "test": "test.json"}
+LARGEST = 1e300  # result of a program
 FIRST = 3  # as in the FinQA paper's recall of its retriever
 ASK = {"program": "Answer with a program.", "answer": "Answer with the result."}
 
@@ -100,7 +101,6 @@ def question_of(values: dict[str, Any]) -> Question:
         raise ValueError("table must be a list of rows, each a list of texts")
     refuse_broken("table", chain.from_iterable(table))
     answers = (text_in(asked, name, needed=False).strip() for name in ("answer", "final_result"))
-    gold = asked.get("gold_inds")
     program = (text_in(asked, "program", needed=False) or text_in(asked, "program_solution", needed=False)).strip()
     found = text_in(asked, "found_program", needed=False)  # of the shipped training data, see making/programs.py
     return Question(
@@ -111,27 +111,50 @@ def question_of(values: dict[str, Any]) -> Question:
         post_text=sentences_in(values, "post_text"),
         table=table,
         answer=next(filter(None, answers), ""),
-        exe_ans=asked.get("exe_ans"),
+        exe_ans=result_in(asked),
         program=program or found,
-        # FinQA has an object from id to text; an empty one says as little as none.
-        gold=list(gold) if gold else None,
+        gold=gold_in(asked),
         found=bool(found and not program),
     )
+
+
+def result_in(asked: dict[str, Any]) -> float | str | None:
+    """`exe_ans`, the program's result. Tables made with pandas have NaN where there is none."""
+    value = asked.get("exe_ans")
+    if isinstance(value, str):
+        return text_in(asked, "exe_ans", needed=False)
+    if isinstance(value, bool) or not isinstance(value, int | float | None) or (value is not None and abs(value) > LARGEST):
+        raise ValueError(f"exe_ans must be a number or text, not {value if isinstance(value, float) else kind_of(value)}")
+    return None if value != value else value
+
+
+def gold_in(asked: dict[str, Any]) -> list[str] | None:
+    """Ids of the facts that the answer needs. FinQA has an object from id to text; an empty one says as little as none."""
+    gold = unpacked(asked.get("gold_inds"))
+    if isinstance(gold, dict):
+        gold = [name for name, text in gold.items() if text is not None]  # Parquet gives each row the ids of all others, too
+    if gold is not None and not (isinstance(gold, list) and all(isinstance(name, str) for name in gold)):
+        raise ValueError(f"gold_inds must be an object or a list of the facts' ids, not {kind_of(gold)}")
+    refuse_broken("gold_inds", gold or [])
+    return gold or None
 
 
 def list_in(values: dict[str, Any], name: str) -> list:
     """A list, also where a flattened copy holds it as JSON text."""
     if name not in values:
         raise ValueError(f"{name} is missing (there are: {', '.join(values)})")
-    value = values[name]
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (json.JSONDecodeError, RecursionError):
-            raise ValueError(f"{name} must be a list, not text") from None
+    value = unpacked(values[name])
     if not isinstance(value, list):
         raise ValueError(f"{name} must be a list, not {kind_of(value)}")
     return value
+
+
+def unpacked(value: Any) -> Any:
+    """What a text is as JSON: a flattened copy may hold a list or an object so. The text, if it is none."""
+    try:
+        return parse_json(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return value
 
 
 def sentences_in(values: dict[str, Any], name: str) -> list[str]:

@@ -44,6 +44,8 @@ def dataset_files(name: str) -> list[Path]:
 
 
 def choose(files: list[str], name: str, folder: str) -> list[str]:
+    if outside := [file for file in files if ".." in file.split("/") or file.startswith("/") or "\\" in file]:
+        raise UserError(f"--data {name}: it names a file outside of itself, {outside[0]!r}; do not use it")
     inside = sorted(file for file in files if file.startswith(f"{folder}/" if folder else "") and not is_description(file))
     by_kind = {kind: [file for file in inside if file.endswith(kind)] for kind in KINDS}
     chosen = next((found for found in by_kind.values() if found), [])

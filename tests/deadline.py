@@ -1,0 +1,20 @@
+"""A limit on the time of one example: what hangs, or waits for a pipe, fails instead of stopping the tests for ever."""
+
+import signal
+from contextlib import contextmanager
+
+SECONDS = 60  # an example takes milliseconds; a busy machine is no fault
+
+
+@contextmanager
+def deadline(seconds: float = SECONDS):
+    def late(*_):
+        raise AssertionError(f"still at work after {seconds} seconds")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
