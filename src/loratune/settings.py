@@ -299,7 +299,15 @@ class EvaluateSettings(AdapterUse, Decoding):
     adapter: Annotated[list[Path], BeforeValidator(listed)] = Field(
         [ADAPTER], min_length=1, description="folder with the adapter; several are measured side by side"
     )
-    data: str = Field("data/test.jsonl", description="a .jsonl file, or dolly or finqa: that part of data/test.jsonl")
+    data: str = Field(
+        "data/test.jsonl",
+        description="a .jsonl file, or dolly or finqa: that part of data/test.jsonl (FinQA's dev part is in val.jsonl)",
+    )
+    facts: Literal["retrieved", "gold"] = Field(
+        "retrieved",
+        description="what FinQA's rows show: the facts that were retrieved, or the gold ones alone; "
+        "rows whose gold facts nobody knows are left out then, and counted",
+    )
     rows: int = Field(0, ge=0, description="measure this many rows, drawn evenly from the sources; 0 means all")
     generate: int = Field(
         32, ge=0, description="let both models answer this many of the rows and score the answers; 0 means none"

@@ -178,6 +178,34 @@ def test_one_source_of_the_prepared_data(place):
     assert written(place)["by_source"].keys() == {"finqa"}
 
 
+@torch.no_grad()
+def test_gold_facts_take_the_place_of_the_retrieved_ones(place, capsys):
+    """As if the rows had been prepared with their gold facts; where nobody knows these, the row is left out and counted."""
+    gold = [{"table_1": "net sales | 2010 : 12", "text_4": "sales fell ."}, {"text_0": "net sales were 30 ."}]
+    others = [None, {}, {"text_1": 3}, "text_1"]
+    write_rows(place, [*ROWS[:2], *(finqa_row(number, gold_facts=facts) for number, facts in enumerate(gold + others))])
+    found = measured(place, "--facts", "gold", "--generate", "9")
+    assert "4 of 8 rows are left out: their gold facts are unknown" in capsys.readouterr().out
+    assert (found["facts"], found["without_gold_facts"]) == ("gold", 4)
+    assert found["by_source"]["finqa"]["tuned"]["facts"] == "gold"
+    inputs = ["net sales | 2010 : 12\nsales fell .", "net sales were 30 ."]
+    assert [one["input"] for one in found["examples"]] == ["", "", *inputs]
+    write_rows(place, [*ROWS[:2], *(finqa_row(number) | {"input": text} for number, text in enumerate(inputs))])
+    prepared = measured(place, "--generate", "9")
+    assert (prepared["facts"], prepared["without_gold_facts"]) == ("retrieved", 0)
+    assert prepared["by_source"]["finqa"]["tuned"]["facts"] == "retrieved"
+    for name in ("nll", "rep_4"):
+        assert prepared["by_source"]["finqa"]["tuned"][name] == found["by_source"]["finqa"]["tuned"][name]
+    assert prepared["by_source"]["dolly"] == found["by_source"]["dolly"]
+
+
+def test_gold_facts_that_no_row_has_are_refused(place, capsys):
+    assert evaluate("--facts", "gold") == 2
+    assert "--facts gold: no row of --data data/test.jsonl has known gold facts" in capsys.readouterr().err
+    assert evaluate("--facts", "matched") == 2
+    assert not (place / "evaluation.json").exists()
+
+
 def test_rows_with_an_answer_as_target_are_not_scored_as_programs(place):
     write_rows(place, [finqa_row(1) | {"output": "150%"}])
     assert evaluate("--generate", "1") == 0

@@ -14,7 +14,7 @@ from loratune.commands.prepare import split_all
 from loratune.data.facts import page_facts
 from loratune.data.groups import INPUT_SIMILARITY, INSTRUCTION_SIMILARITY, folded, word_set
 from loratune.data.sources.dolly import load_dolly
-from loratune.data.sources.finqa import FinqaOptions, fact_recall, load_finqa
+from loratune.data.sources.finqa import FinqaOptions, fact_recall, load_finqa, with_gold_facts
 from loratune.settings import PrepareSettings
 
 SPLITS = ("train", "val", "test")
@@ -127,6 +127,19 @@ def test_held_out_finqa_rows_see_retrieved_facts_and_carry_what_scoring_needs(pa
             assert meta["answer"] or meta["exe_ans"] is not None
     recall = fact_recall(parts["val"])
     assert recall["rows"] > 800 and recall["all_gold_facts"] > 0.88 and recall["recall_at_3"] > 0.79
+
+
+def test_gold_facts_are_the_annotators_in_the_order_of_the_page(parts):
+    known = 0
+    for split, name in (("val", "dev"), ("test", "test")):
+        rows = {row["id"]: row for row in snapshot.read(f"finqa_{name}")}
+        for record in of(parts, "finqa", split):
+            row, gold = rows[record.id], with_gold_facts(record)
+            facts = page_facts(row["pre_text"], row["post_text"], row["table"])
+            wanted = [text for fact, text in facts.items() if fact in (row["gold_inds"] or [])]
+            assert (gold.input.split("\n") if gold else []) == wanted
+            known += bool(gold)
+    assert known == pytest.approx(854 + 122, abs=10)
 
 
 def test_training_rows_of_finqa_see_their_gold_facts(parts):

@@ -13,6 +13,7 @@ from loratune.data.encode import Encoded, encode_rows, with_template
 from loratune.data.prose import Prose, load_prose, windows_of
 from loratune.data.records import Record, read_records
 from loratune.data.sample import draw_evenly
+from loratune.data.sources.finqa import with_gold_facts
 from loratune.data.template import BUILT_IN
 from loratune.errors import UserError
 from loratune.evaluation.examples import examples, telling
@@ -34,7 +35,7 @@ BARE = BUILT_IN["plain"]
 def run(settings: EvaluateSettings) -> dict:
     refuse_unwritable(settings.out)
     prose = load_prose(settings.forgetting)
-    records = read_held_out(settings.data)
+    records, without_facts = showing(read_held_out(settings.data), settings)
     records = draw_evenly(records, settings.rows, settings.seed) if settings.rows else records
     tuned = load_side_by_side(settings, settings.adapter)
     records, rows, shortened = encoded(records, tuned[0], settings.max_tokens)
@@ -43,6 +44,8 @@ def run(settings: EvaluateSettings) -> dict:
         "adapter": str(tuned[0].adapter),
         "data": settings.data,
         "template": tuned[0].template.name,
+        "facts": settings.facts,
+        "without_gold_facts": without_facts,
         "decoding": decoding_of(settings),
         "shortened": shortened,
         **evaluate_rows(tuned, records, rows, settings, prose),
@@ -64,6 +67,19 @@ def read_held_out(data: str) -> list[Record]:
     if not records:
         raise UserError(f"--data {data}: {path} has no rows of this source")
     return records
+
+
+def showing(records: Sequence[Record], settings: EvaluateSettings) -> tuple[list[Record], int]:
+    """FinQA's rows with the facts that are wanted, other rows as they are; and how many rows are left out for want of these."""
+    if settings.facts == "retrieved":
+        return list(records), 0
+    found = [with_gold_facts(record) if "facts" in record.meta else record for record in records]
+    kept = [record for record in found if record]
+    if not any(record.meta.get("facts") == "gold" for record in kept):
+        raise UserError(f"--facts gold: no row of --data {settings.data} has known gold facts; FinQA's val.jsonl has some")
+    if left_out := len(found) - len(kept):
+        warn(f"{left_out:,} of {len(found):,} rows are left out: their gold facts are unknown")
+    return kept, left_out
 
 
 def encoded(records: Sequence[Record], tuned: Tuned, max_tokens: int) -> tuple[list[Record], list[Encoded], dict]:

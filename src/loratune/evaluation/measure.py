@@ -79,9 +79,9 @@ def is_program(model: Measured, number: int) -> bool:
 
 
 def facts_of(records: Sequence[Record]) -> dict[str, str]:
-    """gold or retrieved: how the facts of FinQA's rows were chosen; empty where none says."""
+    """gold, retrieved or (training rows) matched: how FinQA's facts were chosen; empty where no row says."""
     facts = {record.meta.get("facts") for record in records if isinstance(record.meta.get("facts"), str)}
-    return {"facts": facts.pop() if len(facts) == 1 else "gold and retrieved"} if facts else {}
+    return {"facts": " and ".join(sorted(facts))} if facts else {}
 
 
 def difference(over: HeldOut, base: Measured, tuned: Measured, rows: Sequence[int], seed: int) -> dict[str, dict]:

@@ -107,6 +107,7 @@ class Evaluation(Part):
     base_model: str = ""
     data: str = ""
     template: str = ""
+    facts: str = "retrieved"
     decoding: dict[str, float] = {}
     shortened: dict[str, dict[str, Count]] = {}  # source -> what happened to its rows -> how many
     by_source: dict[str, Part] = {}

@@ -3,7 +3,7 @@
 import json
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -200,7 +200,7 @@ def record_of_question(
             "exe_ans": question.exe_ans,
             "first_facts": ranked[:FIRST],
             "kept_facts": [name for name in facts if name in kept],
-            "gold_facts": {name: facts[name] for name in question.gold if name in facts} if question.gold else None,
+            "gold_facts": {name: text for name, text in facts.items() if name in question.gold} if question.gold else None,
             "table": question.table,
         }
     return Record(
@@ -212,6 +212,15 @@ def record_of_question(
         group=question.page,
         meta=meta,
     )
+
+
+def with_gold_facts(record: Record) -> Record | None:
+    """A held-out row that shows its gold facts and nothing else of the page, as in the paper; None where they are unknown."""
+    gold = record.meta.get("gold_facts")
+    # Records of the user's may have a `meta` of another form.
+    if not gold or not isinstance(gold, dict) or not all(isinstance(text, str) for text in gold.values()):
+        return None
+    return replace(record, input=shown(gold, gold), meta=record.meta | {"facts": "gold", "kept_facts": list(gold)})
 
 
 def fact_recall(records: Sequence[Record]) -> dict[str, float | int] | None:
