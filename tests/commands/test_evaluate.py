@@ -149,6 +149,41 @@ def test_answers_are_scored(place, monkeypatch):
     assert finqa["difference"]["execution_accuracy"]["mean"] == pytest.approx(2 / 3)
 
 
+def test_accuracy_over_all_ids_counts_what_is_missing_as_wrong(place, monkeypatch, capsys):
+    answers = ["0"] * 2 + [PROGRAM, "add(1, 0.5)", "nonsense"]
+    tokenizer = tokenizer_of(place)
+    programs = [finqa_row(number, split_ids=5) for number in range(2)]
+    write_rows(place, [*ROWS[:2], *programs, finqa_row(2, split_ids=5, category="growth")])
+
+    def answer(decoder, prompts, eos_id, decoding, title, constraints):
+        chosen = answers if title.startswith("tuned") else ["0"] * 5
+        return [Answer(tokenizer.encode(text), "eos") for text in chosen[: len(prompts)]]
+
+    monkeypatch.setattr(measuring, "answer", answer)
+    result = measured(place, "--generate", "5")
+    for part in (result, result["by_source"]["finqa"]):
+        assert part["split_ids"] == 5
+        assert (part["tuned"]["execution_accuracy"], part["tuned"]["execution_accuracy_all"]) == pytest.approx((2 / 3, 2 / 5))
+        assert (part["tuned"]["program_accuracy"], part["tuned"]["program_accuracy_all"]) == pytest.approx((1 / 3, 1 / 5))
+        assert part["difference"]["execution_accuracy_all"]["mean"] == pytest.approx(2 / 5)
+    for part in (result["by_source"]["dolly"], result["by_category"]["growth"]):
+        assert "execution_accuracy_all" not in part["tuned"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "right results of all ids, % ↑ 0.0 0.0 40.0 +40.0" in said and "FinQA's part has 5 questions" in said
+    # A selection says nothing of all ids, nor do rows that do not agree on how many these are.
+    for options in (["--generate", "4"], ["--rows", "4", "--generate", "5"]):
+        assert "execution_accuracy_all" not in measured(place, *options)["tuned"]
+    for sizes in ((5, 6, 5), (None, None, None), ("5", "5", "5"), (2, 2, 2)):
+        write_rows(place, [finqa_row(number, split_ids=size) for number, size in enumerate(sizes)])
+        assert not {"split_ids", "execution_accuracy_all"} & measured(place, "--generate", "9")["tuned"].keys()
+    # What has no room for a target is not answered; what has no known gold facts is not either.
+    long = finqa_row(9, split_ids=5) | {"instruction": "why " * 300}
+    write_rows(place, [long, *(finqa_row(n, split_ids=5, gold_facts={"text_1": "a"} if n else None) for n in range(3))])
+    answers = [PROGRAM] * 4
+    assert measured(place, "--generate", "9")["tuned"]["execution_accuracy_all"] == pytest.approx(3 / 5)
+    assert measured(place, "--generate", "9", "--facts", "gold")["tuned"]["execution_accuracy_all"] == pytest.approx(2 / 5)
+
+
 def test_constrained_answers_are_programs_where_programs_are_wanted(place):
     assert evaluate("--generate", "10", "--max-new-tokens", "300") == 0
     free = written(place)

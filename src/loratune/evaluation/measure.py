@@ -10,12 +10,14 @@ import numpy as np
 
 from loratune.data.encode import Encoded
 from loratune.data.records import Record
+from loratune.evaluation.answers import wants_program
 from loratune.evaluation.likelihood import means, target_counts, token_means
 from loratune.evaluation.model import HeldOut, Measured
 from loratune.evaluation.statistics import flips, paired_difference
 from loratune.evaluation.text import distinct_2
 
 TIE = 0.01  # nats a token: a row's loss that changes by less is tied
+OVER_ALL_IDS = ("execution_accuracy", "program_accuracy")
 DIFFERENCES = {"base": "difference", "base_bare": "difference_bare"}  # tuned minus this one
 
 
@@ -49,6 +51,7 @@ def part(over: HeldOut, models: dict[str, Measured], rows: Sequence[int], seed: 
     return {
         "rows": len(rows),
         "answered_rows": sum(number in tuned.answers for number in rows),
+        **({"split_ids": over.split_ids} if missing_ids(over, rows) is not None else {}),
         **{name: summary(over, model, rows) for name, model in models.items()},
         **{change: difference(over, models[name], tuned, rows, seed) for name, change in others.items()},
         **flipped(over, models["base"], tuned, rows),
@@ -58,20 +61,31 @@ def part(over: HeldOut, models: dict[str, Measured], rows: Sequence[int], seed: 
 def summary(over: HeldOut, model: Measured, rows: Sequence[int]) -> dict:
     """Of the losses one global sum over one global count; of each score its mean over the rows that it applies to."""
     losses = means(model.nll[rows], over.targets[rows], over.sizes[rows])
-    scores = {name: sum(values.values()) / len(values) for name, values in scores_of(model, rows).items()}
+    scores = {name: sum(values.values()) / len(values) for name, values in scores_of(over, model, rows).items()}
     if answers := [model.answers[number].answer.ids for number in rows if number in model.answers]:
         scores["distinct_2"] = distinct_2(answers)
     return {**losses, **scores, **facts_of([over.records[number] for number in rows if is_program(model, number)])}
 
 
-def scores_of(model: Measured, rows: Sequence[int]) -> dict[str, dict[int, float]]:
-    """For each score, in their usual order, the rows that it applies to and its value."""
+def scores_of(over: HeldOut, model: Measured, rows: Sequence[int]) -> dict[str, dict[int, float]]:
+    """For each score, in their usual order, the rows that it applies to and its value; what is missing of a part has 0."""
     found: dict[str, dict[int, float]] = {}
     for number in rows:
         if number in model.answers:
             for name, value in model.answers[number].scores.items():
                 found.setdefault(name, {})[number] = value
+    if (missing := missing_ids(over, rows)) is not None:
+        wrong = {-number: 0.0 for number in range(1, missing + 1)}
+        found |= {f"{name}_all": found[name] | wrong for name in OVER_ALL_IDS}
     return found
+
+
+def missing_ids(over: HeldOut, rows: Sequence[int]) -> int | None:
+    """Questions of FinQA's official part that have no row; None where `rows` have not all of the rows that there are."""
+    programs = sum(wants_program(over.records[number]) for number in rows)
+    if not over.split_ids or not 0 < programs == sum(map(wants_program, over.records)):
+        return None
+    return over.split_ids - programs
 
 
 def is_program(model: Measured, number: int) -> bool:
@@ -92,8 +106,8 @@ def difference(over: HeldOut, base: Measured, tuned: Measured, rows: Sequence[in
         "nll": paired_difference(before, after, over.targets[rows], seed),
         "bits_per_byte": paired_difference(before / bits, after / bits, over.sizes[rows], seed),
     }
-    theirs = scores_of(base, rows)
-    for name, ours in scores_of(tuned, rows).items():
+    theirs = scores_of(over, base, rows)
+    for name, ours in scores_of(over, tuned, rows).items():
         changes[name] = paired_difference(list(theirs[name].values()), list(ours.values()), seed=seed)
     return changes
 

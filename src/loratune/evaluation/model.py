@@ -26,6 +26,7 @@ class HeldOut:
     targets: np.ndarray  # [rows]: tokens whose likelihood counts
     sizes: np.ndarray  # [rows]: bytes of these
     constraints: Constraints = None  # what each answer is held to
+    split_ids: int | None = None  # questions in the official part of FinQA, where all its rows are answered
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,17 @@ class Measured:
 
 
 def held_out(
-    records: Sequence[Record], rows: Sequence[Encoded], answered: Sequence[int], tokenizer, constraints: Constraints = None
+    records: Sequence[Record],
+    rows: Sequence[Encoded],
+    answered: Sequence[int],
+    tokenizer,
+    constraints: Constraints = None,
+    split_ids: int | None = None,
 ) -> HeldOut:
     """`rows` are the tokens of `records`; `constraints` are those of the answered ones."""
     # What is scored, not what the record holds: a response may have been cut.
     sizes = np.array([len(tokenizer.decode(row.response).encode()) for row in rows])
-    return HeldOut(records, answered, target_counts(rows), sizes, constraints)
+    return HeldOut(records, answered, target_counts(rows), sizes, constraints, split_ids)
 
 
 def measure(name: str, decoder, tokenizer, over: HeldOut, rows: Sequence[Encoded], decoding: Decoding) -> Measured:

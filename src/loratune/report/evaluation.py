@@ -16,6 +16,8 @@ MEASURES = {
     "rouge_l": ("ROUGE-L, % ↑", 100, 1),
     "execution_accuracy": ("right results, % ↑", 100, 1),
     "program_accuracy": ("right programs, % ↑", 100, 1),
+    "execution_accuracy_all": ("right results of all ids, % ↑", 100, 1),
+    "program_accuracy_all": ("right programs of all ids, % ↑", 100, 1),
     "valid_programs": ("valid programs, % ↑", 100, 1),
     "eos_rate": ("ended by itself, %", 100, 1),
     "mean_tokens": ("tokens in an answer", 1, 1),
@@ -120,6 +122,8 @@ def explained(result: dict, adapters: Sequence[dict]) -> list[str]:
         told.append(
             f"Loss over {len(adapters)} adapters: {loss['mean']:.3f}, standard deviation {loss['standard_deviation']:.3f}."
         )
+    if "split_ids" in result:
+        told.append(f"all ids: FinQA's part has {result['split_ids']:,} questions; those without an answer count as wrong.")
     if "base_bare" in result:
         told.append("bare: the base with the instruction and the input alone as its prompt; base: with the adapter's template.")
     plain = result["forgetting"]

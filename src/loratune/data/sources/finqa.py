@@ -21,6 +21,7 @@ from loratune.errors import UserError
 
 REPOSITORY = "PTPReasoning/finqa"
 FILES = {"train": "train.json", "val": "dev.json", "test": "test.json"}
+HELD_OUT = ("val", "test")
 FIRST = 3  # as in the FinQA paper's recall of its retriever
 ASK = {"program": "Answer with a program.", "answer": "Answer with the result."}
 
@@ -50,12 +51,11 @@ class FinqaOptions:
 def load_finqa(place: str | Path, options: FinqaOptions) -> list[Loaded]:
     """The official parts as train, val and test; `place` is "hub", "snapshot" or a folder with FinQA's own three files."""
     origin, parts = read_questions(place)
-    later: dict[str, set[str]] = {
-        "train": {folded(question.text) for split in ("val", "test") for question in parts[split]},
-        "val": {folded(question.text) for question in parts["test"]},
-        "test": set(),
-    }
-    return [as_loaded(split, questions, later[split], origin, options) for split, questions in parts.items()]
+    held_out = {folded(question.text) for split in HELD_OUT for question in parts[split]}
+    return [
+        as_loaded(split, questions, held_out if split == "train" else set(), origin, options)
+        for split, questions in parts.items()
+    ]
 
 
 def read_questions(place: str | Path) -> tuple[str, dict[str, list[Question]]]:
@@ -148,7 +148,7 @@ def refuse_broken(name: str, texts: Iterable[str]) -> None:
 
 
 def as_loaded(split: str, questions: list[Question], held_out: set[str], origin: str, options: FinqaOptions) -> Loaded:
-    """`held_out` are the questions of later parts: a few are asked word for word of pages in two parts."""
+    """Without the questions in `held_out`: a few are asked word for word of pages in two parts."""
     fresh = [question for question in questions if folded(question.text) not in held_out]
     usable = [question for question in fresh if target_of(question, options.target)]
     left_out = {"question also held out": len(questions) - len(fresh), f"no {options.target}": len(fresh) - len(usable)}
@@ -158,6 +158,8 @@ def as_loaded(split: str, questions: list[Question], held_out: set[str], origin:
             "choose the other --finqa-target, or take the shipped copy with --source snapshot"
         )
     records = list(track(records_of(usable, split, options), f"FinQA {split}", len(usable)))
+    if split in HELD_OUT:  # scores are over all ids of a part, also those that have no row
+        records = [replace(record, meta=record.meta | {"split_ids": len(questions)}) for record in records]
     return Loaded("finqa", origin, records, split, {reason: count for reason, count in left_out.items() if count})
 
 
@@ -192,7 +194,7 @@ def record_of_question(
     meta: dict[str, Any] = {"facts": how, "page": question.page}
     if question.found:
         meta["program_found"] = True
-    if split != "train":
+    if split in HELD_OUT:
         meta |= {
             "question": question.text,
             "program": question.program or None,
