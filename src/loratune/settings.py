@@ -110,6 +110,14 @@ def options_of(field: str, value: Any) -> list[str]:
     return [flag(field), *map(str, value if isinstance(value, list) else [value])]
 
 
+def is_zero(value: Any) -> bool:
+    """Of a value as it was given; what is no number is said elsewhere."""
+    try:
+        return float(value) == 0
+    except (TypeError, ValueError):
+        return False
+
+
 def flag(field: str) -> str:
     return "--" + field.removeprefix("--").replace("_", "-")
 
@@ -312,6 +320,9 @@ class EvaluateSettings(AdapterUse, Decoding):
     generate: int = Field(
         32, ge=0, description="let both models answer this many of the rows and score the answers; 0 means none"
     )
+    samples: int = Field(
+        1, ge=1, le=100, description="answer each row this often, with one seed after the other; scores are means over them"
+    )
     bare: bool = Field(True, description="measure the base with a bare prompt, too: the instruction and the input alone")
     forgetting: Path | None = Field(
         None,
@@ -320,6 +331,12 @@ class EvaluateSettings(AdapterUse, Decoding):
     constrain: bool = Field(False, description="let FinQA's rows be answered only with programs that can be carried out")
     max_tokens: int = Field(1024, ge=64, description="most tokens in a row")
     out: Path = Field(Path("evaluation.json"), description="file to write")
+
+    @classmethod
+    def contradictions(cls, values: dict[str, Any]) -> list[str]:
+        if str(values.get("samples", 1)) == "1" or not is_zero(values.get("temperature", 0)):
+            return []
+        return ["--samples: at --temperature 0 all answers would be the same; raise it, such as to 1, or leave --samples out"]
 
 
 class AskSettings(AdapterChoice, Sampling):

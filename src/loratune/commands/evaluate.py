@@ -184,5 +184,5 @@ def side_by_side(tuned: Sequence[Tuned], parts: Sequence[dict]) -> dict:
 
 def decoding_of(settings: EvaluateSettings) -> dict:
     """The settings that the answers depend on; empty if none were written."""
-    names = ("max_new_tokens", "temperature", "top_p", "top_k", "seed", "constrain")
+    names = ("max_new_tokens", "temperature", "top_p", "top_k", "seed", "samples", "constrain")
     return {name: getattr(settings, name) for name in names} if settings.generate else {}

@@ -44,6 +44,12 @@ class Change(Read):
     interval: tuple[Drawn, Drawn]  # 95 %
 
 
+class OverSamples(Read):
+    """A score over several samples of every answer."""
+
+    standard_deviation: Drawn
+
+
 class Compared(Read):
     """Base against tuned on the same texts."""
 
@@ -51,6 +57,7 @@ class Compared(Read):
     tuned: Measures
     base_bare: Measures = {}  # the base with a bare prompt
     difference: dict[str, Change] = {}
+    over_samples: dict[str, dict[str, OverSamples]] = {}  # base, base_bare or tuned -> score
 
 
 class Part(Compared):
