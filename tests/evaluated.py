@@ -48,6 +48,7 @@ def evaluation(text: str = "word", adapter: str = "adapter") -> dict:
         "adapter": adapter,
         "data": text,
         "template": "instruction",
+        "facts": "gold",
         "decoding": {"max_new_tokens": 12, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "seed": 0},
         "shortened": {text: {"rows": 20, "inputs_cut": 1, "responses_cut": 0, "dropped": 0}},
         **part(),

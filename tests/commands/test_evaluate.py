@@ -1,5 +1,7 @@
 """`loratune evaluate` as a user meets it, on a model of a few thousand numbers."""
 
+import functools
+import itertools
 import json
 import math
 import statistics
@@ -12,6 +14,7 @@ from loratune.cli import main
 from loratune.commands.loading import load_side_by_side
 from loratune.data import prose
 from loratune.evaluation import model as measuring
+from loratune.evaluation.statistics import paired_difference
 from loratune.generation.decode import Answer
 from loratune.settings import EvaluateSettings
 from tuned_models import save_tuned
@@ -149,6 +152,105 @@ def test_answers_are_scored(place, monkeypatch):
     assert finqa["difference"]["execution_accuracy"]["mean"] == pytest.approx(2 / 3)
 
 
+def test_accuracy_over_all_ids_counts_what_is_missing_as_wrong(place, monkeypatch, capsys):
+    answers = ["0"] * 2 + [PROGRAM, "add(1, 0.5)", "nonsense"]
+    tokenizer = tokenizer_of(place)
+    programs = [finqa_row(number, split_ids=5) for number in range(2)]
+    write_rows(place, [*ROWS[:2], *programs, finqa_row(2, split_ids=5, category="growth")])
+
+    def answer(decoder, prompts, eos_id, decoding, title, constraints):
+        chosen = answers if title.startswith("tuned") else ["0"] * 5
+        return [Answer(tokenizer.encode(text), "eos") for text in chosen[: len(prompts)]]
+
+    monkeypatch.setattr(measuring, "answer", answer)
+    result = measured(place, "--generate", "5")
+    for part in (result, result["by_source"]["finqa"]):
+        assert part["split_ids"] == 5
+        assert (part["tuned"]["execution_accuracy"], part["tuned"]["execution_accuracy_all"]) == pytest.approx((2 / 3, 2 / 5))
+        assert (part["tuned"]["program_accuracy"], part["tuned"]["program_accuracy_all"]) == pytest.approx((1 / 3, 1 / 5))
+        assert part["difference"]["execution_accuracy_all"]["mean"] == pytest.approx(2 / 5)
+    for part in (result["by_source"]["dolly"], result["by_category"]["growth"]):
+        assert "execution_accuracy_all" not in part["tuned"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "right results (all), % ↑ 0.0 0.0 40.0 +40.0" in said and "of all 5 questions in FinQA's part" in said
+    # A selection says nothing of all ids, nor do rows that do not agree on how many these are.
+    for options in (["--generate", "4"], ["--rows", "4", "--generate", "5"]):
+        assert "execution_accuracy_all" not in measured(place, *options)["tuned"]
+    for sizes in ((5, 6, 5), (None, None, None), ("5", "5", "5"), (2, 2, 2)):
+        write_rows(place, [finqa_row(number, split_ids=size) for number, size in enumerate(sizes)])
+        assert not {"split_ids", "execution_accuracy_all"} & measured(place, "--generate", "9")["tuned"].keys()
+    # What has no room for a target is not answered; what has no known gold facts is not either.
+    long = finqa_row(9, split_ids=5) | {"instruction": "why " * 300}
+    write_rows(place, [long, *(finqa_row(n, split_ids=5, gold_facts={"text_1": "a"} if n else None) for n in range(3))])
+    answers = [PROGRAM] * 4
+    assert measured(place, "--generate", "9")["tuned"]["execution_accuracy_all"] == pytest.approx(3 / 5)
+    assert measured(place, "--generate", "9", "--facts", "gold")["tuned"]["execution_accuracy_all"] == pytest.approx(2 / 5)
+
+
+SAMPLED = ("--temperature", "1", "--generate", "10")
+
+
+def test_samples_are_what_runs_with_their_seeds_are(place, monkeypatch):
+    """Scores, their spread over the seeds, and intervals over rows whose samples were averaged first."""
+    singles = [measured(place, *SAMPLED, "--seed", str(seed)) for seed in (5, 6, 7)]
+    passes = []
+    likelihood = measuring.response_nll
+    monkeypatch.setattr(measuring, "response_nll", lambda *given: passes.append(1) or likelihood(*given))
+    together = measured(place, *SAMPLED, "--seed", "5", "--samples", "3")
+    assert len(passes) == 3  # of base, bare base and tuned: the loss does not depend on the sampling
+    assert together["decoding"] == singles[0]["decoding"] | {"samples": 3}
+    assert not any("over_samples" in one for one in singles)
+    for path in ((), ("by_source", "dolly"), ("by_source", "finqa"), ("by_category", "open_qa")):
+        part, *alone = [functools.reduce(dict.__getitem__, path, one) for one in (together, *singles)]
+        for model, name in itertools.product(("base", "base_bare", "tuned"), ("rouge_l", "mean_tokens", "distinct_2")):
+            values = [one[model][name] for one in alone]
+            found = part["over_samples"][model][name]
+            assert part[model][name] == found["mean"] == pytest.approx(statistics.mean(values))
+            assert found["standard_deviation"] == pytest.approx(statistics.stdev(values))
+        assert part["tuned"]["nll"] == alone[0]["tuned"]["nll"] and "nll" not in part["over_samples"]["tuned"]
+    assert together["over_samples"]["tuned"]["mean_tokens"]["standard_deviation"] > 0
+    rows = {
+        model: [statistics.mean(one[model]["scores"]["mean_tokens"] for one in row) for row in examples_of(singles)]
+        for model in ("base", "tuned")
+    }
+    change = together["difference"]["mean_tokens"]
+    assert change["interval"] == pytest.approx(paired_difference(rows["base"], rows["tuned"], seed=5)["interval"])
+    for example, alone in zip(together["examples"], examples_of(singles), strict=True):
+        for model in ("base", "base_bare", "tuned"):
+            assert [{"nll": example[model]["nll"], **sample} for sample in example[model]["samples"]] == [
+                one[model] for one in alone
+            ]
+            assert example[model] == alone[0][model] | {"samples": example[model]["samples"]}
+
+
+def examples_of(results: list[dict]) -> list[tuple[dict, ...]]:
+    return list(zip(*(one["examples"] for one in results), strict=True))
+
+
+def test_samples_are_of_the_same_rows(place, capsys):
+    chosen = []
+    for samples in ("1", "2"):
+        result = measured(place, "--temperature", "1", "--generate", "4", "--samples", samples, "--seed", "3")
+        chosen.append([one["id"] for one in result["examples"] if "answer" in one["tuned"]])
+        assert result["answered_rows"] == 4 and result["difference"].keys() == result["difference_bare"].keys()
+    assert chosen[0] == chosen[1] and len(chosen[0]) == 4
+    assert [len(one["tuned"].get("samples", [])) for one in result["examples"]].count(2) == 4
+    unanswered = [part for part in result["by_category"].values() if not part["answered_rows"]]
+    assert unanswered and not any("over_samples" in part for part in unanswered)
+    said = " ".join(capsys.readouterr().out.split())
+    spread = result["over_samples"]["tuned"]["mean_tokens"]
+    assert f"{spread['mean']:.1f}±{spread['standard_deviation']:.1f}" in said
+    assert "±: standard deviation of the score over 2 samples of every answer" in said
+
+
+@pytest.mark.parametrize("temperature", [[], ["--temperature", "0"], ["--temperature", "0.0"]])
+def test_samples_without_chance_are_refused(place, capsys, temperature):
+    assert evaluate("--samples", "3", *temperature) == 2
+    assert "--samples: at --temperature 0 all answers would be the same; raise it" in capsys.readouterr().err
+    assert evaluate("--samples", "3", "--temperature", "warm") == 2
+    assert capsys.readouterr().err.count("error") == 1
+
+
 def test_constrained_answers_are_programs_where_programs_are_wanted(place):
     assert evaluate("--generate", "10", "--max-new-tokens", "300") == 0
     free = written(place)
@@ -176,6 +278,34 @@ def test_rows_and_answers_are_drawn_evenly_and_always_the_same(place):
 def test_one_source_of_the_prepared_data(place):
     assert evaluate("--data", "finqa") == 0
     assert written(place)["by_source"].keys() == {"finqa"}
+
+
+@torch.no_grad()
+def test_gold_facts_take_the_place_of_the_retrieved_ones(place, capsys):
+    """As if the rows had been prepared with their gold facts; where nobody knows these, the row is left out and counted."""
+    gold = [{"table_1": "net sales | 2010 : 12", "text_4": "sales fell ."}, {"text_0": "net sales were 30 ."}]
+    others = [None, {}, {"text_1": 3}, "text_1"]
+    write_rows(place, [*ROWS[:2], *(finqa_row(number, gold_facts=facts) for number, facts in enumerate(gold + others))])
+    found = measured(place, "--facts", "gold", "--generate", "9")
+    assert "4 of 8 rows are left out: their gold facts are unknown" in capsys.readouterr().out
+    assert (found["facts"], found["without_gold_facts"]) == ("gold", 4)
+    assert found["by_source"]["finqa"]["tuned"]["facts"] == "gold"
+    inputs = ["net sales | 2010 : 12\nsales fell .", "net sales were 30 ."]
+    assert [one["input"] for one in found["examples"]] == ["", "", *inputs]
+    write_rows(place, [*ROWS[:2], *(finqa_row(number) | {"input": text} for number, text in enumerate(inputs))])
+    prepared = measured(place, "--generate", "9")
+    assert (prepared["facts"], prepared["without_gold_facts"]) == ("retrieved", 0)
+    assert prepared["by_source"]["finqa"]["tuned"]["facts"] == "retrieved"
+    for name in ("nll", "rep_4"):
+        assert prepared["by_source"]["finqa"]["tuned"][name] == found["by_source"]["finqa"]["tuned"][name]
+    assert prepared["by_source"]["dolly"] == found["by_source"]["dolly"]
+
+
+def test_gold_facts_that_no_row_has_are_refused(place, capsys):
+    assert evaluate("--facts", "gold") == 2
+    assert "--facts gold: no row of --data data/test.jsonl has known gold facts" in capsys.readouterr().err
+    assert evaluate("--facts", "matched") == 2
+    assert not (place / "evaluation.json").exists()
 
 
 def test_rows_with_an_answer_as_target_are_not_scored_as_programs(place):

@@ -76,7 +76,7 @@ def test_an_adapter_without_a_run_is_no_problem(place, capsys, settings):
         ("train", TRAINED),
         ("train", TrainSettings(targets=["attention", "mlp.c_fc"], dry_run=True, budget="10m", out="a folder; rm")),
         ("compare", CompareSettings(adapter="it's", temperature=0.5, format="both", seed=3)),
-        ("evaluate", EvaluateSettings(rows=10, data="dolly")),
+        ("evaluate", EvaluateSettings(rows=10, data="dolly", facts="gold")),
         ("prepare", PrepareSettings(columns={"input": "a b", "output": "c"}, data=["x y.csv"])),
     ],
 )
@@ -94,7 +94,7 @@ def test_the_commands_that_lead_to_the_report(place):
         sorted(command.split())  # in whatever order the options are
         for command in (
             "loratune train --model base --run mine --rank 4 --steps 5",
-            "loratune evaluate --adapter adapter --max-new-tokens 12 --data rows.jsonl --rows 20 --generate 2",
+            "loratune evaluate --adapter adapter --max-new-tokens 12 --data rows.jsonl --facts gold --rows 20 --generate 2",
             "loratune compare --adapter adapter",
         )
     ]

@@ -120,6 +120,18 @@ def test_duplicates_go_whatever_their_case_and_spaces_and_ids_become_unique():
     assert [one.id for one in without_duplicates(clash)] == ["1", "1#2", "1#2#2", "1#3"]
 
 
+def test_a_part_may_keep_the_duplicates_that_are_its_own():
+    official = [record("a", id="1"), record("A", id="2"), record("b", id="3")]
+    others = [record("b", id="0"), record("a ", id="4"), record("c", id="5"), record("C", id="6")]
+
+    def left(records, all_of):
+        return [one.id for one in without_duplicates(records, all_of)]
+
+    assert left(official + others, [official]) == ["1", "2", "3", "5"]
+    assert left(others + official, [official]) == ["0", "4", "5"]
+    assert left(official + others, [official[:1], official[1:]]) == ["1", "3", "5"]
+
+
 def test_many_equal_instructions_are_no_burden():
     """All pairs of 20,000 would be 200 million."""
     assert len(groups_of([record("Write a poem.", output=str(number)) for number in range(20_000)])) == 1

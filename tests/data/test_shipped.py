@@ -14,7 +14,7 @@ from loratune.commands.prepare import split_all
 from loratune.data.facts import page_facts
 from loratune.data.groups import INPUT_SIMILARITY, INSTRUCTION_SIMILARITY, folded, word_set
 from loratune.data.sources.dolly import load_dolly
-from loratune.data.sources.finqa import FinqaOptions, fact_recall, load_finqa
+from loratune.data.sources.finqa import FinqaOptions, fact_recall, load_finqa, with_gold_facts
 from loratune.settings import PrepareSettings
 
 SPLITS = ("train", "val", "test")
@@ -63,7 +63,7 @@ def test_every_gold_fact_is_a_fact_of_its_page():
 
 def test_all_of_dolly_and_finqa_is_used(parts):
     assert sum(len(of(parts, "dolly", split)) for split in SPLITS) == 15_003 - 8
-    assert [len(of(parts, "finqa", split)) for split in SPLITS] == pytest.approx([4400, 874, 1132], abs=30)
+    assert len(of(parts, "finqa", "train")) == pytest.approx(4400, abs=30)
     assert all(400 < len(of(parts, "dolly", split)) < 1100 for split in ("val", "test"))
 
 
@@ -78,18 +78,23 @@ def test_no_group_id_or_content_is_in_two_parts(parts):
             assert not set(map(key, parts[one])) & set(map(key, parts[other])), (one, other)
 
 
-def test_no_finqa_question_or_page_of_a_later_part_is_in_an_earlier_one(parts):
+def test_held_out_parts_of_finqa_have_all_ids_that_have_a_program(parts):
+    for split, name, ids in (("val", "dev", 883), ("test", "test", 1147)):
+        records, rows = of(parts, "finqa", split), snapshot.read(f"finqa_{name}")
+        assert {record.id for record in records} == {row["id"] for row in rows if row["program"]}
+        assert len(records) == len({record.id for record in records})
+        assert {record.meta["split_ids"] for record in records} == {ids}
+
+
+def test_no_held_out_question_or_page_of_finqa_is_trained_on(parts):
     """Word for word, and against all held-out questions, those left out for want of a program, too."""
-    official = {split: snapshot.read(f"finqa_{name}") for split, name in (("val", "dev"), ("test", "test"))}
-    for split, earlier in (("test", ("train", "val")), ("val", ("train",))):
-        questions = {folded(row["question"]) for row in official[split]}
-        ids = {row["id"] for row in official[split]}
-        pages = {row["id"].rpartition("-")[0] for row in official[split]}
-        for part in earlier:
-            records = of(parts, "finqa", part)
-            assert not questions & {folded(record.instruction.rpartition("\n")[0]) for record in records}
-            assert not ids & {record.id for record in records}
-            assert not pages & {record.meta["page"] for record in records}
+    official = [row for name in ("dev", "test") for row in snapshot.read(f"finqa_{name}")]
+    records = of(parts, "finqa", "train")
+    assert not {folded(row["question"]) for row in official} & {
+        folded(record.instruction.rpartition("\n")[0]) for record in records
+    }
+    assert not {row["id"] for row in official} & {record.id for record in records}
+    assert not {row["id"].rpartition("-")[0] for row in official} & {record.meta["page"] for record in records}
 
 
 @pytest.mark.parametrize(("field", "similarity"), [("instruction", INSTRUCTION_SIMILARITY), ("input", INPUT_SIMILARITY)])
@@ -127,6 +132,19 @@ def test_held_out_finqa_rows_see_retrieved_facts_and_carry_what_scoring_needs(pa
             assert meta["answer"] or meta["exe_ans"] is not None
     recall = fact_recall(parts["val"])
     assert recall["rows"] > 800 and recall["all_gold_facts"] > 0.88 and recall["recall_at_3"] > 0.79
+
+
+def test_gold_facts_are_the_annotators_in_the_order_of_the_page(parts):
+    known = 0
+    for split, name in (("val", "dev"), ("test", "test")):
+        rows = {row["id"]: row for row in snapshot.read(f"finqa_{name}")}
+        for record in of(parts, "finqa", split):
+            row, gold = rows[record.id], with_gold_facts(record)
+            facts = page_facts(row["pre_text"], row["post_text"], row["table"])
+            wanted = [text for fact, text in facts.items() if fact in (row["gold_inds"] or [])]
+            assert (gold.input.split("\n") if gold else []) == wanted
+            known += bool(gold)
+    assert known == pytest.approx(854 + 122, abs=10)
 
 
 def test_training_rows_of_finqa_see_their_gold_facts(parts):

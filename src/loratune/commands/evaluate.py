@@ -13,8 +13,10 @@ from loratune.data.encode import Encoded, encode_rows, with_template
 from loratune.data.prose import Prose, load_prose, windows_of
 from loratune.data.records import Record, read_records
 from loratune.data.sample import draw_evenly
+from loratune.data.sources.finqa import with_gold_facts
 from loratune.data.template import BUILT_IN
 from loratune.errors import UserError
+from loratune.evaluation.answers import wants_program
 from loratune.evaluation.examples import examples, telling
 from loratune.evaluation.likelihood import response_nll
 from loratune.evaluation.measure import compared, forgotten, spread
@@ -34,8 +36,8 @@ BARE = BUILT_IN["plain"]
 def run(settings: EvaluateSettings) -> dict:
     refuse_unwritable(settings.out)
     prose = load_prose(settings.forgetting)
-    records = read_held_out(settings.data)
-    records = draw_evenly(records, settings.rows, settings.seed) if settings.rows else records
+    usable, without_facts = showing(read_held_out(settings.data), settings)
+    records = draw_evenly(usable, settings.rows, settings.seed) if settings.rows else usable
     tuned = load_side_by_side(settings, settings.adapter)
     records, rows, shortened = encoded(records, tuned[0], settings.max_tokens)
     result = {
@@ -43,9 +45,11 @@ def run(settings: EvaluateSettings) -> dict:
         "adapter": str(tuned[0].adapter),
         "data": settings.data,
         "template": tuned[0].template.name,
+        "facts": settings.facts,
+        "without_gold_facts": without_facts,
         "decoding": decoding_of(settings),
         "shortened": shortened,
-        **evaluate_rows(tuned, records, rows, settings, prose),
+        **evaluate_rows(tuned, records, rows, settings, prose, ids_of_part(usable, settings)),
     }
     write_json(settings.out, result)
     show_evaluation(result)
@@ -64,6 +68,27 @@ def read_held_out(data: str) -> list[Record]:
     if not records:
         raise UserError(f"--data {data}: {path} has no rows of this source")
     return records
+
+
+def showing(records: Sequence[Record], settings: EvaluateSettings) -> tuple[list[Record], int]:
+    """FinQA's rows with the facts that are wanted, other rows as they are; and how many rows are left out for want of these."""
+    if settings.facts == "retrieved":
+        return list(records), 0
+    found = [with_gold_facts(record) if "facts" in record.meta else record for record in records]
+    kept = [record for record in found if record]
+    if not any(record.meta.get("facts") == "gold" for record in kept):
+        raise UserError(f"--facts gold: no row of --data {settings.data} has known gold facts; FinQA's val.jsonl has some")
+    if left_out := len(found) - len(kept):
+        warn(f"{left_out:,} of {len(found):,} rows are left out: their gold facts are unknown")
+    return kept, left_out
+
+
+def ids_of_part(records: Sequence[Record], settings: EvaluateSettings) -> int | None:
+    """How many questions the official part has that FinQA's rows are of; None where not all its rows are to be answered."""
+    programs = [record.meta.get("split_ids") for record in records if wants_program(record)]
+    if min(settings.rows or len(records), settings.generate) < len(records) or len(set(map(str, programs))) != 1:
+        return None
+    return programs[0] if isinstance(programs[0], int) and programs[0] >= len(programs) else None
 
 
 def encoded(records: Sequence[Record], tuned: Tuned, max_tokens: int) -> tuple[list[Record], list[Encoded], dict]:
@@ -85,9 +110,15 @@ def longest(tuned: Tuned, max_tokens: int) -> int:
 
 
 def evaluate_rows(
-    tuned: Sequence[Tuned], records: Sequence[Record], rows: Sequence[Encoded], settings: EvaluateSettings, prose: Prose
+    tuned: Sequence[Tuned],
+    records: Sequence[Record],
+    rows: Sequence[Encoded],
+    settings: EvaluateSettings,
+    prose: Prose,
+    ids: int | None,
 ) -> dict:
-    """Everything measured. `rows` are the tokens of `records`; the adapters share a decoder, and the first is on it.
+    """Everything measured. `rows` are the tokens of `records`; the adapters share a decoder, and the first is on it;
+    `ids` is the number of questions in FinQA's part, where all are to be answered.
 
     With one adapter the result is its part; with several it is the first's, and `adapters` has all of them.
     """
@@ -95,7 +126,7 @@ def evaluate_rows(
     place = {id(record): number for number, record in enumerate(records)}
     answered = [place[id(record)] for record in draw_evenly(records, settings.generate, seed)]
     constraints = constraints_for([records[number] for number in answered], first.tokenizer) if settings.constrain else None
-    over = held_out(records, rows, answered, first.tokenizer, constraints)
+    over = held_out(records, rows, answered, first.tokenizer, constraints, ids)
     windows = windows_of(prose, first.tokenizer, first.decoder.spec.max_positions, seed)
 
     with without_adapter(first.decoder):
@@ -153,5 +184,5 @@ def side_by_side(tuned: Sequence[Tuned], parts: Sequence[dict]) -> dict:
 
 def decoding_of(settings: EvaluateSettings) -> dict:
     """The settings that the answers depend on; empty if none were written."""
-    names = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed", "constrain")
+    names = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "seed", "samples", "constrain")
     return {name: getattr(settings, name) for name in names} if settings.generate else {}

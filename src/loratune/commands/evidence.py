@@ -116,7 +116,7 @@ def commands_of(settings: CompareSettings, evaluation: Evaluation | None) -> lis
 
 
 def measured_with(evaluation: Evaluation) -> EvaluateSettings | None:
-    rows = {"data": evaluation.data, "rows": evaluation.rows, "generate": evaluation.answered_rows}
+    rows = {"data": evaluation.data, "facts": evaluation.facts, "rows": evaluation.rows, "generate": evaluation.answered_rows}
     try:
         return EvaluateSettings(adapter=Path(evaluation.adapter), **rows, **evaluation.decoding)
     except (TypeError, ValidationError):

@@ -14,7 +14,7 @@ from loratune.data.records import Record, records_text
 from loratune.data.sources.dolly import load_dolly
 from loratune.data.sources.files import KINDS, load_files, refuse_unreadable
 from loratune.data.sources.finqa import FILES as FINQA_FILES
-from loratune.data.sources.finqa import FinqaOptions, fact_recall, load_finqa
+from loratune.data.sources.finqa import HELD_OUT, FinqaOptions, fact_recall, load_finqa
 from loratune.data.sources.hub import load_dataset
 from loratune.data.sources.loaded import Loaded
 from loratune.data.split import SPLITS, split_of, without_copies, without_leaks
@@ -136,7 +136,9 @@ def split_all(loaded: Sequence[Loaded], settings: PrepareSettings) -> tuple[dict
     """The three parts, and for each source what became of its rows."""
     # Of duplicates the first stays: that of the latest part, whatever the order in which the sources were named.
     ranked = sorted(loaded, key=lambda one: SPLITS.index(one.split) if one.split else -1, reverse=True)
-    distinct = without_duplicates([record for one in ranked for record in one.records])
+    # FinQA's held-out parts are scored over all of their ids, also where one page was asked the same twice.
+    official = [one.records for one in ranked if one.split in HELD_OUT and all(record.group for record in one.records)]
+    distinct = without_duplicates([record for one in ranked for record in one.records], official)
     by_content = {content_key(record): one.split for one in reversed(ranked) for record in one.records}
     own_split = {record.id: by_content[content_key(record)] for record in distinct}
     # FinQA fixes both the parts and the groups, its pages; everything else is grouped by likeness.

@@ -44,19 +44,33 @@ def content_key(record: Record) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def without_duplicates(records: Sequence[Record]) -> list[Record]:
-    """The first of all records with the same content, but for case and white space; their ids are made unique."""
-    distinct = list({content_key(record): record for record in reversed(records)}.values())[::-1]
+def without_duplicates(records: Sequence[Record], all_of: Sequence[Sequence[Record]] = ()) -> list[Record]:
+    """The first of all records with the same content, but for case and white space; their ids are made unique.
+
+    Each part in `all_of`, some of these same records, keeps the duplicates that are all its own.
+    """
+    part_of = {id(record): number for number, part in enumerate(all_of) for record in part}
+    first: dict[str, Record] = {}
+    distinct = []
+    for record in records:
+        kept = first.setdefault(content_key(record), record)
+        if kept is record or (id(record) in part_of and part_of[id(record)] == part_of.get(id(kept))):
+            distinct.append(record)
+    return with_unique_ids(distinct)
+
+
+def with_unique_ids(records: Sequence[Record]) -> list[Record]:
+    found = []
     count: Counter[str] = Counter()
     taken: set[str] = set()
-    for number, record in enumerate(distinct):
+    for record in records:
         id = record.id
         while id in taken:
             count[record.id] += 1
             id = f"{record.id}#{count[record.id] + 1}"
         taken.add(id)
-        distinct[number] = replace(record, id=id)
-    return distinct
+        found.append(replace(record, id=id))
+    return found
 
 
 def grouped(records: Sequence[Record]) -> list[Record]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from loratune.evaluation.answers import gold_result, wants_program
+from loratune.evaluation.answers import Scored, gold_result, wants_program
 from loratune.evaluation.measure import TIE, category_of
 from loratune.evaluation.model import HeldOut, Measured
 
@@ -35,18 +35,20 @@ def example(over: HeldOut, baselines: dict[str, Measured], tuned: Sequence[Measu
 
 
 def side(model: Measured, number: int, targets: int) -> dict:
-    """One model on one row: `nll` in nats a token, and the answer where there is one."""
-    found: dict = {"nll": float(model.nll[number] / targets)}
-    if scored := model.answers.get(number):
-        found |= {
-            "answer": scored.text,
-            "ended": scored.answer.ended,
-            "tokens": len(scored.answer.ids),
-            "scores": scored.scores,
-        }
-        if "execution_accuracy" in scored.scores:
-            found["result"] = scored.result
-    return found
+    """One model on one row: `nll` in nats a token, and the answer where there is one; of several the first, and all `samples`."""
+    samples = [told(answers[number]) for answers in model.answers if number in answers]
+    first = samples[0] if samples else {}
+    return {"nll": float(model.nll[number] / targets), **first, **({"samples": samples} if len(samples) > 1 else {})}
+
+
+def told(scored: Scored) -> dict:
+    return {
+        "answer": scored.text,
+        "ended": scored.answer.ended,
+        "tokens": len(scored.answer.ids),
+        "scores": scored.scores,
+        **({"result": scored.result} if "execution_accuracy" in scored.scores else {}),
+    }
 
 
 def change(base: Measured, tuned: Measured, number: int, targets: int) -> float:

@@ -4,18 +4,21 @@
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 
 import numpy as np
 
 from loratune.data.encode import Encoded
 from loratune.data.records import Record
+from loratune.evaluation.answers import Scored, wants_program
 from loratune.evaluation.likelihood import means, target_counts, token_means
 from loratune.evaluation.model import HeldOut, Measured
 from loratune.evaluation.statistics import flips, paired_difference
 from loratune.evaluation.text import distinct_2
 
 TIE = 0.01  # nats a token: a row's loss that changes by less is tied
+OVER_ALL_IDS = ("execution_accuracy", "program_accuracy")
 DIFFERENCES = {"base": "difference", "base_bare": "difference_bare"}  # tuned minus this one
 
 
@@ -46,42 +49,77 @@ def category_of(record: Record) -> str | None:
 def part(over: HeldOut, models: dict[str, Measured], rows: Sequence[int], seed: int) -> dict:
     """Each model on some of the rows, tuned against the others with intervals, and how many rows improved."""
     tuned, others = models["tuned"], {name: change for name, change in DIFFERENCES.items() if name in models}
+    answered = [number for number in rows if number in tuned.answers[0]]
     return {
         "rows": len(rows),
-        "answered_rows": sum(number in tuned.answers for number in rows),
+        "answered_rows": len(answered),
+        **({"split_ids": over.split_ids} if missing_ids(over, rows) is not None else {}),
         **{name: summary(over, model, rows) for name, model in models.items()},
+        **({"over_samples": deviations(over, models, rows)} if answered and len(tuned.answers) > 1 else {}),
         **{change: difference(over, models[name], tuned, rows, seed) for name, change in others.items()},
         **flipped(over, models["base"], tuned, rows),
     }
 
 
 def summary(over: HeldOut, model: Measured, rows: Sequence[int]) -> dict:
-    """Of the losses one global sum over one global count; of each score its mean over the rows that it applies to."""
+    """Of the losses one global sum over one global count; of each score its mean over the rows it applies to and the samples."""
     losses = means(model.nll[rows], over.targets[rows], over.sizes[rows])
-    scores = {name: sum(values.values()) / len(values) for name, values in scores_of(model, rows).items()}
-    if answers := [model.answers[number].answer.ids for number in rows if number in model.answers]:
-        scores["distinct_2"] = distinct_2(answers)
-    return {**losses, **scores, **facts_of([over.records[number] for number in rows if is_program(model, number)])}
+    scores = {name: fmean(values) for name, values in in_samples(over, model, rows).items()}
+    programs = [over.records[number] for number in rows if number in model.answers[0] and wants_program(over.records[number])]
+    return {**losses, **scores, **facts_of(programs)}
 
 
-def scores_of(model: Measured, rows: Sequence[int]) -> dict[str, dict[int, float]]:
-    """For each score, in their usual order, the rows that it applies to and its value."""
-    found: dict[str, dict[int, float]] = {}
-    for number in rows:
-        if number in model.answers:
-            for name, value in model.answers[number].scores.items():
-                found.setdefault(name, {})[number] = value
+def deviations(over: HeldOut, models: dict[str, Measured], rows: Sequence[int]) -> dict[str, dict]:
+    """Of each model's scores, how much they differ from sample to sample."""
+    return {
+        name: {score: mean_and_deviation(values) for score, values in in_samples(over, model, rows).items()}
+        for name, model in models.items()
+    }
+
+
+def in_samples(over: HeldOut, model: Measured, rows: Sequence[int]) -> dict[str, list[float]]:
+    """Each score over these rows, as one number for each sample."""
+    found: dict[str, list[float]] = {}
+    for answers in model.answers:
+        of_sample = {name: fmean(values.values()) for name, values in scores_of(over, answers, rows).items()}
+        if written := [answers[number].answer.ids for number in rows if number in answers]:
+            of_sample["distinct_2"] = distinct_2(written)
+        for name, value in of_sample.items():
+            found.setdefault(name, []).append(value)
     return found
 
 
-def is_program(model: Measured, number: int) -> bool:
-    return number in model.answers and "execution_accuracy" in model.answers[number].scores
+def of_rows(over: HeldOut, model: Measured, rows: Sequence[int]) -> dict[str, list[float]]:
+    """Each score of the rows that it applies to, as one number for each: its mean over the samples."""
+    samples = [scores_of(over, answers, rows) for answers in model.answers]
+    return {name: [fmean(sample[name][row] for sample in samples) for row in values] for name, values in samples[0].items()}
+
+
+def scores_of(over: HeldOut, answers: Mapping[int, Scored], rows: Sequence[int]) -> dict[str, dict[int, float]]:
+    """For each score, in their usual order, the rows that it applies to and its value; what is missing of a part has 0."""
+    found: dict[str, dict[int, float]] = {}
+    for number in rows:
+        if number in answers:
+            for name, value in answers[number].scores.items():
+                found.setdefault(name, {})[number] = value
+    if (missing := missing_ids(over, rows)) is not None:
+        wrong = {-number: 0.0 for number in range(1, missing + 1)}
+        found |= {f"{name}_all": found[name] | wrong for name in OVER_ALL_IDS}
+    return found
+
+
+def missing_ids(over: HeldOut, rows: Sequence[int]) -> int | None:
+    """Questions of FinQA's official part that have no row; None where `rows` have not all of the rows that there are."""
+    programs = sum(wants_program(over.records[number]) for number in rows)
+    if not over.split_ids or not 0 < programs == sum(map(wants_program, over.records)):
+        return None
+    return over.split_ids - programs
 
 
 def facts_of(records: Sequence[Record]) -> dict[str, str]:
-    """gold or retrieved: how the facts of FinQA's rows were chosen; empty where none says."""
+    """gold, retrieved or (training rows) matched: how FinQA's facts were chosen; empty where no row says."""
     facts = {record.meta.get("facts") for record in records if isinstance(record.meta.get("facts"), str)}
-    return {"facts": facts.pop() if len(facts) == 1 else "gold and retrieved"} if facts else {}
+    return {"facts": " and ".join(sorted(facts))} if facts else {}
 
 
 def difference(over: HeldOut, base: Measured, tuned: Measured, rows: Sequence[int], seed: int) -> dict[str, dict]:
@@ -92,9 +130,9 @@ def difference(over: HeldOut, base: Measured, tuned: Measured, rows: Sequence[in
         "nll": paired_difference(before, after, over.targets[rows], seed),
         "bits_per_byte": paired_difference(before / bits, after / bits, over.sizes[rows], seed),
     }
-    theirs = scores_of(base, rows)
-    for name, ours in scores_of(tuned, rows).items():
-        changes[name] = paired_difference(list(theirs[name].values()), list(ours.values()), seed=seed)
+    theirs = of_rows(over, base, rows)
+    for name, ours in of_rows(over, tuned, rows).items():
+        changes[name] = paired_difference(theirs[name], ours, seed=seed)
     return changes
 
 

@@ -12,7 +12,7 @@ from loratune.evaluation.answers import Scored, scored
 from loratune.evaluation.likelihood import response_nll, target_counts
 from loratune.generation.both import answer
 from loratune.generation.constraint import Constraint
-from loratune.settings import Decoding
+from loratune.settings import Decoding, EvaluateSettings
 
 Constraints = Sequence[Constraint | None] | None
 
@@ -26,6 +26,7 @@ class HeldOut:
     targets: np.ndarray  # [rows]: tokens whose likelihood counts
     sizes: np.ndarray  # [rows]: bytes of these
     constraints: Constraints = None  # what each answer is held to
+    split_ids: int | None = None  # questions in the official part of FinQA, where all its rows are answered
 
 
 @dataclass(frozen=True)
@@ -33,23 +34,42 @@ class Measured:
     """The same rows as one model sees them."""
 
     nll: np.ndarray  # [rows]: of the whole response, in nats
-    answers: dict[int, Scored]  # by the number of the row
+    answers: Sequence[dict[int, Scored]]  # by the number of the row; one for each seed of the sampling
 
 
 def held_out(
-    records: Sequence[Record], rows: Sequence[Encoded], answered: Sequence[int], tokenizer, constraints: Constraints = None
+    records: Sequence[Record],
+    rows: Sequence[Encoded],
+    answered: Sequence[int],
+    tokenizer,
+    constraints: Constraints = None,
+    split_ids: int | None = None,
 ) -> HeldOut:
     """`rows` are the tokens of `records`; `constraints` are those of the answered ones."""
     # What is scored, not what the record holds: a response may have been cut.
     sizes = np.array([len(tokenizer.decode(row.response).encode()) for row in rows])
-    return HeldOut(records, answered, target_counts(rows), sizes, constraints)
+    return HeldOut(records, answered, target_counts(rows), sizes, constraints, split_ids)
 
 
-def measure(name: str, decoder, tokenizer, over: HeldOut, rows: Sequence[Encoded], decoding: Decoding) -> Measured:
-    """The model as the decoder is now, adapter on or off; `rows` may have prompts of another template."""
+def measure(name: str, decoder, tokenizer, over: HeldOut, rows: Sequence[Encoded], settings: EvaluateSettings) -> Measured:
+    """The model as the decoder is now, adapter on or off; `rows` may have prompts of another template.
+
+    Each sample is what a run with its own seed would give: the first has `settings.seed`, the second one more.
+    """
     with progress(f"{name} loss", len(rows)) as advance:
         nll = response_nll(decoder, rows, advance)
+    answers = []
+    for sample in range(settings.samples):
+        title = f"{name} answers" + (f", {sample + 1} of {settings.samples}" if settings.samples > 1 else "")
+        with_seed = settings.model_copy(update={"seed": settings.seed + sample})
+        answers.append(answered(title, decoder, tokenizer, over, rows, with_seed))
+    return Measured(nll, answers)
+
+
+def answered(title: str, decoder, tokenizer, over: HeldOut, rows: Sequence[Encoded], decoding: Decoding) -> dict[int, Scored]:
+    if not over.answered:
+        return {}
     prompts = [rows[number].prompt for number in over.answered]
-    answers = answer(decoder, prompts, tokenizer.eos_id, decoding, f"{name} answers", over.constraints) if prompts else []
+    answers = answer(decoder, prompts, tokenizer.eos_id, decoding, title, over.constraints)
     pairs = zip(over.answered, answers, strict=True)
-    return Measured(nll, {number: scored(one, tokenizer, over.records[number]) for number, one in pairs})
+    return {number: scored(one, tokenizer, over.records[number]) for number, one in pairs}

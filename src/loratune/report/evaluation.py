@@ -16,6 +16,8 @@ MEASURES = {
     "rouge_l": ("ROUGE-L, % ↑", 100, 1),
     "execution_accuracy": ("right results, % ↑", 100, 1),
     "program_accuracy": ("right programs, % ↑", 100, 1),
+    "execution_accuracy_all": ("right results (all), % ↑", 100, 1),
+    "program_accuracy_all": ("right programs (all), % ↑", 100, 1),
     "valid_programs": ("valid programs, % ↑", 100, 1),
     "eos_rate": ("ended by itself, %", 100, 1),
     "mean_tokens": ("tokens in an answer", 1, 1),
@@ -30,7 +32,9 @@ def show_evaluation(result: dict) -> None:
         title="Held-out rows, base against tuned", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )
     for column in columns(result, adapters):
-        table.add_column(column, justify="right" if column else "left", no_wrap=len(adapters) == 1, overflow="fold")
+        # Where the terminal is narrow, words give way, not digits.
+        kept_whole = len(adapters) == 1 and column != ""
+        table.add_column(column, justify="right" if column else "left", no_wrap=kept_whole, overflow="fold")
     for heading, note, lines in sections(adapters):
         table.add_section()
         table.add_row(heading, *[""] * (len(table.columns) - 2), note, style="bold")
@@ -87,17 +91,26 @@ def lines_of(parts: Sequence[dict]) -> list[Line]:
 def cells(measure: str, parts: Sequence[dict], with_bare: bool) -> list[str]:
     """The base's numbers once, then each adapter's and its change; an interval where there is one adapter."""
     _, factor, decimals = MEASURES[measure]
-    shown = [f"{factor * parts[0]['base'][measure]:.{decimals}f}"]
+    shown = [figure(measure, parts[0], "base")]
     if with_bare:
-        bare = parts[0].get("base_bare")
-        shown.insert(0, f"{factor * bare[measure]:.{decimals}f}" if bare else "")
+        shown.insert(0, figure(measure, parts[0], "base_bare"))
     for part in parts:
         change, interval = changed(part["difference"].get(measure), factor, decimals)
-        shown += [f"{factor * part['tuned'][measure]:.{decimals}f}", change]
+        shown += [figure(measure, part, "tuned"), change]
     if len(parts) > 1:
         return shown
     # Of one row, an interval would have no width and look like certainty.
     return [*shown, interval if parts[0].get("rows") != 1 else ""]
+
+
+def figure(measure: str, part: dict, model: str) -> str:
+    """A model's number, with its standard deviation where there are several samples; blank where it was not measured."""
+    if model not in part:
+        return ""
+    _, factor, decimals = MEASURES[measure]
+    spread = part.get("over_samples", {}).get(model, {}).get(measure)
+    deviation = f"±{factor * spread['standard_deviation']:.{decimals}f}" if spread else ""
+    return f"{factor * part[model][measure]:.{decimals}f}{deviation}"
 
 
 def changed(difference: dict | None, factor: int, decimals: int) -> tuple[str, str]:
@@ -120,6 +133,10 @@ def explained(result: dict, adapters: Sequence[dict]) -> list[str]:
         told.append(
             f"Loss over {len(adapters)} adapters: {loss['mean']:.3f}, standard deviation {loss['standard_deviation']:.3f}."
         )
+    if "over_samples" in result:
+        told.append(f"±: standard deviation of the score over {result['decoding']['samples']} samples of every answer.")
+    if "split_ids" in result:
+        told.append(f"(all): of all {result['split_ids']:,} questions in FinQA's part; those without an answer count as wrong.")
     if "base_bare" in result:
         told.append("bare: the base with the instruction and the input alone as its prompt; base: with the adapter's template.")
     plain = result["forgetting"]

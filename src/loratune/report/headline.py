@@ -73,8 +73,7 @@ def measures(part: Compared, names: Iterable[str] = MEASURES) -> list[Measured]:
 
 def measured(name: str, part: Compared) -> Measured:
     words, factor, decimals = MEASURES[name]
-    sides = (part.base_bare, part.base, part.tuned)
-    numbers = [f"{factor * side[name]:,.{decimals}f}" if name in side else "" for side in sides]
+    numbers = [figure(name, part, side) for side in ("base_bare", "base", "tuned")]
     if name == "perplexity":
         name, factor, decimals, unit, change = "nll", 100, 1, " %", relative(part.difference.get("nll"))
     else:
@@ -83,6 +82,14 @@ def measured(name: str, part: Compared) -> Measured:
         return Measured(words, *numbers, "", "", "unclear")
     mean, low, high = (signed(factor * value, decimals) + unit for value in (change.mean, *change.interval))
     return Measured(words, *numbers, mean, f"{low} to {high}", verdict(words, change))
+
+
+def figure(name: str, part: Compared, side: str) -> str:
+    """A model's number, with its standard deviation where there were several samples; blank where it was not measured."""
+    _, factor, decimals = MEASURES[name]
+    values, spread = getattr(part, side), part.over_samples.get(side, {}).get(name)
+    deviation = f" ± {factor * spread.standard_deviation:,.{decimals}f}" if spread else ""
+    return f"{factor * values[name]:,.{decimals}f}{deviation}" if name in values else ""
 
 
 def relative(nll: Change | None) -> Change | None:

@@ -44,6 +44,12 @@ class Change(Read):
     interval: tuple[Drawn, Drawn]  # 95 %
 
 
+class OverSamples(Read):
+    """A score over several samples of every answer."""
+
+    standard_deviation: Drawn
+
+
 class Compared(Read):
     """Base against tuned on the same texts."""
 
@@ -51,6 +57,7 @@ class Compared(Read):
     tuned: Measures
     base_bare: Measures = {}  # the base with a bare prompt
     difference: dict[str, Change] = {}
+    over_samples: dict[str, dict[str, OverSamples]] = {}  # base, base_bare or tuned -> score
 
 
 class Part(Compared):
@@ -107,6 +114,7 @@ class Evaluation(Part):
     base_model: str = ""
     data: str = ""
     template: str = ""
+    facts: str = "retrieved"
     decoding: dict[str, float] = {}
     shortened: dict[str, dict[str, Count]] = {}  # source -> what happened to its rows -> how many
     by_source: dict[str, Part] = {}

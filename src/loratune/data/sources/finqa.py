@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from loratune.files import parse_json
 
 REPOSITORY = "PTPReasoning/finqa"
 FILES = {"train": "train.json", "val": "dev.json", "test": "test.json"}
+HELD_OUT = ("val", "test")
 LARGEST = 1e300  # result of a program
 FIRST = 3  # as in the FinQA paper's recall of its retriever
 ASK = {"program": "Answer with a program.", "answer": "Answer with the result."}
@@ -51,12 +52,11 @@ class FinqaOptions:
 def load_finqa(place: str | Path, options: FinqaOptions) -> list[Loaded]:
     """The official parts as train, val and test; `place` is "hub", "snapshot" or a folder with FinQA's own three files."""
     origin, parts = read_questions(place)
-    later: dict[str, set[str]] = {
-        "train": {folded(question.text) for split in ("val", "test") for question in parts[split]},
-        "val": {folded(question.text) for question in parts["test"]},
-        "test": set(),
-    }
-    return [as_loaded(split, questions, later[split], origin, options) for split, questions in parts.items()]
+    held_out = {folded(question.text) for split in HELD_OUT for question in parts[split]}
+    return [
+        as_loaded(split, questions, held_out if split == "train" else set(), origin, options)
+        for split, questions in parts.items()
+    ]
 
 
 def read_questions(place: str | Path) -> tuple[str, dict[str, list[Question]]]:
@@ -171,7 +171,7 @@ def refuse_broken(name: str, texts: Iterable[str]) -> None:
 
 
 def as_loaded(split: str, questions: list[Question], held_out: set[str], origin: str, options: FinqaOptions) -> Loaded:
-    """`held_out` are the questions of later parts: a few are asked word for word of pages in two parts."""
+    """Without the questions in `held_out`: a few are asked word for word of pages in two parts."""
     fresh = [question for question in questions if folded(question.text) not in held_out]
     usable = [question for question in fresh if target_of(question, options.target)]
     left_out = {"question also held out": len(questions) - len(fresh), f"no {options.target}": len(fresh) - len(usable)}
@@ -181,6 +181,8 @@ def as_loaded(split: str, questions: list[Question], held_out: set[str], origin:
             "choose the other --finqa-target, or take the shipped copy with --source snapshot"
         )
     records = list(track(records_of(usable, split, options), f"FinQA {split}", len(usable)))
+    if split in HELD_OUT:  # scores are over all ids of a part, also those that have no row
+        records = [replace(record, meta=record.meta | {"split_ids": len(questions)}) for record in records]
     return Loaded("finqa", origin, records, split, {reason: count for reason, count in left_out.items() if count})
 
 
@@ -215,7 +217,7 @@ def record_of_question(
     meta: dict[str, Any] = {"facts": how, "page": question.page}
     if question.found:
         meta["program_found"] = True
-    if split != "train":
+    if split in HELD_OUT:
         meta |= {
             "question": question.text,
             "program": question.program or None,
@@ -223,7 +225,7 @@ def record_of_question(
             "exe_ans": question.exe_ans,
             "first_facts": ranked[:FIRST],
             "kept_facts": [name for name in facts if name in kept],
-            "gold_facts": {name: facts[name] for name in question.gold if name in facts} if question.gold else None,
+            "gold_facts": {name: text for name, text in facts.items() if name in question.gold} if question.gold else None,
             "table": question.table,
         }
     return Record(
@@ -235,6 +237,15 @@ def record_of_question(
         group=question.page,
         meta=meta,
     )
+
+
+def with_gold_facts(record: Record) -> Record | None:
+    """A held-out row that shows its gold facts and nothing else of the page, as in the paper; None where they are unknown."""
+    gold = record.meta.get("gold_facts")
+    # Records of the user's may have a `meta` of another form.
+    if not gold or not isinstance(gold, dict) or not all(isinstance(text, str) for text in gold.values()):
+        return None
+    return replace(record, input=shown(gold, gold), meta=record.meta | {"facts": "gold", "kept_facts": list(gold)})
 
 
 def fact_recall(records: Sequence[Record]) -> dict[str, float | int] | None:
