@@ -19,6 +19,7 @@ from loratune.settings import Settings, flag, read_toml
 COMMANDS: dict[str, type[Settings]] = {
     "quickstart": settings.QuickstartSettings,
     "prepare": settings.PrepareSettings,
+    "preview": settings.PreviewSettings,
     "train": settings.TrainSettings,
     "evaluate": settings.EvaluateSettings,
     "compare": settings.CompareSettings,

@@ -138,6 +138,15 @@ class Machine(Settings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute; auto takes a GPU if there is one")
 
 
+class Rows(Settings):
+    max_tokens: int = Field(1024, ge=64, description="most tokens in a row")
+    template: str = Field("instruction", description="prompt template: instruction, chatml, plain, or a .toml file with your own")
+
+
+class DryRun(Settings):
+    dry_run: bool = Field(False, description="check everything, print what would be done, and stop")
+
+
 class PrepareSettings(ModelChoice):
     """Turn Dolly 15k, FinQA or your own files into training, validation and test data."""
 
@@ -173,7 +182,7 @@ class PrepareSettings(ModelChoice):
     seed: Seed = Field(0, description="seed of the split")
 
 
-class TrainSettings(ModelChoice, Machine):
+class TrainSettings(ModelChoice, Machine, Rows, DryRun):
     """Train a LoRA adapter on the prepared data."""
 
     data: Path = Field(Path("data"), description="folder with train.jsonl and val.jsonl")
@@ -212,8 +221,6 @@ class TrainSettings(ModelChoice, Machine):
         False,
         description="compute each layer twice instead of keeping its inside: less memory, a third to two fifths slower, the same result",
     )
-    max_tokens: int = Field(1024, ge=64, description="most tokens in a row")
-    template: str = Field("instruction", description="prompt template: instruction, chatml, plain, or a .toml file with your own")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of the large multiplications; auto takes bf16 where a short test shows that it is faster"
     )
@@ -227,7 +234,6 @@ class TrainSettings(ModelChoice, Machine):
     repeat: int = Field(
         1, ge=1, le=100, description="train this often, with one seed after the other, to see how much chance is in the result"
     )
-    dry_run: bool = Field(False, description="check everything, print what would be done, and stop")
 
     @classmethod
     def over(cls, from_file: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -337,3 +343,13 @@ class QuickstartSettings(ModelChoice, Machine):
     out: Path = Field(Path("quickstart"), description="folder for everything it writes")
     budget: Duration = Field("5m", validate_default=True, description="time to train, such as 5m")
     prompts: Path = Field(Path("test.json"), description="JSON file with a list of prompts")
+
+
+class PreviewSettings(ModelChoice, Rows):
+    """Show rows as the model sees them: the prompt, what is learned, and what was cut."""
+
+    data: Path = Field(Path("data/train.jsonl"), description="a .jsonl file, or a folder with train.jsonl")
+    rows: int = Field(4, ge=1, description="rows to show, drawn evenly from the sources")
+    source: str | None = Field(None, description="only rows of this source, such as dolly or finqa")
+    cut: bool = Field(False, description="only rows that were shortened or dropped, the first ones in the file")
+    seed: Seed = Field(0, description="seed of the choice of rows")
