@@ -18,6 +18,7 @@ from loratune.settings import Settings, flag, read_toml
 
 COMMANDS: dict[str, type[Settings]] = {
     "quickstart": settings.QuickstartSettings,
+    "doctor": settings.DoctorSettings,
     "prepare": settings.PrepareSettings,
     "preview": settings.PreviewSettings,
     "train": settings.TrainSettings,
@@ -73,6 +74,8 @@ def run(argv: list[str]) -> int:
     result = importlib.import_module(f"loratune.commands.{command}").run(checked)
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
+    if not result.get("can_train", True):
+        return 2
     return 0 if result.get("finished", True) else 1
 
 

@@ -37,6 +37,7 @@ Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, le=365 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 STOP_RULES = ("epochs", "steps", "budget")
 ADAPTER = Path("model/gpt2_lora_finetuned")
+RUNS = Path("runs")
 
 
 class Settings(BaseModel):
@@ -353,3 +354,7 @@ class PreviewSettings(ModelChoice, Rows):
     source: str | None = Field(None, description="only rows of this source, such as dolly or finqa")
     cut: bool = Field(False, description="only rows that were shortened or dropped, the first ones in the file")
     seed: Seed = Field(0, description="seed of the choice of rows")
+
+
+class DoctorSettings(Machine):
+    """Check whether this machine can train, and what will be slow and why."""

@@ -23,14 +23,13 @@ from loratune.models.load import PRECISIONS, Base, load_base, set_precision
 from loratune.models.lora import add_lora, trained_parameters
 from loratune.report.card import model_card
 from loratune.report.plots import plot_losses
-from loratune.settings import TrainSettings, flag, read_toml
+from loratune.settings import RUNS, TrainSettings, flag, read_toml
 from loratune.training.checkpoint import RunFolder, State, best_weights, newest_run, put_weights
 from loratune.training.forecast import Forecast, Trial, candidates, forecast, memory_besides_weights, try_out, with_all_layers
 from loratune.training.loop import Job, fit
 from loratune.training.progress import stop_requests, training_bar
 from loratune.training.schedule import StopRule
 
-RUNS = Path("runs")
 DEFAULT_BUDGET = 3600.0  # seconds
 ROOM = 0.8  # share of the free memory that a run may plan with
 
