@@ -148,7 +148,7 @@ class DryRun(Settings):
     dry_run: bool = Field(False, description="check everything, print what would be done, and stop")
 
 
-class PrepareSettings(ModelChoice):
+class PrepareSettings(ModelChoice, DryRun):
     """Turn Dolly 15k, FinQA or your own files into training, validation and test data."""
 
     out: Path = Field(Path("data"), description="folder to write to")
@@ -283,7 +283,7 @@ class Decoding(Sampling):
     )
 
 
-class CompareSettings(AdapterChoice, Decoding):
+class CompareSettings(AdapterChoice, Decoding, DryRun):
     """Let the base and the tuned model answer the same prompts, side by side."""
 
     prompts: Path = Field(Path("test.json"), description="JSON file with a list of prompts")
@@ -300,7 +300,7 @@ def listed(value: Any) -> Any:
     return [value] if isinstance(value, str | Path) else value
 
 
-class EvaluateSettings(AdapterUse, Decoding):
+class EvaluateSettings(AdapterUse, Decoding, DryRun):
     """Measure the base and the tuned model, or several tuned ones, on the same held-out rows."""
 
     adapter: Annotated[list[Path], BeforeValidator(listed)] = Field(
@@ -338,7 +338,7 @@ class AskSettings(AdapterChoice, Sampling):
     constrain: bool = Field(True, description="allow only programs that can be carried out")
 
 
-class QuickstartSettings(ModelChoice, Machine):
+class QuickstartSettings(ModelChoice, Machine, DryRun):
     """Do the main job once: prepare, train, evaluate, compare."""
 
     out: Path = Field(Path("quickstart"), description="folder for everything it writes")
