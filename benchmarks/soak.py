@@ -20,7 +20,7 @@ from pathlib import Path
 
 from loratune.commands import evaluate, train
 from loratune.machine import resident_memory
-from loratune.settings import EvaluateSettings, TrainSettings, parse_duration, read_toml
+from loratune.settings import RUNS, EvaluateSettings, TrainSettings, parse_duration, read_toml
 
 EVERY = 2.0  # seconds between two looks at the memory
 ANSWERED = 32  # rows answered after each stretch
@@ -111,7 +111,7 @@ def stretch(settings: TrainSettings, number: int, peaks: dict[str, int]) -> dict
 
 
 def folder(settings: TrainSettings) -> Path:
-    return train.RUNS / settings.run
+    return RUNS / settings.run
 
 
 def checkpoints(settings: TrainSettings) -> list[Path]:

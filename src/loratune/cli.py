@@ -23,7 +23,9 @@ from loratune.signals import Ended, ending_cleanly
 
 COMMANDS: dict[str, type[Settings]] = {
     "quickstart": settings.QuickstartSettings,
+    "doctor": settings.DoctorSettings,
     "prepare": settings.PrepareSettings,
+    "preview": settings.PreviewSettings,
     "train": settings.TrainSettings,
     "evaluate": settings.EvaluateSettings,
     "compare": settings.CompareSettings,
@@ -103,6 +105,8 @@ def run(argv: list[str]) -> int:
     if as_json:
         # JSON escapes the first 32 control characters, not the others, such as U+009B, which begins an escape sequence.
         print(re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(result, ensure_ascii=False)))
+    if not result.get("can_train", True):
+        return 2
     return 0 if result.get("finished", True) else 1
 
 

@@ -1,12 +1,14 @@
 """The machine that a command computes on."""
 
 import ctypes
+import math
 import os
 import platform
 import resource
 import sys
 import time
 
+from loratune.cgroup import cores_limit, memory_limit
 from loratune.errors import UserError
 
 
@@ -28,7 +30,8 @@ def physical_cores() -> int:
     """Cores that this process may use. Two threads on one core only get in each other's way in matrix products."""
     import psutil
 
-    return max(1, min(len(allowed_cores()), psutil.cpu_count(logical=False) or 1))
+    allowed = min(len(allowed_cores()), psutil.cpu_count(logical=False) or 1)
+    return max(1, min(allowed, math.ceil(cores_limit() or allowed)))
 
 
 def peak_memory_mb() -> float:
@@ -48,7 +51,8 @@ def available_memory() -> int:
     """Bytes that this process could still take without anything being swapped out."""
     import psutil
 
-    return psutil.virtual_memory().available
+    limit, available = memory_limit(), psutil.virtual_memory().available
+    return min(available, limit.free) if limit else available
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -116,14 +120,20 @@ def return_memory_at_once() -> None:
 
 
 def bf16_is_fast(width_in: int, width_out: int) -> bool:
-    """Whether a product of [512, in] and [in, out] takes at most 3/4 of its time in fp32 (best of 5 each)."""
+    """Whether a product of [512, in] and [in, out] takes at most 3/4 of its time in fp32."""
+    fp32, bf16 = product_seconds(width_in, width_out)
+    return bf16 < 0.75 * fp32
+
+
+def product_seconds(width_in: int, width_out: int) -> tuple[float, float]:
+    """What a product of [512, in] and [in, out] takes in fp32 and in bf16 (best of 5 each)."""
     import torch
 
-    seconds = {}
+    seconds = []
     for precision in (torch.float32, torch.bfloat16):
         x, weight = torch.ones(512, width_in, dtype=precision), torch.ones(width_out, width_in, dtype=precision)
-        seconds[precision] = min(_seconds(torch.nn.functional.linear, x, weight) for _ in range(5))
-    return seconds[torch.bfloat16] < 0.75 * seconds[torch.float32]
+        seconds.append(min(_seconds(torch.nn.functional.linear, x, weight) for _ in range(5)))
+    return seconds[0], seconds[1]
 
 
 def _seconds(function, *arguments) -> float:

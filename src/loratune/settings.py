@@ -41,6 +41,7 @@ Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, le=365 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 STOP_RULES = ("epochs", "steps", "budget")
 ADAPTER = Path("model/gpt2_lora_finetuned")
+RUNS = Path("runs")
 
 
 class Settings(BaseModel):
@@ -160,7 +161,16 @@ class Machine(Settings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute; auto takes a GPU if there is one")
 
 
-class PrepareSettings(ModelChoice):
+class Rows(Settings):
+    max_tokens: int = Field(1024, ge=64, description="most tokens in a row")
+    template: str = Field("instruction", description="prompt template: instruction, chatml, plain, or a .toml file with your own")
+
+
+class DryRun(Settings):
+    dry_run: bool = Field(False, description="check everything, print what would be done, and stop")
+
+
+class PrepareSettings(ModelChoice, DryRun):
     """Turn Dolly 15k, FinQA or your own files into training, validation and test data."""
 
     out: Path = Field(Path("data"), description="folder to write to")
@@ -195,7 +205,7 @@ class PrepareSettings(ModelChoice):
     seed: Seed = Field(0, description="seed of the split")
 
 
-class TrainSettings(ModelChoice, Machine):
+class TrainSettings(ModelChoice, Machine, Rows, DryRun):
     """Train a LoRA adapter on the prepared data."""
 
     # What a run can never change: the adapter's form, and which rows each step takes.
@@ -244,8 +254,6 @@ class TrainSettings(ModelChoice, Machine):
         False,
         description="compute each layer twice instead of keeping its inside: less memory, a third to two fifths slower, the same result",
     )
-    max_tokens: int = Field(1024, ge=64, description="most tokens in a row")
-    template: str = Field("instruction", description="prompt template: instruction, chatml, plain, or a .toml file with your own")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of the large multiplications; auto takes bf16 where a short test shows that it is faster"
     )
@@ -259,7 +267,6 @@ class TrainSettings(ModelChoice, Machine):
     repeat: int = Field(
         1, ge=1, le=100, description="train this often, with one seed after the other, to see how much chance is in the result"
     )
-    dry_run: bool = Field(False, description="check everything, print what would be done, and stop")
 
     def kept(self) -> "TrainSettings":
         """The settings as they are kept with a run."""
@@ -321,7 +328,7 @@ class Decoding(Sampling):
     )
 
 
-class CompareSettings(AdapterChoice, Decoding):
+class CompareSettings(AdapterChoice, Decoding, DryRun):
     """Let the base and the tuned model answer the same prompts, side by side."""
 
     prompts: Path = Field(Path("test.json"), description="JSON file with a list of prompts")
@@ -338,7 +345,7 @@ def listed(value: Any) -> Any:
     return [value] if isinstance(value, str | Path) else value
 
 
-class EvaluateSettings(AdapterUse, Decoding):
+class EvaluateSettings(AdapterUse, Decoding, DryRun):
     """Measure the base and the tuned model, or several tuned ones, on the same held-out rows."""
 
     adapter: Annotated[list[Path], BeforeValidator(listed)] = Field(
@@ -393,9 +400,23 @@ class AskSettings(AdapterChoice, Sampling):
     constrain: bool = Field(True, description="allow only programs that can be carried out")
 
 
-class QuickstartSettings(ModelChoice, Machine):
+class QuickstartSettings(ModelChoice, Machine, DryRun):
     """Do the main job once: prepare, train, evaluate, compare."""
 
     out: Path = Field(Path("quickstart"), description="folder for everything it writes")
     budget: Duration = Field("5m", validate_default=True, description="time to train, such as 5m")
     prompts: Path = Field(Path("test.json"), description="JSON file with a list of prompts")
+
+
+class PreviewSettings(ModelChoice, Rows):
+    """Show rows as the model sees them: the prompt, what is learned, and what was cut."""
+
+    data: Path = Field(Path("data/train.jsonl"), description="a .jsonl file, or a folder with train.jsonl")
+    rows: int = Field(4, ge=1, description="rows to show, drawn evenly from the sources")
+    source: str | None = Field(None, description="only rows of this source, such as dolly or finqa")
+    cut: bool = Field(False, description="only rows that were shortened or dropped, the first ones in the file")
+    seed: Seed = Field(0, description="seed of the choice of rows")
+
+
+class DoctorSettings(Machine):
+    """Check whether this machine can train, and what will be slow and why."""

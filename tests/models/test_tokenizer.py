@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import pre_tokenizers, processors
 
 from loratune.errors import UserError
-from loratune.models.tokenizer import Tokenizer, byte_letters
+from loratune.models.tokenizer import Tokenizer, byte_letters, bytes_of
 from small_models import save_model
 
 
@@ -93,3 +93,14 @@ def test_the_end_of_text_is_the_tokenizers_whatever_other_files_say(tmp_path):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": 7, "pad_token_id": 7}))
     tokenizer = Tokenizer.load(tmp_path)
     assert tokenizer.hugging_face.convert_ids_to_tokens(tokenizer.eos_id) == "<|end|>"
+
+
+@given(st.text().map(lambda text: "".join(filter(str.isprintable, text))))
+@settings(max_examples=50, deadline=None)
+def test_tokens_spell_the_text_and_special_ones_their_names(smollm2, text):
+    ids = [*smollm2.tokenizer.encode(text), smollm2.tokenizer.eos_id]
+    assert b"".join(smollm2.tokenizer.spelled(ids)) == f"{text}<|im_end|>".encode()
+
+
+def test_tokens_of_a_tokenizer_that_is_not_made_of_bytes():
+    assert [bytes_of(token, {}) for token in ("▁the", "re", "<0x0A>", "<0xE2>")] == [b" the", b"re", b"\n", b"\xe2"]

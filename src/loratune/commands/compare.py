@@ -6,10 +6,12 @@ from pathlib import Path
 from loratune import __version__
 from loratune.commands.evidence import commands_of, evaluation_of, training_of, versions_of
 from loratune.commands.loading import Tuned, load_tuned
+from loratune.commands.plan import Plan, tell
 from loratune.console import say, warn
 from loratune.data.records import has_lone_surrogate, raise_listed
 from loratune.errors import UserError
 from loratune.evaluation.finqa import result_of
+from loratune.evaluation.forecast import answering_seconds
 from loratune.evaluation.text import rep_4
 from loratune.files import json_text, read_json, refuse_unwritable, write_together
 from loratune.generation.both import answer_both
@@ -32,6 +34,8 @@ def run(settings: CompareSettings) -> dict:
     tuned = load_tuned(settings)
     encoded = [tuned.tokenizer.encode(tuned.template.render(prompt)) for prompt in prompts]
     refuse_too_long(encoded, settings, tuned.decoder.spec.max_positions)
+    if settings.dry_run:
+        return tell(planned(tuned.decoder, encoded, settings, reports))
     base, fine_tuned = answer_both(tuned.decoder, encoded, tuned.tokenizer.eos_id, settings)
     rows = [
         {"prompt": prompt, **sides({"fine_tuned": ours, "regular": theirs}, tuned)}
@@ -45,6 +49,13 @@ def run(settings: CompareSettings) -> dict:
     say(f"Written: {' and '.join(map(str, [settings.out, *reports.values()]))}")
     written = {FORMAT_NAMES[kind]: str(path) for kind, path in reports.items()}
     return {"out": str(settings.out), **written, "prompts": len(prompts), **summary}
+
+
+def planned(decoder, prompts: Sequence[list[int]], settings: CompareSettings, reports: dict[str, Path]) -> Plan:
+    longest = f"{len(prompts)} prompts, two answers of at most {settings.max_new_tokens} tokens to each"
+    seconds = 2 * answering_seconds(decoder, prompts, settings)
+    writes = [settings.out, *reports.values()]
+    return Plan({str(settings.prompts): longest}, writes, seconds, "timed on a small piece; less if answers end early")
 
 
 def reports_beside(out: Path, format: str) -> dict[str, Path]:

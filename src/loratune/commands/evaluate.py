@@ -8,6 +8,7 @@ import numpy as np
 
 from loratune.commands.constraints import constraints_for
 from loratune.commands.loading import Tuned, load_side_by_side
+from loratune.commands.plan import Plan, tell
 from loratune.console import progress, say, warn
 from loratune.data.encode import Encoded, encode_rows, with_template
 from loratune.data.prose import Prose, load_prose, windows_of
@@ -18,6 +19,7 @@ from loratune.data.template import BUILT_IN
 from loratune.errors import UserError
 from loratune.evaluation.answers import wants_program
 from loratune.evaluation.examples import examples, telling
+from loratune.evaluation.forecast import answering_seconds, reading_seconds
 from loratune.evaluation.likelihood import response_nll
 from loratune.evaluation.measure import compared, forgotten, spread
 from loratune.evaluation.model import HeldOut, Measured, held_out, measure
@@ -25,7 +27,7 @@ from loratune.files import refuse_unwritable, write_json
 from loratune.models.adapter import load_adapter
 from loratune.models.lora import without_adapter
 from loratune.report.evaluation import show_evaluation
-from loratune.settings import EvaluateSettings
+from loratune.settings import Decoding, EvaluateSettings
 
 PREPARED = Path("data/test.jsonl")
 PARTS = ("dolly", "finqa")  # names of sources that stand for their rows in the prepared data
@@ -40,6 +42,8 @@ def run(settings: EvaluateSettings) -> dict:
     records = draw_evenly(usable, settings.rows, settings.seed) if settings.rows else usable
     tuned = load_side_by_side(settings, settings.adapter)
     records, rows, shortened = encoded(records, tuned[0], settings.max_tokens)
+    if settings.dry_run:
+        return tell(planned(tuned, records, rows, settings, prose))
     result = {
         "base_model": tuned[0].base_name,
         "adapter": str(tuned[0].adapter),
@@ -55,6 +59,36 @@ def run(settings: EvaluateSettings) -> dict:
     show_evaluation(result)
     say(f"Written: {settings.out}")
     return result
+
+
+def planned(
+    tuned: Sequence[Tuned], records: Sequence[Record], rows: Sequence[Encoded], settings: EvaluateSettings, prose: Prose
+) -> Plan:
+    first = tuned[0]
+    place = {id(record): number for number, record in enumerate(records)}
+    prompts = [rows[place[id(record)]].prompt for record in draw_evenly(records, settings.generate, settings.seed)]
+    windows = windows_of(prose, first.tokenizer, first.decoder.spec.max_positions, settings.seed)
+    models = len(tuned) + (2 if settings.bare and first.template != BARE else 1)
+    seconds = evaluation_seconds(first.decoder, rows, prompts, windows, models, len(tuned), settings)
+    reads = {
+        settings.data: f"{len(rows):,} rows, {len(prompts):,} of them to answer, by {models} models",
+        prose.name: f"{len(windows)} windows",
+    }
+    return Plan(reads, [settings.out], seconds, "timed on a small piece; less if answers end early")
+
+
+def evaluation_seconds(
+    decoder,
+    rows: Sequence[Encoded],
+    prompts: Sequence[list[int]],
+    windows: Sequence[Encoded],
+    models: int,
+    adapters: int,
+    decoding: Decoding,
+) -> float:
+    """Every model reads the rows and answers the prompts, the base and each adapter read the plain text."""
+    of_each = reading_seconds(decoder, rows) + answering_seconds(decoder, prompts, decoding)
+    return models * of_each + (1 + adapters) * reading_seconds(decoder, windows)
 
 
 def read_held_out(data: str) -> list[Record]:

@@ -9,13 +9,12 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from loratune.commands.resuming import RUNS
 from loratune.console import say
 from loratune.errors import UserError
 from loratune.files import read_json
 from loratune.models.adapter import described
 from loratune.report.measured import Evaluation, Logged, Summary, checked, read_evaluation
-from loratune.settings import CompareSettings, EvaluateSettings, TrainSettings, read_toml
+from loratune.settings import RUNS, CompareSettings, EvaluateSettings, TrainSettings, read_toml
 from loratune.training.checkpoint import RunFolder
 
 Counts = Mapping[str, Mapping[str, int]]

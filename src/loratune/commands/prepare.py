@@ -2,21 +2,25 @@
 
 import hashlib
 import os
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from loratune import hub
+from loratune.commands.plan import Plan, tell
 from loratune.console import progress, say, warn
 from loratune.data.encode import Encoded, encode_rows
 from loratune.data.groups import content_key, grouped, without_duplicates
 from loratune.data.records import Record, records_text
+from loratune.data.sample import draw_evenly
 from loratune.data.sources.dolly import load_dolly
 from loratune.data.sources.files import KINDS, load_files, refuse_unreadable
 from loratune.data.sources.finqa import FILES as FINQA_FILES
 from loratune.data.sources.finqa import HELD_OUT, FinqaOptions, fact_recall, load_finqa
 from loratune.data.sources.hub import load_dataset
 from loratune.data.sources.loaded import Loaded
+from loratune.data.sources.survey import Survey, survey_finqa, survey_of
 from loratune.data.split import SPLITS, split_of, without_copies, without_leaks
 from loratune.data.summary import show, source_counts, token_statistics
 from loratune.data.template import Template, load_template
@@ -27,6 +31,8 @@ from loratune.models.tokenizer import Tokenizer
 from loratune.settings import PrepareSettings
 
 BUILT_IN = {"dolly", "finqa"}
+FILES = (*(f"{split}.jsonl" for split in SPLITS), "prepare_report.json")
+TIMED = 256  # rows of each source whose tokens are counted for a forecast
 ENCODED_AT_ONCE = 1024  # rows between two moves of the progress bar
 
 
@@ -36,13 +42,15 @@ def run(settings: PrepareSettings) -> dict:
     refuse_unusable_places(settings)
     base = find_base(settings.model)
     tokenizer = Tokenizer.load(base.folder)
+    if settings.dry_run:
+        return tell(planned(settings, surveyed(settings, tokenizer), template, tokenizer))
     loaded = load_all(settings, tokenizer)
     parts, counts = split_all(loaded, settings)
     refuse_empty_parts(parts, settings)
     rows, shortened = encode_all([record for part in parts.values() for record in part], template, tokenizer, settings.max_tokens)
     texts = {f"{split}.jsonl": records_text(part) for split, part in parts.items()}
     report = {
-        "settings": settings.model_dump(mode="json", exclude={"out"}),
+        "settings": settings.model_dump(mode="json", exclude={"out", "dry_run"}),
         "tokenizer": base.hub_name,
         "rows": {split: len(part) for split, part in parts.items()},
         "sources": {name: count | dict(shortened[name]) | token_statistics(rows, name) for name, count in counts.items()},
@@ -92,11 +100,50 @@ def is_file_name(name: str) -> bool:
     return Path(name).suffix.lower() in KINDS
 
 
+def planned(settings: PrepareSettings, surveys: Sequence[Survey], template: Template, tokenizer: Tokenizer) -> Plan:
+    """Tokens are counted for some rows of each source, and that is timed."""
+    reads = {one.name: f"{one.origin}, {'not downloaded yet' if one.rows is None else f'{one.rows:,} rows'}" for one in surveys}
+    writes = [settings.out / name for name in FILES]
+    if any(one.rows is None for one in surveys):
+        return Plan(reads, writes, None, "it depends on the download")
+    seconds = sum(one.seconds + encoding_seconds(one, template, tokenizer, settings.max_tokens) for one in surveys)
+    return Plan(reads, writes, seconds, "timed on some of the rows")
+
+
+def encoding_seconds(survey: Survey, template: Template, tokenizer: Tokenizer, max_tokens: int) -> float:
+    some = draw_evenly(survey.sample, TIMED, seed=0)
+    started = time.perf_counter()
+    encode_rows(some, template, tokenizer, max_tokens)
+    return (time.perf_counter() - started) * survey.rows / max(len(some), 1)
+
+
+def surveyed(settings: PrepareSettings, tokenizer: Tokenizer) -> list[Survey]:
+    """What each --data holds, without a download."""
+    place, options = place_of(settings), options_of(settings, tokenizer)
+
+    def survey(name: str) -> Survey:
+        if is_folder(name) or (name == "finqa" and place == "snapshot"):
+            return survey_finqa(Path(name) if is_folder(name) else place, options)
+        if is_file_name(name):
+            return survey_of(load_files([Path(name)], settings.columns, Path(name).stem, name))
+        if name == "dolly" and place == "snapshot":
+            return survey_of(load_dolly(from_hub=False))
+        return Survey(name, "the Hugging Face hub", rows=None)
+
+    return [survey(name) for name in dict.fromkeys(settings.data)]
+
+
+def place_of(settings: PrepareSettings) -> str:
+    """Where dolly and finqa come from, if they are wanted."""
+    return choose_place(settings.source) if BUILT_IN & set(settings.data) else "snapshot"
+
+
+def options_of(settings: PrepareSettings, tokenizer: Tokenizer) -> FinqaOptions:
+    return FinqaOptions(settings.finqa_target, settings.fact_tokens, lambda texts: token_counts(tokenizer, texts))
+
+
 def load_all(settings: PrepareSettings, tokenizer: Tokenizer) -> list[Loaded]:
-    place = "snapshot"
-    if BUILT_IN & set(settings.data):
-        place = choose_place(settings.source)
-    options = FinqaOptions(settings.finqa_target, settings.fact_tokens, lambda texts: token_counts(tokenizer, texts))
+    place, options = place_of(settings), options_of(settings, tokenizer)
     loaded = []
     for name in dict.fromkeys(settings.data):
         if name == "dolly":

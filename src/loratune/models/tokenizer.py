@@ -1,5 +1,7 @@
 """The model's own tokenizer, adding nothing of its own accord."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from loratune.errors import UserError
@@ -42,9 +44,7 @@ class Tokenizer:
 
     def pieces(self) -> dict[int, bytes]:
         """What each token stands for, added tokens left out. Raises UserError unless the tokens are made of bytes."""
-        from tokenizers.decoders import ByteLevel
-
-        if not isinstance(self.hugging_face.backend_tokenizer.decoder, ByteLevel):
+        if not self.is_byte_level():
             raise UserError(
                 "--constrain: needs a byte-level tokenizer, such as those of GPT-2, SmolLM2, Qwen and Llama 3; leave it out"
             )
@@ -56,8 +56,28 @@ class Tokenizer:
             if token not in added
         }
 
+    def is_byte_level(self) -> bool:
+        from tokenizers.decoders import ByteLevel
+
+        return isinstance(self.hugging_face.backend_tokenizer.decoder, ByteLevel)
+
+    def spelled(self, ids: Sequence[int]) -> list[bytes]:
+        """What each token adds to the text, in UTF-8, which may be a part of a letter; of an added token its name."""
+        added, letters = self.hugging_face.get_added_vocab(), byte_letters() if self.is_byte_level() else {}
+        tokens = self.hugging_face.convert_ids_to_tokens(list(ids))
+        return [token.encode() if token in added else bytes_of(token, letters) for token in tokens]
+
     def save(self, folder: Path) -> None:
         self.hugging_face.save_pretrained(folder)
+
+
+def bytes_of(token: str, letters: dict[str, int]) -> bytes:
+    """`letters` are those of a byte-level tokenizer; others write a space as U+2581, and a lone byte as <0x0A>."""
+    if letters:
+        return bytes(letters[letter] for letter in token)
+    if byte := re.fullmatch("<0x([0-9A-F]{2})>", token):
+        return bytes.fromhex(byte[1])
+    return token.replace("\u2581", " ").encode()
 
 
 def byte_letters() -> dict[str, int]:

@@ -1,0 +1,66 @@
+"""What a container, a service or a batch system allows (Linux control groups), which the machine's own figures do not show."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+OWN = Path("/proc/self/cgroup")
+UNLIMITED = 2**60  # version 1 writes a number of about 2^63 where there is no limit
+
+
+@dataclass(frozen=True)
+class MemoryLimit:
+    total: int  # bytes
+    free: int  # bytes of these that are not used; the cache of files gives way
+
+
+def memory_limit() -> MemoryLimit | None:
+    """The tightest of this process's group and the groups around it."""
+    limits = [limit for folder in folders("memory") if (limit := memory_limit_of(folder))]
+    return min(limits, key=lambda limit: limit.free, default=None)
+
+
+def memory_limit_of(folder: Path) -> MemoryLimit | None:
+    names = (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    )
+    for limit, usage, cache in names:
+        with suppress(OSError, ValueError):  # of another version, or "max"
+            total = int((folder / limit).read_text())
+            words = (folder / "memory.stat").read_text().split()
+            statistics = dict(zip(words[::2], words[1::2], strict=True))
+            used = int((folder / usage).read_text()) - int(statistics.get(cache, 0))
+            return MemoryLimit(total, max(total - used, 0)) if total < UNLIMITED else None
+    return None
+
+
+def cores_limit() -> float | None:
+    """How many cores' time this process's group may use, such as 1.5."""
+    return min((limit for folder in folders("cpu") if (limit := cores_limit_of(folder))), default=None)
+
+
+def cores_limit_of(folder: Path) -> float | None:
+    with suppress(OSError, ValueError):  # version 2; "max" is no number
+        quota, period = map(int, (folder / "cpu.max").read_text().split())
+        return quota / period
+    with suppress(OSError, ValueError):
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        return quota / int((folder / "cpu.cfs_period_us").read_text()) if quota > 0 else None
+    return None
+
+
+def folders(controller: str) -> Iterator[Path]:
+    """Of this process's group and the groups around it; version 1 has a tree for each controller, version 2 one for all."""
+    try:
+        lines = OWN.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "" or controller in controllers.split(","):
+            top = ROOT / controller if controllers else ROOT
+            group = top / path.lstrip("/")
+            yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(top))

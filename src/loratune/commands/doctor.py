@@ -1,0 +1,63 @@
+"""`loratune doctor`: can this machine train, and what will be slow and why."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from loratune.console import console, say
+from loratune.diagnosis import hardware, places, programs
+from loratune.diagnosis.finding import Finding
+from loratune.settings import ADAPTER, RUNS, DoctorSettings, PrepareSettings
+
+OUTPUTS = (RUNS, ADAPTER.parent, PrepareSettings.model_fields["out"].default)
+MARKS = {"ok": ("✓", "green"), "warning": ("!", "bold yellow"), "problem": ("✗", "bold red")}
+
+
+def run(settings: DoctorSettings) -> dict:
+    with console.status("Looking at this machine ..."):
+        sections = examine(settings)
+    show(sections)
+    findings = [{"section": name, **asdict(finding)} for name, section in sections.items() for finding in section]
+    return {"can_train": all(finding["level"] != "problem" for finding in findings), "findings": findings}
+
+
+def examine(settings: DoctorSettings) -> dict[str, list[Finding]]:
+    """Facts are gathered first, then judged: the checks themselves look at nothing else."""
+    facts = {
+        "machine": (hardware.CHECKS, hardware.look_at_hardware(settings.threads, settings.device)),
+        "programs": (programs.CHECKS, programs.look_at_programs()),
+        "places": (places.CHECKS, places.look_at_places(Path("."), OUTPUTS, RUNS)),
+    }
+    return {name: [finding for check in checks for finding in check(found)] for name, (checks, found) in facts.items()}
+
+
+def show(sections: dict[str, Sequence[Finding]]) -> None:
+    table = Table(show_header=False, box=None, padding=(0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, findings in sections.items():
+        table.add_row("", Text(name.capitalize(), style="bold"), "")
+        for finding in findings:
+            mark, style = MARKS[finding.level]
+            table.add_row(Text(mark, style=style), finding.about, told(finding, style))
+        table.add_row("", "", "")
+    console.print(table)
+    say(verdict([finding.level for findings in sections.values() for finding in findings]))
+
+
+def told(finding: Finding, style: str) -> Text:
+    text = Text(finding.found)
+    return text.append(f"\n→ {finding.remedy}", style=style) if finding.remedy else text
+
+
+def verdict(levels: Sequence[str]) -> str:
+    warnings, problems = levels.count("warning"), levels.count("problem")
+    if problems:
+        these = "this problem is" if problems == 1 else f"these {problems} problems are"
+        return f"Training is not possible until {these} mended (✗)."
+    slower = f", but see the {'warning' if warnings == 1 else f'{warnings} warnings'} (!)" if warnings else ""
+    return f"This machine can train{slower}. How long a run takes: loratune train --dry-run"

@@ -1,0 +1,37 @@
+"""What a source holds before it is prepared, and how long making its records will take."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loratune.data.records import Record
+from loratune.data.sources.finqa import FinqaOptions, read_questions, records_of
+from loratune.data.sources.loaded import Loaded
+
+SAMPLE = 64  # FinQA questions of each part that are made into records
+
+
+@dataclass(frozen=True)
+class Survey:
+    name: str
+    origin: str
+    rows: int | None  # None where they are not on this machine yet
+    seconds: float = 0.0  # to make all its records, once it is read
+    sample: list[Record] = field(default_factory=list)
+
+
+def survey_of(loaded: Loaded) -> Survey:
+    """Of a source whose records are made as fast as it is read."""
+    return Survey(loaded.name, loaded.origin, len(loaded.records), sample=loaded.records)
+
+
+def survey_finqa(place: str | Path, options: FinqaOptions) -> Survey:
+    """The facts of some questions are ranked, and that is timed."""
+    origin, parts = read_questions(place)
+    seconds, sample = 0.0, []
+    for split, questions in parts.items():
+        started = time.perf_counter()
+        made = list(records_of(questions[:SAMPLE], split, options))
+        seconds += (time.perf_counter() - started) * len(questions) / max(len(questions[:SAMPLE]), 1)
+        sample += made
+    return Survey("finqa", origin, sum(map(len, parts.values())), seconds, sample)

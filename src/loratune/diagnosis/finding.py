@@ -1,0 +1,20 @@
+"""What a check says."""
+
+from dataclasses import dataclass
+
+LEVELS = ("ok", "warning", "problem")  # a problem makes training impossible
+
+
+@dataclass(frozen=True)
+class Finding:
+    about: str
+    found: str
+    level: str = "ok"
+    remedy: str = ""  # what to do; empty where nothing need be done
+
+
+def bytes_in_words(size: float) -> str:
+    """`16 MB`, `7.6 GB`, `252 GB`."""
+    if size < 0.1e9:
+        return f"{size / 1e6:.0f} MB" if size >= 1e6 else "less than 1 MB"
+    return f"{size / 1e9:.0f} GB" if size >= 10e9 else f"{size / 1e9:.1f} GB"

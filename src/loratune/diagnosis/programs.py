@@ -1,0 +1,102 @@
+"""The installed packages: which they are, and whether they are those that loratune was tested with."""
+
+import platform
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+import loratune
+from loratune.diagnosis.finding import Finding
+
+SHOWN = ("transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "peft")
+# Of a checkout; an installed package has none.
+PINNED = Path(loratune.__file__).parents[2] / "requirements.txt"
+X86 = ("x86_64", "amd64")
+
+
+@dataclass(frozen=True)
+class Programs:
+    python: str
+    torch: str
+    cuda: str | None  # version that torch is built for
+    libraries: Mapping[str, bool]  # of the matrix products: MKL, oneDNN
+    processor_kind: str  # such as x86_64
+    needed: Mapping[str, str | None]  # package -> version, None where it is missing
+    others: Mapping[str, str]  # those that are there of the rest that is shown
+    pinned: Mapping[str, str]  # package -> the version that loratune was tested with
+
+
+def look_at_programs() -> Programs:
+    import torch
+
+    return Programs(
+        python=platform.python_version(),
+        torch=torch.__version__,
+        cuda=torch.version.cuda,
+        libraries={"MKL": torch.backends.mkl.is_available(), "oneDNN": torch.backends.mkldnn.is_available()},
+        processor_kind=platform.machine().lower(),
+        needed={name: installed(name) for name in needed_packages()},
+        others={name: found for name in SHOWN if (found := installed(name))},
+        pinned=pinned_versions(PINNED),
+    )
+
+
+def installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def needed_packages() -> list[str]:
+    try:
+        return [re.match(r"[\w.-]+", line)[0] for line in requires("loratune") or []]
+    except PackageNotFoundError:  # the source is used without being installed
+        return []
+
+
+def pinned_versions(path: Path) -> dict[str, str]:
+    """`name==version` lines; empty where there is no such file."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}
+    return dict(line.strip().split("==") for line in lines if line.count("==") == 1 and not line.startswith("#"))
+
+
+def versions(facts: Programs) -> Iterable[Finding]:
+    libraries = ", ".join(name for name, there in facts.libraries.items() if there) or "no fast library"
+    build = f"CUDA {facts.cuda}" if facts.cuda else "CPU"
+    others = ", ".join(f"{name} {number}" for name, number in facts.others.items())
+    found = f"loratune {loratune.__version__}, Python {facts.python}, torch {facts.torch} ({build}; {libraries}), {others}"
+    yield Finding("versions", found)
+
+
+def missing(facts: Programs) -> Iterable[Finding]:
+    if names := [name for name, number in facts.needed.items() if number is None]:
+        yield Finding("packages", f"not installed: {', '.join(names)}", "problem", f"pip install {' '.join(names)}")
+
+
+def untested(facts: Programs) -> Iterable[Finding]:
+    """A build's own mark, such as 2.13.0+cpu, is not a difference."""
+    there = {**facts.needed, **facts.others, "torch": facts.torch}
+    differing = [
+        f"{name} {there[name]} (tested with {tested})"
+        for name, tested in facts.pinned.items()
+        if there.get(name) and there[name].split("+")[0] != tested
+    ]
+    if differing:
+        remedy = "most often harmless; `pip install -r requirements.txt` brings the tested ones"
+        yield Finding("packages", ", ".join(differing), "warning", remedy)
+
+
+def libraries(facts: Programs) -> Iterable[Finding]:
+    wanted = [name for name in ("MKL", "oneDNN") if not facts.libraries[name]]
+    if wanted and (facts.processor_kind in X86 or not any(facts.libraries.values())):
+        remedy = "install torch from PyPI or https://download.pytorch.org/whl/cpu, whose builds have them"
+        yield Finding("torch", f"built without {' and '.join(wanted)}: matrix products are slow", "warning", remedy)
+
+
+CHECKS = (versions, missing, untested, libraries)

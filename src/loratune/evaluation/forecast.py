@@ -1,0 +1,55 @@
+"""How long reading rows and writing answers will take, from timing a small piece of it on this machine."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+from loratune.console import console
+from loratune.data.encode import Encoded
+from loratune.data.pack import fed_tokens
+from loratune.evaluation.likelihood import response_nll
+from loratune.generation.cache import slots_for
+from loratune.generation.decode import generate
+from loratune.settings import Decoding
+
+PIECE = 512  # tokens that are read
+STEPS = 4
+BEGINNING = 8  # tokens of each prompt before these steps: how long it is hardly matters to them
+NO_END = -1  # no token's id: answers that never end
+
+
+def reading_seconds(decoder, rows: Sequence[Encoded]) -> float:
+    """What `response_nll` takes for the rows."""
+    tokens = sum(map(fed_tokens, rows))
+    some = evenly(rows, round(PIECE / max(tokens, 1) * len(rows)))
+    response_nll(decoder, some[:1])  # warms up
+    return timed(lambda: response_nll(decoder, some)) * tokens / max(sum(map(fed_tokens, some)), 1)
+
+
+def answering_seconds(decoder, prompts: Sequence[list[int]], decoding: Decoding) -> float:
+    """What `generate` takes for the prompts if each answer becomes as long as it may."""
+    if not prompts:
+        return 0.0
+    capacity = min(max(map(len, prompts)) + decoding.max_new_tokens, decoder.spec.max_positions)
+    slots = slots_for(decoder, min(decoding.batch_size, len(prompts)), capacity)
+    some = [prompt[-BEGINNING:] for prompt in evenly(prompts, slots)]
+    first, more = (timed(lambda most=most: write(decoder, some, most, decoding)) for most in (1, 1 + STEPS))
+    steps = math.ceil(len(prompts) / slots) * (decoding.max_new_tokens - 1)
+    return reading_seconds(decoder, [Encoded(prompt, prompt[-1:], "", "") for prompt in prompts]) + steps * (more - first) / STEPS
+
+
+def write(decoder, prompts: list[list[int]], most: int, decoding: Decoding) -> None:
+    generate(decoder, prompts, NO_END, decoding.model_copy(update={"max_new_tokens": most}))
+
+
+def evenly(items: Sequence, count: int) -> list:
+    """`count` of the items (at least one, at most all), at equal distances."""
+    count = max(min(count, len(items)), 1)
+    return [items[number * len(items) // count] for number in range(count)]
+
+
+def timed(work: Callable[[], object]) -> float:
+    with console.status("Timing a small piece of the work ..."):
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started

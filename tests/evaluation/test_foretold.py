@@ -1,0 +1,57 @@
+"""What is foretold from a piece, against the whole: time is counted in tokens that the decoder computes."""
+
+import pytest
+
+from loratune.data.encode import Encoded
+from loratune.evaluation import forecast
+from loratune.evaluation.likelihood import response_nll
+from loratune.generation import decode
+from loratune.settings import Decoding
+from small_models import LLAMA_SHAPES, ours, reference
+
+
+@pytest.fixture
+def decoder(monkeypatch):
+    """A decoder whose `computed` grows by the tokens that it is given, which is also what the clock shows."""
+    decoder = ours(reference(LLAMA_SHAPES["smollm2"]))
+    decoder.computed = 0
+    forward = decoder.forward
+
+    def counting(ids, *arguments, **options):
+        decoder.computed += len(ids)
+        return forward(ids, *arguments, **options)
+
+    monkeypatch.setattr(decoder, "forward", counting)
+    monkeypatch.setattr(forecast.time, "perf_counter", lambda: float(decoder.computed))
+    return decoder
+
+
+def spent(decoder, work) -> int:
+    before = decoder.computed
+    work()
+    return decoder.computed - before
+
+
+@pytest.mark.parametrize("count", [1, 5, 300])
+def test_reading(decoder, count):
+    rows = [Encoded([1] * (3 + number % 7), [2] * (1 + number % 5), "", "") for number in range(count)]
+    whole = spent(decoder, lambda: response_nll(decoder, rows))
+    foretold = forecast.reading_seconds(decoder, rows)
+    assert foretold == pytest.approx(whole)
+
+
+@pytest.mark.parametrize(("count", "batch"), [(1, 64), (6, 64), (9, 3)])
+def test_answers_that_become_as_long_as_they_may(decoder, monkeypatch, count, batch):
+    monkeypatch.setattr(decode, "GUESSES", 0)
+    prompts = [[1 + number] * (4 + number) for number in range(count)]
+    decoding = Decoding(max_new_tokens=12, batch_size=batch)
+    whole = spent(decoder, lambda: decode.generate(decoder, prompts, forecast.NO_END, decoding))
+    assert forecast.answering_seconds(decoder, prompts, decoding) == pytest.approx(whole)
+    assert forecast.answering_seconds(decoder, [], decoding) == 0
+
+
+def test_only_a_piece_is_tried(decoder):
+    rows = [Encoded([1] * 20, [2] * 11, "", "") for _ in range(400)]
+    prompts = [row.prompt for row in rows]
+    assert spent(decoder, lambda: forecast.reading_seconds(decoder, rows)) < 1.2 * forecast.PIECE
+    assert spent(decoder, lambda: forecast.answering_seconds(decoder, prompts, Decoding())) < 4 * forecast.PIECE
