@@ -183,7 +183,7 @@ def test_a_renamed_run_is_still_the_same(place):
     (place / "runs" / "one").rename(place / "runs" / "two")
     try:
         before = {path.name for path in (place / "runs").iterdir()}
-        assert main(["train", "--run", "two", "--resume"]) == 0
+        assert main(["train", "--resume"]) == 0
         assert {path.name for path in (place / "runs").iterdir()} == before
     finally:
         (place / "runs" / "two").rename(place / "runs" / "one")
