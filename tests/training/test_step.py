@@ -14,8 +14,9 @@ from loratune.models.attention import packed_attention
 from loratune.models.likelihood import target_nll
 from loratune.models.load import set_precision
 from loratune.models.lora import trained_parameters
+from loratune.training import step
 from loratune.training.loss import HeadCrossEntropy, target_loss
-from loratune.training.step import NonFinite, StepResult, adamw, train_step
+from loratune.training.step import NonFinite, OutOfMemory, StepResult, adamw, train_step
 from loratune.training.validate import validation_nll
 from small_models import logits, ours, reference
 
@@ -195,3 +196,26 @@ def test_non_finite_stops_and_leaves_the_adapter_alone():
     with pytest.raises(NonFinite):
         train_step(decoder, adamw(decoder, 0.0), [pack(some_rows())], 1e-2, 1.0)
     assert all(value.equal(before[name]) for name, value in decoder.state_dict().items())
+
+
+def test_too_little_memory_leaves_the_adapter_and_the_optimiser_alone(monkeypatch):
+    """It is the second micro-batch that does not fit, when the first one's gradients are there."""
+    decoder, rows = adapted("llama"), some_rows()
+    optimizer = adamw(decoder, 0.0)
+    train_step(decoder, optimizer, [pack(rows)], 1e-2, 1.0)
+    before = [value.clone() for value in all_of(decoder, optimizer)]
+
+    def fail(decoder, batch, attend):
+        if len(batch.lengths) == 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+        return target_loss(decoder, batch, attend)
+
+    monkeypatch.setattr(step, "target_loss", fail)
+    with pytest.raises(OutOfMemory):
+        train_step(decoder, optimizer, [pack(rows[:2]), pack(rows[2:])], 1e-2, 1.0)
+    assert all(now.equal(then) for now, then in zip(all_of(decoder, optimizer), before, strict=True))
+
+
+def all_of(decoder, optimizer) -> list[torch.Tensor]:
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    return [*trained_parameters(decoder), *(parameter.grad for parameter in trained_parameters(decoder)), *moments]

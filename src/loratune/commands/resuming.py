@@ -49,11 +49,11 @@ def short(value: object) -> str:
     return value[:12] if isinstance(value, str) and len(value) == 64 else repr(value)
 
 
-def made_from(settings: TrainSettings, found: FoundBase, made_of: dict[str, str], template: Template, device: str) -> dict:
-    """All that a run's adapter depends on, down to the last bit; `made_of` are the data files' fingerprints."""
+def made_from(settings: TrainSettings, found: FoundBase, made_of: dict, template: Template, device: str) -> dict:
+    """All that a run's adapter depends on, down to the last bit; `made_of` says what the data is."""
     return {
         "base": found.fingerprint,
-        **made_of,
+        **{f"{name}.jsonl": content for name, content in made_of["data"].items()},
         "template": hashlib.sha256(json.dumps(template.to_dict()).encode()).hexdigest(),
         **{package: version(package) for package in PACKAGES},
         "processor": processor_kind(device),

@@ -68,7 +68,7 @@ def train_once(settings: TrainSettings) -> dict:
         accepted_changes(settings, made_from(settings, found, made_of, template, device))  # before the long work
     base = load_base(found)
     refuse_long_rows(settings, base)
-    key = key_of(made_of["train.jsonl"], found.folder, template, settings.max_tokens)
+    key = key_of(made_of["data"]["train"], found.folder, template, settings.max_tokens)
     rows, counts = recalled(cache_folder(), key, lambda: encode_rows(records, template, base.tokenizer, settings.max_tokens))
     val_rows, _ = encode_rows(val_records, template, base.tokenizer, settings.max_tokens)
     refuse_no_rows(settings, rows, val_rows)
@@ -141,15 +141,15 @@ def new_name() -> str:
     return next(name for name in names if not (RUNS / name).exists())
 
 
-def read_data(settings: TrainSettings) -> tuple[dict[str, str], list[Record], list[Record]]:
-    """The files' fingerprints, the training records, and the few validation records that are measured each time.
+def read_data(settings: TrainSettings) -> tuple[dict, list[Record], list[Record]]:
+    """What the files are and how they were prepared, the training records, and the validation records measured each time.
 
-    All later use is of these: the files may be changed or deleted while the run goes on.
+    The files may be changed or deleted while the run goes on; they are not read again.
     """
     files = [settings.data / "train.jsonl", settings.data / "val.jsonl"]
     if missing := [f"{path}: there is no such file; make it with `loratune prepare`" for path in files if not path.is_file()]:
         raise UserError(*missing)
-    made_of = {path.name: fingerprint(path) for path in files}
+    made_of = {"data": {path.stem: fingerprint(path) for path in files}, "prepared": prepared_with(settings.data)}
     train, val = map(read_records, files)
     return made_of, train, draw_evenly(val, settings.val_rows, settings.seed)
 
@@ -199,15 +199,14 @@ def stop_rule(settings: TrainSettings, rows: list[Encoded]) -> StopRule:
     return StopRule(steps=settings.steps, seconds=settings.budget)
 
 
-def save(settings: TrainSettings, base: Base, template: Template, made_of: dict[str, str], card: str) -> None:
+def save(settings: TrainSettings, base: Base, template: Template, made_of: dict, card: str) -> None:
     """The adapter folder: PEFT's two files, the tokenizer, what loratune needs to know, and the model card."""
     found = base.found
     facts = {
         "template": template.to_dict(),
         "base": {"name": found.name, "hub_name": found.hub_name, "fingerprint": found.fingerprint},
         "settings": settings.kept().model_dump(mode="json"),
-        "data": {name.removesuffix(".jsonl"): content for name, content in made_of.items()},
-        "prepared": prepared_with(settings.data),
+        **made_of,
         "versions": {package: version(package) for package in ("loratune", "torch", "transformers")},
     }
     with filling(settings.out) as folder:

@@ -1,0 +1,140 @@
+"""Memory that does not suffice: fewer tokens at once, with the same result; and where no row fits, a clear end."""
+
+import json
+import os
+import re
+import resource
+import signal
+import sys
+
+import psutil
+import pytest
+import torch
+from faulty import TRAIN, adapter, refused, same, train
+
+from loratune.cli import main
+from loratune.commands import train as training
+from loratune.machine import is_out_of_memory
+from loratune.training import loop, step
+from loratune.training.forecast import Trial
+
+ONE = ["--steps", "3", "--validations", "2", "--dropout", "0.1", "--run", "one", "--out", "tuned"]
+FAILURES = (
+    MemoryError(),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+    ),
+    RuntimeError("std::bad_alloc"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+)
+
+
+def memory_for(tokens: int, monkeypatch, failure: Exception = FAILURES[1]) -> list[int]:
+    """Let so many tokens at once fit into the memory; returns what was computed at once.
+
+    The last micro-batch of a step fails: by then the others have left their gradients.
+    """
+    original, computed = step.add_gradients, []
+
+    def add_gradients(decoder, micro_batches, targets):
+        computed.append(max(len(batch.ids) for batch in micro_batches))
+        loss = original(decoder, micro_batches, targets)
+        if computed[-1] > tokens:
+            raise failure
+        return loss
+
+    monkeypatch.setattr(step, "add_gradients", add_gradients)
+    return computed
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: f"{type(failure).__name__}: {failure}"[:40])
+def test_a_step_is_tried_again_with_half(place, capsys, monkeypatch, failure):
+    """The same bits as of a run that computed as few tokens at once from the beginning."""
+    with monkeypatch.context() as patch:
+        computed = memory_for(250, patch, failure)
+        assert train(*ONE) == 0
+    told = capsys.readouterr().out
+    halved = [size for size in computed if size > 250]
+    assert len(halved) == told.count("not enough memory for") == 1
+    assert f"step 1: not enough memory for {halved[0]:,} tokens at once; from here on {halved[0] // 2:,}" in " ".join(
+        told.split()
+    )
+    small = ["--micro-tokens", str(halved[0] // 2), "--max-tokens", "152", "--run", "small", "--out", "small"]
+    assert main([*TRAIN, *ONE, *small]) == 0
+    assert same(adapter(place / "tuned"), adapter(place / "small"))
+
+
+def test_a_resumed_run_does_not_try_what_failed(place, monkeypatch):
+    """It fails once, and the run goes on after a stop."""
+    with monkeypatch.context() as patch:
+        memory_for(250, patch)
+        original, taken = loop.take_step, []
+
+        def take_step(*arguments):
+            result = original(*arguments)
+            taken.append(os.kill(os.getpid(), signal.SIGINT))
+            return result
+
+        patch.setattr(loop, "take_step", take_step)
+        assert train(*ONE) == 1
+        assert len(taken) == 1
+    kept = json.loads((place / "runs/one/checkpoints/step-000001/state.json").read_text())
+    with monkeypatch.context() as patch:
+        computed = memory_for(250, patch)
+        assert main(["train", "--run", "one", "--resume"]) == 0
+        assert max(computed) <= 250 and len(computed) == 2
+    small = ["--micro-tokens", str(kept["micro_tokens"]), "--max-tokens", "152", "--run", "small", "--out", "small"]
+    assert main([*TRAIN, *ONE, *small]) == 0
+    assert same(adapter(place / "tuned"), adapter(place / "small"))
+
+
+def test_where_a_single_row_does_not_fit(place, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        memory_for(50, patch)
+        told = refused(capsys, *TRAIN, *ONE)
+    assert re.search(r"step 1: not enough memory for a row of \d+ tokens, computed alone", told)
+    assert "--low-memory" in told and "--max-tokens (now 300)" in told
+    assert not (place / "tuned").exists()
+    assert main(["train", "--run", "one", "--resume"]) == 0  # once other programs are closed
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [(loop, "validation_nll"), (training, "load_base"), (training, "read_data"), (training, "try_out")],
+    ids=lambda moment: moment[1],
+)
+def test_elsewhere_it_ends_with_what_to_do(place, capsys, monkeypatch, moment):
+    def fail(*_):
+        raise FAILURES[1]
+
+    monkeypatch.setattr(*moment, fail)
+    assert "not enough memory; close other programs" in refused(capsys, *TRAIN, *ONE)
+
+
+def test_other_errors_are_no_lack_of_memory():
+    assert not any(map(is_out_of_memory, (RuntimeError("shapes differ"), ValueError("out of memory"), OSError())))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's address space")
+def test_memory_that_the_system_refuses(place, capsys, monkeypatch):
+    """A real limit, so that a real allocation fails, in the middle of a step."""
+    rows = [json.dumps({"instruction": "Say it.", "input": "", "output": "so " * 90 + str(n)}) + "\n" for n in range(60)]
+    (place / "data" / "train.jsonl").write_text("".join(rows))
+    original, limits = step.add_gradients, resource.getrlimit(resource.RLIMIT_AS)
+
+    def limited(decoder, micro_batches, targets):
+        room = psutil.Process().memory_info().vms + 24 * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (room, limits[1]))
+        try:
+            return original(decoder, micro_batches, targets)
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, limits)
+
+    monkeypatch.setattr(step, "add_gradients", limited)
+    # To try out what is fast would leave address space behind, in which the step would fit.
+    monkeypatch.setattr(training, "try_out", lambda *_: Trial("fp32", 16384, 1.0, 1.0, 0.0))
+    monkeypatch.setattr(training, "with_all_layers", lambda decoder, rows, settings, trial, cache: trial)
+    many = ["--batch-tokens", "16384", "--micro-tokens", "16384", "--steps", "1", "--run", "one", "--out", "tuned"]
+    assert train(*many) == 0
+    assert "not enough memory for" in capsys.readouterr().out
+    assert all(matrix.isfinite().all() for matrix in adapter(place / "tuned").values())
