@@ -50,6 +50,15 @@ def test_a_template_of_the_users_own(tmp_path):
         ('with_input = "{instruction} {input}"\nwithout_input = 3', "without_input must be a text"),
         ('with_input = "{instruction} {input}"\nwithout_input = "{instruction}"\nsystem = "x"', "system is not a part"),
         ("with_input = ", "cannot be read as TOML"),
+        ('with_input = "{instruction} {input}"\nwithout_input = "{instruction} {instruction}"', "{instruction}, each once"),
+        (
+            'with_input = "{instruction} {input}"\nwithout_input = "{instruction} {input}"',
+            "without_input must be a text that holds",
+        ),
+        (
+            'name = "a\\nb"\nwith_input = "{instruction} {input}"\nwithout_input = "{instruction}"',
+            "name must be a text of one line",
+        ),
     ],
 )
 def test_a_broken_template_is_refused(tmp_path, content, told):
