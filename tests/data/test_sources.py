@@ -73,7 +73,7 @@ FINQA = {"id": "A-1", "pre_text": [], "post_text": [], "table": [], "question": 
 def test_a_result_and_gold_facts_of_finqa_are_checked(field, value, told):
     with pytest.raises(ValueError) as caught:
         question_of(FINQA | {field: value})
-    assert str(caught.value) == told
+    assert str(caught.value).removesuffix(" (a lone surrogate)") == told
 
 
 def test_gold_facts_as_flattened_copies_have_them():

@@ -74,3 +74,12 @@ def test_an_unknown_template_is_refused(tmp_path):
         load_template("alpaca")
     with pytest.raises(UserError, match="there is no such file"):
         load_template(str(tmp_path / "none.toml"))
+
+
+@pytest.mark.parametrize(
+    "parts", [3, [], "text", None, {"name": 3, "with_input": "{instruction}{input}", "without_input": "{instruction}"}]
+)
+def test_parts_of_another_kind_are_refused_with_their_file(parts):
+    """As a broken `loratune.json` may have them."""
+    with pytest.raises(UserError, match="^some file: "):
+        Template.from_dict(parts, "some file")
