@@ -53,6 +53,9 @@ def test_an_id_depends_on_which_field_holds_what():
         ('{"instruction": "a", "output": "b", "id": 7}', "id must be text, not a number"),
         ('{"instruction": "a", "output": "b", "meta": "x"}', "meta must be an object"),
         ('{"instruction": "a", "output": "\\ud800"}', "output holds a broken character"),
+        ('{"instruction": "a", "output": "b", "meta": {"category": "\\ud800"}}', "meta holds what JSON has no word for"),
+        ('{"instruction": "a", "output": "b", "meta": {"exe_ans": NaN}}', "meta holds what JSON has no word for"),
+        ('{"instruction": "a", "output": "b", "output": "c"}', "'output' stands twice in one object"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, line, told):

@@ -5,7 +5,7 @@ import pytest
 from loratune.data.records import Record
 from loratune.data.sources.dolly import dolly_records
 from loratune.data.sources.files import FileRow
-from loratune.data.sources.finqa import fact_recall, list_in
+from loratune.data.sources.finqa import fact_recall, list_in, question_of
 from loratune.errors import UserError
 
 
@@ -53,3 +53,32 @@ def test_fact_recall_counts_rows_of_finqa_alone():
     records = [Record("a", "", "b", "1", "s", meta=meta) for meta in metas]
     assert fact_recall(records) == {"rows": 2, "all_gold_facts": 0.5, "gold_facts": 0.75, "recall_at_3": 0.5}
     assert fact_recall(records[2:]) is None
+
+
+FINQA = {"id": "A-1", "pre_text": [], "post_text": [], "table": [], "question": "why?", "program": "add(1, 2)"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("exe_ans", [1], "exe_ans must be a number or text, not a list"),
+        ("exe_ans", True, "exe_ans must be a number or text, not true or false"),
+        ("exe_ans", float("inf"), "exe_ans must be a number or text, not inf"),
+        ("exe_ans", "\ud800", "exe_ans holds a broken character"),
+        ("gold_inds", "text_1", "gold_inds must be an object or a list of the facts' ids, not text"),
+        ("gold_inds", [[1]], "gold_inds must be an object or a list of the facts' ids, not a list"),
+        ("gold_inds", ["\ud800"], "gold_inds holds a broken character"),
+    ],
+)
+def test_a_result_and_gold_facts_of_finqa_are_checked(field, value, told):
+    with pytest.raises(ValueError) as caught:
+        question_of(FINQA | {field: value})
+    assert str(caught.value).removesuffix(" (a lone surrogate)") == told
+
+
+def test_gold_facts_as_flattened_copies_have_them():
+    """Parquet gives each row the ids of all other rows, without texts; others have JSON text, or NaN for no result."""
+    forms = [{"text_1": "a"}, {"text_1": "a", "text_2": None}, ["text_1"], '{"text_1": "a"}']
+    assert [question_of(FINQA | {"gold_inds": form}).gold for form in forms] == [["text_1"]] * 4
+    assert [question_of(FINQA | {"gold_inds": form}).gold for form in (None, {}, [], {"text_1": None})] == [None] * 4
+    assert question_of(FINQA | {"exe_ans": float("nan")}).exe_ans is None

@@ -50,6 +50,15 @@ def test_a_template_of_the_users_own(tmp_path):
         ('with_input = "{instruction} {input}"\nwithout_input = 3', "without_input must be a text"),
         ('with_input = "{instruction} {input}"\nwithout_input = "{instruction}"\nsystem = "x"', "system is not a part"),
         ("with_input = ", "cannot be read as TOML"),
+        ('with_input = "{instruction} {input}"\nwithout_input = "{instruction} {instruction}"', "{instruction}, each once"),
+        (
+            'with_input = "{instruction} {input}"\nwithout_input = "{instruction} {input}"',
+            "without_input must be a text that holds",
+        ),
+        (
+            'name = "a\\nb"\nwith_input = "{instruction} {input}"\nwithout_input = "{instruction}"',
+            "name must be a text of one line",
+        ),
     ],
 )
 def test_a_broken_template_is_refused(tmp_path, content, told):
@@ -65,3 +74,12 @@ def test_an_unknown_template_is_refused(tmp_path):
         load_template("alpaca")
     with pytest.raises(UserError, match="there is no such file"):
         load_template(str(tmp_path / "none.toml"))
+
+
+@pytest.mark.parametrize(
+    "parts", [3, [], "text", None, {"name": 3, "with_input": "{instruction}{input}", "without_input": "{instruction}"}]
+)
+def test_parts_of_another_kind_are_refused_with_their_file(parts):
+    """As a broken `loratune.json` may have them."""
+    with pytest.raises(UserError, match="^some file: "):
+        Template.from_dict(parts, "some file")

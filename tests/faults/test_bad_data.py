@@ -30,7 +30,7 @@ from loratune.models.adapter import described, read_config
 from loratune.report.measured import read_evaluation
 from loratune.settings import TrainSettings, read_toml
 
-FEW, MANY = 60, 600
+FEW, MANY = 60, 2000
 
 # Of every kind that has broken a reader somewhere.
 TEXTS = [
