@@ -9,8 +9,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from rich._export_format import CONSOLE_SVG_FORMAT
-from rich.console import Console
+from rich.console import CONSOLE_SVG_FORMAT, Console
 
 from loratune.commands import preview
 from loratune.data.records import read_records, write_records
