@@ -116,8 +116,14 @@ def test_the_formats_of_the_report(place, capsys, format, made):
 
 
 def test_an_evaluation_of_the_adapter_is_shown(place):
-    (place / "evaluation.json").write_text(json.dumps(evaluation("held-out text", str(place / "elsewhere" / ".." / "adapter"))))
-    assert compare() == 0
+    measured = evaluation("held-out text", str(place / "elsewhere" / ".." / "adapter"))
+    (place / "evaluation.json").write_text(json.dumps(measured))
+    assert compare("--format", "md") == 0
+    assert "FinQA's facts" not in (place / "model_comparison.md").read_text()
+    measured["tuned"] = measured["base"] = measured["tuned"] | {"execution_accuracy": 0.5}
+    (place / "evaluation.json").write_text(json.dumps(measured))
+    assert compare("--format", "both") == 0
+    assert "| FinQA's facts | gold |" in (place / "model_comparison.md").read_text()
     page = (place / "model_comparison.html").read_text()
     assert "On 20 held-out rows the adapter lowers the perplexity" in page and "3 held-out examples" in page
     assert "\nloratune evaluate " in page or "<code>loratune evaluate " in page

@@ -287,7 +287,8 @@ def test_gold_facts_take_the_place_of_the_retrieved_ones(place, capsys):
     others = [None, {}, {"text_1": 3}, "text_1"]
     write_rows(place, [*ROWS[:2], *(finqa_row(number, gold_facts=facts) for number, facts in enumerate(gold + others))])
     found = measured(place, "--facts", "gold", "--generate", "9")
-    assert "4 of 8 rows are left out: their gold facts are unknown" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "4 of 8 rows are left out: their gold facts are unknown" in said and "FinQA's rows show gold facts." in said
     assert (found["facts"], found["without_gold_facts"]) == ("gold", 4)
     assert found["by_source"]["finqa"]["tuned"]["facts"] == "gold"
     inputs = ["net sales | 2010 : 12\nsales fell .", "net sales were 30 ."]

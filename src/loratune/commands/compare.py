@@ -153,6 +153,7 @@ def settings_in_words(settings: CompareSettings, tuned: Tuned, evaluation: Evalu
         "Decoding": in_words(settings),
         "Prompts": str(settings.prompts),
         **measured,
+        **({"FinQA's facts": evaluation.facts} if evaluation and "execution_accuracy" in evaluation.tuned else {}),
     }
 
 

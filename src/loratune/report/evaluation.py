@@ -133,6 +133,8 @@ def explained(result: dict, adapters: Sequence[dict]) -> list[str]:
         told.append(
             f"Loss over {len(adapters)} adapters: {loss['mean']:.3f}, standard deviation {loss['standard_deviation']:.3f}."
         )
+    if facts := result["tuned"].get("facts"):
+        told.append(f"FinQA's rows show {facts} facts.")
     if "over_samples" in result:
         told.append(f"±: standard deviation of the score over {result['decoding']['samples']} samples of every answer.")
     if "split_ids" in result:
