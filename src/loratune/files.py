@@ -9,6 +9,7 @@ import re
 import shutil
 import stat
 import tomllib
+from collections import Counter
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ def parse_json(text: str):
 def without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        twice = next(name for number, (name, _) in enumerate(pairs) if any(name == other for other, _ in pairs[:number]))
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise ValueError(f"{twice[:80]!r} stands twice in one object; only one of them can be meant")
     return found
 
