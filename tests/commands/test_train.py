@@ -182,7 +182,7 @@ def test_mistakes_are_explained_all_at_once(place, capsys):
         (["--model", "./nowhere"], "there is no such folder"),
         (["--model", "nowhere.gguf"], "there is no such file"),
         (["--model", "gpt5"], "no known short name"),
-        (["--config", "nowhere.toml"], "there is no such settings file"),
+        (["--config", "nowhere.toml"], "nowhere.toml: there is no such file"),
         (["--resume"], "there is no run in runs/"),
         (["--targets", "c_attn"], "this model has no c_attn"),
         (["--max-tokens", "300", "--micro-tokens", "400", "--batch-tokens", "300"], "is more than --batch-tokens"),

@@ -81,5 +81,5 @@ def test_an_unknown_template_is_refused(tmp_path):
 )
 def test_parts_of_another_kind_are_refused_with_their_file(parts):
     """As a broken `loratune.json` may have them."""
-    with pytest.raises(UserError, match="^some file: "):
+    with pytest.raises(UserError, match=r"^some file: "):
         Template.from_dict(parts, "some file")

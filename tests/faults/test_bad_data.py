@@ -30,7 +30,7 @@ from loratune.models.adapter import described, read_config
 from loratune.report.measured import read_evaluation
 from loratune.settings import TrainSettings, read_toml
 
-FEW, MANY = 60, 2000
+FEW, MANY = 60, 1000
 
 # Of every kind that has broken a reader somewhere.
 TEXTS = [
@@ -421,3 +421,10 @@ def test_composed_and_decomposed_letters_stay_what_they_are(tmp_path):
     one, other = file_records(path, {}, "mine")
     assert (one.instruction, other.instruction) == ("e\u0301", "\xe9") and one.id != other.id
     assert one.id == content_id("e\u0301", "", "b")
+
+
+def test_a_name_that_stands_twice_among_very_many_is_found_soon(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    names = [*map(str, range(200_000)), "7"]
+    path.write_text("{" + ", ".join(f'"{name}": 1' for name in names) + "}")
+    assert str(outcome(read_rows, path)) == f"{path}, line 1: '7' stands twice in one object; only one of them can be meant"

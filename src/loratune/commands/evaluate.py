@@ -27,7 +27,7 @@ from loratune.files import refuse_unwritable, write_json
 from loratune.models.adapter import load_adapter
 from loratune.models.lora import without_adapter
 from loratune.report.evaluation import show_evaluation
-from loratune.settings import Decoding, EvaluateSettings
+from loratune.settings import EvaluateSettings
 
 PREPARED = Path("data/test.jsonl")
 PARTS = ("dolly", "finqa")  # names of sources that stand for their rows in the prepared data
@@ -84,10 +84,10 @@ def evaluation_seconds(
     windows: Sequence[Encoded],
     models: int,
     adapters: int,
-    decoding: Decoding,
+    settings: EvaluateSettings,
 ) -> float:
     """Every model reads the rows and answers the prompts, the base and each adapter read the plain text."""
-    of_each = reading_seconds(decoder, rows) + answering_seconds(decoder, prompts, decoding)
+    of_each = reading_seconds(decoder, rows) + settings.samples * answering_seconds(decoder, prompts, settings)
     return models * of_each + (1 + adapters) * reading_seconds(decoder, windows)
 
 
