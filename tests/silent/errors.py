@@ -166,6 +166,19 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
+            "Nobody sees what is trained on: which tokens are targets, and what was cut",
+            "oumi-ai/oumi#1369 instructlab/training#243 allenai/open-instruct#1423",
+            "`loratune preview` shows rows as the step sees them, targets coloured, cuts marked, and counts what became of all",
+            (
+                Fault(
+                    "commands/preview.py",
+                    '"mask": [0] * len(prompt) + [1] * len(response)',
+                    '"mask": [1] * len(prompt) + [1] * len(response)',
+                    "commands/test_preview.py::test_ids_and_mask_are_what_training_learns_from",
+                ),
+            ),
+        ),
+        SilentError(
             "Tokens of an earlier run are used again, although the template or the limit has changed",
             "MakazhanAlpamys/Soup#1067 dhruvdcoder/xlm-core#50 axolotl-ai-cloud/axolotl#1136",
             "the cache's key is a hash of the data, the tokenizer, the template, the limit and the code",

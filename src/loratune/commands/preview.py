@@ -14,6 +14,7 @@ from loratune.data.records import Record, read_records
 from loratune.data.sample import draw_evenly
 from loratune.data.template import load_template
 from loratune.errors import UserError
+from loratune.files import fingerprint
 from loratune.models.find import cache_folder, find_base
 from loratune.models.tokenizer import Tokenizer
 from loratune.report.rows import show_rows, show_summary
@@ -30,7 +31,7 @@ def run(settings: PreviewSettings) -> dict:
     tokenizer = Tokenizer.load(base.folder)
     how = template, tokenizer, settings.max_tokens
     # The key is training's: what one of the two has encoded, the other finds.
-    key = key_of(path, base.folder, template, settings.max_tokens)
+    key = key_of(fingerprint(path), base.folder, template, settings.max_tokens)
     rows, counts = recalled(cache_folder(), key, lambda: encode_all(read_records(path), *how))
     sources = {record.source: None for record in records}
     summary = {
