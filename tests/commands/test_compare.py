@@ -231,7 +231,11 @@ def test_the_script_in_the_root(place):
         ("loratune.json", '{"base": {"name": 5, "fingerprint": "a"}}', "base has a name and a fingerprint"),
         ("loratune.json", '{"prepared": {"fact_tokens": "x"}}', "fact_tokens a whole number"),
         ("adapter_config.json", '{"peft_type": "LORA", "lora_alpha": NaN}', "lora_alpha must be a number"),
-        ("adapter_config.json", '{"peft_type": "LORA", "lora_alpha": 2, "alpha_pattern": [1]}', "alpha_pattern must be an object"),
+        (
+            "adapter_config.json",
+            '{"peft_type": "LORA", "lora_alpha": 2, "alpha_pattern": [1]}',
+            "alpha_pattern must be an object",
+        ),
         ("adapter_model.safetensors", "x", "adapter_model.safetensors cannot be read"),
     ],
 )

@@ -185,8 +185,8 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             (
                 Fault(
                     "data/recall.py",
-                    "[*map(fingerprint, files), template.to_dict(), max_tokens]",
-                    "[*map(fingerprint, files), max_tokens]",
+                    "[data, *map(fingerprint, files), template.to_dict(), max_tokens]",
+                    "[data, *map(fingerprint, files), max_tokens]",
                     "data/test_recall.py::test_the_key_changes_with_everything_that_the_tokens_depend_on",
                 ),
             ),
@@ -210,8 +210,8 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 ),
                 Fault(
                     "data/groups.py",
-                    "distinct = list({content_key(record): record for record in reversed(records)}.values())[::-1]",
-                    "distinct = list(records)",
+                    "        kept = first.setdefault(content_key(record), record)\n",
+                    "        kept = record\n",
                     "data/test_groups.py::test_duplicates_go_whatever_their_case_and_spaces_and_ids_become_unique",
                 ),
             ),
@@ -252,7 +252,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "training/step.py",
                     "        part.backward()\n",
-                    "        part.backward()\n        torch.nn.utils.clip_grad_norm_(parameters, clip)\n",
+                    "        part.backward()\n        torch.nn.utils.clip_grad_norm_(trained_parameters(decoder), 0.01)\n",
                     "training/test_step.py::test_clipping_shortens_only_what_is_longer_and_keeps_its_direction",
                 ),
             ),
@@ -264,14 +264,14 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             (
                 Fault(
                     "training/step.py",
-                    "    optimizer.zero_grad(set_to_none=False)\n",
-                    "",
+                    "        optimizer.step()\n    optimizer.zero_grad(set_to_none=False)\n",
+                    "        optimizer.step()\n",
                     "training/test_step.py::test_steps_are_those_of_adamw[0.0]",
                 ),
                 Fault(
                     "training/step.py",
                     "    for batch in micro_batches:\n",
-                    "    for batch in micro_batches:\n        optimizer.zero_grad(set_to_none=False)\n",
+                    "    for batch in micro_batches:\n        [one.grad.zero_() for one in trained_parameters(decoder)]\n",
                     "training/test_step.py::test_clipping_shortens_only_what_is_longer_and_keeps_its_direction",
                 ),
             ),
@@ -706,8 +706,8 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             (
                 Fault(
                     "training/loop.py",
-                    "settings.micro_tokens, settings.seed, state.step):",
-                    "settings.micro_tokens, settings.seed):",
+                    "size, settings.seed, state.step):",
+                    "size, settings.seed):",
                     "commands/test_train.py::test_interrupted_and_resumed_equals_uninterrupted",
                 ),
                 Fault(
@@ -731,7 +731,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             (
                 Fault(
                     "commands/train.py",
-                    "        put_weights(base.decoder, best_weights(folder))\n",
+                    "            put_weights(base.decoder, best_weights(folder))\n",
                     "",
                     "commands/test_train.py::test_the_best_adapter_is_kept_not_the_last",
                 ),
