@@ -11,7 +11,12 @@ import torch
 from faulty import TRAIN, adapter, refused, train
 from safetensors.torch import load_file, save_file
 
+from loratune.data.encode import Encoded
+from loratune.data.pack import pack
+from loratune.models.gguf import put_in_place
+from loratune.models.load import read_weights
 from loratune.training import loop
+from loratune.training.validate import validation_nll
 from small_models import GPT2_SHAPES, save_model
 
 ONE = ["--steps", "3", "--run", "one", "--out", "tuned"]
@@ -151,6 +156,15 @@ def test_a_damaged_copy_in_the_cache_is_to_be_removed(place, capsys, monkeypatch
     shutil.copytree("base", "cache/gguf-0")
     change(place / "cache" / "gguf-0", UP, spoil(float("nan")))
     assert "remove this folder, and it is made anew" in refused(capsys, *TRAIN, *ONE, "--model", str(place / "cache" / "gguf-0"))
+
+
+def test_two_processes_that_unpack_the_same_file(tmp_path):
+    """The first one's folder stays, and the second takes it."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(name)
+        put_in_place(tmp_path / name, tmp_path / "folder")
+    assert (tmp_path / "folder" / "config.json").read_text() == "first"
 
 
 def test_records_without_a_finite_loss_are_named(place, capsys):

@@ -3,16 +3,21 @@
 The disk is a real one, in memory, which the tests fill to the last byte; only root may make it.
 """
 
+import errno
 import json
+import os
+import resource
 import shutil
 import subprocess
 import sys
 
 import pytest
-from faulty import RUN, SmallDisk, adapter, content, refused, same, watchers
+from faulty import RUN, SmallDisk, adapter, content, process, refused, same, watchers
 
 from conftest import at
 from loratune.cli import main
+from loratune.errors import FileError
+from loratune.files import write_together
 from loratune.models import adapter as adapters
 from loratune.training import checkpoint, loop
 from loratune.training.checkpoint import RunFolder
@@ -182,3 +187,44 @@ def test_what_is_said_to_a_full_disk_is_given_up(disk, whole):
         shutil.copytree(disk.path / "data", place / "data")
         assert subprocess.run(command, cwd=place, stdout=log, stderr=log).returncode == 0
     assert same(adapter(place / "model" / "gpt2_lora_finetuned"), whole)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_disk_that_refuses_only_when_it_is_synced(tmp_path, monkeypatch, number):
+    """As file systems that place their blocks late do: by then none of the files may have taken its place."""
+    original, synced = os.fsync, []
+
+    def fsync(file):
+        synced.append(file)
+        if len(synced) - 1 == number:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(file)
+
+    paths = [tmp_path / name for name in "abc"]
+    write_together(dict.fromkeys(paths, "old"))
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(FileError, match=f"{paths[number]}: no room left on the disk"):
+        write_together(dict.fromkeys(paths, "new"))
+    assert [path.read_text() for path in paths] == ["old"] * 3 and len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_limit_on_the_size_of_files(place):
+    """Like a full disk, and no root is needed for it."""
+    limited = process(*PREPARE, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)))
+    _, told = limited.communicate()
+    assert limited.returncode == 2 and told.startswith("error: data/train.jsonl: the file is larger than the system allows")
+    assert not list(place.glob("data/.*"))
+
+
+def test_a_cache_that_takes_and_gives_nothing_is_done_without(disk, whole, monkeypatch):
+    """It has no room for what was timed; later there are broken files in it."""
+    monkeypatch.setenv("LORATUNE_CACHE", str(disk.path / "cache"))
+    with disk.filled_at(r"trial-.*json"):
+        assert main([*ONE, "--dry-run"]) == 0
+    assert not list(disk.path.glob("cache/trial*"))
+    assert main([*ONE, "--dry-run"]) == 0
+    (one, *others) = disk.path.glob("cache/trial*")
+    for path in (one, *others):
+        path.write_text("[]" if path == one else "{")
+    assert main(ONE) == 0
+    assert same(adapter(disk.path / "tuned"), whole)

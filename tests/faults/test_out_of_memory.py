@@ -6,17 +6,25 @@ import re
 import resource
 import signal
 import sys
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
 from faulty import TRAIN, adapter, refused, same, train
+from hypothesis import given
+from hypothesis import strategies as st
 
 from loratune.cli import main
 from loratune.commands import train as training
+from loratune.data.encode import Encoded
+from loratune.data.pack import fit_together
+from loratune.errors import UserError
 from loratune.machine import is_out_of_memory
+from loratune.settings import TrainSettings
 from loratune.training import loop, step
 from loratune.training.forecast import Trial
+from loratune.training.loop import smaller
 
 ONE = ["--steps", "3", "--validations", "2", "--dropout", "0.1", "--run", "one", "--out", "tuned"]
 FAILURES = (
@@ -138,3 +146,19 @@ def test_memory_that_the_system_refuses(place, capsys, monkeypatch):
     assert train(*many) == 0
     assert "not enough memory for" in capsys.readouterr().out
     assert all(matrix.isfinite().all() for matrix in adapter(place / "tuned").values())
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=8), st.integers(1, 400))
+def test_each_try_computes_less_at_once_until_each_row_is_alone(lengths, size):
+    """Otherwise the same would be tried for ever, or the step left out; rows may be longer than the size."""
+    job = SimpleNamespace(rows=[Encoded([], [1] * (length + 1), "", "") for length in lengths], settings=TrainSettings())
+    while any(len(group) > 1 for group in cut(lengths, size)):
+        less = smaller(job, cut(lengths, size), 1)
+        assert 0 < less < size
+        size = less
+    with pytest.raises(UserError, match=f"a row of {max(lengths)} tokens"):
+        smaller(job, cut(lengths, size), 1)
+
+
+def cut(lengths: list[int], size: int) -> list[list[int]]:
+    return fit_together(lengths, range(len(lengths)), size)

@@ -86,13 +86,14 @@ def remaining_steps(job: Job, state: State) -> Iterator[list[list[int]]]:
 
 
 def smaller(job: Job, groups: list[list[int]], step: int) -> int:
-    """Half of the tokens that were computed at once and did not fit. Raises UserError when that was a single row."""
-    tokens = max(sum(fed_tokens(job.rows[number]) for number in group) for group in groups)
-    if all(len(group) == 1 for group in groups):
+    """Half of the most tokens that could be computed in two parts. Raises UserError when each row was already alone."""
+    lengths = [[fed_tokens(job.rows[number]) for number in group] for group in groups]
+    tokens = max((sum(group) for group in lengths if len(group) > 1), default=None)
+    if tokens is None:
         raise UserError(
-            f"step {step}: not enough memory for a row of {tokens:,} tokens, computed alone. The run stopped; its checkpoints "
-            f"are good. Close other programs and go on with it, or start a run with --low-memory or a lower --max-tokens "
-            f"(now {job.settings.max_tokens:,})"
+            f"step {step}: not enough memory for a row of {max(map(max, lengths)):,} tokens, computed alone. The run stopped; "
+            "its checkpoints are good. Close other programs and go on with it, or start a run with --low-memory or a lower "
+            f"--max-tokens (now {job.settings.max_tokens:,})"
         )
     release_freed_memory()
     warn(f"step {step}: not enough memory for {tokens:,} tokens at once; from here on {tokens // 2:,}, with the same result")
