@@ -114,22 +114,27 @@ def test_the_real_small_model_killed_at_any_time(tmp_path):
         with open(tmp_path / "output.txt", "a") as output:
             return subprocess.Popen(command, cwd=tmp_path, stdout=output, stderr=output)
 
+    def live(name: str, seconds: float | None = None) -> bool:
+        """Does the run come to its end, before it is killed after so many seconds?"""
+        process = begin(name)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        assert process.wait() in (DONE, KILLED)
+        return process.returncode == DONE
+
     began = time.perf_counter()
-    assert begin("whole").wait() == DONE
+    assert live("whole")
     duration = time.perf_counter() - began
-    rng, kills = random.Random(2), 0
-    for name in ("one", "two"):
-        for _ in range(3):
-            process = begin(name)
-            try:
-                process.wait(rng.uniform(0.2, 1) * duration)
-            except subprocess.TimeoutExpired:
-                process.kill()
-            kills += process.wait() == KILLED
-        assert begin(name).wait() == DONE
+    rng, kills, runs = random.Random(2), 0, 0
+    while kills < 6:
+        name, runs = f"run{runs}", runs + 1
+        kills += sum(not live(name, rng.uniform(0.1, 0.9) * duration) for _ in range(4))
+        assert live(name)  # also one that is already at its end
         assert_ended_alike(tmp_path / "runs/whole", tmp_path / "runs" / name)
-    assert kills >= 4
-    print(f"{kills} kills of SmolLM2-135M, whose run takes {duration:.0f} s")
+        duration *= 0.8  # the machine may have become less busy
+    print(f"{kills} kills of SmolLM2-135M in {runs} runs")
 
 
 def test_a_finished_run_that_is_resumed_stays_as_it_is(place, writes):
