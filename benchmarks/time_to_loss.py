@@ -39,11 +39,11 @@ from loratune.data.pack import fed_tokens
 from loratune.data.records import read_records
 from loratune.data.sample import draw_evenly
 from loratune.data.template import load_template
-from loratune.files import read_json
 from loratune.machine import peak_memory_mb, physical_cores
 from loratune.models.find import find_base
 from loratune.models.load import load_base
 from loratune.models.tokenizer import Tokenizer
+from loratune.reading import read_json
 from loratune.settings import PrepareSettings, TrainSettings
 from loratune.training.schedule import StopRule, learning_rate_factor
 

@@ -16,7 +16,7 @@ import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from loratune.errors import UserError
-from loratune.files import load_toml
+from loratune.reading import load_toml
 
 DURATION_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 PART = r"(\d+(?:\.\d+)?)([smh])"  # of a duration

@@ -9,7 +9,8 @@ from loratune.commands import ask as command
 from loratune.data.sources.finqa import FinqaOptions, question_of, records_of
 from loratune.data.template import load_template
 from loratune.evaluation.finqa import execute, parse
-from loratune.files import read_json, write_json
+from loratune.files import write_json
+from loratune.reading import read_json
 from loratune.settings import PrepareSettings
 from tuned_models import save_tuned
 

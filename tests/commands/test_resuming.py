@@ -6,7 +6,7 @@ import pytest
 
 from loratune.cli import main
 from loratune.commands import resuming
-from loratune.files import read_json
+from loratune.reading import read_json
 from loratune.settings import TrainSettings, flag, read_toml
 from small_models import save_model
 

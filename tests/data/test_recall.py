@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from loratune.data.encode import Encoded
 from loratune.data.recall import KEPT, key_of, read, recalled, write
 from loratune.data.template import load_template
-from loratune.files import fingerprint
+from loratune.reading import fingerprint
 
 ROWS = [Encoded([1, 2, 3], [4, 0], "a", "dolly"), Encoded([], [70_000], "\N{SNOWMAN}", "mine")]
 COUNTS = {"dolly": {"rows": 2, "dropped": 1}}

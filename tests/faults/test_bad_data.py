@@ -25,8 +25,8 @@ from loratune.data.sources.files import KINDS, file_records, read_rows
 from loratune.data.sources.finqa import FILES, FinqaOptions, load_finqa
 from loratune.data.template import load_template
 from loratune.errors import UserError
-from loratune.files import read_json
 from loratune.models.adapter import described, read_config
+from loratune.reading import read_json
 from loratune.report.measured import read_evaluation
 from loratune.settings import TrainSettings, read_toml
 

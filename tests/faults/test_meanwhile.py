@@ -12,7 +12,8 @@ from faulty import RUN, TRAIN, adapter, process, refused, same, train
 from loratune.cli import main
 from loratune.commands import train as training
 from loratune.errors import UserError
-from loratune.files import fingerprint, locked
+from loratune.files import locked
+from loratune.reading import fingerprint
 from loratune.training import loop
 
 ONE = ["--steps", "3", "--validations", "2", "--run", "one", "--out", "tuned"]

@@ -731,7 +731,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             (
                 Fault(
                     "commands/train.py",
-                    "            put_weights(base.decoder, best_weights(folder))\n",
+                    "        put_weights(base.decoder, best_weights(folder))\n",
                     "",
                     "commands/test_train.py::test_the_best_adapter_is_kept_not_the_last",
                 ),

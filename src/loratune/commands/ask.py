@@ -10,10 +10,10 @@ from loratune.data.records import Record, object_in, text_in
 from loratune.data.sources.finqa import FinqaOptions, Question, question_of, records_of
 from loratune.errors import UserError
 from loratune.evaluation.finqa import ProgramError, Step, Table, Value, number_of, parse, rounded, step_values
-from loratune.files import read_json
 from loratune.generation.constraint import Vocabulary
 from loratune.generation.decode import generate
 from loratune.models.adapter import described
+from loratune.reading import read_json
 from loratune.settings import AskSettings, Decoding, PrepareSettings, Sampling
 
 SIGNS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "exp": "^", "greater": ">"}

@@ -13,9 +13,10 @@ from loratune.errors import UserError
 from loratune.evaluation.finqa import result_of
 from loratune.evaluation.forecast import answering_seconds
 from loratune.evaluation.text import rep_4
-from loratune.files import json_text, read_json, refuse_unwritable, write_together
+from loratune.files import json_text, refuse_unwritable, write_together
 from loratune.generation.both import answer_both
 from loratune.generation.decode import Answer
+from loratune.reading import read_json
 from loratune.report.comparison import show_comparison
 from loratune.report.headline import Comparison
 from loratune.report.markdown import comparison_markdown

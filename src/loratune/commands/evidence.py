@@ -11,8 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from loratune.console import say
 from loratune.errors import UserError
-from loratune.files import read_json
 from loratune.models.adapter import described
+from loratune.reading import read_json
 from loratune.report.measured import Evaluation, Logged, Summary, checked, read_evaluation
 from loratune.settings import RUNS, CompareSettings, EvaluateSettings, TrainSettings, read_toml
 from loratune.training.checkpoint import RunFolder

@@ -14,9 +14,9 @@ from loratune.data.records import Record, read_records
 from loratune.data.sample import draw_evenly
 from loratune.data.template import load_template
 from loratune.errors import UserError
-from loratune.files import fingerprint
 from loratune.models.find import cache_folder, find_base
 from loratune.models.tokenizer import Tokenizer
+from loratune.reading import fingerprint
 from loratune.report.rows import show_rows, show_summary
 from loratune.settings import PreviewSettings
 

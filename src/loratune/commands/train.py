@@ -1,7 +1,7 @@
 """`loratune train`: a LoRA adapter from the prepared data."""
 
 import itertools
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,12 +17,13 @@ from loratune.data.records import Record, read_records
 from loratune.data.sample import draw_evenly
 from loratune.data.template import Template, load_template
 from loratune.errors import UserError
-from loratune.files import filling, fingerprint, locked, read_json, refuse_unwritable, write_json, write_text
+from loratune.files import filling, locked, refuse_unwritable, write_json, write_text
 from loratune.machine import available_memory, bf16_is_fast, peak_memory_mb, return_memory_at_once, use_machine
 from loratune.models.adapter import describe, save_adapter
 from loratune.models.find import cache_folder, find_base
 from loratune.models.load import PRECISIONS, Base, load_base, set_precision
 from loratune.models.lora import add_lora, trained_parameters
+from loratune.reading import fingerprint, read_json
 from loratune.report.card import model_card
 from loratune.report.plots import plot_losses
 from loratune.settings import RUNS, TrainSettings
@@ -56,7 +57,34 @@ def repeated(settings: TrainSettings) -> dict:
 
 
 def train_once(settings: TrainSettings) -> dict:
-    settings = resumed(settings) if settings.resume else settings
+    ready = made_ready(resumed(settings) if settings.resume else settings)
+    announce(ready)
+    if ready.settings.dry_run:
+        return foretold(ready)
+    run, another = ready.settings.run, "wait until it has ended, or choose another"
+    with locked(RUNS / run, f"{another} --run"), locked(ready.settings.out, f"{another} --out"), resumable(run):
+        return trained(ready)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """All that is decided and loaded before the first step. The base has the new adapter on it."""
+
+    settings: TrainSettings  # nothing is left to the machine or the moment
+    device: str
+    template: Template
+    base: Base
+    layers: list[str]  # that are adapted
+    made_of: dict  # what the data is, and how it was prepared
+    records: list[Record]
+    rows: list[Encoded]
+    counts: dict  # what the limit on length did to the rows, for each source
+    val_rows: list[Encoded]
+    expected: Forecast | None  # none on a GPU and for a resumed run
+
+
+def made_ready(settings: TrainSettings) -> Ready:
+    """Raises UserError for everything that can be found wrong before the work begins."""
     refuse_unwritable(settings.out, folder=True)
     device = use_machine(settings.threads, settings.device)
     if settings.low_memory:
@@ -81,33 +109,32 @@ def train_once(settings: TrainSettings) -> dict:
     if trial:
         trial = with_all_layers(base.decoder, rows, settings, trial, cache_folder())
         expected = forecast(trial, besides_weights, settings, stop_rule(settings, rows), rows, val_rows)
-    announce(settings, base, layers, rows, counts, expected)
-    if settings.dry_run:
-        told = {"precision": settings.precision, "micro_tokens": settings.micro_tokens, "expected": expected and asdict(expected)}
-        return {"dry_run": True, "rows": len(rows), "tokens_per_epoch": sum(map(fed_tokens, rows)), **told}
-    run_folder, another = RUNS / settings.run, "wait until it has ended, or choose another"
-    with locked(run_folder, f"{another} --run"), locked(settings.out, f"{another} --out"), resumable(settings.run):
-        folder = open_run(settings, made_from(settings, found, made_of, template, device))
-        job = Job(
-            base.decoder,
-            rows,
-            val_batches(val_rows, settings, device),
-            settings,
-            stop_rule(settings, rows),
-            folder,
-            found.hub_name,
-            device,
-        )
-        with stop_requests() as stop_requested, training_bar() as bar:
-            state, finished = fit(job, bar, stop_requested)
-        plot_losses(folder.rows(), folder.folder / "loss.png")
-        if not finished:
-            say(f"Stopped at step {state.step}; nothing is lost. Go on with: {resume_command(settings.run)}")
-        else:
-            put_weights(base.decoder, best_weights(folder))
-            card = model_card(settings, base, template, state, records, len(val_rows), layers)
-            save(settings, base, template, made_of, card)
-        return summarise(settings, folder, state, finished, counts)
+    return Ready(settings, device, template, base, layers, made_of, records, rows, counts, val_rows, expected)
+
+
+def foretold(ready: Ready) -> dict:
+    told = {name: getattr(ready.settings, name) for name in ("precision", "micro_tokens")}
+    tokens = sum(map(fed_tokens, ready.rows))
+    expected = ready.expected and asdict(ready.expected)
+    return {"dry_run": True, "rows": len(ready.rows), "tokens_per_epoch": tokens, **told, "expected": expected}
+
+
+def trained(ready: Ready) -> dict:
+    """The run, from its folder to the saved adapter or, where somebody stopped it, to its last checkpoint."""
+    settings, base = ready.settings, ready.base
+    folder = open_run(settings, made_from(settings, base.found, ready.made_of, ready.template, ready.device))
+    val = val_batches(ready.val_rows, settings, ready.device)
+    rule = stop_rule(settings, ready.rows)
+    job = Job(base.decoder, ready.rows, val, settings, rule, folder, base.found.hub_name, ready.device)
+    with stop_requests() as stop_requested, training_bar() as bar:
+        state, finished = fit(job, bar, stop_requested)
+    plot_losses(folder.rows(), folder.folder / "loss.png")
+    if finished:
+        put_weights(base.decoder, best_weights(folder))
+        save(ready, model_card(settings, base, ready.template, state, ready.records, len(ready.val_rows), ready.layers))
+    else:
+        say(f"Stopped at step {state.step}; nothing is lost. Go on with: {resume_command(settings.run)}")
+    return summarise(settings, folder, state, finished, ready.counts)
 
 
 def settled(settings: TrainSettings, base: Base, rows: list[Encoded], device: str) -> tuple[TrainSettings, Trial | None]:
@@ -167,24 +194,23 @@ def refuse_no_rows(settings: TrainSettings, rows: list[Encoded], val_rows: list[
         raise UserError(f"{settings.data / 'val.jsonl'}: no usable rows; prepare with a larger --val-fraction")
 
 
-def announce(
-    settings: TrainSettings, base: Base, layers: list[str], rows: list[Encoded], counts: dict, expected: Forecast | None
-) -> None:
+def announce(ready: Ready) -> None:
     """What is about to happen, and what the limits on length did to the data."""
-    trained = sum(parameter.numel() for parameter in trained_parameters(base.decoder))
+    settings, base = ready.settings, ready.base
+    adapter = sum(parameter.numel() for parameter in trained_parameters(base.decoder))
     total = sum(parameter.numel() for parameter in base.decoder.parameters())
-    tokens = sum(map(fed_tokens, rows))
-    steps = len(epoch_steps([fed_tokens(row) for row in rows], settings.batch_tokens, settings.micro_tokens, settings.seed, 0))
-    say(f"Base: {base.found.name}, {total - trained:,} numbers, {settings.precision}, {torch.get_num_threads()} threads.")
-    say(f"Adapter: rank {settings.rank} on {len(layers)} layers, {trained:,} trained numbers ({trained / total:.1%}).")
-    say(f"Data: {len(rows):,} rows, {tokens:,} tokens and {steps:,} steps an epoch.")
-    for source, count in counts.items():
+    lengths = [fed_tokens(row) for row in ready.rows]
+    steps = len(epoch_steps(lengths, settings.batch_tokens, settings.micro_tokens, settings.seed, 0))
+    say(f"Base: {base.found.name}, {total - adapter:,} numbers, {settings.precision}, {torch.get_num_threads()} threads.")
+    say(f"Adapter: rank {settings.rank} on {len(ready.layers)} layers, {adapter:,} trained numbers ({adapter / total:.1%}).")
+    say(f"Data: {len(lengths):,} rows, {sum(lengths):,} tokens and {steps:,} steps an epoch.")
+    for source, count in ready.counts.items():
         if cut := {what: number for what, number in count.items() if what != "rows" and number}:
             told = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in cut.items())
             tell = warn if sum(cut.values()) > 0.05 * count["rows"] else say
             tell(f"{source}: of {count['rows']:,} rows, {told}, to fit in {settings.max_tokens} tokens")
-    if expected:
-        say(f"Expected: {expected}.")
+    if ready.expected:
+        say(f"Expected: {ready.expected}.")
 
 
 def val_batches(rows: list[Encoded], settings: TrainSettings, device: str) -> list:
@@ -199,14 +225,14 @@ def stop_rule(settings: TrainSettings, rows: list[Encoded]) -> StopRule:
     return StopRule(steps=settings.steps, seconds=settings.budget)
 
 
-def save(settings: TrainSettings, base: Base, template: Template, made_of: dict, card: str) -> None:
+def save(ready: Ready, card: str) -> None:
     """The adapter folder: PEFT's two files, the tokenizer, what loratune needs to know, and the model card."""
-    found = base.found
+    settings, base, found = ready.settings, ready.base, ready.base.found
     facts = {
-        "template": template.to_dict(),
+        "template": ready.template.to_dict(),
         "base": {"name": found.name, "hub_name": found.hub_name, "fingerprint": found.fingerprint},
         "settings": settings.kept().model_dump(mode="json"),
-        **made_of,
+        **ready.made_of,
         "versions": {package: version(package) for package in ("loratune", "torch", "transformers")},
     }
     with filling(settings.out) as folder:

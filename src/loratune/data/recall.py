@@ -13,7 +13,8 @@ from loratune.data import encode
 from loratune.data.encode import Encoded
 from loratune.data.template import Template
 from loratune.errors import UserError
-from loratune.files import fingerprint, replacing
+from loratune.files import replacing
+from loratune.reading import fingerprint
 
 KEPT = 4  # files, of some ten MB each; the ones not used for longest are removed
 TOKENIZER_FILES = ("tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json")

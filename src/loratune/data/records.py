@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from loratune.errors import UserError
-from loratune.files import parse_json, read_text, write_text
+from loratune.files import write_text
+from loratune.reading import parse_json, read_text
 
 T = TypeVar("T")
 LISTED = 20  # problems that are named before the rest is only counted

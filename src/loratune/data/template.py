@@ -6,7 +6,7 @@ from pathlib import Path
 
 from loratune.data.records import has_lone_surrogate
 from loratune.errors import UserError
-from loratune.files import load_toml
+from loratune.reading import load_toml
 
 PLACE = re.compile(r"\{instruction\}|\{input\}")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from loratune.diagnosis.finding import Finding, bytes_in_words
 from loratune.errors import UserError
-from loratune.files import read_json
 from loratune.models.find import BUNDLED, at_hand, cache_folder
+from loratune.reading import read_json
 
 KINDS = {"gguf-*": "unpacked base models", "tokens-*": "encoded data", "trial-*": "timings of this machine"}
 ROOMY = 2e9  # bytes: an unpacked SmolLM2, and the checkpoints and the adapter of a run

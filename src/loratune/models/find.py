@@ -9,7 +9,7 @@ from pathlib import Path
 from loratune import hub
 from loratune.console import say
 from loratune.errors import UserError
-from loratune.files import read_json, reading
+from loratune.reading import read_json, reading
 
 HUB_NAMES = {
     "gpt2": "openai-community/gpt2",

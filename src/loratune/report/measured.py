@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from loratune.data.records import has_lone_surrogate
 from loratune.errors import UserError
-from loratune.files import read_json
+from loratune.reading import read_json
 
 
 def numbers_of(measures: Any) -> Any:

@@ -22,20 +22,10 @@ from safetensors.torch import load_file, save_file
 
 from loratune.console import warn
 from loratune.errors import FileError, UserError
-from loratune.files import (
-    appearing,
-    explained,
-    explaining,
-    fingerprint,
-    read_json,
-    remove_folder,
-    replacing,
-    sync,
-    write_json,
-    write_text,
-)
+from loratune.files import appearing, explained, explaining, remove_folder, replacing, sync, write_json, write_text
 from loratune.models.adapter import CONFIG, WEIGHTS, adapter_weights, read_adapter_weights, save_adapter
 from loratune.models.lora import trained_parameters
+from loratune.reading import fingerprint, read_json
 
 KEPT = 2  # newest checkpoints that stay, besides the best
 OPTIMIZER, STATE, SUMS = "optimizer.safetensors", "state.json", "SHA256SUMS"

@@ -22,12 +22,13 @@ from loratune.console import say, track, warn
 from loratune.data.encode import Encoded
 from loratune.data.pack import Batch, all_steps, epoch_steps, fed_tokens, pack
 from loratune.errors import UserError
-from loratune.files import read_json, write_json
+from loratune.files import write_json
 from loratune.machine import Neighbours, processor_name, release_freed_memory, resident_memory
 from loratune.models.attention import packed_attention
 from loratune.models.decoder import Decoder
 from loratune.models.load import PRECISIONS, set_precision
 from loratune.models.lora import add_lora, trained_parameters
+from loratune.reading import read_json
 from loratune.settings import TrainSettings
 from loratune.training.loss import CHUNK, target_loss
 from loratune.training.schedule import StopRule

@@ -16,7 +16,8 @@ from typing import Any
 from loratune.data.records import Record, content_id, is_json, json_lines, kind_of, object_in, raise_listed, read_lines, text_in
 from loratune.data.sources.loaded import Loaded
 from loratune.errors import UserError
-from loratune.files import explained, read_json, reading
+from loratune.files import explained
+from loratune.reading import read_json, reading
 
 # What our fields are called elsewhere, the likeliest first.
 SYNONYMS = {

@@ -17,7 +17,7 @@ from loratune.data.sources.files import FileRow, pick, read_rows
 from loratune.data.sources.hub import dataset_files, part_of
 from loratune.data.sources.loaded import Loaded
 from loratune.errors import UserError
-from loratune.files import parse_json
+from loratune.reading import parse_json
 
 REPOSITORY = "PTPReasoning/finqa"
 FILES = {"train": "train.json", "val": "dev.json", "test": "test.json"}
