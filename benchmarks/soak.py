@@ -49,6 +49,7 @@ def main() -> None:
     settings = TrainSettings.checked(
         {**(read_toml(given.config) if given.config else {}), "budget": given.budget, "run": given.run}
     )
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell has it ignored
     watch, stretches, finished = Watch(), [], False
     watch.start()
     while not finished:

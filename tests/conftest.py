@@ -1,10 +1,15 @@
 import os
+import signal
 
 # No test may reach a hub by accident; those of the hub code set their own address.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
+
+# A shell starts what runs in the background with Ctrl-C ignored, which would be respected and go on to every process here.
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
