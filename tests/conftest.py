@@ -19,3 +19,11 @@ def smollm2():
     from loratune.models.load import load_base
 
     return load_base(find_base("smollm2-135m"))
+
+
+@pytest.fixture(autouse=True)
+def messages_on_stdout(monkeypatch):
+    """A test with --json sends them to stderr, for itself alone."""
+    from loratune.console import console
+
+    monkeypatch.setattr(console, "stderr", False)

@@ -82,7 +82,7 @@ def test_prepare_does_not_guess_at_what_is_not_here(place, capsys):
 def test_evaluate_and_compare(place, capsys):
     plan = planned("evaluate", capsys, "--generate", "3")
     assert plan["reads"]["data/test.jsonl"] == "7 rows, 3 of them to answer, by 3 models"
-    assert plan["overwrites"] == [] and plan["about_seconds"] > 0
+    assert plan["overwrites"] == [] and plan["about_seconds"] >= 0  # tenths; this model is tiny
     assert main(COMMAND_LINES["evaluate"]) == 0
     capsys.readouterr()
     assert planned("evaluate", capsys)["overwrites"] == plan["writes"] == ["evaluation.json"]

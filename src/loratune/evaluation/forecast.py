@@ -35,7 +35,8 @@ def answering_seconds(decoder, prompts: Sequence[list[int]], decoding: Decoding)
     some = [prompt[-BEGINNING:] for prompt in evenly(prompts, slots)]
     first, more = (timed(lambda most=most: write(decoder, some, most, decoding)) for most in (1, 1 + STEPS))
     steps = math.ceil(len(prompts) / slots) * (decoding.max_new_tokens - 1)
-    return reading_seconds(decoder, [Encoded(prompt, prompt[-1:], "", "") for prompt in prompts]) + steps * (more - first) / STEPS
+    reading = reading_seconds(decoder, [Encoded(prompt, prompt[-1:], "", "") for prompt in prompts])
+    return reading + steps * max(more - first, 0.0) / STEPS  # of a tiny model the first call may take longer
 
 
 def write(decoder, prompts: list[list[int]], most: int, decoding: Decoding) -> None:

@@ -25,7 +25,7 @@ from loratune.errors import FileError, UserError
 from loratune.files import appearing, explained, explaining, remove_folder, replacing, sync, write_json, write_text
 from loratune.models.adapter import CONFIG, WEIGHTS, adapter_weights, read_adapter_weights, save_adapter
 from loratune.models.lora import trained_parameters
-from loratune.reading import fingerprint, read_json
+from loratune.reading import fingerprint, read_json, read_text
 
 KEPT = 2  # newest checkpoints that stay, besides the best
 OPTIMIZER, STATE, SUMS = "optimizer.safetensors", "state.json", "SHA256SUMS"
@@ -240,12 +240,12 @@ def sums(checkpoint: Path) -> str:
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint; None if each byte is as it was written."""
     try:
-        now, then = sums(checkpoint).encode(), (checkpoint / SUMS).read_bytes()
-    except OSError as error:
-        return f"{Path(error.filename or SUMS).name}: {error.strerror}"
+        now, then = sums(checkpoint), read_text(checkpoint / SUMS)
+    except UserError as error:
+        return str(error)
     if now == then:
         return None
-    changed = [line.split()[1].decode() for line in now.splitlines() if line not in then.splitlines()]
+    changed = [line.split()[1] for line in now.splitlines() if line not in then.splitlines()]
     return f"{' and '.join(changed) or 'something'} does not agree with {SUMS}"
 
 
