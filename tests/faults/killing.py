@@ -98,7 +98,10 @@ def copy(place: Path, name: str, to: Path) -> None:
     for folder in ("runs", "adapters"):
         (to / folder).mkdir(parents=True)
         for path in place.glob(f"{folder}/*{name}*"):
-            shutil.copytree(path, to / folder / path.name, symlinks=True)
+            if path.is_dir():
+                shutil.copytree(path, to / folder / path.name, symlinks=True)
+            else:  # a lock
+                shutil.copy2(path, to / folder / path.name)
     for given in ("base", "data"):
         (to / given).symlink_to(place / given)
 
