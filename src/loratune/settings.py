@@ -331,6 +331,12 @@ class Decoding(Sampling):
 class CompareSettings(AdapterChoice, Decoding, DryRun):
     """Let the base and the tuned model answer the same prompts, side by side."""
 
+    repetition_penalty: float = Field(
+        1.1,  # without it, small models' greedy answers go round in circles (RESULTS.md)
+        ge=1,
+        le=10,
+        description="of both models' answers: makes tokens less likely that the answer already has; 1 means not at all",
+    )
     prompts: Path = Field(Path("test.json"), description="JSON file with a list of prompts")
     out: Path = Field(Path("model_comparison.json"), description="file to write; the report is written beside it")
     format: Literal["html", "md", "both"] = Field("html", description="of the report: a page, Markdown (for an issue), or both")

@@ -94,7 +94,7 @@ def test_the_page_escapes_texts_and_needs_nothing_else(place, capsys):
     page = (place / "model_comparison.html").read_text()
     assert page.count("<script") == 1 and "&lt;script&gt;alert(1)&lt;/script&gt; &amp; not?" in page
     assert not re.search(r"""src=|href="(?!#)|url\((?!#)|@import|https?:""", page)
-    assert "greedy, at most 12 new tokens" in page and "base" in page
+    assert "greedy, repetition penalty 1.1, at most 12 new tokens" in page and "base" in page
     command = re.search(r"loratune compare (.*)</code>", page)[1]
     assert sorted(command.split()) == sorted(["--adapter", "adapter", "--max-new-tokens", "12", "--threads", "1"])
     assert "Say [bold]this[/bold]." in capsys.readouterr().out
