@@ -39,6 +39,7 @@ def parse_duration(value: Any) -> Any:
 
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, le=365 * 86400)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Penalty = Annotated[float, Field(ge=1, le=10)]
 STOP_RULES = ("epochs", "steps", "budget")
 ADAPTER = Path("model/gpt2_lora_finetuned")
 RUNS = Path("runs")
@@ -317,10 +318,8 @@ class Sampling(Settings):
 
 
 class Decoding(Sampling):
-    repetition_penalty: float = Field(
+    repetition_penalty: Penalty = Field(
         1.0,
-        ge=1,
-        le=10,
         description="makes tokens less likely that the answer already has, unless it is held to a language; 1 means not at all",
     )
     batch_size: int = Field(
@@ -331,10 +330,8 @@ class Decoding(Sampling):
 class CompareSettings(AdapterChoice, Decoding, DryRun):
     """Let the base and the tuned model answer the same prompts, side by side."""
 
-    repetition_penalty: float = Field(
+    repetition_penalty: Penalty = Field(
         1.1,  # without it, small models' greedy answers go round in circles (RESULTS.md)
-        ge=1,
-        le=10,
         description="of both models' answers: makes tokens less likely that the answer already has; 1 means not at all",
     )
     prompts: Path = Field(Path("test.json"), description="JSON file with a list of prompts")
