@@ -87,7 +87,7 @@ def evaluation_seconds(
     settings: EvaluateSettings,
 ) -> float:
     """Every model reads the rows and answers the prompts, the base and each adapter read the plain text."""
-    of_each = reading_seconds(decoder, rows) + settings.samples * answering_seconds(decoder, prompts, settings)
+    of_each = reading_seconds(decoder, rows) + answering_seconds(decoder, prompts, settings, settings.samples)
     return models * of_each + (1 + adapters) * reading_seconds(decoder, windows)
 
 

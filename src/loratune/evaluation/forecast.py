@@ -26,15 +26,16 @@ def reading_seconds(decoder, rows: Sequence[Encoded]) -> float:
     return timed(lambda: response_nll(decoder, some)) * tokens / max(sum(map(fed_tokens, some)), 1)
 
 
-def answering_seconds(decoder, prompts: Sequence[list[int]], decoding: Decoding) -> float:
+def answering_seconds(decoder, prompts: Sequence[list[int]], decoding: Decoding, samples: int = 1) -> float:
     """What `generate` takes for the prompts if each answer becomes as long as it may."""
     if not prompts:
         return 0.0
     capacity = min(max(map(len, prompts)) + decoding.max_new_tokens, decoder.spec.max_positions)
-    slots = slots_for(decoder, min(decoding.batch_size, len(prompts)), capacity)
-    some = [prompt[-BEGINNING:] for prompt in evenly(prompts, slots)]
+    answers = samples * len(prompts)
+    slots = slots_for(decoder, min(decoding.batch_size, answers), capacity)
+    some = [prompt[-BEGINNING:] for prompt in evenly(list(prompts) * samples, slots)]
     first, more = (timed(lambda most=most: write(decoder, some, most, decoding)) for most in (1, 1 + STEPS))
-    steps = math.ceil(len(prompts) / slots) * (decoding.max_new_tokens - 1)
+    steps = math.ceil(answers / slots) * (decoding.max_new_tokens - 1)
     reading = reading_seconds(decoder, [Encoded(prompt, prompt[-1:], "", "") for prompt in prompts])
     return reading + steps * max(more - first, 0.0) / STEPS  # of a tiny model the first call may take longer
 

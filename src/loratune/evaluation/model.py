@@ -12,7 +12,7 @@ from loratune.evaluation.answers import Scored, scored
 from loratune.evaluation.likelihood import response_nll, target_counts
 from loratune.generation.both import answer
 from loratune.generation.constraint import Constraint
-from loratune.settings import Decoding, EvaluateSettings
+from loratune.settings import EvaluateSettings
 
 Constraints = Sequence[Constraint | None] | None
 
@@ -58,18 +58,18 @@ def measure(name: str, decoder, tokenizer, over: HeldOut, rows: Sequence[Encoded
     """
     with progress(f"{name} loss", len(rows)) as advance:
         nll = response_nll(decoder, rows, advance)
-    answers = []
-    for sample in range(settings.samples):
-        title = f"{name} answers" + (f", {sample + 1} of {settings.samples}" if settings.samples > 1 else "")
-        with_seed = settings.model_copy(update={"seed": settings.seed + sample})
-        answers.append(answered(title, decoder, tokenizer, over, rows, with_seed))
-    return Measured(nll, answers)
+    return Measured(nll, answered(f"{name} answers", decoder, tokenizer, over, rows, settings))
 
 
-def answered(title: str, decoder, tokenizer, over: HeldOut, rows: Sequence[Encoded], decoding: Decoding) -> dict[int, Scored]:
+def answered(
+    title: str, decoder, tokenizer, over: HeldOut, rows: Sequence[Encoded], settings: EvaluateSettings
+) -> list[dict[int, Scored]]:
+    """For each sample, the answers by the number of the row."""
     if not over.answered:
-        return {}
+        return [{}]
     prompts = [rows[number].prompt for number in over.answered]
-    answers = answer(decoder, prompts, tokenizer.eos_id, decoding, title, over.constraints)
-    pairs = zip(over.answered, answers, strict=True)
-    return {number: scored(one, tokenizer, over.records[number]) for number, one in pairs}
+    answers = iter(answer(decoder, prompts, tokenizer.eos_id, settings, title, over.constraints, settings.samples))
+    return [
+        {number: scored(next(answers), tokenizer, over.records[number]) for number in over.answered}
+        for _ in range(settings.samples)
+    ]

@@ -30,13 +30,15 @@ def answer(
     decoding: Decoding,
     title: str,
     constraints: Sequence[Constraint | None] | None = None,
+    samples: int = 1,
 ) -> list[Answer]:
+    """As `generate`, with a progress bar."""
     started, written = time.perf_counter(), 0
-    with progress(title, len(prompts)) as advance:
+    with progress(title, samples * len(prompts)) as advance:
 
         def on_progress(tokens: int, answers: int) -> None:
             nonlocal written
             written += tokens
             advance(answers, f"{written / (time.perf_counter() - started):4.0f} tokens/s")
 
-        return generate(decoder, prompts, eos_id, decoding, on_progress, constraints)
+        return generate(decoder, prompts, eos_id, decoding, on_progress, constraints, samples)

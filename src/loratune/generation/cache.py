@@ -27,7 +27,8 @@ class Cache:
     def __init__(self, decoder, slots: int, capacity: int):
         """Room for `slots` answers of `capacity` tokens, prompts included."""
         spec, weight = decoder.spec, decoder.head_weight
-        shape = (spec.layers, slots, capacity, spec.kv_heads, spec.head_dim)
+        # A head's tokens lie together: a call reads one head after the other.
+        shape = (spec.layers, slots, spec.kv_heads, capacity, spec.head_dim)
         # Not zeros: memory that is never written is never taken from the system.
         self.keys = torch.empty(shape, dtype=weight.dtype, device=weight.device)
         self.values = torch.empty_like(self.keys)
@@ -39,18 +40,17 @@ class Cache:
 
         The prompts take the next free slots; the lengths count what the call stores from now on.
         """
-        used, capacity = sum(more), self.keys.shape[2]
+        used = sum(more)
         stored = list(zip(self.lengths, more, strict=True)) + [(0, length) for length in prompts]
-        places = [slot * capacity + place for slot, (old, new) in enumerate(stored) for place in range(old, old + new)]
-        places = torch.tensor(places, device=self.keys.device)
+        places = self.places([(slot, place) for slot, (old, new) in enumerate(stored) for place in range(old, old + new)])
         masks = [last_rows(new, old + new, self.group, self.keys) for (old, new) in stored[: len(more)]]
         self.lengths = [old + new for old, new in stored]
         among_themselves = packed_attention(prompts)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             keys, values, attended = self.keys[layer], self.values[layer], torch.empty_like(q)
-            keys.flatten(0, 1).index_copy_(0, places, k)
-            values.flatten(0, 1).index_copy_(0, places, v)
+            keys.flatten(0, 2).index_copy_(0, places, k.flatten(0, 1))
+            values.flatten(0, 2).index_copy_(0, places, v.flatten(0, 1))
             if more:
                 attended[:used] = continued_attention(q[:used], more, keys, values, masks)
             if prompts:
@@ -58,6 +58,13 @@ class Cache:
             return attended
 
         return attend
+
+    def places(self, tokens: list[tuple[int, int]]) -> Tensor:
+        """Where the heads of these tokens, each a slot and a place in it, lie in a layer: [tokens x kv_heads]."""
+        _, _, kv_heads, capacity, _ = self.keys.shape
+        slots, places = torch.tensor(tokens, device=self.keys.device).unsqueeze(-1).unbind(1)
+        heads = slots * kv_heads + torch.arange(kv_heads, device=self.keys.device)
+        return (heads * capacity + places).flatten()
 
     def forget(self, slot: int, length: int) -> None:
         """All but the slot's first tokens."""
@@ -67,11 +74,18 @@ class Cache:
         """The last used slot moves into the gap, so that the used ones stay together and no call copies the cache."""
         last = len(self.lengths) - 1
         if slot != last:
-            length = self.lengths[last]
-            self.keys[:, slot, :length] = self.keys[:, last, :length]
-            self.values[:, slot, :length] = self.values[:, last, :length]
-            self.lengths[slot] = length
+            self.lengths[slot] = self.lengths[last]
+            self.copy(last, slot, self.lengths[last])
         self.lengths.pop()
+
+    def begin_like(self, slot: int, length: int) -> None:
+        """The next free slot begins with the first `length` tokens of this one."""
+        self.copy(slot, len(self.lengths), length)
+        self.lengths.append(length)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        for stored in (self.keys, self.values):
+            stored[:, target, :, :length] = stored[:, source, :, :length]
 
 
 def last_rows(count: int, length: int, group: int, like: Tensor) -> Tensor:
@@ -81,12 +95,11 @@ def last_rows(count: int, length: int, group: int, like: Tensor) -> Tensor:
 
 
 def continued_attention(q: Tensor, more: list[int], keys: Tensor, values: Tensor, masks: list[Tensor]) -> Tensor:
-    """q [tokens, heads, head_dim] to the same shape; keys and values [slots, capacity, kv_heads, head_dim].
+    """q [tokens, heads, head_dim] to the same shape; keys and values [slots, kv_heads, capacity, head_dim].
 
     The tokens are so many `more` of each slot, and see as many of it as their mask is long. The queries of a group stand
     where a sequence usually does, token by token: they share their keys without a copy for each head.
     """
-    keys, values = keys.transpose(1, 2), values.transpose(1, 2)
     asking = q.unflatten(1, (keys.shape[1], -1)).transpose(0, 1)  # [kv_heads, tokens, group, head_dim]
     attended = []
     for slot, (rows, mask) in enumerate(zip(asking.split(more, 1), masks, strict=True)):

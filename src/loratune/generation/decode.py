@@ -5,6 +5,8 @@ travel in the same call as the others' newest tokens, and so do guesses of what 
 token in turn is added to the answer, up to the first that was guessed wrong. So an answer is what it would be without
 guesses, and a random number is drawn for each of its tokens and no other (with random guesses: Leviathan et al. 2023,
 "Fast inference from transformers via speculative decoding"; arXiv:2211.17192).
+
+A prompt that is to be answered several times is read once: its other answers begin with a copy of what is stored of it.
 """
 
 from collections import deque
@@ -52,6 +54,11 @@ class Writing:
         return Text(self.prompt)
 
     @property
+    def newest(self) -> int:
+        """The token to be fed next."""
+        return self.ids[-1] if self.ids else self.prompt[-1]
+
+    @property
     def fed(self) -> int:
         """Tokens whose keys and values are right."""
         return len(self.prompt) + len(self.ids) - 1
@@ -92,19 +99,28 @@ def generate(
     decoding: Decoding,
     on_progress: Callable[[int, int], None] | None = None,
     constraints: Sequence[Constraint | None] | None = None,
+    samples: int = 1,
 ) -> list[Answer]:
     """Continue each prompt until end-of-text, `max_new_tokens`, or the model's last position.
 
     An answer is a function of its prompt, its number, its constraint and the settings, not of the others; `constraints` has
-    one for each prompt, or None where any text may be written. `on_progress(tokens, answers)` is told after each step how
-    many were added. Raises ValueError for a prompt that is empty or leaves no room.
+    one for each prompt, or None where any text may be written. With more `samples` than one, the answers to all prompts with
+    the next seed follow, and so on. `on_progress(tokens, answers)` is told after each step how many were added. Raises
+    ValueError for a prompt that is empty or leaves no room.
     """
     todo = (
-        Writing(number, prompt, room_for(decoder, prompt, decoding), generator_of(decoding.seed, number), constraint)
+        Writing(
+            sample * len(prompts) + number,
+            prompt,
+            room_for(decoder, prompt, decoding),
+            generator_of(decoding.seed + sample, number),
+            constraint,
+        )
         for number, (prompt, constraint) in enumerate(zip(prompts, constraints or [None] * len(prompts), strict=True))
+        for sample in range(samples)
     )
     # The shortest first: they fill the slots within few calls, and the long ones' calls carry many running answers.
-    waiting = deque(sorted(todo, key=lambda answer: len(answer.prompt)))
+    waiting = deque(sorted(todo, key=lambda answer: (len(answer.prompt), answer.prompt)))
     capacity = max((len(answer.prompt) + answer.room for answer in waiting), default=1)
     slots = slots_for(decoder, min(decoding.batch_size, len(waiting)), capacity)
     cache = Cache(decoder, slots, capacity)
@@ -112,7 +128,7 @@ def generate(
     answers: dict[int, Answer] = {}
     with merged(decoder):
         while waiting or writing:
-            starting = admit(waiting, slots - len(writing))
+            starting = admit(waiting, writing, cache, slots)
             for answer in writing:
                 answer.look_ahead(CHEAP // len(writing) - 1)
             logits = next_logits(decoder, cache, writing, starting)
@@ -129,7 +145,7 @@ def generate(
                     cache.free(slot)
                     writing[slot] = writing[-1]
                     writing.pop()
-    return [answers[number] for number in range(len(prompts))]
+    return [answers[number] for number in range(samples * len(prompts))]
 
 
 def room_for(decoder, prompt: list[int], decoding: Decoding) -> int:
@@ -139,13 +155,26 @@ def room_for(decoder, prompt: list[int], decoding: Decoding) -> int:
     return room
 
 
-def admit(waiting: deque[Writing], free: int) -> list[Writing]:
-    """Take as many from the queue as there are free slots and one call should compute; at least one, if a slot is free."""
+def admit(waiting: deque[Writing], writing: list[Writing], cache: Cache, slots: int) -> list[Writing]:
+    """Fill the free slots from the queue, in which equal prompts stand together.
+
+    Where a running answer has the same prompt, the new one joins them. The others are returned: the next call reads their
+    prompts, as many as one call should compute, but at least one.
+    """
     starting: list[Writing] = []
     tokens = 0
-    while waiting and len(starting) < free and (not starting or tokens + len(waiting[0].prompt) <= PROMPT_TOKENS):
-        starting.append(waiting.popleft())
-        tokens += len(starting[-1].prompt)
+    while waiting and len(writing) + len(starting) < slots:
+        answer = waiting[0]
+        slot = next((slot for slot, other in enumerate(writing) if other.prompt == answer.prompt), None)
+        if slot is not None:
+            cache.begin_like(slot, answer.fed)
+            writing.append(answer)
+        elif starting and (answer.prompt == starting[-1].prompt or tokens + len(answer.prompt) > PROMPT_TOKENS):
+            break  # until that prompt has been read, or there is time for this one
+        else:
+            starting.append(answer)
+            tokens += len(answer.prompt)
+        waiting.popleft()
     return starting
 
 
@@ -156,7 +185,7 @@ def next_logits(decoder, cache: Cache, writing: list[Writing], starting: list[Wr
     """
     ids, positions = [], []
     for answer in writing:
-        ids += [answer.ids[-1], *answer.guess]
+        ids += [answer.newest, *answer.guess]
         positions += range(answer.fed, answer.fed + 1 + len(answer.guess))
     wanted = list(range(len(ids)))
     for answer in starting:
