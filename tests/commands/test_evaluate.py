@@ -124,7 +124,7 @@ def test_answers_are_scored(place, monkeypatch):
     answers = {"base": ["nonsense"] * 10, "bare base": ["no sense"] * 10, "tuned": ["0 1 2"] * 7 + programs}
     tokenizer = tokenizer_of(place)
 
-    def answer(decoder, prompts, eos_id, decoding, title, constraints):
+    def answer(decoder, prompts, end_ids, decoding, title, constraints, samples):
         assert len(prompts) == 10 and constraints is None
         ended = "length" if title == "base answers" else "eos"
         return [Answer(tokenizer.encode(text), ended) for text in answers[title.removesuffix(" answers")]]
@@ -158,7 +158,7 @@ def test_accuracy_over_all_ids_counts_what_is_missing_as_wrong(place, monkeypatc
     programs = [finqa_row(number, split_ids=5) for number in range(2)]
     write_rows(place, [*ROWS[:2], *programs, finqa_row(2, split_ids=5, category="growth")])
 
-    def answer(decoder, prompts, eos_id, decoding, title, constraints):
+    def answer(decoder, prompts, end_ids, decoding, title, constraints, samples):
         chosen = answers if title.startswith("tuned") else ["0"] * 5
         return [Answer(tokenizer.encode(text), "eos") for text in chosen[: len(prompts)]]
 

@@ -94,8 +94,8 @@ def one_by_one(decoder, prompt: list[int], constraint: Constraint) -> list[int]:
 
 
 def test_greedy_answers_are_the_likeliest_allowed_tokens(decoder):
-    answers = generate(decoder, PROMPTS, END, Decoding(max_new_tokens=40), constraints=FOR_PROMPTS)
-    free = generate(decoder, PROMPTS, END, Decoding(max_new_tokens=40))
+    answers = generate(decoder, PROMPTS, {END}, Decoding(max_new_tokens=40), constraints=FOR_PROMPTS)
+    free = generate(decoder, PROMPTS, {END}, Decoding(max_new_tokens=40))
     for prompt, answer, constraint, unconstrained in zip(PROMPTS, answers, FOR_PROMPTS, free, strict=True):
         if constraint is None:
             assert answer == unconstrained
@@ -121,14 +121,14 @@ def test_answers_are_in_the_language_and_depend_neither_on_the_batch_nor_on_gues
     # The prompt repeats what may be written, so that there is something to guess.
     prompts = [[*prompt, *([1, 2, 3, 9] * 5)] for prompt in PROMPTS]
     decoding = Decoding(max_new_tokens=60, seed=2, **sampling)
-    answers = generate(decoder, prompts, END, decoding, constraints=FOR_PROMPTS)
+    answers = generate(decoder, prompts, {END}, decoding, constraints=FOR_PROMPTS)
     for batch_size in (1, 4):
         again = decoding.model_copy(update={"batch_size": batch_size})
-        assert generate(decoder, prompts, END, again, constraints=FOR_PROMPTS) == answers
+        assert generate(decoder, prompts, {END}, again, constraints=FOR_PROMPTS) == answers
     if sampling in GUESSABLE:
         assert any(guessed_right)
     monkeypatch.setattr(decode, "GUESSES", 0)
-    assert generate(decoder, prompts, END, decoding, constraints=FOR_PROMPTS) == answers
+    assert generate(decoder, prompts, {END}, decoding, constraints=FOR_PROMPTS) == answers
     for answer, constraint in zip(answers, FOR_PROMPTS, strict=True):
         if constraint:
             assert answer.ended == "eos"

@@ -11,7 +11,7 @@ from loratune.generation.sampling import generator_of
 from loratune.settings import Decoding
 from small_models import LLAMA_SHAPES, ours, reference
 
-NO_EOS = -1
+NO_END = frozenset()
 FEW_TOKENS = st.lists(st.integers(0, 2), max_size=40)  # of few kinds, so that clues come again
 
 
@@ -45,7 +45,7 @@ def writing(room: int = 100) -> Writing:
 
 def looked_ahead(room: int, cheap: int) -> Writing:
     answer = writing(room)
-    assert answer.add(iter([3]), NO_EOS) is None
+    assert answer.add(iter([3]), NO_END) is None
     answer.look_ahead(cheap)
     return answer
 
@@ -64,7 +64,7 @@ def test_choices_count_up_to_the_first_that_was_guessed_wrong(choices, ids, ende
     answer = looked_ahead(100, cheap=3)
     assert answer.guess == [4, 5, 6]
     asked = iter(choices)
-    finished = answer.add(asked, eos_id=0)
+    finished = answer.add(asked, end_ids={0})
     assert answer.ids == ids and answer.text.tokens == answer.prompt + ids
     assert finished == (Answer(ids, ended) if ended else None)
     assert answer.gain == len(ids) - 1 + (ended == "eos")
@@ -73,24 +73,24 @@ def test_choices_count_up_to_the_first_that_was_guessed_wrong(choices, ids, ende
 
 def test_an_end_that_was_guessed_ends_the_answer():
     answer = looked_ahead(100, cheap=3)
-    assert answer.add(iter([4, 5, 6, 7]), eos_id=5) == Answer([3, 4], "eos")
+    assert answer.add(iter([4, 5, 6, 7]), end_ids={5}) == Answer([3, 4], "eos")
 
 
 @pytest.mark.parametrize("room", [2, 3, 4, 20])
 def test_guesses_stay_within_the_room(room):
     answer = looked_ahead(room, cheap=3)
     assert answer.guess == [4, 5, 6][: room - 2]
-    finished = answer.add(iter([4, 5, 6, 7][: room - 1]), NO_EOS)
+    finished = answer.add(iter([4, 5, 6, 7][: room - 1]), NO_END)
     assert finished == (Answer([3, 4, 5, 6, 7][:room], "length") if room <= 5 else None)
 
 
 def test_as_many_are_guessed_as_were_gained_the_last_time():
     answer = looked_ahead(100, cheap=0)
     assert answer.guess == [4]
-    answer.add(iter([4, 5]), NO_EOS)
+    answer.add(iter([4, 5]), NO_END)
     answer.look_ahead(0)
     assert answer.guess == [6, 7]
-    answer.add(iter([9]), NO_EOS)
+    answer.add(iter([9]), NO_END)
     answer.look_ahead(0)
     assert answer.guess == []  # 5 9 was never there
 
@@ -104,7 +104,7 @@ def decoder():
 def prompts(decoder):
     """Of many lengths. As small random models do, the answers come to go round, and some prompts are cut from such a text."""
     seeds = [[number, number + 1, 3 * number % 200] for number in range(1, 9)]
-    written = generate(decoder, seeds, NO_EOS, Decoding(max_new_tokens=60))
+    written = generate(decoder, seeds, NO_END, Decoding(max_new_tokens=60))
     return [seed + answer.ids[: 7 * number] for number, (seed, answer) in enumerate(zip(seeds, written, strict=True))]
 
 
@@ -149,10 +149,10 @@ def test_guesses_change_neither_the_tokens_nor_the_draws(
     decoder, prompts, sampling, batch_size, monkeypatch, outcomes, generators
 ):
     decoding = Decoding(max_new_tokens=40, batch_size=batch_size, seed=4, **sampling)
-    expected = plain(monkeypatch, decoder, prompts, NO_EOS, decoding)
+    expected = plain(monkeypatch, decoder, prompts, NO_END, decoding)
     assert {gain for _, gain in outcomes} == {1} and {guesses for guesses, _ in outcomes} == {0}
     outcomes.clear()
-    assert generate(decoder, prompts, NO_EOS, decoding) == expected
+    assert generate(decoder, prompts, NO_END, decoding) == expected
     assert sum(gain for _, gain in outcomes) == 40 * len(prompts)
     assert any(gain > 3 for _, gain in outcomes)  # guesses were right
     assert any(gain <= guesses for guesses, gain in outcomes)  # and wrong
@@ -164,14 +164,14 @@ def test_guesses_change_neither_the_tokens_nor_the_draws(
 
 @pytest.mark.parametrize("sampling", SAMPLINGS[:2])
 def test_the_end_of_text_and_the_length_end_answers_amid_guesses(decoder, prompts, sampling, monkeypatch, outcomes):
-    free = generate(decoder, prompts, NO_EOS, Decoding(max_new_tokens=40, **sampling))
+    free = generate(decoder, prompts, NO_END, Decoding(max_new_tokens=40, **sampling))
     ends_amid_guesses = 0
-    for eos_id in sorted({token for answer in free for token in answer.ids[2:6]}):
+    for end_id in sorted({token for answer in free for token in answer.ids[2:6]}):
         for room in (1, 2, 7, 40):
             decoding = Decoding(max_new_tokens=room, batch_size=3, **sampling)
-            expected = plain(monkeypatch, decoder, prompts, eos_id, decoding)
+            expected = plain(monkeypatch, decoder, prompts, {end_id}, decoding)
             outcomes.clear()
-            assert generate(decoder, prompts, eos_id, decoding) == expected
+            assert generate(decoder, prompts, {end_id}, decoding) == expected
             ends_amid_guesses += sum(1 < gain <= guesses for guesses, gain in outcomes) if room == 40 else 0
     assert ends_amid_guesses
 
@@ -180,7 +180,7 @@ def test_the_end_of_text_and_the_length_end_answers_amid_guesses(decoder, prompt
 def test_the_fewer_answers_the_more_guesses(decoder, batch_size, most, outcomes):
     """A call of few tokens is filled: what was gained the last time does not matter then."""
     same = [[1, 2, 3, 50, 60] * 4] * batch_size
-    generate(decoder, same, NO_EOS, Decoding(max_new_tokens=40, batch_size=batch_size))
+    generate(decoder, same, NO_END, Decoding(max_new_tokens=40, batch_size=batch_size))
     answer = outcomes[::batch_size]
     after_one = {guesses for (guesses, _), (_, gain) in zip(answer[1:], answer, strict=False) if gain == 1}
     assert after_one and max(after_one) == most

@@ -86,13 +86,35 @@ def cleaning(base) -> Tokenizer:
     )
 
 
+def name_an_end(folder, end):
+    for name in ("config.json", "generation_config.json"):
+        path = folder / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": end, "pad_token_id": 7}))
+
+
 def test_the_end_of_text_is_the_tokenizers_whatever_other_files_say(tmp_path):
     save_model(tmp_path)
-    for name in ("config.json", "generation_config.json"):
-        path = tmp_path / name
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": 7, "pad_token_id": 7}))
+    name_an_end(tmp_path, 7)
     tokenizer = Tokenizer.load(tmp_path)
     assert tokenizer.hugging_face.convert_ids_to_tokens(tokenizer.eos_id) == "<|end|>"
+
+
+@pytest.mark.parametrize(("named", "more"), [(None, set()), (7, {7}), ([7, 9], {7, 9}), ([], set())])
+def test_the_ends_that_the_makers_name_end_answers_too(tmp_path, named, more):
+    save_model(tmp_path)
+    name_an_end(tmp_path, named)
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.end_ids == {tokenizer.eos_id} | more
+    (tmp_path / "generation_config.json").unlink()
+    assert Tokenizer.load(tmp_path).end_ids == {tokenizer.eos_id}
+
+
+@pytest.mark.parametrize("named", ["7", [7, None], True, {"id": 7}])
+def test_an_end_that_is_no_number_is_refused(tmp_path, named):
+    save_model(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": named}))
+    with pytest.raises(UserError, match=r"generation_config.json: eos_token_id must be a number or a list of numbers"):
+        Tokenizer.load(tmp_path)
 
 
 @given(st.text().map(lambda text: "".join(filter(str.isprintable, text))))

@@ -55,14 +55,15 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
         SilentError(
             "The end-of-text token of another file: the model ends with one token and generation waits for another",
             "vllm-project/vllm#4180 meta-llama/llama-cookbook#640",
-            "the tokenizer's own end-of-text is trained and ends an answer, whatever `generation_config.json` says",
+            "the tokenizer's own end-of-text is trained and ends an answer, whatever `generation_config.json` says; "
+            "what that names ends an answer, too",
             (
                 Fault(
                     "models/tokenizer.py",
-                    "        return cls(tokenizer)",
+                    "        return cls(tokenizer,",
                     "        from transformers import AutoConfig\n\n"
                     "        tokenizer.eos_token_id = AutoConfig.from_pretrained(folder).eos_token_id\n"
-                    "        return cls(tokenizer)",
+                    "        return cls(tokenizer,",
                     "models/test_tokenizer.py::test_the_end_of_text_is_the_tokenizers_whatever_other_files_say",
                 ),
             ),

@@ -69,7 +69,7 @@ def answer_to(record: Record, tuned: Tuned, settings: AskSettings) -> str:
     vocabulary = Vocabulary(tuned.tokenizer.pieces(), tuned.tokenizer.eos_id) if settings.constrain else None
     constraints = [program_constraint(record, vocabulary) if vocabulary else None]
     decoding = Decoding(**settings.model_dump(include=set(Sampling.model_fields)))
-    (answer,) = generate(tuned.decoder, [prompt], tuned.tokenizer.eos_id, decoding, constraints=constraints)
+    (answer,) = generate(tuned.decoder, [prompt], tuned.tokenizer.end_ids, decoding, constraints=constraints)
     return tuned.tokenizer.decode(answer.ids).strip()
 
 

@@ -37,7 +37,7 @@ def run(settings: CompareSettings) -> dict:
     refuse_too_long(encoded, settings, tuned.decoder.spec.max_positions)
     if settings.dry_run:
         return tell(planned(tuned.decoder, encoded, settings, reports))
-    base, fine_tuned = answer_both(tuned.decoder, encoded, tuned.tokenizer.eos_id, settings)
+    base, fine_tuned = answer_both(tuned.decoder, encoded, tuned.tokenizer.end_ids, settings)
     rows = [
         {"prompt": prompt, **sides({"fine_tuned": ours, "regular": theirs}, tuned)}
         for prompt, ours, theirs in zip(prompts, fine_tuned, base, strict=True)

@@ -15,7 +15,7 @@ from loratune.settings import Decoding
 PIECE = 512  # tokens that are read
 STEPS = 4
 BEGINNING = 8  # tokens of each prompt before these steps: how long it is hardly matters to them
-NO_END = -1  # no token's id: answers that never end
+NO_END = frozenset()  # answers that never end
 
 
 def reading_seconds(decoder, rows: Sequence[Encoded]) -> float:

@@ -68,7 +68,7 @@ def answered(
     if not over.answered:
         return [{}]
     prompts = [rows[number].prompt for number in over.answered]
-    answers = iter(answer(decoder, prompts, tokenizer.eos_id, settings, title, over.constraints, settings.samples))
+    answers = iter(answer(decoder, prompts, tokenizer.end_ids, settings, title, over.constraints, settings.samples))
     return [
         {number: scored(next(answers), tokenizer, over.records[number]) for number in over.answered}
         for _ in range(settings.samples)

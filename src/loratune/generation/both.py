@@ -1,7 +1,7 @@
 """Let the base and the tuned model answer the same prompts, with the same settings and the same random numbers."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from loratune.console import progress
 from loratune.generation.constraint import Constraint
@@ -13,20 +13,20 @@ from loratune.settings import Decoding
 def answer_both(
     decoder,
     prompts: list[list[int]],
-    eos_id: int,
+    end_ids: Collection[int],
     decoding: Decoding,
     constraints: Sequence[Constraint | None] | None = None,
 ) -> tuple[list[Answer], list[Answer]]:
     """The base's answers and the tuned model's; one set of weights in memory, the adapter switched off and on."""
     with without_adapter(decoder):
-        base = answer(decoder, prompts, eos_id, decoding, "base answers ", constraints)
-    return base, answer(decoder, prompts, eos_id, decoding, "tuned answers", constraints)
+        base = answer(decoder, prompts, end_ids, decoding, "base answers ", constraints)
+    return base, answer(decoder, prompts, end_ids, decoding, "tuned answers", constraints)
 
 
 def answer(
     decoder,
     prompts: list[list[int]],
-    eos_id: int,
+    end_ids: Collection[int],
     decoding: Decoding,
     title: str,
     constraints: Sequence[Constraint | None] | None = None,
@@ -41,4 +41,4 @@ def answer(
             written += tokens
             advance(answers, f"{written / (time.perf_counter() - started):4.0f} tokens/s")
 
-        return generate(decoder, prompts, eos_id, decoding, on_progress, constraints, samples)
+        return generate(decoder, prompts, end_ids, decoding, on_progress, constraints, samples)

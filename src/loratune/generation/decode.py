@@ -10,7 +10,7 @@ A prompt that is to be answered several times is read once: its other answers be
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -75,12 +75,12 @@ class Writing:
             return choose_anew(logits, self.ids, decoding, self.generator)
         return choose(logits, decoding, self.generator)
 
-    def add(self, choices: Iterator[int], eos_id: int) -> Answer | None:
+    def add(self, choices: Iterator[int], end_ids: Collection[int]) -> Answer | None:
         """Append the choice at each token fed, up to the first that was not guessed; the answer, if that finishes it."""
         self.gain = 0
         for token, guessed in zip(choices, [*self.guess, None], strict=False):
             self.gain += 1
-            if token == eos_id:
+            if token in end_ids:
                 return Answer(self.ids, "eos")
             self.ids.append(token)
             self.text.append(token)
@@ -95,13 +95,13 @@ class Writing:
 def generate(
     decoder,
     prompts: list[list[int]],
-    eos_id: int,
+    end_ids: Collection[int],
     decoding: Decoding,
     on_progress: Callable[[int, int], None] | None = None,
     constraints: Sequence[Constraint | None] | None = None,
     samples: int = 1,
 ) -> list[Answer]:
-    """Continue each prompt until end-of-text, `max_new_tokens`, or the model's last position.
+    """Continue each prompt until one of `end_ids`, `max_new_tokens`, or the model's last position.
 
     An answer is a function of its prompt, its number, its constraint and the settings, not of the others; `constraints` has
     one for each prompt, or None where any text may be written. With more `samples` than one, the answers to all prompts with
@@ -135,7 +135,7 @@ def generate(
             writing += starting
             finished = []
             for slot, (answer, rows) in enumerate(zip(writing, logits, strict=True)):
-                finished.append(answer.add(answer.choices(rows, decoding), eos_id))
+                finished.append(answer.add(answer.choices(rows, decoding), end_ids))
                 cache.forget(slot, answer.fed)
             if on_progress:
                 on_progress(sum(answer.gain for answer in writing), sum(answer is not None for answer in finished))

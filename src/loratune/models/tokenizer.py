@@ -5,14 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loratune.errors import UserError
+from loratune.reading import read_json
 
 
 class Tokenizer:
     """Text to ids and back. No beginning-of-text or other special token is ever added."""
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer, more_ends: Sequence[int] = ()):
         self.hugging_face = tokenizer
-        self.eos_id: int = tokenizer.eos_token_id
+        self.eos_id: int = tokenizer.eos_token_id  # what training puts after a response
+        self.end_ids = frozenset([self.eos_id, *more_ends])  # what ends an answer: some bases were taught another token, too
 
     @classmethod
     def load(cls, folder: Path, **options) -> "Tokenizer":
@@ -25,7 +27,7 @@ class Tokenizer:
             raise UserError(f"{folder}: no usable tokenizer (tokenizer.json is missing or broken): {error}") from error
         if tokenizer.eos_token_id is None:
             raise UserError(f"{folder}: the tokenizer names no end-of-text token (eos_token), so answers could not end")
-        return cls(tokenizer)
+        return cls(tokenizer, ends_in(folder / "generation_config.json"))
 
     @property
     def size(self) -> int:
@@ -69,6 +71,20 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         self.hugging_face.save_pretrained(folder)
+
+
+def ends_in(path: Path) -> list[int]:
+    """The tokens at which the model's makers end its answers, if the file is there and names some."""
+    if not path.is_file():
+        return []
+    config = read_json(path)
+    named = config.get("eos_token_id") if isinstance(config, dict) else None
+    ends = named if isinstance(named, list) else [named]
+    if ends == [None]:
+        return []
+    if not all(isinstance(end, int) and not isinstance(end, bool) for end in ends):
+        raise UserError(f"{path}: eos_token_id must be a number or a list of numbers, not {str(named)[:80]}")
+    return ends
 
 
 def bytes_of(token: str, letters: dict[str, int]) -> bytes:
