@@ -4,9 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from rich.text import Text
-
-from loratune.console import console
+from loratune.console import track
 from loratune.errors import UserError
 from loratune.files import explaining
 from loratune.machine import is_out_of_memory
@@ -17,15 +15,17 @@ from loratune.models.tokenizer import Tokenizer
 def convert(gguf: Path, folder: Path) -> None:
     """Write `folder` whole or not at all. Raises UserError when the file cannot be read as GGUF or the disk is full."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, modeling_gguf_pytorch_utils
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    # That does not reach the bar of this module, which goes to a log and into --json's messages: ours takes its place.
+    modeling_gguf_pytorch_utils.tqdm = lambda tensors, **_: track(tensors, "unpacking the model (once)")
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     try:
         refuse_untrue_sizes(read_header(gguf))
-        with explaining(folder), console.status(Text(f"Unpacking {gguf.name} (once; about 15 s) ...")):
+        with explaining(folder):
             model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, trust_remote_code=False)
             # The folder holds plain weights: without this they would be announced as quantised.
             model.config.__dict__.pop("quantization_config", None)
