@@ -50,6 +50,16 @@ def test_answers_that_become_as_long_as_they_may(decoder, monkeypatch, count, ba
     assert forecast.answering_seconds(decoder, [], decoding) == 0
 
 
+@pytest.mark.parametrize("batch", [64, 9])
+def test_a_prompt_is_read_once_for_all_its_samples(decoder, monkeypatch, batch):
+    monkeypatch.setattr(decode, "GUESSES", 0)
+    prompts = [[1 + number] * (40 + number) for number in range(6)]
+    decoding = Decoding(max_new_tokens=20, batch_size=batch, temperature=1)
+    whole = spent(decoder, lambda: decode.generate(decoder, prompts, forecast.NO_END, decoding, samples=3))
+    foretold = forecast.answering_seconds(decoder, prompts, decoding, samples=3)
+    assert foretold == pytest.approx(whole, rel=0.05)  # a sample that joins is fed its prompt's last token again
+
+
 def test_only_a_piece_is_tried(decoder):
     rows = [Encoded([1] * 20, [2] * 11, "", "") for _ in range(400)]
     prompts = [row.prompt for row in rows]

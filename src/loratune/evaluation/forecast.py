@@ -33,7 +33,9 @@ def answering_seconds(decoder, prompts: Sequence[list[int]], decoding: Decoding,
     capacity = min(max(map(len, prompts)) + decoding.max_new_tokens, decoder.spec.max_positions)
     answers = samples * len(prompts)
     slots = slots_for(decoder, min(decoding.batch_size, answers), capacity)
-    some = [prompt[-BEGINNING:] for prompt in evenly(list(prompts) * samples, slots)]
+    # All different: equal ones would be read once.
+    chosen = enumerate(evenly(list(prompts) * samples, slots))
+    some = [[number % decoder.spec.vocabulary, *prompt[1 - BEGINNING :]] for number, prompt in chosen]
     first, more = (timed(lambda most=most: write(decoder, some, most, decoding)) for most in (1, 1 + STEPS))
     steps = math.ceil(answers / slots) * (decoding.max_new_tokens - 1)
     reading = reading_seconds(decoder, [Encoded(prompt, prompt[-1:], "", "") for prompt in prompts])
