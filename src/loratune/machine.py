@@ -1,6 +1,7 @@
 """The machine that a command computes on."""
 
 import ctypes
+import gc
 import math
 import os
 import platform
@@ -107,6 +108,7 @@ def processor_kind(device: str) -> str:
 
 def release_freed_memory() -> None:
     """Give freed blocks back to the system: glibc keeps them, in pieces that rarely fit the next step's shapes."""
+    gc.collect()  # matplotlib's first import leaves a circle that keeps what its callers had: a whole trained model
     if sys.platform == "linux":
         # musl has no malloc_trim; it gives memory back by itself.
         getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)(0)
