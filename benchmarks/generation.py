@@ -104,9 +104,7 @@ def loratune(options, prompts: list[list[int]], size: int) -> Outcome:
         load_adapter(base.decoder, options.adapter)
     eos = base.tokenizer.eos_id
     start = time.perf_counter()
-    answers = generate(
-        base.decoder, prompts, base.tokenizer.end_ids, Decoding(max_new_tokens=options.max_new_tokens, batch_size=size)
-    )
+    answers = generate(base.decoder, prompts, {eos}, Decoding(max_new_tokens=options.max_new_tokens, batch_size=size))
     seconds = time.perf_counter() - start
     return Outcome([answer.ids + [eos] * (answer.ended == "eos") for answer in answers], seconds, peak_memory_mb())
 

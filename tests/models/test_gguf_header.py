@@ -172,12 +172,3 @@ def test_no_change_makes_it_hang(tmp_path, good, count):
 def test_no_bytes_break_it(tmp_path_factory, content):
     with pytest.raises(ValueError):
         checked(tmp_path_factory.mktemp("gguf"), b"GGUF\x03\x00\x00\x00" + content)
-
-
-@pytest.mark.slow
-def test_unpacking_shows_one_bar_and_it_is_ours(tmp_path, monkeypatch, capfd):
-    """`transformers` has no switch for its own one."""
-    monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path))
-    find_base("smollm2-135m")
-    said = capfd.readouterr()
-    assert said.err == "" and said.out.count("unpacking the model (once)") == 1

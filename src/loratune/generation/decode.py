@@ -108,7 +108,7 @@ def generate(
     the next seed follow, and so on. `on_progress(tokens, answers)` is told after each step how many were added. Raises
     ValueError for a prompt that is empty or leaves no room.
     """
-    todo = (
+    asked = (
         Writing(
             sample * len(prompts) + number,
             prompt,
@@ -120,7 +120,7 @@ def generate(
         for sample in range(samples)
     )
     # The shortest first: they fill the slots within few calls, and the long ones' calls carry many running answers.
-    waiting = deque(sorted(todo, key=lambda answer: (len(answer.prompt), answer.prompt)))
+    waiting = deque(sorted(asked, key=lambda answer: (len(answer.prompt), answer.prompt)))
     capacity = max((len(answer.prompt) + answer.room for answer in waiting), default=1)
     slots = slots_for(decoder, min(decoding.batch_size, len(waiting)), capacity)
     cache = Cache(decoder, slots, capacity)

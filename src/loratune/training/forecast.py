@@ -99,8 +99,8 @@ def kept(cache: Path, what: tuple, rows: Sequence[Encoded], settings: TrainSetti
     release_freed_memory()
     if neighbours.crowd(torch.get_num_threads()):
         warn(
-            "other programs are keeping this machine busy, and each step waits for the slowest core: close them, or leave them a "
-            f"core with --threads {max(1, torch.get_num_threads() - 1)}. How fast it is will be tried again the next time"
+            "other programs are keeping this machine busy, and each step waits for the slowest core: close them, or leave them "
+            "a core with --threads. How fast it is will be tried again the next time"
         )
     else:
         with suppress(UserError):  # a full or read-only disk is no reason to stop
