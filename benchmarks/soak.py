@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from loratune.commands import evaluate, train
-from loratune.machine import release_freed_memory, resident_memory
+from loratune.machine import release_finished_work, resident_memory
 from loratune.settings import RUNS, EvaluateSettings, TrainSettings, parse_duration, read_toml
 
 EVERY = 2.0  # seconds between two looks at the memory
@@ -70,7 +70,7 @@ def train_for(seconds: float, settings: TrainSettings, number: int, watch: Watch
         return train.run(asked)["finished"]
     finally:
         ctrl_c.cancel()
-        release_freed_memory()  # else what the allocator happens to keep would count as the next phase's
+        release_finished_work()  # else what the allocator happens to keep would count as the next phase's
 
 
 def answered(settings: TrainSettings, number: int, watch: Watch) -> dict:
@@ -87,7 +87,7 @@ def answered(settings: TrainSettings, number: int, watch: Watch) -> dict:
             out=folder(settings) / "evaluation.json",
         )
     )
-    release_freed_memory()
+    release_finished_work()
     return {name: measured["tuned"][name] for name in ("nll", "execution_accuracy") if name in measured["tuned"]}
 
 

@@ -1,5 +1,7 @@
 """What is known about the machine, against a machine that is made up."""
 
+import gc
+import weakref
 from collections import namedtuple
 
 import psutil
@@ -47,3 +49,20 @@ def test_more_threads_than_cores_are_no_crowd(clock):
 
 def test_cpu_seconds_of_others_are_not_negative():
     assert machine.others_cpu_seconds() > 0
+
+
+def test_what_a_command_leaves_behind_in_a_circle_is_let_go():
+    class Model:
+        pass
+
+    model, gone = Model(), []
+    model.itself = model
+    weakref.finalize(model, gone.append, True)
+    gc.disable()
+    try:
+        del model
+        assert not gone
+        machine.release_finished_work()
+    finally:
+        gc.enable()
+    assert gone

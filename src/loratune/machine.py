@@ -108,10 +108,15 @@ def processor_kind(device: str) -> str:
 
 def release_freed_memory() -> None:
     """Give freed blocks back to the system: glibc keeps them, in pieces that rarely fit the next step's shapes."""
-    gc.collect()  # matplotlib's first import leaves a circle that keeps what its callers had: a whole trained model
     if sys.platform == "linux":
         # musl has no malloc_trim; it gives memory back by itself.
         getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)(0)
+
+
+def release_finished_work() -> None:
+    """Give back what a command has left behind, too: slow, for between two of them."""
+    gc.collect()  # matplotlib's first import leaves a circle that keeps what its callers had: a whole trained model
+    release_freed_memory()
 
 
 def return_memory_at_once() -> None:

@@ -12,7 +12,7 @@ from loratune.data.encode import encode_rows
 from loratune.data.prose import load_prose, windows_of
 from loratune.data.sample import draw_evenly
 from loratune.data.template import load_template
-from loratune.machine import release_freed_memory, use_machine
+from loratune.machine import release_finished_work, use_machine
 from loratune.models.find import find_base
 from loratune.models.load import load_base
 from loratune.settings import CompareSettings, EvaluateSettings, PrepareSettings, QuickstartSettings, TrainSettings
@@ -47,7 +47,7 @@ def run(settings: QuickstartSettings) -> dict:
     trained = train.run(parts.train)
     if not trained["finished"]:
         return {"prepare": prepared, "train": trained, "finished": False}
-    release_freed_memory()  # so that the trained model does not lie beside the measured one
+    release_finished_work()  # so that the trained model does not lie beside the measured one
 
     title("3 of 4: measure", parts.evaluate.command("evaluate"))
     measured = evaluate.run(parts.evaluate)
