@@ -2,7 +2,9 @@
 
 Trains in one process, stopped as by Ctrl-C every few minutes; then the newest checkpoint is evaluated (loss and generation)
 and the run goes on with --resume, until its budget is used up. Every two seconds the process's resident memory is noted. The
-table has a line for each stretch: the memory that its training held at most, its speed, and what lies in the run's folder.
+table has a line for each stretch: the most memory that its training and its evaluation held, what was left when both were over
+(answers differ in length, and an evaluation's memory with them; what is left must not grow), its speed, and what lies in the
+run's folder.
 
     python benchmarks/soak.py --config recipes/finqa.toml --budget 2h --stretch 8m
 
@@ -23,6 +25,17 @@ from loratune.settings import RUNS, EvaluateSettings, TrainSettings, parse_durat
 
 EVERY = 2.0  # seconds between two looks at the memory
 ANSWERED = 32  # rows answered after each stretch
+COLUMNS = {
+    "step": "step",
+    "speed": "tokens/s",
+    "train_mb": "training MB",
+    "evaluate_mb": "evaluating MB",
+    "resting_mb": "resting MB",
+    "open_files": "open files",
+    "checkpoints": "checkpoints",
+    "files": "files",
+    "folder_mb": "folder MB",
+}
 
 
 class Watch(threading.Thread):
@@ -103,6 +116,7 @@ def stretch(settings: TrainSettings, number: int, peaks: dict[str, int]) -> dict
         "stepping": steps[-1]["tokens"] / steps[-1]["tokens_per_second"],
         "train_mb": round(peaks[f"train {number}"] / 1e6, 1),
         "evaluate_mb": round(peaks[f"evaluate {number}"] / 1e6, 1),
+        "resting_mb": round(resident_memory() / 1e6, 1),
         "threads": threading.active_count(),
         "open_files": len(os.listdir("/proc/self/fd")),
         "checkpoints": len(checkpoints(settings)),
@@ -121,19 +135,15 @@ def checkpoints(settings: TrainSettings) -> list[Path]:
 
 def show(stretches: list[dict]) -> None:
     """A table for RESULTS.md, and the change from the second stretch, when everything has been in use once, to the last."""
-    print("| stretch | step | tokens/s | training MB | evaluating MB | open files | checkpoints | files | folder MB |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| stretch | " + " | ".join(COLUMNS.values()) + " |\n" + "|---" * (1 + len(COLUMNS)) + "|")
     before = {"tokens": 0, "stepping": 0.0}
     for one in stretches:
         one["speed"] = (one["tokens"] - before["tokens"]) / max(one["stepping"] - before["stepping"], 1e-9)
         before = one
-        print(
-            f"| {one['stretch'] + 1} | {one['step']:,} | {one['speed']:.0f} | {one['train_mb']:,.0f} | {one['evaluate_mb']:,.0f} "
-            f"| {one['open_files']} | {one['checkpoints']} | {one['files']} | {one['folder_mb']:,.0f} |"
-        )
+        print(f"| {one['stretch'] + 1} | " + " | ".join(f"{one[name]:,.0f}" for name in COLUMNS) + " |")
     if len(stretches) > 2:
         first, last = stretches[1], stretches[-2]  # the last one is short
-        for name in ("train_mb", "evaluate_mb", "speed"):
+        for name in ("train_mb", "evaluate_mb", "resting_mb", "speed"):
             change = last[name] / first[name] - 1
             print(f"{name}: {first[name]:,.0f} in the second stretch, {last[name]:,.0f} in the last whole one: {change:+.1%}")
 
