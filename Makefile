@@ -8,11 +8,12 @@ INSTALLED := .venv/.installed
 quickstart: setup
 	$(BIN)/loratune quickstart
 
+# Two processes, a file's tests in one of them: they share what it makes first.
 test: setup lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: setup
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow or not slow"
 
 lint: setup
 	$(BIN)/ruff check .

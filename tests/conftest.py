@@ -5,6 +5,11 @@ import signal
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+# `make test` runs two processes side by side. Each gets cores of its own: torch's threads wait for each other by spinning.
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[int(worker[2:]) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])] or cores)
+
 import pytest
 
 # A shell starts what runs in the background with Ctrl-C ignored, which would be respected and go on to every process here.
