@@ -5,7 +5,6 @@ A field's description is its help text; its bounds are its validation.
 """
 
 import difflib
-import itertools
 import re
 import reprlib
 import shlex
@@ -245,7 +244,12 @@ class TrainSettings(ModelChoice, Machine, Rows, DryRun):
     warmup: float = Field(0.03, ge=0, lt=1, description="share of the run in which the learning rate rises from 0")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
-    batch_tokens: int = Field(1024, ge=64, description="tokens in an optimiser step, prompts included")
+    batch_tokens: int | None = Field(
+        None,
+        ge=64,
+        description="tokens in an optimiser step, prompts included, a longer row alone; "
+        "default: 1024, or 512 in a run of less than 64,000 tokens",
+    )
     micro_tokens: int | None = Field(
         None,
         ge=64,
@@ -289,14 +293,10 @@ class TrainSettings(ModelChoice, Machine, Rows, DryRun):
             problems.append("--accept-changes is for a run that goes on; give --resume, too, or leave it out")
         if len(rules := [flag(name) for name in STOP_RULES if values.get(name) is not None]) > 1:
             problems.append(f"{' and '.join(rules)} contradict each other; give one of them")
-        sizes = {
-            name: values.get(name, cls.model_fields[name].default) for name in ("max_tokens", "micro_tokens", "batch_tokens")
-        }
-        given = [(name, size) for name, size in sizes.items() if size is not None]
-        for (small, less), (large, more) in itertools.pairwise(given):
-            # Text that is no number, or one of thousands of digits, is refused elsewhere.
-            if all(str(size).isdecimal() and len(str(size)) < 20 for size in (less, more)) and int(less) > int(more):
-                problems.append(f"{flag(small)} {less} is more than {flag(large)} {more}; lower the first or raise the second")
+        longest, at_once = (values.get(name, cls.model_fields[name].default) for name in ("max_tokens", "micro_tokens"))
+        # Text that is no number, or one of thousands of digits, is refused elsewhere.
+        if all(str(size).isdecimal() and len(str(size)) < 20 for size in (longest, at_once)) and int(longest) > int(at_once):
+            problems.append(f"--max-tokens {longest} is more than --micro-tokens {at_once}; lower the first or raise the second")
         return problems
 
 

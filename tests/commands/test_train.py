@@ -185,7 +185,7 @@ def test_mistakes_are_explained_all_at_once(place, capsys):
         (["--config", "nowhere.toml"], "nowhere.toml: there is no such file"),
         (["--resume"], "there is no run in runs/"),
         (["--targets", "c_attn"], "this model has no c_attn"),
-        (["--max-tokens", "300", "--micro-tokens", "400", "--batch-tokens", "300"], "is more than --batch-tokens"),
+        (["--max-tokens", "300", "--micro-tokens", "200"], "--max-tokens 300 is more than --micro-tokens 200"),
         (["--device", "cuda"], "no CUDA device"),
         (["--epochs", "inf"], "--epochs: input should be a finite number"),
         (["--learning-rate", "nan"], "--learning-rate: input should be a finite number"),
@@ -383,7 +383,23 @@ def test_the_choices_of_the_machine_are_written_down(place):
     assert main(["train", "--model", "base", "--max-tokens", "300", "--steps", "4", "--run", "one"]) == 0
     kept = (place / "runs" / "one" / "settings.toml").read_text()
     assert 'precision = "fp32"' in kept or 'precision = "bf16"' in kept
-    assert "micro_tokens = 1024" in kept or "micro_tokens = 2048" in kept
+    assert "\nmicro_tokens = 1024\n" in kept and "\nbatch_tokens = 1024\n" in kept
+
+
+def test_a_run_of_a_few_rows_takes_small_steps_which_a_resumed_one_keeps(place):
+    options = ["--model", "base", "--max-tokens", "300", "--precision", "fp32", "--run", "one", "--out", "one"]
+    assert main(["train", *options, "--epochs", "1"]) == 0
+    kept = (place / "runs" / "one" / "settings.toml").read_text()
+    assert "\nbatch_tokens = 512\n" in kept
+    assert main(["train", "--run", "one", "--resume"]) == 0
+
+
+def test_a_row_longer_than_a_step_is_a_step(place):
+    assert train("--epochs", "1", "--batch-tokens", "64", "--run", "one", "--out", "one") == 0
+    summary = json.loads((place / "runs" / "one" / "summary.json").read_text())
+    assert train("--epochs", "1", "--batch-tokens", "900", "--run", "two", "--out", "two") == 0
+    assert summary["tokens"] == json.loads((place / "runs" / "two" / "summary.json").read_text())["tokens"]
+    assert summary["steps"] > 4
 
 
 def test_gpt2_architecture_trains_too(place):

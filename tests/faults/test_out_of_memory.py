@@ -140,7 +140,7 @@ def test_memory_that_the_system_refuses(place, capsys, monkeypatch):
 
     monkeypatch.setattr(step, "add_gradients", limited)
     # To try out what is fast would leave address space behind, in which the step would fit.
-    monkeypatch.setattr(training, "try_out", lambda *_: Trial("fp32", 16384, 1.0, 1.0, 0.0))
+    monkeypatch.setattr(training, "try_out", lambda *_: Trial("fp32", 16384, 1.0, 1.0, 0.0, 0.0))
     monkeypatch.setattr(training, "with_all_layers", lambda decoder, rows, settings, trial, cache: trial)
     many = ["--batch-tokens", "16384", "--micro-tokens", "16384", "--steps", "1", "--run", "one", "--out", "tuned"]
     assert train(*many) == 0

@@ -14,7 +14,16 @@ from loratune.models.attention import packed_attention
 from loratune.models.lora import add_lora
 from loratune.settings import TrainSettings
 from loratune.training import forecast
-from loratune.training.forecast import Trial, candidates, chosen, first_layers, kept_bytes, try_out, with_all_layers
+from loratune.training.forecast import (
+    Trial,
+    batch_tokens_for,
+    candidates,
+    chosen,
+    first_layers,
+    kept_bytes,
+    try_out,
+    with_all_layers,
+)
 from loratune.training.loss import target_loss
 from loratune.training.schedule import StopRule
 from small_models import SMALL, ours, reference
@@ -79,7 +88,7 @@ def made(monkeypatch) -> list:
 
     def few_layers(decoder, rows, settings, precision, micro):
         made.append(precision)
-        return Trial(precision, micro, 1.0 if precision == "fp32" else 0.5, 1.0, 1.0)
+        return Trial(precision, micro, 1.0 if precision == "fp32" else 0.5, 1.0, 1.0, 0.0)
 
     monkeypatch.setattr(forecast, "few_layers", few_layers)
     monkeypatch.setattr(forecast.Neighbours, "crowd", lambda *_: False)
@@ -119,32 +128,57 @@ def test_the_times_are_those_of_all_layers_and_the_decoder_stays_as_it_was(made,
 
 
 def test_only_what_the_settings_leave_open_is_tried():
-    free, fixed = TrainSettings(batch_tokens=4096), TrainSettings(precision="bf16", micro_tokens=1024)
+    free, fixed = TrainSettings(batch_tokens=4096), TrainSettings(precision="bf16", micro_tokens=1024, batch_tokens=1024)
     assert candidates(free, True) == [("fp32", 1024), ("fp32", 2048), ("bf16", 1024), ("bf16", 2048)]
     assert candidates(free, False) == [("fp32", 1024), ("fp32", 2048)]
-    assert candidates(TrainSettings(), True) == [("fp32", 1024), ("bf16", 1024)]
+    assert candidates(TrainSettings(batch_tokens=1024), True) == [("fp32", 1024), ("bf16", 1024)]
     assert candidates(fixed, False) == [("bf16", 1024)]
     assert candidates(TrainSettings(batch_tokens=1024), False) == [("fp32", 1024)]
+    assert candidates(TrainSettings(batch_tokens=512), False) == [("fp32", 1024)]  # room for the longest row
+    assert candidates(TrainSettings(batch_tokens=512, max_tokens=256), False) == [("fp32", 512)]
+
+
+@pytest.mark.parametrize(
+    ("choice", "batch"),
+    [
+        ({"budget": "639s"}, 512),
+        ({"budget": "641s"}, 1024),
+        ({"budget": "100s", "batch_tokens": 2048}, 2048),
+        ({"epochs": 63}, 512),
+        ({"epochs": 64}, 1024),
+        ({"steps": 3}, 1024),
+    ],
+)
+def test_a_short_run_takes_smaller_steps(choice, batch):
+    trial, ten = Trial("fp32", 1024, 0.01, 0.002, 3e9, 0), random_rows([(90, 11)] * 10, 200)  # 100 tokens a row are fed
+    settings = TrainSettings.checked(choice)
+    assert batch_tokens_for(settings, trial, ten) == batch
+    if settings.budget is None:
+        assert batch_tokens_for(settings, None, ten) == batch
 
 
 def test_the_fastest_that_fits_and_the_smaller_of_equals():
-    slow, fast, large = Trial("fp32", 1024, 1.0, 1, 2e9), Trial("bf16", 1024, 0.5, 1, 3e9), Trial("bf16", 2048, 0.48, 1, 5e9)
+    slow, fast, large = (
+        Trial("fp32", 1024, 1.0, 1, 2e9, 0),
+        Trial("bf16", 1024, 0.5, 1, 3e9, 0),
+        Trial("bf16", 2048, 0.48, 1, 5e9, 0),
+    )
     assert chosen([slow, fast, large], room=9e9) is fast
-    assert chosen([slow, fast, Trial("bf16", 2048, 0.4, 1, 5e9)], room=9e9).micro_tokens == 2048
+    assert chosen([slow, fast, Trial("bf16", 2048, 0.4, 1, 5e9, 0)], room=9e9).micro_tokens == 2048
     assert chosen([slow, fast, large], room=2.5e9) is slow
     assert chosen([slow, fast, large], room=1e9) is slow
-    assert chosen([Trial("bf16", 1024, 0.95, 1, 1e9), slow], room=9e9) is slow  # no reason to be less exact
+    assert chosen([Trial("bf16", 1024, 0.95, 1, 1e9, 0), slow], room=9e9) is slow  # no reason to be less exact
 
 
 def test_the_arithmetic_of_a_forecast():
-    trial = Trial("fp32", 256, train_seconds=0.01, validation_seconds=0.002, memory=3e9)
+    trial = Trial("fp32", 256, train_seconds=0.01, validation_seconds=0.002, memory=3e9, token_memory=1e6)
     settings = SETTINGS.model_copy(update={"validations": 4})
     ten = [rows()[0]] * 1000
     tokens = fed_tokens(ten[0])
     expected = forecast.forecast(trial, int(1e9), settings, StopRule(steps=20), ten, ten[:100])
     a_step = 1000 * tokens / len(forecast.epoch_steps([tokens] * 1000, 512, 256, 0, 0)) * 0.01
     assert expected.seconds == pytest.approx(20 * a_step + 5 * 100 * tokens * 0.002)
-    assert expected.peak_memory_mb == 4000
+    assert expected.peak_memory_mb == 4000 - (256 - 256 // tokens * tokens)  # the fullest micro-batch is not quite full
     long, short = StopRule(seconds=100 * a_step + 5 * 100 * tokens * 0.002), StopRule(seconds=5 * a_step)
     assert forecast.forecast(trial, int(1e9), settings, long, ten, ten[:100]).steps == 100
     assert forecast.forecast(trial, int(1e9), settings, short, ten, ten[:100]).steps == 4  # two validations, not five

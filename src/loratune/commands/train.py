@@ -29,7 +29,17 @@ from loratune.report.plots import plot_losses
 from loratune.settings import RUNS, TrainSettings
 from loratune.signals import stop_requests
 from loratune.training.checkpoint import RunFolder, State, best_weights, put_weights
-from loratune.training.forecast import Forecast, Trial, candidates, forecast, memory_besides_weights, try_out, with_all_layers
+from loratune.training.forecast import (
+    BATCH,
+    Forecast,
+    Trial,
+    batch_tokens_for,
+    candidates,
+    forecast,
+    memory_besides_weights,
+    try_out,
+    with_all_layers,
+)
 from loratune.training.loop import Job, fit
 from loratune.training.progress import training_bar
 from loratune.training.schedule import StopRule
@@ -113,7 +123,7 @@ def made_ready(settings: TrainSettings) -> Ready:
 
 
 def foretold(ready: Ready) -> dict:
-    told = {name: getattr(ready.settings, name) for name in ("precision", "micro_tokens")}
+    told = {name: getattr(ready.settings, name) for name in ("precision", "batch_tokens", "micro_tokens")}
     tokens = sum(map(fed_tokens, ready.rows))
     expected = ready.expected and asdict(ready.expected)
     return {"dry_run": True, "rows": len(ready.rows), "tokens_per_epoch": tokens, **told, "expected": expected}
@@ -150,15 +160,20 @@ def settled(settings: TrainSettings, base: Base, rows: list[Encoded], device: st
         "threads": torch.get_num_threads(),
         "device": device,
     }
-    if device == "cuda":
-        decided["precision"] = "bf16" if settings.precision == "auto" else settings.precision
-        decided["micro_tokens"] = settings.micro_tokens or settings.batch_tokens
     settings = settings.model_copy(update=decided)
-    if device == "cuda" or settings.resume:
+    if settings.resume:
         return settings, None
-    open_choices = candidates(settings, bf16_is_fast(base.decoder.spec.width, base.decoder.spec.mlp_width))
-    trial = try_out(base.decoder, rows, settings, open_choices, cache_folder(), ROOM * available_memory())
-    return settings.model_copy(update={"precision": trial.precision, "micro_tokens": trial.micro_tokens}), trial
+    trial, tried = None, settings.model_copy(update={"batch_tokens": settings.batch_tokens or BATCH})
+    if device == "cuda":
+        precision = "bf16" if settings.precision == "auto" else settings.precision
+        micro_tokens = settings.micro_tokens or tried.batch_tokens
+    else:
+        open_choices = candidates(tried, bf16_is_fast(base.decoder.spec.width, base.decoder.spec.mlp_width))
+        trial = try_out(base.decoder, rows, tried, open_choices, cache_folder(), ROOM * available_memory())
+        precision, micro_tokens = trial.precision, trial.micro_tokens
+    batch_tokens = batch_tokens_for(settings, trial, rows)
+    chosen = {"precision": precision, "micro_tokens": micro_tokens, "batch_tokens": batch_tokens}
+    return settings.model_copy(update=chosen), trial
 
 
 def new_name() -> str:
@@ -203,7 +218,7 @@ def announce(ready: Ready) -> None:
     steps = len(epoch_steps(lengths, settings.batch_tokens, settings.micro_tokens, settings.seed, 0))
     say(f"Base: {base.found.name}, {total - adapter:,} numbers, {settings.precision}, {torch.get_num_threads()} threads.")
     say(f"Adapter: rank {settings.rank} on {len(ready.layers)} layers, {adapter:,} trained numbers ({adapter / total:.1%}).")
-    say(f"Data: {len(lengths):,} rows, {sum(lengths):,} tokens and {steps:,} steps an epoch.")
+    say(f"Data: {len(lengths):,} rows, {sum(lengths):,} tokens and {steps:,} steps of {settings.batch_tokens:,} tokens an epoch.")
     for source, count in ready.counts.items():
         if cut := {what: number for what, number in count.items() if what != "rows" and number}:
             told = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in cut.items())

@@ -36,6 +36,8 @@ from loratune.training.schedule import StopRule
 Candidate = tuple[str, int]  # a precision, and tokens at once
 DEPTHS = 2, 4
 SIZES = 1024, 2048  # tokens at once that are tried
+BATCH, SHORT_BATCH = 1024, 512  # tokens in an optimiser step, unless somebody says how many
+SHORT = 64_000  # tokens of a run that learns more in smaller and more steps (measured: RESULTS.md)
 UNUSED = 0.3e9  # bytes that the allocator leaves between blocks, as measured with glibc
 ENOUGH = 0.6  # seconds that a timing takes at least; the fastest of its repetitions counts
 
@@ -48,7 +50,8 @@ class Trial:
     micro_tokens: int
     train_seconds: float  # per token
     validation_seconds: float  # per token
-    memory: float  # bytes: the weights, the adapter, and all that training adds to them
+    memory: float  # bytes: the weights, the adapter, and all that training adds to them with so many tokens at once
+    token_memory: float  # of these, what each token at once adds
 
     def __str__(self) -> str:
         return f"{self.precision} with {self.micro_tokens:,} tokens at once: {1 / self.train_seconds:,.0f} tokens/s"
@@ -126,7 +129,7 @@ def few_layers(decoder: Decoder, rows: Sequence[Encoded], settings: TrainSetting
         bytes_kept = decoder.spec.layers * micro_tokens * decoder.spec.width * 4 + inside
     unused = 0.0 if settings.low_memory else UNUSED
     memory = weight_bytes(decoder, precision) + trained + bytes_kept + max(head, inside) + unused
-    return Trial(precision, micro_tokens, train, validate, memory)
+    return Trial(precision, micro_tokens, train, validate, memory, bytes_kept / micro_tokens)
 
 
 def first_step(rows: Sequence[Encoded], settings: TrainSettings, micro_tokens: int) -> list[Batch]:
@@ -203,7 +206,7 @@ def memory_besides_weights(decoder: Decoder) -> int:
 def candidates(settings: TrainSettings, bf16_is_fast: bool) -> list[Candidate]:
     """What the settings leave open."""
     precisions = ["fp32", "bf16"] if bf16_is_fast else ["fp32"]
-    sizes = sorted({min(max(size, settings.max_tokens), settings.batch_tokens) for size in SIZES})
+    sizes = sorted({max(min(size, settings.batch_tokens), settings.max_tokens) for size in SIZES})
     return [
         (precision, size)
         for precision in ([settings.precision] if settings.precision != "auto" else precisions)
@@ -217,6 +220,16 @@ def chosen(trials: list[Trial], room: float) -> Trial:
     fastest = min(trial.train_seconds for trial in fitting)
     as_good = [trial for trial in fitting if trial.train_seconds <= 1.1 * fastest]
     return min(as_good, key=lambda trial: (trial.precision != "fp32", trial.micro_tokens))
+
+
+def batch_tokens_for(settings: TrainSettings, trial: Trial | None, rows: Sequence[Encoded]) -> int:
+    """As the settings say, or what suits the run's length; BATCH where nobody knows it."""
+    tokens = math.inf
+    if settings.budget and trial:
+        tokens = settings.budget / trial.train_seconds
+    elif settings.epochs:
+        tokens = settings.epochs * sum(map(fed_tokens, rows))
+    return settings.batch_tokens or (SHORT_BATCH if tokens < SHORT else BATCH)
 
 
 @dataclass(frozen=True)
@@ -249,4 +262,6 @@ def forecast(
     a_validation = trial.validation_seconds * sum(map(fed_tokens, val_rows))
     validating = a_validation * (1 + rule.affordable(settings.validations, a_validation))
     steps = rule.steps or max(1, int((rule.seconds - validating) / a_step))
-    return Forecast(steps, steps * a_step + validating, 1 / trial.train_seconds, round((besides_weights + trial.memory) / 1e6, 1))
+    most = max(sum(lengths[row] for row in group) for groups in epoch[:steps] for group in groups)
+    memory = besides_weights + trial.memory - (trial.micro_tokens - most) * trial.token_memory
+    return Forecast(steps, steps * a_step + validating, 1 / trial.train_seconds, round(memory / 1e6, 1))
