@@ -26,10 +26,11 @@ from loratune.models.find import find_base
 from loratune.models.load import PRECISIONS, load_base, set_precision
 from loratune.models.lora import add_lora
 from loratune.models.tokenizer import Tokenizer
+from loratune.settings import BATCH
 from loratune.training.step import adamw, train_step
 
 RANK, ALPHA, RATE, STEP_ROWS, PADDED, HELD_OUT = 16, 32, 1e-3, 8, 512, 40
-STEP_TOKENS, MICRO_TOKENS = 1024, 1024  # loratune's defaults
+STEP_TOKENS = MICRO_TOKENS = BATCH  # as in a run of ordinary length
 TARGETS = {
     "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     "gpt2": ["c_attn", "c_proj", "c_fc"],

@@ -6,7 +6,7 @@
 All train the same rows of the shipped Dolly and FinQA in the same order, with rank 16 on all linear layers, AdamW, a
 constant rate, and fp32 unless said otherwise. A process of its own runs each, in turn, and the median of the rounds counts:
 
-loratune    packed, with its defaults: about 1,024 tokens a step; and so with `--low-memory`
+loratune    packed, about 1,024 tokens a step, as in a run of ordinary length; and so with `--low-memory`
 trl         SFTTrainer + PEFT on prompt/completion, 8 rows a step; its batch size is the fastest of --sizes
 trainer     transformers' Trainer + PEFT, each row padded to 512 tokens, 8 rows a step: the usual tutorial
 

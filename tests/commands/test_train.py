@@ -392,6 +392,7 @@ def test_a_run_of_a_few_rows_takes_small_steps_which_a_resumed_one_keeps(place):
     kept = (place / "runs" / "one" / "settings.toml").read_text()
     assert "\nbatch_tokens = 512\n" in kept
     assert main(["train", "--run", "one", "--resume"]) == 0
+    assert (place / "runs" / "one" / "settings.toml").read_text() == kept
 
 
 def test_a_row_longer_than_a_step_is_a_step(place):

@@ -26,11 +26,10 @@ from loratune.models.lora import add_lora, trained_parameters
 from loratune.reading import fingerprint, read_json
 from loratune.report.card import model_card
 from loratune.report.plots import plot_losses
-from loratune.settings import RUNS, TrainSettings
+from loratune.settings import BATCH, RUNS, TrainSettings
 from loratune.signals import stop_requests
 from loratune.training.checkpoint import RunFolder, State, best_weights, put_weights
 from loratune.training.forecast import (
-    BATCH,
     Forecast,
     Trial,
     batch_tokens_for,

@@ -29,15 +29,13 @@ from loratune.models.decoder import Decoder
 from loratune.models.load import PRECISIONS, set_precision
 from loratune.models.lora import add_lora, trained_parameters
 from loratune.reading import read_json
-from loratune.settings import TrainSettings
+from loratune.settings import BATCH, SHORT_BATCH, SHORT_RUN, TrainSettings
 from loratune.training.loss import CHUNK, target_loss
 from loratune.training.schedule import StopRule
 
 Candidate = tuple[str, int]  # a precision, and tokens at once
 DEPTHS = 2, 4
 SIZES = 1024, 2048  # tokens at once that are tried
-BATCH, SHORT_BATCH = 1024, 512  # tokens in an optimiser step, unless somebody says how many
-SHORT = 64_000  # tokens of a run that learns more in smaller and more steps (measured: RESULTS.md)
 UNUSED = 0.3e9  # bytes that the allocator leaves between blocks, as measured with glibc
 ENOUGH = 0.6  # seconds that a timing takes at least; the fastest of its repetitions counts
 
@@ -229,7 +227,7 @@ def batch_tokens_for(settings: TrainSettings, trial: Trial | None, rows: Sequenc
         tokens = settings.budget / trial.train_seconds
     elif settings.epochs:
         tokens = settings.epochs * sum(map(fed_tokens, rows))
-    return settings.batch_tokens or (SHORT_BATCH if tokens < SHORT else BATCH)
+    return settings.batch_tokens or (SHORT_BATCH if tokens < SHORT_RUN else BATCH)
 
 
 @dataclass(frozen=True)
