@@ -8,7 +8,7 @@ Each line is loratune's own step with all that stands below it undone. All train
 plain step       rows in their order, as many as fit in 2,048 tokens when each is padded to the longest; the logits of all
                  tokens in one matrix, F.cross_entropy over it, torch's scaled_dot_product_attention, all derivatives by autograd
 packed           documents lie end to end, 2,048 tokens at once; attention inside each document
-head             logits of the target tokens only, 256 at a time, their gradient formed in the forward pass
+head             logits of the target tokens only, 1,024 words at a time, their gradient formed in the forward pass
 last layer       computes the target tokens only, once they have attended
 by hand          derivatives written out: LoRA's product is added in place, norms and activations are made again, not kept
 blocks           attention of long documents in blocks of about 192 queries
@@ -51,7 +51,7 @@ from loratune.training.loss import HeadCrossEntropy
 
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # of loss and gradient norm, relative; bf16 has 3 digits
 LABELS = (
-    *("plain step", "+ packed", "+ head on target tokens, in chunks", "+ last layer for target tokens", "+ derivatives by hand"),
+    *("plain step", "+ packed", "+ head on target tokens, in blocks", "+ last layer for target tokens", "+ derivatives by hand"),
     *("+ attention in blocks", "+ 1,024 tokens at once", "+ bf16", "+ low memory"),
 )
 PLAIN, PACKED, HEAD, LAST_LAYER, BY_HAND, BLOCKS, AT_ONCE, BF16, LOW_MEMORY = range(len(LABELS))

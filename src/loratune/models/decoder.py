@@ -15,6 +15,7 @@ from loratune.models.lora import Linear, feed
 from loratune.models.spec import Spec
 
 ACTIVATIONS = {"gelu_tanh": gelu_tanh, "gelu": gelu, "silu": silu, "relu": relu}
+VOCABULARY_BLOCK = 1024  # words in one product: MKL is up to twice as fast with these as with a whole vocabulary
 
 
 class Decoder(nn.Module):
@@ -52,7 +53,8 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[rows, width] to [rows, vocabulary]"""
-        return F.linear(hidden.to(self.head_weight.dtype), self.head_weight)
+        h = hidden.to(self.head_weight.dtype)
+        return torch.cat([F.linear(h, words) for words in self.head_weight.split(VOCABULARY_BLOCK)], -1)
 
 
 class Layer(nn.Module):

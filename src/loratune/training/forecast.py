@@ -30,7 +30,7 @@ from loratune.models.load import PRECISIONS, set_precision
 from loratune.models.lora import add_lora, trained_parameters
 from loratune.reading import read_json
 from loratune.settings import BATCH, SHORT_BATCH, SHORT_RUN, TrainSettings
-from loratune.training.loss import CHUNK, target_loss
+from loratune.training.loss import target_loss
 from loratune.training.schedule import StopRule
 
 Candidate = tuple[str, int]  # a precision, and tokens at once
@@ -122,11 +122,11 @@ def few_layers(decoder: Decoder, rows: Sequence[Encoded], settings: TrainSetting
     a_layer = (measured[-1] - measured[0]) / max(depths[-1] - depths[0], 1)
     whole = measured[0] + a_layer * (decoder.spec.layers - depths[0])
     train, validate, bytes_kept, trained = whole.tolist()
-    head, inside = 3 * CHUNK * decoder.spec.vocabulary * 4, a_layer[2].item()
+    inside = a_layer[2].item()
     if settings.low_memory:
         bytes_kept = decoder.spec.layers * micro_tokens * decoder.spec.width * 4 + inside
     unused = 0.0 if settings.low_memory else UNUSED
-    memory = weight_bytes(decoder, precision) + trained + bytes_kept + max(head, inside) + unused
+    memory = weight_bytes(decoder, precision) + trained + bytes_kept + inside + unused
     return Trial(precision, micro_tokens, train, validate, memory, bytes_kept / micro_tokens)
 
 
