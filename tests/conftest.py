@@ -26,6 +26,12 @@ def smollm2():
     return load_base(find_base("smollm2-135m"))
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """For LORATUNE_CACHE: what one run of the tests has timed and measured is nothing for the next."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(autouse=True)
 def messages_on_stdout(monkeypatch):
     """A test with --json sends them to stderr, for itself alone."""

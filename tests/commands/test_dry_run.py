@@ -17,9 +17,10 @@ ROWS = [{"instruction": f"Count to {n}.", "input": "", "output": "1 " * n, "sour
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(tmp_path, cache, monkeypatch):
     """A folder with a base, an adapter, prompts and held-out rows; also the working directory."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LORATUNE_CACHE", str(cache))
     monkeypatch.setattr(prose, "prose_of_test_pages", lambda: ["net sales rose in 2010 .", "the company has no debt ."])
     whole = snapshot.read
     monkeypatch.setattr(snapshot, "read", lambda name: whole(name)[:80])

@@ -8,14 +8,17 @@ import statistics
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from loratune.cli import main
 from loratune.commands.loading import load_side_by_side
 from loratune.data import prose
 from loratune.evaluation import model as measuring
+from loratune.evaluation.notebook import Notebook
 from loratune.evaluation.statistics import paired_difference
 from loratune.generation.decode import Answer
+from loratune.models.decoder import Decoder
 from loratune.settings import EvaluateSettings
 from tuned_models import save_tuned
 
@@ -41,6 +44,7 @@ ROWS += [finqa_row(number) for number in range(3)]
 def place(tmp_path, monkeypatch):
     """A folder with a base, an adapter and held-out rows; also the working directory."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(prose, "prose_of_test_pages", lambda: ["net sales rose in 2010 .", "the company has no debt ."])
     save_tuned(tmp_path)
     write_rows(tmp_path, ROWS)
@@ -124,7 +128,7 @@ def test_answers_are_scored(place, monkeypatch):
     answers = {"base": ["nonsense"] * 10, "bare base": ["no sense"] * 10, "tuned": ["0 1 2"] * 7 + programs}
     tokenizer = tokenizer_of(place)
 
-    def answer(decoder, prompts, end_ids, decoding, title, constraints, samples):
+    def answer(decoder, prompts, end_ids, decoding, title, constraints, samples, known, on_answer):
         assert len(prompts) == 10 and constraints is None
         ended = "length" if title == "base answers" else "eos"
         return [Answer(tokenizer.encode(text), ended) for text in answers[title.removesuffix(" answers")]]
@@ -158,7 +162,7 @@ def test_accuracy_over_all_ids_counts_what_is_missing_as_wrong(place, monkeypatc
     programs = [finqa_row(number, split_ids=5) for number in range(2)]
     write_rows(place, [*ROWS[:2], *programs, finqa_row(2, split_ids=5, category="growth")])
 
-    def answer(decoder, prompts, end_ids, decoding, title, constraints, samples):
+    def answer(decoder, prompts, end_ids, decoding, title, constraints, samples, known, on_answer):
         chosen = answers if title.startswith("tuned") else ["0"] * 5
         return [Answer(tokenizer.encode(text), "eos") for text in chosen[: len(prompts)]]
 
@@ -187,6 +191,64 @@ def test_accuracy_over_all_ids_counts_what_is_missing_as_wrong(place, monkeypatc
     assert measured(place, "--generate", "9", "--facts", "gold")["tuned"]["execution_accuracy_all"] == pytest.approx(2 / 5)
 
 
+def test_an_evaluation_that_was_stopped_goes_on(place, monkeypatch, capsys):
+    """Wherever it was, with all that was known, and its result is that of one which nobody stopped."""
+    options = ("--generate", "10", "--temperature", "1", "--samples", "2", "--constrain")
+    whole, stopped, note = measured(place, *options), 0, Notebook.note
+    monkeypatch.setenv("LORATUNE_CACHE", str(place / "another cache"))
+
+    def note_and_stop(self, key, value):
+        note(self, key, value)
+        if len(self.known) % 7 == 0:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Notebook, "note", note_and_stop)
+        while evaluate(*options) == 130:
+            stopped += 1
+    assert written(place) == whole and stopped >= 9
+    capsys.readouterr()
+    monkeypatch.setattr(Decoder, "forward", None)  # nothing is left to compute
+    assert measured(place, *options) == whole
+    assert "tuned answers: 20 of 20 known from an earlier evaluation" in capsys.readouterr().out
+
+
+def test_what_is_known_of_the_base_serves_another_adapter(place, monkeypatch):
+    measured(place, "--generate", "4")
+    (place / "another").mkdir()
+    (place / "another" / "adapter_config.json").write_bytes((place / "adapter" / "adapter_config.json").read_bytes())
+    matrices = load_file(place / "adapter" / "adapter_model.safetensors")
+    save_file({name: matrix * 1.5 for name, matrix in matrices.items()}, place / "another" / "adapter_model.safetensors")
+    notebooks = {path: path.read_bytes() for path in (place / "cache").glob("measured-*")}
+    result = measured(place, "--generate", "4", "--adapter", "another", "--model", "base")
+    assert len(notebooks) == 2 and all(path.read_bytes() == content for path, content in notebooks.items())
+    assert len(list((place / "cache").glob("measured-*"))) == 3
+    monkeypatch.setenv("LORATUNE_CACHE", str(place / "another cache"))
+    assert measured(place, "--generate", "4", "--adapter", "another", "--model", "base") == result
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--max-new-tokens", "4"],
+        ["--repetition-penalty", "1.5"],
+        ["--temperature", "0.5"],
+        ["--temperature", "1", "--seed", "1"],
+        ["--temperature", "1", "--top-k", "5"],
+        ["--temperature", "1", "--top-p", "0.5"],
+        ["--constrain"],
+        ["--template", "plain"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_known_is_not_taken_for_other_settings(place, monkeypatch, options):
+    measured(place, "--generate", "10")
+    measured(place, "--generate", "10", "--temperature", "1")
+    result = measured(place, "--generate", "10", *options)
+    monkeypatch.setenv("LORATUNE_CACHE", str(place / "another cache"))
+    assert measured(place, "--generate", "10", *options) == result
+
+
 SAMPLED = ("--temperature", "1", "--generate", "10")
 
 
@@ -195,9 +257,10 @@ def test_samples_are_what_runs_with_their_seeds_are(place, monkeypatch):
     singles = [measured(place, *SAMPLED, "--seed", str(seed)) for seed in (5, 6, 7)]
     passes = []
     likelihood = measuring.response_nll
-    monkeypatch.setattr(measuring, "response_nll", lambda *given: passes.append(1) or likelihood(*given))
+    monkeypatch.setattr(measuring, "response_nll", lambda *given: passes.append(len(given[1])) or likelihood(*given))
+    monkeypatch.setenv("LORATUNE_CACHE", str(place / "another cache"))
     together = measured(place, *SAMPLED, "--seed", "5", "--samples", "3")
-    assert len(passes) == 3  # of base, bare base and tuned: the loss does not depend on the sampling
+    assert passes.count(len(ROWS)) == 3  # of base, bare base and tuned: the loss does not depend on the sampling
     assert together["decoding"] == singles[0]["decoding"] | {"samples": 3}
     assert not any("over_samples" in one for one in singles)
     for path in ((), ("by_source", "dolly"), ("by_source", "finqa"), ("by_category", "open_qa")):

@@ -11,8 +11,9 @@ from small_models import GROUPED, SMALL, save_model
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(tmp_path, cache, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LORATUNE_CACHE", str(cache))
     save_model(tmp_path / "base", LlamaConfig(**SMALL | GROUPED | {"max_position_embeddings": 1024}, tie_word_embeddings=True))
     (tmp_path / "test.json").write_text('["Name a colour.", "What is a bond?"]')
     whole = snapshot.read

@@ -32,11 +32,6 @@ def made(tmp_path_factory):
     return made
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
 def place(made, cache, tmp_path, monkeypatch):
     """The working directory."""

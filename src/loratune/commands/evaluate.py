@@ -9,7 +9,7 @@ import numpy as np
 from loratune.commands.constraints import constraints_for
 from loratune.commands.loading import Tuned, load_side_by_side
 from loratune.commands.plan import Plan, tell
-from loratune.console import progress, say, warn
+from loratune.console import say, warn
 from loratune.data.encode import Encoded, encode_rows, with_template
 from loratune.data.prose import Prose, load_prose, windows_of
 from loratune.data.records import Record, read_records
@@ -20,11 +20,12 @@ from loratune.errors import UserError
 from loratune.evaluation.answers import wants_program
 from loratune.evaluation.examples import examples, telling
 from loratune.evaluation.forecast import answering_seconds, reading_seconds
-from loratune.evaluation.likelihood import response_nll
 from loratune.evaluation.measure import compared, forgotten, spread
-from loratune.evaluation.model import HeldOut, Measured, held_out, measure
+from loratune.evaluation.model import HeldOut, Measured, held_out, losses, measure
+from loratune.evaluation.notebook import Notebook, notebook_of
 from loratune.files import refuse_unwritable, write_json
 from loratune.models.adapter import load_adapter
+from loratune.models.find import cache_folder
 from loratune.models.lora import without_adapter
 from loratune.report.evaluation import show_evaluation
 from loratune.settings import EvaluateSettings
@@ -74,7 +75,7 @@ def planned(
         settings.data: f"{len(rows):,} rows, {len(prompts):,} of them to answer, by {models} models",
         prose.name: f"{len(windows)} windows",
     }
-    return Plan(reads, [settings.out], seconds, "timed on a small piece; less if answers end early")
+    return Plan(reads, [settings.out], seconds, "timed on a small piece; less if answers end early, or are known")
 
 
 def evaluation_seconds(
@@ -164,14 +165,17 @@ def evaluate_rows(
     windows = windows_of(prose, first.tokenizer, first.decoder.spec.max_positions, seed)
 
     with without_adapter(first.decoder):
-        baselines = measured_baselines(first, over, rows, settings)
-        base_prose = prose_nll("base", first, windows)
+        notebook = notebook_for(first, None)
+        baselines = measured_baselines(first, over, rows, settings, notebook)
+        base_prose = losses("base on plain text", first.decoder, windows, notebook)
     models, parts = [], []
     for one, name in zip(tuned, titles(len(tuned)), strict=True):
         load_adapter(one.decoder, one.adapter)
-        model = measure(name, one.decoder, one.tokenizer, over, rows, settings)
+        notebook = notebook_for(one, one.adapter)
+        model = measure(name, one.decoder, one.tokenizer, over, rows, settings, notebook)
         refuse_broken(model.nll, one)
-        on_prose = forgotten(windows, base_prose, prose_nll(name, one, windows), seed)
+        prose_nll = losses(f"{name} on plain text", one.decoder, windows, notebook)
+        on_prose = forgotten(windows, base_prose, prose_nll, seed)
         models.append(model)
         parts.append(
             {
@@ -183,20 +187,21 @@ def evaluate_rows(
     return {**parts[0], **side_by_side(tuned, parts), "examples": examples(over, baselines, models)}
 
 
-def measured_baselines(tuned: Tuned, over: HeldOut, rows: Sequence[Encoded], settings: EvaluateSettings) -> dict[str, Measured]:
+def notebook_for(tuned: Tuned, adapter: Path | None) -> Notebook:
+    return notebook_of(cache_folder(), tuned.base_fingerprint, adapter, tuned.decoder.head_weight.device.type)
+
+
+def measured_baselines(
+    tuned: Tuned, over: HeldOut, rows: Sequence[Encoded], settings: EvaluateSettings, notebook: Notebook
+) -> dict[str, Measured]:
     """The base with the adapter's template, and with a bare prompt; where that is the template, one pass serves both."""
-    base = measure("base", tuned.decoder, tuned.tokenizer, over, rows, settings)
+    base = measure("base", tuned.decoder, tuned.tokenizer, over, rows, settings, notebook)
     if not settings.bare:
         return {"base": base}
     if tuned.template == BARE:
         return {"base": base, "base_bare": base}
     bare = with_template(over.records, rows, BARE, tuned.tokenizer, longest(tuned, settings.max_tokens))
-    return {"base": base, "base_bare": measure("bare base", tuned.decoder, tuned.tokenizer, over, bare, settings)}
-
-
-def prose_nll(name: str, tuned: Tuned, windows: Sequence[Encoded]) -> np.ndarray:
-    with progress(f"{name} on plain text", len(windows)) as advance:
-        return response_nll(tuned.decoder, windows, advance)
+    return {"base": base, "base_bare": measure("bare base", tuned.decoder, tuned.tokenizer, over, bare, settings, notebook)}
 
 
 def titles(count: int) -> list[str]:

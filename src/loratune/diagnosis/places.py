@@ -13,7 +13,12 @@ from loratune.errors import UserError
 from loratune.models.find import BUNDLED, at_hand, cache_folder
 from loratune.reading import read_json
 
-KINDS = {"gguf-*": "unpacked base models", "tokens-*": "encoded data", "trial-*": "timings of this machine"}
+KINDS = {
+    "gguf-*": "unpacked base models",
+    "tokens-*": "encoded data",
+    "trial-*": "timings of this machine",
+    "measured-*": "losses and answers",
+}
 ROOMY = 2e9  # bytes: an unpacked SmolLM2, and the checkpoints and the adapter of a run
 NEEDED = 0.2e9  # bytes: the adapter and its checkpoints alone
 LEFTOVERS = (".*.tmp", ".*.lock")

@@ -13,10 +13,13 @@ from loratune.models.likelihood import target_nll
 BATCH_TOKENS = 2048
 
 
-def response_nll(decoder, rows: Sequence[Encoded], on_progress: Callable[[int], None] | None = None) -> np.ndarray:
+def response_nll(
+    decoder, rows: Sequence[Encoded], on_rows: Callable[[Sequence[int], np.ndarray], None] | None = None
+) -> np.ndarray:
     """The negative log-likelihood of each row's response, end-of-text included, in nats, [rows].
 
-    `on_progress(rows)` is told after each batch. The result does not depend on how rows share batches, up to rounding.
+    `on_rows(numbers, nll)` is told after each batch which rows it had. The result does not depend on how rows share batches,
+    up to rounding.
     """
     lengths = [fed_tokens(row) for row in rows]
     # Rows of similar length share a batch, so that its documents' attention can be computed alike.
@@ -27,8 +30,8 @@ def response_nll(decoder, rows: Sequence[Encoded], on_progress: Callable[[int], 
         of_targets = target_nll(decoder, batch).double()
         of_rows = torch.zeros(len(group), dtype=torch.float64, device=of_targets.device)
         sums[group] = of_rows.index_add(0, batch.rows, of_targets).cpu().numpy()
-        if on_progress:
-            on_progress(len(group))
+        if on_rows:
+            on_rows(group, sums[group])
     return sums
 
 

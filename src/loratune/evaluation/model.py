@@ -1,18 +1,21 @@
 """One model on the held-out rows: how likely it finds the wanted responses, and what it answers."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
-from loratune.console import progress
+from loratune.console import progress, say
 from loratune.data.encode import Encoded
 from loratune.data.records import Record
-from loratune.evaluation.answers import Scored, scored
+from loratune.evaluation.answers import Scored, scored, table_of
 from loratune.evaluation.likelihood import response_nll, target_counts
+from loratune.evaluation.notebook import Notebook, key_of
 from loratune.generation.both import answer
 from loratune.generation.constraint import Constraint
-from loratune.settings import EvaluateSettings
+from loratune.generation.decode import Answer
+from loratune.settings import Decoding, EvaluateSettings
 
 Constraints = Sequence[Constraint | None] | None
 
@@ -51,25 +54,75 @@ def held_out(
     return HeldOut(records, answered, target_counts(rows), sizes, constraints, split_ids)
 
 
-def measure(name: str, decoder, tokenizer, over: HeldOut, rows: Sequence[Encoded], settings: EvaluateSettings) -> Measured:
+def measure(
+    name: str, decoder, tokenizer, over: HeldOut, rows: Sequence[Encoded], settings: EvaluateSettings, notebook: Notebook
+) -> Measured:
     """The model as the decoder is now, adapter on or off; `rows` may have prompts of another template.
 
     Each sample is what a run with its own seed would give: the first has `settings.seed`, the second one more.
+    `notebook` is the model's own.
     """
-    with progress(f"{name} loss", len(rows)) as advance:
-        nll = response_nll(decoder, rows, advance)
-    return Measured(nll, answered(f"{name} answers", decoder, tokenizer, over, rows, settings))
+    nll = losses(f"{name} loss", decoder, rows, notebook)
+    return Measured(nll, answered(f"{name} answers", decoder, tokenizer, over, rows, settings, notebook))
+
+
+def losses(title: str, decoder, rows: Sequence[Encoded], notebook: Notebook) -> np.ndarray:
+    """As `response_nll`, with a progress bar, of the rows whose losses are not known yet."""
+    keys = [key_of("loss", row.prompt, row.response) for row in rows]
+    new = [number for number, key in enumerate(keys) if not isinstance(notebook.known.get(key), float)]
+    with progress(title, len(new)) as advance:
+
+        def on_rows(numbers: Sequence[int], nll: np.ndarray) -> None:
+            for number, value in zip(numbers, nll.tolist(), strict=True):
+                notebook.note(keys[new[number]], value)
+            advance(len(numbers))
+
+        response_nll(decoder, [rows[number] for number in new], on_rows)
+    tell_known(title, len(rows) - len(new), len(rows))
+    return np.array([notebook.known[key] for key in keys])
 
 
 def answered(
-    title: str, decoder, tokenizer, over: HeldOut, rows: Sequence[Encoded], settings: EvaluateSettings
+    title: str, decoder, tokenizer, over: HeldOut, rows: Sequence[Encoded], settings: EvaluateSettings, notebook: Notebook
 ) -> list[dict[int, Scored]]:
     """For each sample, the answers by the number of the row."""
     if not over.answered:
         return [{}]
     prompts = [rows[number].prompt for number in over.answered]
-    answers = iter(answer(decoder, prompts, tokenizer.end_ids, settings, title, over.constraints, settings.samples))
+    keys = answer_keys(prompts, tokenizer.end_ids, over, settings)
+    known = {place: Answer(**notebook.known[key]) for place, key in enumerate(keys) if is_answer(notebook.known.get(key))}
+    written = answer(
+        *(decoder, prompts, tokenizer.end_ids, settings, title, over.constraints, settings.samples, known),
+        on_answer=lambda place, answer: notebook.note(keys[place], asdict(answer)),
+    )
+    tell_known(title, len(known), len(keys))
+    answers = iter(written)
     return [
         {number: scored(next(answers), tokenizer, over.records[number]) for number in over.answered}
         for _ in range(settings.samples)
     ]
+
+
+def answer_keys(prompts: Sequence[list[int]], end_ids: Collection[int], over: HeldOut, settings: EvaluateSettings) -> list[str]:
+    """Of each answer's place, all that it depends on besides the model; of the dice only where they are thrown."""
+    how = settings.model_dump(include=Decoding.model_fields.keys() - {"batch_size", "seed"})
+    tables = [table_of(over.records[number]) if over.constraints else None for number in over.answered]
+    return [
+        key_of("answer", prompt, sorted(end_ids), how, [settings.constrain, table], settings.temperature and [number, seed])
+        for seed in range(settings.seed, settings.seed + settings.samples)
+        for number, (prompt, table) in enumerate(zip(prompts, tables, strict=True))
+    ]
+
+
+def is_answer(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"ids", "ended"}
+        and isinstance(value["ids"], list)
+        and all(isinstance(token, int) for token in value["ids"])
+    )
+
+
+def tell_known(title: str, known: int, wanted: int) -> None:
+    if known:
+        say(f"{title}: {known:,} of {wanted:,} known from an earlier evaluation")

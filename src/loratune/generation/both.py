@@ -1,7 +1,8 @@
 """Let the base and the tuned model answer the same prompts, with the same settings and the same random numbers."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from loratune.console import progress
 from loratune.generation.constraint import Constraint
@@ -31,14 +32,16 @@ def answer(
     title: str,
     constraints: Sequence[Constraint | None] | None = None,
     samples: int = 1,
+    known: Mapping[int, Answer] = MappingProxyType({}),
+    on_answer: Callable[[int, Answer], None] | None = None,
 ) -> list[Answer]:
     """As `generate`, with a progress bar."""
     started, written = time.perf_counter(), 0
-    with progress(title, samples * len(prompts)) as advance:
+    with progress(title, samples * len(prompts) - len(known)) as advance:
 
         def on_progress(tokens: int, answers: int) -> None:
             nonlocal written
             written += tokens
             advance(answers, f"{written / (time.perf_counter() - started):4.0f} tokens/s")
 
-        return generate(decoder, prompts, end_ids, decoding, on_progress, constraints, samples)
+        return generate(decoder, prompts, end_ids, decoding, on_progress, constraints, samples, known, on_answer)

@@ -10,9 +10,10 @@ A prompt that is to be answered several times is read once: its other answers be
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -100,13 +101,16 @@ def generate(
     on_progress: Callable[[int, int], None] | None = None,
     constraints: Sequence[Constraint | None] | None = None,
     samples: int = 1,
+    known: Mapping[int, Answer] = MappingProxyType({}),
+    on_answer: Callable[[int, Answer], None] | None = None,
 ) -> list[Answer]:
     """Continue each prompt until one of `end_ids`, `max_new_tokens`, or the model's last position.
 
     An answer is a function of its prompt, its number, its constraint and the settings, not of the others; `constraints` has
     one for each prompt, or None where any text may be written. With more `samples` than one, the answers to all prompts with
-    the next seed follow, and so on. `on_progress(tokens, answers)` is told after each step how many were added. Raises
-    ValueError for a prompt that is empty or leaves no room.
+    the next seed follow, and so on. `known` are answers that need not be written, by their place in that order.
+    `on_progress(tokens, answers)` is told after each step how many were added, `on_answer(place, answer)` each one.
+    Raises ValueError for a prompt that is empty or leaves no room.
     """
     asked = (
         Writing(
@@ -118,6 +122,7 @@ def generate(
         )
         for number, (prompt, constraint) in enumerate(zip(prompts, constraints or [None] * len(prompts), strict=True))
         for sample in range(samples)
+        if sample * len(prompts) + number not in known
     )
     # The shortest first: they fill the slots within few calls, and the long ones' calls carry many running answers.
     waiting = deque(sorted(asked, key=lambda answer: (len(answer.prompt), answer.prompt)))
@@ -125,7 +130,7 @@ def generate(
     slots = slots_for(decoder, min(decoding.batch_size, len(waiting)), capacity)
     cache = Cache(decoder, slots, capacity)
     writing: list[Writing] = []  # in the order of the cache's slots
-    answers: dict[int, Answer] = {}
+    answers = dict(known)
     with merged(decoder):
         while waiting or writing:
             starting = admit(waiting, writing, cache, slots)
@@ -142,6 +147,8 @@ def generate(
             for slot in reversed(range(len(writing))):
                 if finished[slot]:
                     answers[writing[slot].number] = finished[slot]
+                    if on_answer:
+                        on_answer(writing[slot].number, finished[slot])
                     cache.free(slot)
                     writing[slot] = writing[-1]
                     writing.pop()

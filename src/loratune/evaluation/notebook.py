@@ -1,0 +1,70 @@
+"""What a model was measured to do before: an evaluation that was stopped goes on, and another adapter's has the base's part.
+
+Losses and answers are functions of the model, the row and the settings. Each is noted as soon as it is known, a line of a file
+that only grows: a kill costs what was being computed, and nothing else.
+"""
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import loratune
+from loratune.machine import processor_kind
+from loratune.reading import fingerprint
+
+KEPT = 16  # notebooks; the ones not used for longest are removed
+
+
+class Notebook:
+    """Values, as JSON has them, by their keys. A line that cannot be read counts as none, a full disk is no reason to stop."""
+
+    def __init__(self, path: Path):
+        self.path, self.known = path, {}
+        with suppress(OSError):
+            for line in path.read_bytes().splitlines():
+                with suppress(ValueError, TypeError):
+                    key, value = json.loads(line)
+                    self.known[key] = value
+            path.touch()
+            forget_old(path.parent)
+
+    def note(self, key: str, value: Any) -> None:
+        self.known[key] = value
+        with suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # In one call, and with its line feed first: whole beside those of another process, and after half a line, too.
+            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                os.write(file, f"\n{json.dumps([key, value])}".encode())
+            finally:
+                os.close(file)
+
+
+def notebook_of(folder: Path, base: str, adapter: Path | None, device: str) -> Notebook:
+    """That of the base with this fingerprint and this adapter on it, as this code computes on this machine."""
+    files = sorted(adapter.glob("adapter_*")) if adapter else []
+    return Notebook(
+        folder / f"measured-{key_of(base, *map(fingerprint, files), processor_kind(device), torch.__version__, code())}.jsonl"
+    )
+
+
+def key_of(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+@cache
+def code() -> str:
+    """Of all our own code: what it computes may change with any of it."""
+    return key_of(*(fingerprint(path) for path in sorted(Path(loratune.__file__).parent.rglob("*.py"))))
+
+
+def forget_old(folder: Path) -> None:
+    newest_first = sorted(folder.glob("measured-*.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in newest_first[KEPT:]:
+        path.unlink(missing_ok=True)
