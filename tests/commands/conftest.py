@@ -1,0 +1,18 @@
+"""Where commands are run that need an adapter and held-out rows; most tests bring a place of their own."""
+
+import pytest
+
+from evaluating import ROWS, write_rows
+from loratune.data import prose
+from tuned_models import save_tuned
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with a base, an adapter and held-out rows; also the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(prose, "prose_of_test_pages", lambda: ["net sales rose in 2010 .", "the company has no debt ."])
+    save_tuned(tmp_path)
+    write_rows(tmp_path, ROWS)
+    return tmp_path
