@@ -13,7 +13,7 @@ from loratune.data import encode
 from loratune.data.encode import Encoded
 from loratune.data.template import Template
 from loratune.errors import UserError
-from loratune.files import replacing
+from loratune.files import keep_newest, replacing
 from loratune.reading import fingerprint
 
 KEPT = 4  # files, of some ten MB each; the ones not used for longest are removed
@@ -32,7 +32,7 @@ def recalled(cache: Path, key: str, make: Callable[[], Rows]) -> Rows:
     rows, counts = make()
     with suppress(UserError):  # a full or read-only disk is no reason to stop
         write(path, rows, counts)
-        forget_old(cache)
+        keep_newest(cache, "tokens-*.npz", KEPT)
     return rows, counts
 
 
@@ -66,9 +66,3 @@ def write(path: Path, rows: Sequence[Encoded], counts: dict) -> None:
             lengths=np.array([(len(row.prompt), len(row.response)) for row in rows], dtype=np.int32).reshape(-1, 2),
             told=np.frombuffer(told, dtype=np.uint8),
         )
-
-
-def forget_old(cache: Path) -> None:
-    newest_first = sorted(cache.glob("tokens-*.npz"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in newest_first[KEPT:]:
-        path.unlink(missing_ok=True)

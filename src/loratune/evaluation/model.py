@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
@@ -69,7 +68,7 @@ def measure(
 def losses(title: str, decoder, rows: Sequence[Encoded], notebook: Notebook) -> np.ndarray:
     """As `response_nll`, with a progress bar, of the rows whose losses are not known yet."""
     keys = [key_of("loss", row.prompt, row.response) for row in rows]
-    new = [number for number, key in enumerate(keys) if not isinstance(notebook.known.get(key), float)]
+    new = [number for number, key in enumerate(keys) if key not in notebook.known]
     with progress(title, len(new)) as advance:
 
         def on_rows(numbers: Sequence[int], nll: np.ndarray) -> None:
@@ -90,7 +89,7 @@ def answered(
         return [{}]
     prompts = [rows[number].prompt for number in over.answered]
     keys = answer_keys(prompts, tokenizer.end_ids, over, settings)
-    known = {place: Answer(**notebook.known[key]) for place, key in enumerate(keys) if is_answer(notebook.known.get(key))}
+    known = {place: Answer(**notebook.known[key]) for place, key in enumerate(keys) if key in notebook.known}
     written = answer(
         *(decoder, prompts, tokenizer.end_ids, settings, title, over.constraints, settings.samples, known),
         on_answer=lambda place, answer: notebook.note(keys[place], asdict(answer)),
@@ -112,15 +111,6 @@ def answer_keys(prompts: Sequence[list[int]], end_ids: Collection[int], over: He
         for seed in range(settings.seed, settings.seed + settings.samples)
         for number, (prompt, table) in enumerate(zip(prompts, tables, strict=True))
     ]
-
-
-def is_answer(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and value.keys() == {"ids", "ended"}
-        and isinstance(value["ids"], list)
-        and all(isinstance(token, int) for token in value["ids"])
-    )
 
 
 def tell_known(title: str, known: int, wanted: int) -> None:

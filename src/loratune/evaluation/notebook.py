@@ -6,7 +6,6 @@ that only grows: a kill costs what was being computed, and nothing else.
 
 import hashlib
 import json
-import os
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 import loratune
+from loratune.files import keep_newest
 from loratune.machine import processor_kind
 from loratune.reading import fingerprint
 
@@ -27,23 +27,19 @@ class Notebook:
     def __init__(self, path: Path):
         self.path, self.known = path, {}
         with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(0o600)
+            keep_newest(path.parent, "measured-*.jsonl", KEPT)
             for line in path.read_bytes().splitlines():
                 with suppress(ValueError, TypeError):
                     key, value = json.loads(line)
                     self.known[key] = value
-            path.touch()
-            forget_old(path.parent)
 
     def note(self, key: str, value: Any) -> None:
         self.known[key] = value
-        with suppress(OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError), open(self.path, "ab", buffering=0) as file:
             # In one call, and with its line feed first: whole beside those of another process, and after half a line, too.
-            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            try:
-                os.write(file, f"\n{json.dumps([key, value])}".encode())
-            finally:
-                os.close(file)
+            file.write(f"\n{json.dumps([key, value])}".encode())
 
 
 def notebook_of(folder: Path, base: str, adapter: Path | None, device: str) -> Notebook:
@@ -62,9 +58,3 @@ def key_of(*parts: Any) -> str:
 def code() -> str:
     """Of all our own code: what it computes may change with any of it."""
     return key_of(*(fingerprint(path) for path in sorted(Path(loratune.__file__).parent.rglob("*.py"))))
-
-
-def forget_old(folder: Path) -> None:
-    newest_first = sorted(folder.glob("measured-*.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in newest_first[KEPT:]:
-        path.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from types import MappingProxyType
 
 from loratune.console import progress
 from loratune.generation.constraint import Constraint
@@ -32,12 +31,12 @@ def answer(
     title: str,
     constraints: Sequence[Constraint | None] | None = None,
     samples: int = 1,
-    known: Mapping[int, Answer] = MappingProxyType({}),
+    known: Mapping[int, Answer] | None = None,
     on_answer: Callable[[int, Answer], None] | None = None,
 ) -> list[Answer]:
     """As `generate`, with a progress bar."""
     started, written = time.perf_counter(), 0
-    with progress(title, samples * len(prompts) - len(known)) as advance:
+    with progress(title, samples * len(prompts) - len(known or ())) as advance:
 
         def on_progress(tokens: int, answers: int) -> None:
             nonlocal written

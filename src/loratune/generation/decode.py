@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -101,7 +100,7 @@ def generate(
     on_progress: Callable[[int, int], None] | None = None,
     constraints: Sequence[Constraint | None] | None = None,
     samples: int = 1,
-    known: Mapping[int, Answer] = MappingProxyType({}),
+    known: Mapping[int, Answer] | None = None,
     on_answer: Callable[[int, Answer], None] | None = None,
 ) -> list[Answer]:
     """Continue each prompt until one of `end_ids`, `max_new_tokens`, or the model's last position.
@@ -112,6 +111,7 @@ def generate(
     `on_progress(tokens, answers)` is told after each step how many were added, `on_answer(place, answer)` each one.
     Raises ValueError for a prompt that is empty or leaves no room.
     """
+    answers = dict(known or {})
     asked = (
         Writing(
             sample * len(prompts) + number,
@@ -122,7 +122,7 @@ def generate(
         )
         for number, (prompt, constraint) in enumerate(zip(prompts, constraints or [None] * len(prompts), strict=True))
         for sample in range(samples)
-        if sample * len(prompts) + number not in known
+        if sample * len(prompts) + number not in answers
     )
     # The shortest first: they fill the slots within few calls, and the long ones' calls carry many running answers.
     waiting = deque(sorted(asked, key=lambda answer: (len(answer.prompt), answer.prompt)))
@@ -130,7 +130,6 @@ def generate(
     slots = slots_for(decoder, min(decoding.batch_size, len(waiting)), capacity)
     cache = Cache(decoder, slots, capacity)
     writing: list[Writing] = []  # in the order of the cache's slots
-    answers = dict(known)
     with merged(decoder):
         while waiting or writing:
             starting = admit(waiting, writing, cache, slots)

@@ -15,7 +15,7 @@ from loratune.models.lora import Linear, feed
 from loratune.models.spec import Spec
 
 ACTIVATIONS = {"gelu_tanh": gelu_tanh, "gelu": gelu, "silu": silu, "relu": relu}
-VOCABULARY_BLOCK = 1024  # words in one product: MKL is up to twice as fast with these as with a whole vocabulary
+VOCABULARY_BLOCK = 1024  # words in one product: on AVX2, MKL is half again as fast as with all (RESULTS.md)
 
 
 class Decoder(nn.Module):
