@@ -2,12 +2,12 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tokens import small_tokenizer
 
 from loratune.data.cuts import first_cut, fitted
 from loratune.data.encode import encode_rows
 from loratune.data.records import Record
 from loratune.data.template import load_template
+from tokens import small_tokenizer
 
 TEMPLATE = load_template("instruction")
 TOKENIZER = small_tokenizer()

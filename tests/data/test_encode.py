@@ -3,13 +3,13 @@ from functools import cache
 
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from tokens import small_tokenizer
 
 from loratune.data.encode import encode_rows, with_template
 from loratune.data.records import Record
 from loratune.data.template import Template, load_template
 from loratune.models.find import find_base
 from loratune.models.tokenizer import Tokenizer
+from tokens import small_tokenizer
 
 TEMPLATE = load_template("instruction")
 TOKENIZER = small_tokenizer()

@@ -2,10 +2,10 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tokens import small_tokenizer
 
 from loratune import snapshot
 from loratune.data.prose import Prose, cut, load_prose, windows_of
+from tokens import small_tokenizer
 
 TOKENIZER = small_tokenizer()
 

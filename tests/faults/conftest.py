@@ -4,8 +4,8 @@ import json
 import shutil
 
 import pytest
-from faulty import RUN, adapter
 
+from faulty import RUN, adapter
 from loratune.cli import main
 from loratune.machine import Neighbours
 from small_models import save_model

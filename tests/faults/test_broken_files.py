@@ -8,9 +8,9 @@ import struct
 import numpy as np
 import pytest
 import torch
-from faulty import TRAIN, adapter, refused, train
 from safetensors.torch import load_file, save_file
 
+from faulty import TRAIN, adapter, refused, train
 from loratune.data.encode import Encoded
 from loratune.data.pack import pack
 from loratune.models.gguf import put_in_place

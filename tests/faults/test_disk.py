@@ -12,9 +12,9 @@ import subprocess
 import sys
 
 import pytest
-from faulty import RUN, SmallDisk, adapter, content, process, refused, same, watchers
 
 from conftest import at
+from faulty import RUN, SmallDisk, adapter, content, process, refused, same, watchers
 from loratune.cli import main
 from loratune.errors import FileError
 from loratune.files import write_together

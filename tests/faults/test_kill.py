@@ -10,8 +10,8 @@ import sys
 import time
 
 import pytest
-from killing import DONE, KILLED, assert_ended_alike, ended, finish, prepare, start, writes_of_last_run
 
+from killing import DONE, KILLED, assert_ended_alike, ended, finish, prepare, start, writes_of_last_run
 from loratune.cli import main
 from loratune.data.sources.dolly import load_dolly
 

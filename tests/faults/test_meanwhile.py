@@ -7,8 +7,8 @@ import time
 from datetime import datetime
 
 import pytest
-from faulty import RUN, TRAIN, adapter, process, refused, same, train
 
+from faulty import RUN, TRAIN, adapter, process, refused, same, train
 from loratune.cli import main
 from loratune.commands import train as training
 from loratune.errors import UserError

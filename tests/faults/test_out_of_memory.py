@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
-from faulty import TRAIN, adapter, refused, same, train
 from hypothesis import given
 from hypothesis import strategies as st
 
+from faulty import TRAIN, adapter, refused, same, train
 from loratune.cli import main
 from loratune.commands import train as training
 from loratune.data.encode import Encoded

@@ -8,8 +8,8 @@ import sys
 import termios
 
 import pytest
-from faulty import TRAIN, adapter, content, same, train
 
+from faulty import TRAIN, adapter, content, same, train
 from loratune.cli import main
 from loratune.commands import train as training
 from loratune.files import write_together

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_page import HOSTILE
 
 from evaluated import comparison, evaluation
 from loratune.report.page import comparison_page
+from test_page import HOSTILE
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # Each would say so in the page's title, were it to run.

@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+
 from errors import DOCS, ROOT, Fault, document, faults
 
 # Loaded once, in a process from which each run of a test is split off: to load them takes longer than most of the tests.

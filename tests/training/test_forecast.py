@@ -5,7 +5,6 @@ import weakref
 
 import pytest
 import torch
-from plain import MODELS, RANK, random_rows
 from transformers import LlamaConfig
 
 from loratune.data.pack import fed_tokens, pack
@@ -26,6 +25,7 @@ from loratune.training.forecast import (
 )
 from loratune.training.loss import target_loss
 from loratune.training.schedule import StopRule
+from plain import MODELS, RANK, random_rows
 from small_models import SMALL, ours, reference
 
 ROOM = 9e9

@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from plain import MODELS, adapted, assert_same, gradients, peft_gradients, random_rows, some_rows, with_lora
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config
 
@@ -19,6 +18,7 @@ from loratune.training import step
 from loratune.training.loss import HeadCrossEntropy, target_loss
 from loratune.training.step import NonFinite, OutOfMemory, StepResult, adamw, train_step
 from loratune.training.validate import validation_nll
+from plain import MODELS, adapted, assert_same, gradients, peft_gradients, random_rows, some_rows, with_lora
 from small_models import logits, ours, reference
 
 
