@@ -110,7 +110,7 @@ class Timed(TrainerCallback):
 
 def loratune(options, folder: Path, seconds: float) -> dict:
     words = ["--model", options.base, "--data", options.data, "--out", folder, "--run", folder.name]
-    command = [sys.executable, "-m", "loratune.cli", "train", *words, "--budget", f"{seconds}s", "--json"]
+    command = [sys.executable, "-m", "loratune", "train", *words, "--budget", f"{seconds}s", "--json"]
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=folder.parent, check=True)
     return {"precision": read_json(folder / "loratune.json")["settings"]["precision"], **json.loads(result.stdout)}
 

@@ -114,7 +114,7 @@ def prepare(place, *options: str, **environment: str):
     command = [
         sys.executable,
         "-m",
-        "loratune.cli",
+        "loratune",
         "prepare",
         "--json",
         "--model",

@@ -177,7 +177,3 @@ def show(default: Any) -> str:
     if isinstance(default, bool):
         return "on" if default else "off"
     return " ".join(map(str, default)) if isinstance(default, list) else str(default)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

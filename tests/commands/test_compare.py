@@ -270,7 +270,7 @@ def test_prompts_that_no_tokenizer_takes(place, capsys, prompts, message):
 
 def test_prompts_as_windows_saves_them_and_a_terminal_that_lacks_letters(place):
     (place / "test.json").write_text('["日本"]', encoding="utf-8-sig")
-    command = [sys.executable, "-m", "loratune.cli", "compare", "--adapter", "adapter", "--max-new-tokens", "4"]
+    command = [sys.executable, "-m", "loratune", "compare", "--adapter", "adapter", "--max-new-tokens", "4"]
     result = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "cp1252"})
     assert result.returncode == 0, result.stderr
     assert [row["prompt"] for row in written(place)] == ["日本"]

@@ -144,7 +144,7 @@ def test_held_out_rows_of_finqa_do_not_reach_training_through_another_file(model
 @pytest.mark.slow
 def test_the_shipped_data_gives_the_same_bytes_in_another_process(tmp_path):
     for name in ("one", "two"):
-        command = [sys.executable, "-m", "loratune.cli", "prepare", "--source", "snapshot", "--model", "smollm2-135m"]
+        command = [sys.executable, "-m", "loratune", "prepare", "--source", "snapshot", "--model", "smollm2-135m"]
         subprocess.run([*command, "--out", str(tmp_path / name)], check=True)
     assert [(tmp_path / "one" / file).read_bytes() for file in FILES] == [
         (tmp_path / "two" / file).read_bytes() for file in FILES

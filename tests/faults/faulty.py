@@ -42,7 +42,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def process(*words: str, **options) -> subprocess.Popen:
-    command = [sys.executable, "-m", "loratune.cli", *words]
+    command = [sys.executable, "-m", "loratune", *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 

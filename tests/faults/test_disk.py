@@ -181,7 +181,7 @@ def test_what_is_said_to_a_full_disk_is_given_up(disk, whole):
     """`loratune train > log.txt` where log.txt has no room: the run, which writes elsewhere, ends well."""
     disk.fill()
     with open("log.txt", "w") as log:
-        command = [sys.executable, "-m", "loratune.cli", *RUN, "--run", "one"]
+        command = [sys.executable, "-m", "loratune", *RUN, "--run", "one"]
         place = disk.path.parent / "elsewhere"
         shutil.copytree(disk.path / "base", place / "base")
         shutil.copytree(disk.path / "data", place / "data")

@@ -110,7 +110,7 @@ def test_the_real_small_model_killed_at_any_time(tmp_path):
     def begin(name: str) -> subprocess.Popen:
         begun = (tmp_path / "runs" / name / "settings.toml").is_file()
         words = ["--resume"] if begun else [*options, "--out", f"adapters/{name}"]
-        command = [sys.executable, "-m", "loratune.cli", "train", "--run", name, *words]
+        command = [sys.executable, "-m", "loratune", "train", "--run", name, *words]
         with open(tmp_path / "output.txt", "a") as output:
             return subprocess.Popen(command, cwd=tmp_path, stdout=output, stderr=output)
 

@@ -148,7 +148,7 @@ def test_handlers_are_put_back(place):
 def test_a_terminal_that_is_closed(place, whole):
     """Its program gets SIGHUP, and can print nothing any more; it saves all the same."""
     parent, child = os.openpty()
-    command = [sys.executable, "-m", "loratune.cli", *TRAIN, "--steps", "100000", "--run", "long"]
+    command = [sys.executable, "-m", "loratune", *TRAIN, "--steps", "100000", "--run", "long"]
     program = subprocess.Popen(command, stdin=child, stdout=child, stderr=child, start_new_session=True, preexec_fn=take_terminal)
     os.close(child)
     seen = b""

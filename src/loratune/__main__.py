@@ -1,0 +1,8 @@
+"""`python -m loratune` is the command `loratune`."""
+
+import sys
+
+from loratune.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
