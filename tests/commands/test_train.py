@@ -6,13 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 from loratune.cli import main
+from loratune.commands import train as training
 from loratune.commands.train import prepared_with
 from loratune.models.tokenizer import Tokenizer
+from loratune.training.forecast import Trial
 from small_models import GPT2_SHAPES, save_model
 
 ROWS = [
@@ -293,7 +296,7 @@ def test_an_adapter_that_could_not_be_saved_is_saved_elsewhere_on_resume(place, 
 
 
 def test_ctrl_c_in_a_terminal_saves_and_says_how_to_go_on(place):
-    command = [sys.executable, "-m", "loratune.cli", *COMMON, "--steps", "100000", "--run", "long"]
+    command = [sys.executable, "-m", "loratune", *COMMON, "--steps", "100000", "--run", "long"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = place / "runs" / "long" / "metrics.jsonl"
     while (not metrics.is_file() or metrics.read_text().count("\n") < 3) and process.poll() is None:
@@ -306,7 +309,7 @@ def test_ctrl_c_in_a_terminal_saves_and_says_how_to_go_on(place):
 
 
 def test_the_run_goes_on_when_its_reader_has_gone(place):
-    command = " ".join([sys.executable, "-m", "loratune.cli", *COMMON, "--steps", "5", "--run", "one"])
+    command = " ".join([sys.executable, "-m", "loratune", *COMMON, "--steps", "5", "--run", "one"])
     subprocess.run(f"{command} | head -1", shell=True, check=True, capture_output=True)
     assert json.loads((place / "runs" / "one" / "summary.json").read_text())["finished"]
 
@@ -393,6 +396,17 @@ def test_a_run_of_a_few_rows_takes_small_steps_which_a_resumed_one_keeps(place):
     assert "\nbatch_tokens = 512\n" in kept
     assert main(["train", "--run", "one", "--resume"]) == 0
     assert (place / "runs" / "one" / "settings.toml").read_text() == kept
+
+
+def test_how_long_a_run_is_the_whole_model_says_and_not_a_few_layers(place, monkeypatch, capsys):
+    a_trial = Trial("fp32", 1024, 1e-9, 1e-9, 1e9, 0)
+    monkeypatch.setattr(training, "try_out", lambda *_: a_trial)
+    monkeypatch.setattr(training, "with_all_layers", lambda *_: replace(a_trial, train_seconds=1.0))
+    options = ["--model", "base", "--max-tokens", "300", "--budget", "30m", "--dry-run", "--json"]
+    assert main(["train", *options]) == 0
+    assert json.loads(capsys.readouterr().out)["batch_tokens"] == 512
+    assert main(["train", *options, "--batch-tokens", "2048"]) == 0
+    assert json.loads(capsys.readouterr().out)["batch_tokens"] == 2048
 
 
 def test_a_row_longer_than_a_step_is_a_step(place):

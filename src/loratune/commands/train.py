@@ -114,10 +114,9 @@ def made_ready(settings: TrainSettings) -> Ready:
     set_precision(base.decoder, PRECISIONS[settings.precision]).to(device)
     base.decoder.low_memory = settings.low_memory
     layers = add_lora(base.decoder, settings.rank, settings.alpha, settings.dropout, settings.targets, settings.seed)
-    expected = None
-    if trial:
-        trial = with_all_layers(base.decoder, rows, settings, trial, cache_folder())
-        expected = forecast(trial, besides_weights, settings, stop_rule(settings, rows), rows, val_rows)
+    trial = trial and with_all_layers(base.decoder, rows, settings, trial, cache_folder())
+    settings = settings.model_copy(update={"batch_tokens": batch_tokens_for(settings, trial, rows)})
+    expected = trial and forecast(trial, besides_weights, settings, stop_rule(settings, rows), rows, val_rows)
     return Ready(settings, device, template, base, layers, made_of, records, rows, counts, val_rows, expected)
 
 
@@ -149,7 +148,8 @@ def trained(ready: Ready) -> dict:
 def settled(settings: TrainSettings, base: Base, rows: list[Encoded], device: str) -> tuple[TrainSettings, Trial | None]:
     """Every default that depends on the machine or the moment decided, so that a resumed run decides the same.
 
-    The second is what was tried for that: on a CPU, at the beginning of a run.
+    Only the tokens of a step stay open: how long the run is, the whole model's speed will say. The second is what was
+    tried: on a CPU, at the beginning of a run.
     """
     no_rule = settings.epochs is settings.steps is settings.budget is None
     decided = {
@@ -162,17 +162,15 @@ def settled(settings: TrainSettings, base: Base, rows: list[Encoded], device: st
     settings = settings.model_copy(update=decided)
     if settings.resume:
         return settings, None
-    trial, tried = None, settings.model_copy(update={"batch_tokens": settings.batch_tokens or BATCH})
+    trial = None
     if device == "cuda":
         precision = "bf16" if settings.precision == "auto" else settings.precision
-        micro_tokens = settings.micro_tokens or tried.batch_tokens
+        micro_tokens = settings.micro_tokens or settings.batch_tokens or BATCH
     else:
-        open_choices = candidates(tried, bf16_is_fast(base.decoder.spec.width, base.decoder.spec.mlp_width))
-        trial = try_out(base.decoder, rows, tried, open_choices, cache_folder(), ROOM * available_memory())
+        open_choices = candidates(settings, bf16_is_fast(base.decoder.spec.width, base.decoder.spec.mlp_width))
+        trial = try_out(base.decoder, rows, settings, open_choices, cache_folder(), ROOM * available_memory())
         precision, micro_tokens = trial.precision, trial.micro_tokens
-    batch_tokens = batch_tokens_for(settings, trial, rows)
-    chosen = {"precision": precision, "micro_tokens": micro_tokens, "batch_tokens": batch_tokens}
-    return settings.model_copy(update=chosen), trial
+    return settings.model_copy(update={"precision": precision, "micro_tokens": micro_tokens}), trial
 
 
 def new_name() -> str:

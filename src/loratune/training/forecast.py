@@ -131,7 +131,8 @@ def few_layers(decoder: Decoder, rows: Sequence[Encoded], settings: TrainSetting
 
 
 def first_step(rows: Sequence[Encoded], settings: TrainSettings, micro_tokens: int) -> list[Batch]:
-    groups = next(all_steps([fed_tokens(row) for row in rows], settings.batch_tokens, micro_tokens, settings.seed))
+    batch_tokens = settings.batch_tokens or BATCH
+    groups = next(all_steps([fed_tokens(row) for row in rows], batch_tokens, micro_tokens, settings.seed))
     return [pack([rows[number] for number in group]) for group in groups]
 
 
@@ -204,7 +205,7 @@ def memory_besides_weights(decoder: Decoder) -> int:
 def candidates(settings: TrainSettings, bf16_is_fast: bool) -> list[Candidate]:
     """What the settings leave open."""
     precisions = ["fp32", "bf16"] if bf16_is_fast else ["fp32"]
-    sizes = sorted({max(min(size, settings.batch_tokens), settings.max_tokens) for size in SIZES})
+    sizes = sorted({max(min(size, settings.batch_tokens or BATCH), settings.max_tokens) for size in SIZES})
     return [
         (precision, size)
         for precision in ([settings.precision] if settings.precision != "auto" else precisions)
