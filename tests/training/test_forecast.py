@@ -68,6 +68,12 @@ def test_a_model_of_any_depth_is_foretold_from_its_first_layers(layers, monkeypa
     assert trial.train_seconds == pytest.approx(100 * layers + 7)
 
 
+def test_a_disturbance_never_makes_a_time_negative(monkeypatch, tmp_path):
+    monkeypatch.setattr(forecast, "seconds", lambda shallow, batches, training: {2: 9.0, 4: 4.0}[shallow.spec.layers])
+    trial = try_out(deep(7), rows(), SETTINGS, [("fp32", 256), ("bf16", 256)], tmp_path, ROOM)
+    assert trial.train_seconds == trial.validation_seconds == pytest.approx(9 + 5 * 4 / 4)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_trial_leaves_the_decoder_as_it_was(name, tmp_path):
     decoder = ours(reference(MODELS[name]))

@@ -120,6 +120,8 @@ def few_layers(decoder: Decoder, rows: Sequence[Encoded], settings: TrainSetting
         measured.append(torch.tensor([train, validate, bytes_kept, trained_bytes(shallow)], dtype=torch.float64))
     # A model of one or two layers was measured whole: nothing is added to it.
     a_layer = (measured[-1] - measured[0]) / max(depths[-1] - depths[0], 1)
+    # Another program may have disturbed the fewer layers so much that more of them took less time: then all of it is theirs.
+    a_layer[:2] = torch.where(a_layer[:2] > 0, a_layer[:2], measured[-1][:2] / depths[-1])
     whole = measured[0] + a_layer * (decoder.spec.layers - depths[0])
     train, validate, bytes_kept, trained = whole.tolist()
     inside = a_layer[2].item()
