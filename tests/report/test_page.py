@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from importlib.resources import files
 
 import pytest
+from hypothesis import example as given_example
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -123,6 +124,8 @@ DRAWN = st.floats(-1e6, 1e6) | st.sampled_from([0.0, -1e6, 1e6, 1e-300])
 
 @settings(max_examples=10, deadline=None)
 @given(WHATEVER, st.tuples(DRAWN, DRAWN).map(sorted), st.lists(DRAWN, min_size=1))
+@given_example(0.0, [0.0, 0.0], [0.0, 5e-324])
+@given_example(0.0, [0.0, 0.0], [1e5, 1e5 + 3e-11])
 def test_no_number_that_is_read_breaks_the_page(value, interval, changes):
     numbers = {name: value for name in part()["base"]}
     odd = {"base": numbers, "tuned": numbers, "difference": {"nll": {"mean": interval[0], "interval": interval}}}

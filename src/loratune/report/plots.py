@@ -93,6 +93,8 @@ def changes_chart(changes: Sequence[float], tie: float) -> str:
 
     changes = np.asarray(changes, dtype=float)
     tied = abs(changes) <= tie
+    # As single precision has them: what differs there is far enough apart for all the bins between.
+    changes = changes.astype(np.float32).astype(float)
     groups = {"improved": changes[~tied & (changes < 0)], "tied": changes[tied], "regressed": changes[~tied & (changes > 0)]}
 
     def draw(axes: "Axes") -> None:
