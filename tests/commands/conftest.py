@@ -1,9 +1,10 @@
-"""Where commands are run that need an adapter and held-out rows; most tests bring a place of their own."""
+"""Where commands are run: with an adapter and held-out rows, or before there is an adapter. Some tests bring their own place."""
 
 import pytest
 
 from evaluating import ROWS, write_rows
 from loratune.data import prose
+from training_runs import fill
 from tuned_models import save_tuned
 
 
@@ -15,4 +16,13 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(prose, "prose_of_test_pages", lambda: ["net sales rose in 2010 .", "the company has no debt ."])
     save_tuned(tmp_path)
     write_rows(tmp_path, ROWS)
+    return tmp_path
+
+
+@pytest.fixture
+def workplace(tmp_path, tmp_path_factory, monkeypatch):
+    """A folder with data and a model, but no adapter yet; also the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+    fill(tmp_path)
     return tmp_path

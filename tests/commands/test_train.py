@@ -9,7 +9,6 @@ import time
 from dataclasses import replace
 
 import pytest
-from safetensors.torch import load_file, save_file
 
 from loratune.cli import main
 from loratune.commands import train as training
@@ -17,60 +16,15 @@ from loratune.commands.train import prepared_with
 from loratune.models.tokenizer import Tokenizer
 from loratune.training.forecast import Trial
 from small_models import GPT2_SHAPES, save_model
-
-ROWS = [
-    {"instruction": f"Count to {n}.", "input": "", "output": " ".join(map(str, range(n))), "source": "count"}
-    for n in range(2, 40)
-]
+from training_runs import COMMON, ROWS, adapter, refused, same, train
 
 
-@pytest.fixture
-def place(tmp_path, tmp_path_factory, monkeypatch):
-    """A folder with data and a model, which is also the working directory."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
-    save_model(tmp_path / "base")
-    (tmp_path / "data").mkdir()
-    for name, rows in (("train", ROWS[4:]), ("val", ROWS[:4])):
-        (tmp_path / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return tmp_path
-
-
-COMMON = [
-    "train",
-    "--model",
-    "base",
-    "--batch-tokens",
-    "400",
-    "--micro-tokens",
-    "400",
-    "--max-tokens",
-    "300",
-    "--precision",
-    "fp32",
-    "--threads",
-    "1",
-]
-
-
-def train(*options: str) -> int:
-    return main([*COMMON, *options])
-
-
-def adapter(folder) -> dict:
-    return load_file(folder / "adapter_model.safetensors")
-
-
-def same(first: dict, second: dict) -> bool:
-    return first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
-
-
-def test_writes_everything_that_others_rely_on(place, capsys):
+def test_writes_everything_that_others_rely_on(workplace, capsys):
     prepared = {"settings": {"fact_tokens": 200, "finqa_target": "program", "seed": 0}}
-    (place / "data" / "prepare_report.json").write_text(json.dumps(prepared))
+    (workplace / "data" / "prepare_report.json").write_text(json.dumps(prepared))
     assert train("--steps", "12", "--run", "one", "--out", "adapter", "--json") == 0
     printed = json.loads(capsys.readouterr().out)
-    out, run = place / "adapter", place / "runs" / "one"
+    out, run = workplace / "adapter", workplace / "runs" / "one"
     assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "loratune.json", "README.md"} <= set(
         os.listdir(out)
     )
@@ -98,35 +52,35 @@ def test_data_without_a_usable_report_says_nothing_of_how_it_was_prepared(tmp_pa
     assert prepared_with(tmp_path) == {}
 
 
-def test_the_same_run_twice_gives_the_same_adapter(place):
+def test_the_same_run_twice_gives_the_same_adapter(workplace):
     for name in ("one", "two"):
         assert train("--steps", "8", "--dropout", "0.2", "--run", name, "--out", name) == 0
-    assert same(adapter(place / "one"), adapter(place / "two"))
+    assert same(adapter(workplace / "one"), adapter(workplace / "two"))
 
 
-def test_repeated_trainings_are_those_of_one_seed_after_the_other(place, capsys):
+def test_repeated_trainings_are_those_of_one_seed_after_the_other(workplace, capsys):
     assert train("--steps", "4", "--run", "r", "--out", "adapters/r", "--seed", "5", "--repeat", "2", "--json") == 0
     runs = json.loads(capsys.readouterr().out)["runs"]
     assert [run["adapter"] for run in runs] == ["adapters/r-seed5", "adapters/r-seed6"]
     for seed in (5, 6):
         assert train("--steps", "4", "--run", f"alone{seed}", "--out", f"alone{seed}", "--seed", str(seed)) == 0
-        assert same(adapter(place / f"alone{seed}"), adapter(place / "adapters" / f"r-seed{seed}"))
-    assert not same(adapter(place / "alone5"), adapter(place / "alone6"))
+        assert same(adapter(workplace / f"alone{seed}"), adapter(workplace / "adapters" / f"r-seed{seed}"))
+    assert not same(adapter(workplace / "alone5"), adapter(workplace / "alone6"))
 
 
-def test_a_repetition_is_not_resumed_as_one(place, capsys):
+def test_a_repetition_is_not_resumed_as_one(workplace, capsys):
     assert train("--resume", "--run", "r", "--repeat", "2") == 2
     assert "--resume and --repeat contradict each other" in capsys.readouterr().err
 
 
-def test_epochs_and_budget_and_early_stop(place, capsys):
+def test_epochs_and_budget_and_early_stop(workplace, capsys):
     assert train("--epochs", "2", "--run", "epochs", "--json") == 0
     by_epochs = json.loads(capsys.readouterr().out)
     assert train("--budget", "2s", "--run", "budget", "--json") == 0
     by_budget = json.loads(capsys.readouterr().out)
     assert by_epochs["finished"] and by_budget["finished"]
     assert 0.5 < by_budget["elapsed_seconds"] < 20
-    lrs = [json.loads(line).get("lr") for line in (place / "runs/budget/metrics.jsonl").read_text().splitlines()]
+    lrs = [json.loads(line).get("lr") for line in (workplace / "runs/budget/metrics.jsonl").read_text().splitlines()]
     lrs = [lr for lr in lrs if lr is not None]
     assert lrs[-1] < 0.1 * max(lrs)
     # A rate at which nothing is learned improves on no validation after the first.
@@ -134,17 +88,17 @@ def test_epochs_and_budget_and_early_stop(place, capsys):
     assert json.loads(capsys.readouterr().out)["steps"] < 500
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(place, monkeypatch):
+def test_interrupted_and_resumed_equals_uninterrupted(workplace, monkeypatch):
     assert train("--steps", "10", "--dropout", "0.1", "--run", "whole", "--out", "whole") == 0
     interrupt_after(4, monkeypatch)
     assert train("--steps", "10", "--dropout", "0.1", "--run", "parts", "--out", "parts") == 1
-    assert not (place / "parts").exists()
+    assert not (workplace / "parts").exists()
     monkeypatch.undo()
-    monkeypatch.chdir(place)
+    monkeypatch.chdir(workplace)
     assert main(["train", "--run", "parts", "--resume"]) == 0
-    assert same(adapter(place / "whole"), adapter(place / "parts"))
+    assert same(adapter(workplace / "whole"), adapter(workplace / "parts"))
     first, second = (
-        [json.loads(line) for line in (place / f"runs/{name}/metrics.jsonl").read_text().splitlines()]
+        [json.loads(line) for line in (workplace / f"runs/{name}/metrics.jsonl").read_text().splitlines()]
         for name in ("whole", "parts")
     )
     assert [row["loss"] for row in first if "loss" in row] == [row["loss"] for row in second if "loss" in row]
@@ -164,208 +118,130 @@ def interrupt_after(steps: int, monkeypatch) -> None:
     monkeypatch.setattr(loop, "train_step", counting)
 
 
-def refused(capsys, *options: str) -> str:
-    assert train(*options) == 2
-    return capsys.readouterr().err
-
-
-def test_mistakes_are_explained_all_at_once(place, capsys):
-    told = refused(capsys, "--learing-rate", "3", "--rank", "0", "--budget", "soon", "--steps", "4")
-    assert "did you mean --learning-rate?" in told
-    assert "--rank: input should be greater than or equal to 1" in told
-    assert "write it like 90s, 10m or 1h30m" in told
-    assert "--steps and --budget contradict each other" in told
-    assert not (place / "runs").exists()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--data", "nowhere"], "nowhere/train.jsonl: there is no such file; make it with `loratune prepare`"),
-        (["--model", "./nowhere"], "there is no such folder"),
-        (["--model", "nowhere.gguf"], "there is no such file"),
-        (["--model", "gpt5"], "no known short name"),
-        (["--config", "nowhere.toml"], "nowhere.toml: there is no such file"),
-        (["--resume"], "there is no run in runs/"),
-        (["--targets", "c_attn"], "this model has no c_attn"),
-        (["--max-tokens", "300", "--micro-tokens", "200"], "--max-tokens 300 is more than --micro-tokens 200"),
-        (["--device", "cuda"], "no CUDA device"),
-        (["--epochs", "inf"], "--epochs: input should be a finite number"),
-        (["--learning-rate", "nan"], "--learning-rate: input should be a finite number"),
-        (["--seed", "99999999999"], "--seed: input should be less than 4294967296"),
-        (["--run", ".."], "--run: string should match pattern"),
-        (["--out", "data/train.jsonl"], "--out data/train.jsonl: this is a file; a folder is needed"),
-        (["--out", "data/train.jsonl/adapter"], "train.jsonl is a file, not a folder"),
-    ],
-)
-def test_bad_input(place, capsys, options, message):
-    assert message in refused(capsys, "--steps", "2", *options)
-    assert not (place / "model").exists()
-
-
-def test_broken_data_is_refused_with_file_and_line(place, capsys):
-    path = place / "data" / "train.jsonl"
-    good = path.read_text().splitlines()
-    for broken, message in [
-        ('{"instruction": "x"', "line 3"),
-        ('{"instruction": "x", "input": ""}', "output"),
-        ("[1]", "line 3"),
-    ]:
-        path.write_text("\n".join([*good[:2], broken, *good[3:]]))
-        told = refused(capsys, "--steps", "2")
-        assert "train.jsonl" in told and message in told
-    path.write_text("")
-    assert "empty" in refused(capsys, "--steps", "2")
-
-
-def test_pickled_weights_are_refused(place, capsys):
-    (place / "base" / "model.safetensors").rename(place / "base" / "pytorch_model.bin")
-    assert "is a pickle" in refused(capsys, "--steps", "2")
-
-
-def test_a_model_whose_files_lack_weights_is_refused(place, capsys):
-    path = place / "base" / "model.safetensors"
-    weights = load_file(path)
-    del weights["model.layers.0.mlp.up_proj.weight"]
-    save_file(weights, path, metadata={"format": "pt"})
-    assert "lack 1 of the model's weights, such as model.layers.0.mlp.up_proj.weight" in refused(capsys, "--steps", "2")
-
-
-def test_a_tokenizer_with_more_ids_than_the_model_is_refused(place, capsys):
-    path = place / "base" / "tokenizer.json"
-    tokenizer = json.loads(path.read_text())
-    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": 300, "content": "<|more|>"})
-    path.write_text(json.dumps(tokenizer))
-    assert "its tokenizer has ids up to 257, the model only up to 256" in refused(capsys, "--steps", "2")
-
-
-@pytest.mark.parametrize("broken", ["config.json", "tokenizer.json"])
-def test_broken_model_files_are_refused(place, capsys, broken):
-    (place / "base" / broken).write_text("[]")
-    assert refused(capsys, "--steps", "2").startswith("error: ")
-
-
-def test_the_best_adapter_is_kept_not_the_last(place, capsys):
+def test_the_best_adapter_is_kept_not_the_last(workplace, capsys):
     """At this constant rate the loss first falls and then rises."""
     assert (
         train("--steps", "40", "--learning-rate", "0.3", "--schedule", "constant", "--clip", "100", "--run", "wild", "--json")
         == 0
     )
     summary = json.loads(capsys.readouterr().out)
-    run = place / "runs" / "wild"
+    run = workplace / "runs" / "wild"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     by_step = {row["step"]: row["val_nll"] for row in rows if "val_nll" in row}
     assert 0 < summary["best_step"] < 40
     assert by_step[summary["best_step"]] == min(by_step.values()) < by_step[40]
-    kept, newest = adapter(place / "model/gpt2_lora_finetuned"), adapter(run / "checkpoints" / "step-000040")
+    kept, newest = adapter(workplace / "model/gpt2_lora_finetuned"), adapter(run / "checkpoints" / "step-000040")
     assert same(kept, adapter(run / "best")) and not same(kept, newest)
 
 
-def test_a_step_is_validated_once(place):
+def test_a_step_is_validated_once(workplace):
     assert train("--steps", "10", "--run", "one") == 0
     assert main(["train", "--run", "one", "--resume"]) == 0
-    rows = [json.loads(line) for line in (place / "runs/one/metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (workplace / "runs/one/metrics.jsonl").read_text().splitlines()]
     validated = [row["step"] for row in rows if "val_nll" in row]
     assert validated == sorted(set(validated)) and validated[-1] == 10
 
 
-def test_a_validation_loss_that_is_no_number_stops_the_run(place, capsys):
+def test_a_validation_loss_that_is_no_number_stops_the_run(workplace, capsys):
     assert "the validation loss is nan" in refused(capsys, "--steps", "1", "--learning-rate", "1e36", "--warmup", "0")
-    assert list((place / "model").iterdir()) == []
+    assert list((workplace / "model").iterdir()) == []
 
 
-def test_no_room_left_for_the_adapter_leaves_the_old_one(place, capsys, monkeypatch):
+def test_no_room_left_for_the_adapter_leaves_the_old_one(workplace, capsys, monkeypatch):
     assert train("--steps", "2", "--run", "one") == 0
-    before = {path.name: path.read_bytes() for path in (place / "model/gpt2_lora_finetuned").iterdir()}
+    before = {path.name: path.read_bytes() for path in (workplace / "model/gpt2_lora_finetuned").iterdir()}
     monkeypatch.setattr(Tokenizer, "save", full_disk)
     assert "no room left on the disk" in refused(capsys, "--steps", "4", "--run", "two")
-    assert {path.name: path.read_bytes() for path in (place / "model/gpt2_lora_finetuned").iterdir()} == before
-    assert sorted(path.name for path in (place / "model").iterdir()) == ["gpt2_lora_finetuned"]
+    assert {path.name: path.read_bytes() for path in (workplace / "model/gpt2_lora_finetuned").iterdir()} == before
+    assert sorted(path.name for path in (workplace / "model").iterdir()) == ["gpt2_lora_finetuned"]
 
 
 def full_disk(*_):
     raise Exception("No space left on device (os error 28)")  # as tokenizers raises it
 
 
-def test_an_adapter_that_could_not_be_saved_is_saved_elsewhere_on_resume(place, capsys, monkeypatch):
+def test_an_adapter_that_could_not_be_saved_is_saved_elsewhere_on_resume(workplace, capsys, monkeypatch):
     with monkeypatch.context() as context:
         context.setattr(Tokenizer, "save", full_disk)
         refused(capsys, "--steps", "4", "--run", "one")
     assert main(["train", "--run", "one", "--resume", "--out", "elsewhere"]) == 0
-    assert same(adapter(place / "elsewhere"), adapter(place / "runs" / "one" / "best"))
+    assert same(adapter(workplace / "elsewhere"), adapter(workplace / "runs" / "one" / "best"))
 
 
-def test_ctrl_c_in_a_terminal_saves_and_says_how_to_go_on(place):
+def test_ctrl_c_in_a_terminal_saves_and_says_how_to_go_on(workplace):
     command = [sys.executable, "-m", "loratune", *COMMON, "--steps", "100000", "--run", "long"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    metrics = place / "runs" / "long" / "metrics.jsonl"
+    metrics = workplace / "runs" / "long" / "metrics.jsonl"
     while (not metrics.is_file() or metrics.read_text().count("\n") < 3) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     told, errors = process.communicate(timeout=60)
     assert process.returncode == 1 and "Traceback" not in errors
     assert "Go on with: loratune train --run long --resume" in told
-    assert list((place / "runs" / "long" / "checkpoints").glob("step-*"))
+    assert list((workplace / "runs" / "long" / "checkpoints").glob("step-*"))
 
 
-def test_the_run_goes_on_when_its_reader_has_gone(place):
+def test_the_run_goes_on_when_its_reader_has_gone(workplace):
     command = " ".join([sys.executable, "-m", "loratune", *COMMON, "--steps", "5", "--run", "one"])
     subprocess.run(f"{command} | head -1", shell=True, check=True, capture_output=True)
-    assert json.loads((place / "runs" / "one" / "summary.json").read_text())["finished"]
+    assert json.loads((workplace / "runs" / "one" / "summary.json").read_text())["finished"]
 
 
-def test_the_model_card_tells_what_was_done(place):
+def test_the_model_card_tells_what_was_done(workplace):
     assert train("--steps", "2", "--out", "adapter") == 0
-    card = (place / "adapter" / "README.md").read_text()
+    card = (workplace / "adapter" / "README.md").read_text()
     assert "Measured on 4 held-out rows" in card
     assert "cc-by-sa" not in card.split("---")[1]
 
 
-def test_settings_file_and_its_mistakes(place, capsys):
-    (place / "good.toml").write_text('steps = 2\nrank = 3\nrun = "from-file"\n')
+def test_settings_file_and_its_mistakes(workplace, capsys):
+    (workplace / "good.toml").write_text('steps = 2\nrank = 3\nrun = "from-file"\n')
     assert train("--config", "good.toml") == 0
-    assert adapter(place / "model/gpt2_lora_finetuned")["base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"].shape[0] == 3
-    (place / "budget.toml").write_text('budget = "1h"\n', encoding="utf-8-sig")
+    assert (
+        adapter(workplace / "model/gpt2_lora_finetuned")["base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"].shape[0]
+        == 3
+    )
+    (workplace / "budget.toml").write_text('budget = "1h"\n', encoding="utf-8-sig")
     assert train("--config", "budget.toml", "--steps", "2") == 0  # a stop rule given here replaces the file's
-    (place / "bad.toml").write_text("rnak = 3\nsteps = 'x'\n")
+    (workplace / "bad.toml").write_text("rnak = 3\nsteps = 'x'\n")
     told = refused(capsys, "--config", "bad.toml")
     assert "did you mean --rank?" in told and "--steps" in told
-    (place / "broken.toml").write_text("rank = = 3\n")
+    (workplace / "broken.toml").write_text("rank = = 3\n")
     assert "line 1" in refused(capsys, "--config", "broken.toml")
 
 
-def test_a_resumed_run_keeps_its_settings_and_its_data(place, capsys, monkeypatch):
+def test_a_resumed_run_keeps_its_settings_and_its_data(workplace, capsys, monkeypatch):
     interrupt_after(3, monkeypatch)
     assert train("--steps", "10", "--run", "one") == 1
     monkeypatch.undo()
-    monkeypatch.chdir(place)
+    monkeypatch.chdir(workplace)
     assert "--rank: 16 when the run began, 4 now" in refused(capsys, "--run", "one", "--resume", "--rank", "4", "--steps", "10")
-    with open(place / "data" / "train.jsonl", "a") as file:
+    with open(workplace / "data" / "train.jsonl", "a") as file:
         file.write(json.dumps(ROWS[0]) + "\n")
     assert "train.jsonl: " in refused(capsys, "--run", "one", "--resume", "--steps", "10")
     assert "exists; go on with it by" in refused(capsys, "--run", "one", "--steps", "10")
 
 
-def test_dry_run_writes_nothing_and_says_what_to_expect(place, capsys):
-    before = sorted(place.rglob("*"))
+def test_dry_run_writes_nothing_and_says_what_to_expect(workplace, capsys):
+    before = sorted(workplace.rglob("*"))
     assert train("--dry-run", "--steps", "30", "--json") == 0
-    assert sorted(place.rglob("*")) == before
+    assert sorted(workplace.rglob("*")) == before
     expected = json.loads(capsys.readouterr().out)["expected"]
     assert expected["steps"] == 30
     assert expected["seconds"] > 0 < expected["tokens_per_second"] and expected["peak_memory_mb"] > 100
 
 
-def test_low_memory_gives_the_same_adapter(place):
+def test_low_memory_gives_the_same_adapter(workplace):
     assert train("--steps", "4", "--run", "usual", "--out", "usual") == 0
     assert train("--steps", "4", "--run", "low", "--out", "low", "--low-memory") == 0
-    assert same(adapter(place / "usual"), adapter(place / "low"))
+    assert same(adapter(workplace / "usual"), adapter(workplace / "low"))
 
 
-def test_micro_batches_change_neither_the_steps_nor_their_rates(place):
+def test_micro_batches_change_neither_the_steps_nor_their_rates(workplace):
     logged = []
     for name, micro in (("whole", "900"), ("cut", "300")):
         assert train("--steps", "6", "--batch-tokens", "900", "--micro-tokens", micro, "--run", name, "--out", name) == 0
-        lines = (place / "runs" / name / "metrics.jsonl").read_text().splitlines()
+        lines = (workplace / "runs" / name / "metrics.jsonl").read_text().splitlines()
         logged.append([row for row in map(json.loads, lines) if "loss" in row])
     for whole, cut in zip(*logged, strict=True):
         assert (whole["step"], whole["lr"], whole["tokens"]) == (cut["step"], cut["lr"], cut["tokens"])
@@ -373,32 +249,32 @@ def test_micro_batches_change_neither_the_steps_nor_their_rates(place):
         assert whole["grad_norm"] == pytest.approx(cut["grad_norm"], rel=1e-2)
 
 
-def test_an_adapter_that_learned_nothing_is_warned_of(place, capsys):
+def test_an_adapter_that_learned_nothing_is_warned_of(workplace, capsys):
     nothing = ["--steps", "2", "--schedule", "constant", "--warmup", "0", "--clip", "100", "--learning-rate", "30"]
     assert train(*nothing, "--run", "none", "--out", "none") == 0
     assert "the adapter changes nothing" in " ".join(capsys.readouterr().out.split())
-    assert not any(matrix.any() for name, matrix in adapter(place / "none").items() if "lora_B" in name)
+    assert not any(matrix.any() for name, matrix in adapter(workplace / "none").items() if "lora_B" in name)
     assert train("--steps", "12", "--run", "some", "--out", "some") == 0
     assert "the adapter changes nothing" not in " ".join(capsys.readouterr().out.split())
 
 
-def test_the_choices_of_the_machine_are_written_down(place):
+def test_the_choices_of_the_machine_are_written_down(workplace):
     assert main(["train", "--model", "base", "--max-tokens", "300", "--steps", "4", "--run", "one"]) == 0
-    kept = (place / "runs" / "one" / "settings.toml").read_text()
+    kept = (workplace / "runs" / "one" / "settings.toml").read_text()
     assert 'precision = "fp32"' in kept or 'precision = "bf16"' in kept
     assert "\nmicro_tokens = 1024\n" in kept and "\nbatch_tokens = 1024\n" in kept
 
 
-def test_a_run_of_a_few_rows_takes_small_steps_which_a_resumed_one_keeps(place):
+def test_a_run_of_a_few_rows_takes_small_steps_which_a_resumed_one_keeps(workplace):
     options = ["--model", "base", "--max-tokens", "300", "--precision", "fp32", "--run", "one", "--out", "one"]
     assert main(["train", *options, "--epochs", "1"]) == 0
-    kept = (place / "runs" / "one" / "settings.toml").read_text()
+    kept = (workplace / "runs" / "one" / "settings.toml").read_text()
     assert "\nbatch_tokens = 512\n" in kept
     assert main(["train", "--run", "one", "--resume"]) == 0
-    assert (place / "runs" / "one" / "settings.toml").read_text() == kept
+    assert (workplace / "runs" / "one" / "settings.toml").read_text() == kept
 
 
-def test_how_long_a_run_is_the_whole_model_says_and_not_a_few_layers(place, monkeypatch, capsys):
+def test_how_long_a_run_is_the_whole_model_says_and_not_a_few_layers(workplace, monkeypatch, capsys):
     a_trial = Trial("fp32", 1024, 1e-9, 1e-9, 1e9, 0)
     monkeypatch.setattr(training, "try_out", lambda *_: a_trial)
     monkeypatch.setattr(training, "with_all_layers", lambda *_: replace(a_trial, train_seconds=1.0))
@@ -409,21 +285,16 @@ def test_how_long_a_run_is_the_whole_model_says_and_not_a_few_layers(place, monk
     assert json.loads(capsys.readouterr().out)["batch_tokens"] == 2048
 
 
-def test_a_row_longer_than_a_step_is_a_step(place):
+def test_a_row_longer_than_a_step_is_a_step(workplace):
     assert train("--epochs", "1", "--batch-tokens", "64", "--run", "one", "--out", "one") == 0
-    summary = json.loads((place / "runs" / "one" / "summary.json").read_text())
+    summary = json.loads((workplace / "runs" / "one" / "summary.json").read_text())
     assert train("--epochs", "1", "--batch-tokens", "900", "--run", "two", "--out", "two") == 0
-    assert summary["tokens"] == json.loads((place / "runs" / "two" / "summary.json").read_text())["tokens"]
+    assert summary["tokens"] == json.loads((workplace / "runs" / "two" / "summary.json").read_text())["tokens"]
     assert summary["steps"] > 4
 
 
-def test_gpt2_architecture_trains_too(place):
-    save_model(place / "small-gpt2", GPT2_SHAPES["cerebras-gpt"])
+def test_gpt2_architecture_trains_too(workplace):
+    save_model(workplace / "small-gpt2", GPT2_SHAPES["cerebras-gpt"])
     assert train("--model", "small-gpt2", "--steps", "3", "--targets", "attention", "mlp.c_fc") == 0
-    names = set(adapter(place / "model/gpt2_lora_finetuned"))
+    names = set(adapter(workplace / "model/gpt2_lora_finetuned"))
     assert any("attn.c_attn" in name for name in names) and not any("mlp.c_proj" in name for name in names)
-
-
-def test_rows_longer_than_the_positions_are_refused_before_training(place, capsys):
-    long = ["--max-tokens", "600", "--micro-tokens", "600", "--batch-tokens", "600"]
-    assert "this model has only 512 positions" in refused(capsys, "--steps", "2", *long)

@@ -688,7 +688,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "models/load.py",
                     'if missing := sorted(told["missing_keys"]):',
                     "if missing := []:",
-                    "commands/test_train.py::test_a_model_whose_files_lack_weights_is_refused",
+                    "commands/test_train_refused.py::test_a_model_whose_files_lack_weights_is_refused",
                 ),
             ),
         ),

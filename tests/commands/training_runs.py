@@ -1,0 +1,55 @@
+"""`loratune train` on a model of a few thousand numbers: its data, and a short run."""
+
+import json
+
+from safetensors.torch import load_file
+
+from loratune.cli import main
+from small_models import save_model
+
+ROWS = [
+    {"instruction": f"Count to {n}.", "input": "", "output": " ".join(map(str, range(n))), "source": "count"}
+    for n in range(2, 40)
+]
+
+
+def fill(place) -> None:
+    """Put data and a model there."""
+    save_model(place / "base")
+    (place / "data").mkdir()
+    for name, rows in (("train", ROWS[4:]), ("val", ROWS[:4])):
+        (place / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+COMMON = [
+    "train",
+    "--model",
+    "base",
+    "--batch-tokens",
+    "400",
+    "--micro-tokens",
+    "400",
+    "--max-tokens",
+    "300",
+    "--precision",
+    "fp32",
+    "--threads",
+    "1",
+]
+
+
+def train(*options: str) -> int:
+    return main([*COMMON, *options])
+
+
+def adapter(folder) -> dict:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def same(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
+
+
+def refused(capsys, *options: str) -> str:
+    assert train(*options) == 2
+    return capsys.readouterr().err
