@@ -269,7 +269,9 @@ class TrainSettings(ModelChoice, Machine, Rows, DryRun):
         ge=1,
         description="how often to measure the validation loss and save a checkpoint; fewer, if that took a tenth of a --budget",
     )
-    val_rows: int = Field(64, ge=1, description="validation rows measured each time, the same ones")
+    val_rows: int = Field(
+        64, ge=1, description="validation rows measured each time, the same ones; fewer, if two times took a tenth of a --budget"
+    )
     seed: Seed = Field(0, description="seed of the data order and of the adapter's first weights")
     repeat: int = Field(
         1, ge=1, le=100, description="train this often, with one seed after the other, to see how much chance is in the result"

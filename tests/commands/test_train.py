@@ -285,6 +285,20 @@ def test_how_long_a_run_is_the_whole_model_says_and_not_a_few_layers(workplace, 
     assert json.loads(capsys.readouterr().out)["batch_tokens"] == 2048
 
 
+def test_a_short_budget_on_a_slow_machine_is_not_spent_on_validations(workplace, monkeypatch, capsys):
+    slow = Trial("fp32", 1024, 1e-3, 1e-3, 1e9, 0)
+    monkeypatch.setattr(training, "try_out", lambda *_: slow)
+    monkeypatch.setattr(training, "with_all_layers", lambda *_: slow)
+    options = ["--model", "base", "--max-tokens", "300", "--precision", "fp32", "--run", "one", "--out", "one"]
+    assert main(["train", *options, "--budget", "2s"]) == 0
+    kept = (workplace / "runs" / "one" / "settings.toml").read_text()
+    assert "Validation: 2 of 4 rows" in capsys.readouterr().out
+    assert "\nval_rows = 2\n" in kept
+    assert "Measured on 2 held-out rows" in (workplace / "one" / "README.md").read_text()
+    assert main(["train", "--run", "one", "--resume"]) == 0
+    assert (workplace / "runs" / "one" / "settings.toml").read_text() == kept
+
+
 def test_a_row_longer_than_a_step_is_a_step(workplace):
     assert train("--epochs", "1", "--batch-tokens", "64", "--run", "one", "--out", "one") == 0
     summary = json.loads((workplace / "runs" / "one" / "summary.json").read_text())

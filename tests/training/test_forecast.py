@@ -21,6 +21,7 @@ from loratune.training.forecast import (
     first_layers,
     kept_bytes,
     try_out,
+    val_rows_for,
     with_all_layers,
 )
 from loratune.training.loss import target_loss
@@ -161,6 +162,18 @@ def test_a_short_run_takes_smaller_steps(choice, batch):
     assert batch_tokens_for(settings, trial, ten) == batch
     if settings.budget is None:
         assert batch_tokens_for(settings, None, ten) == batch
+
+
+@pytest.mark.parametrize(
+    ("choice", "count"),
+    [({"budget": "100s"}, 25), ({"budget": "1000s"}, 64), ({"budget": "1s"}, 1), ({"steps": 3}, 64)],
+)
+def test_two_validations_take_at_most_a_tenth_of_a_budget(choice, count):
+    trial, val_rows = Trial("fp32", 1024, 0.01, 0.002, 3e9, 0), random_rows([(90, 11)] * 64, 200)  # 0.2 seconds a row
+    settings = TrainSettings.checked(choice)
+    assert val_rows_for(settings, trial, val_rows) == count
+    if choice == {"budget": "100s"}:
+        assert StopRule(seconds=100).affordable(10, 0.2 * count) == 1
 
 
 def test_the_fastest_that_fits_and_the_smaller_of_equals():

@@ -39,8 +39,8 @@ def test_steps():
     assert rule.seconds_left(1, 10, 10) == 30
 
 
-def test_validations_take_at_most_a_tenth_of_a_budget():
+def test_validations_with_the_bases_take_at_most_a_tenth_of_a_budget():
     assert StopRule(seconds=600).affordable(10, 5.0) == 10
-    assert StopRule(seconds=600).affordable(10, 11.0) == 5
+    assert StopRule(seconds=600).affordable(10, 11.0) == 4
     assert StopRule(seconds=600).affordable(10, 700.0) == 1
     assert StopRule(steps=5).affordable(10, 700.0) == 10

@@ -64,7 +64,7 @@ def parts_of(settings: QuickstartSettings, model: str) -> Parts:
     data, adapter, evaluation = out / "data", out / "model" / "gpt2_lora_finetuned", out / "evaluation.json"
     return Parts(
         PrepareSettings(source="snapshot", model=model, out=data),
-        TrainSettings(model=model, data=data, out=adapter, budget=settings.budget, validations=3, val_rows=40, **machine),
+        TrainSettings(model=model, data=data, out=adapter, budget=settings.budget, **machine),
         EvaluateSettings(
             adapter=[adapter],
             data=str(data / "test.jsonl"),

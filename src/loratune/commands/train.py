@@ -37,6 +37,7 @@ from loratune.training.forecast import (
     forecast,
     memory_besides_weights,
     try_out,
+    val_rows_for,
     with_all_layers,
 )
 from loratune.training.loop import Job, fit
@@ -107,15 +108,17 @@ def made_ready(settings: TrainSettings) -> Ready:
     refuse_long_rows(settings, base)
     key = key_of(made_of["data"]["train"], found.folder, template, settings.max_tokens)
     rows, counts = recalled(cache_folder(), key, lambda: encode_rows(records, template, base.tokenizer, settings.max_tokens))
-    val_rows, _ = encode_rows(val_records, template, base.tokenizer, settings.max_tokens)
-    refuse_no_rows(settings, rows, val_rows)
+    all_val_rows, _ = encode_rows(val_records, template, base.tokenizer, settings.max_tokens)
+    refuse_no_rows(settings, rows, all_val_rows)
+    val_rows = draw_evenly(all_val_rows, settings.val_rows, settings.seed)
     besides_weights = memory_besides_weights(base.decoder)
     settings, trial = settled(settings, base, rows, device)
     set_precision(base.decoder, PRECISIONS[settings.precision]).to(device)
     base.decoder.low_memory = settings.low_memory
     layers = add_lora(base.decoder, settings.rank, settings.alpha, settings.dropout, settings.targets, settings.seed)
     trial = trial and with_all_layers(base.decoder, rows, settings, trial, cache_folder())
-    settings = settings.model_copy(update={"batch_tokens": batch_tokens_for(settings, trial, rows)})
+    settings = suited(settings, trial, rows, val_rows)
+    val_rows = draw_evenly(all_val_rows, settings.val_rows, settings.seed)
     expected = trial and forecast(trial, besides_weights, settings, stop_rule(settings, rows), rows, val_rows)
     return Ready(settings, device, template, base, layers, made_of, records, rows, counts, val_rows, expected)
 
@@ -148,8 +151,7 @@ def trained(ready: Ready) -> dict:
 def settled(settings: TrainSettings, base: Base, rows: list[Encoded], device: str) -> tuple[TrainSettings, Trial | None]:
     """Every default that depends on the machine or the moment decided, so that a resumed run decides the same.
 
-    Only the tokens of a step stay open: how long the run is, the whole model's speed will say. The second is what was
-    tried: on a CPU, at the beginning of a run.
+    Only what the whole model's speed decides stays open. The second is what was tried: on a CPU, at the beginning of a run.
     """
     no_rule = settings.epochs is settings.steps is settings.budget is None
     decided = {
@@ -173,6 +175,14 @@ def settled(settings: TrainSettings, base: Base, rows: list[Encoded], device: st
     return settings.model_copy(update={"precision": precision, "micro_tokens": micro_tokens}), trial
 
 
+def suited(settings: TrainSettings, trial: Trial | None, rows: list[Encoded], val_rows: list[Encoded]) -> TrainSettings:
+    """What the whole model's speed decides: how large a step is, and how many rows a short --budget can pay to validate."""
+    count = val_rows_for(settings, trial, val_rows)
+    if count < len(val_rows):
+        say(f"Validation: {count} of {len(val_rows)} rows, so that measuring them twice takes a tenth of --budget.")
+    return settings.model_copy(update={"batch_tokens": batch_tokens_for(settings, trial, rows), "val_rows": count})
+
+
 def new_name() -> str:
     """Date and time; once more with a number, where the clock was set back or two runs begin in one second."""
     name = datetime.now().strftime("%Y-%m-%d-%H%M%S")
@@ -181,7 +191,7 @@ def new_name() -> str:
 
 
 def read_data(settings: TrainSettings) -> tuple[dict, list[Record], list[Record]]:
-    """What the files are and how they were prepared, the training records, and the validation records measured each time.
+    """What the files are and how they were prepared, the training records and the validation records.
 
     The files may be changed or deleted while the run goes on; they are not read again.
     """
@@ -190,7 +200,7 @@ def read_data(settings: TrainSettings) -> tuple[dict, list[Record], list[Record]
         raise UserError(*missing)
     made_of = {"data": {path.stem: fingerprint(path) for path in files}, "prepared": prepared_with(settings.data)}
     train, val = map(read_records, files)
-    return made_of, train, draw_evenly(val, settings.val_rows, settings.seed)
+    return made_of, train, val
 
 
 def refuse_long_rows(settings: TrainSettings, base: Base) -> None:

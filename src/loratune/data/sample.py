@@ -3,11 +3,15 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import TypeVar
 
+from loratune.data.encode import Encoded
 from loratune.data.records import Record
 
+Row = TypeVar("Row", Record, Encoded)
 
-def draw_evenly(records: Sequence[Record], count: int, seed: int) -> list[Record]:
+
+def draw_evenly(records: Sequence[Row], count: int, seed: int) -> list[Row]:
     """`count` records (all, if there are fewer), as evenly from the sources as these allow, in their original order.
 
     Which ones is a function of the records' ids and the seed; a larger draw contains the smaller one's records of each source.

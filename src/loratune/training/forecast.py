@@ -31,7 +31,7 @@ from loratune.models.lora import add_lora, trained_parameters
 from loratune.reading import read_json
 from loratune.settings import BATCH, SHORT_BATCH, SHORT_RUN, TrainSettings
 from loratune.training.loss import target_loss
-from loratune.training.schedule import StopRule
+from loratune.training.schedule import VALIDATING, StopRule
 
 Candidate = tuple[str, int]  # a precision, and tokens at once
 DEPTHS = 2, 4
@@ -231,6 +231,15 @@ def batch_tokens_for(settings: TrainSettings, trial: Trial | None, rows: Sequenc
     elif settings.epochs:
         tokens = settings.epochs * sum(map(fed_tokens, rows))
     return settings.batch_tokens or (SHORT_BATCH if tokens < SHORT_RUN else BATCH)
+
+
+def val_rows_for(settings: TrainSettings, trial: Trial | None, rows: Sequence[Encoded]) -> int:
+    """As the settings say, or as many of these validation rows as a --budget can pay to measure twice; at least one."""
+    if settings.budget is None or trial is None:
+        return settings.val_rows
+    a_row = trial.validation_seconds * sum(map(fed_tokens, rows)) / len(rows)
+    payable = max(1, int(VALIDATING * settings.budget / (2 * a_row)))
+    return payable if payable < len(rows) else settings.val_rows
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+VALIDATING = 0.1  # share of a time budget that validations may take, the base's included
+
 
 @dataclass(frozen=True)
 class StopRule:
@@ -27,10 +29,10 @@ class StopRule:
         return step > 0 and elapsed + pace > self.seconds
 
     def affordable(self, validations: int, seconds: float) -> int:
-        """How many of these validations, of so many seconds each, take at most a tenth of a time budget; one is always made."""
+        """How many of these validations, of so many seconds each, a time budget pays for besides the base's; at least one."""
         if self.steps:
             return validations
-        return max(1, min(validations, int(0.1 * self.seconds / max(seconds, 1e-9))))
+        return max(1, min(validations, int(VALIDATING * self.seconds / max(seconds, 1e-9)) - 1))
 
     def seconds_left(self, step: int, elapsed: float, pace: float) -> float:
         return (self.steps - step) * pace if self.steps else max(self.seconds - elapsed, 0.0)
