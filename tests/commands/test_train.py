@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 
 from loratune.cli import main
-from loratune.commands import train as training
-from loratune.commands.train import prepared_with
+from loratune.commands import ready
+from loratune.commands.ready import prepared_with
 from loratune.models.tokenizer import Tokenizer
 from loratune.training.forecast import Trial
 from small_models import GPT2_SHAPES, save_model
@@ -276,8 +276,8 @@ def test_a_run_of_a_few_rows_takes_small_steps_which_a_resumed_one_keeps(workpla
 
 def test_how_long_a_run_is_the_whole_model_says_and_not_a_few_layers(workplace, monkeypatch, capsys):
     a_trial = Trial("fp32", 1024, 1e-9, 1e-9, 1e9, 0)
-    monkeypatch.setattr(training, "try_out", lambda *_: a_trial)
-    monkeypatch.setattr(training, "with_all_layers", lambda *_: replace(a_trial, train_seconds=1.0))
+    monkeypatch.setattr(ready, "try_out", lambda *_: a_trial)
+    monkeypatch.setattr(ready, "with_all_layers", lambda *_: replace(a_trial, train_seconds=1.0))
     options = ["--model", "base", "--max-tokens", "300", "--budget", "30m", "--dry-run", "--json"]
     assert main(["train", *options]) == 0
     assert json.loads(capsys.readouterr().out)["batch_tokens"] == 512
@@ -287,16 +287,17 @@ def test_how_long_a_run_is_the_whole_model_says_and_not_a_few_layers(workplace, 
 
 def test_a_short_budget_on_a_slow_machine_is_not_spent_on_validations(workplace, monkeypatch, capsys):
     slow = Trial("fp32", 1024, 1e-3, 1e-3, 1e9, 0)
-    monkeypatch.setattr(training, "try_out", lambda *_: slow)
-    monkeypatch.setattr(training, "with_all_layers", lambda *_: slow)
+    monkeypatch.setattr(ready, "try_out", lambda *_: slow)
+    monkeypatch.setattr(ready, "with_all_layers", lambda *_: slow)
     options = ["--model", "base", "--max-tokens", "300", "--precision", "fp32", "--run", "one", "--out", "one"]
     assert main(["train", *options, "--budget", "2s"]) == 0
     kept = (workplace / "runs" / "one" / "settings.toml").read_text()
     assert "Validation: 2 of 4 rows" in capsys.readouterr().out
     assert "\nval_rows = 2\n" in kept
     assert "Measured on 2 held-out rows" in (workplace / "one" / "README.md").read_text()
-    assert main(["train", "--run", "one", "--resume"]) == 0
-    assert (workplace / "runs" / "one" / "settings.toml").read_text() == kept
+    for asked_again in ([], ["--val-rows", "64"]):
+        assert main(["train", "--run", "one", "--resume", *asked_again]) == 0
+        assert (workplace / "runs" / "one" / "settings.toml").read_text() == kept
 
 
 def test_a_row_longer_than_a_step_is_a_step(workplace):

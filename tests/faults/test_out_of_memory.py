@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from faulty import TRAIN, adapter, refused, same, train
 from loratune.cli import main
-from loratune.commands import train as training
+from loratune.commands import ready
 from loratune.data.encode import Encoded
 from loratune.data.pack import fit_together
 from loratune.errors import UserError
@@ -107,7 +107,7 @@ def test_where_a_single_row_does_not_fit(place, capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     "moment",
-    [(loop, "validation_nll"), (training, "load_base"), (training, "read_data"), (training, "try_out")],
+    [(loop, "validation_nll"), (ready, "load_base"), (ready, "read_data"), (ready, "try_out")],
     ids=lambda moment: moment[1],
 )
 def test_elsewhere_it_ends_with_what_to_do(place, capsys, monkeypatch, moment):

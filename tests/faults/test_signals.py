@@ -11,6 +11,7 @@ import pytest
 
 from faulty import TRAIN, adapter, content, same, train
 from loratune.cli import main
+from loratune.commands import ready
 from loratune.commands import train as training
 from loratune.files import write_together
 from loratune.models.tokenizer import Tokenizer
@@ -77,11 +78,18 @@ def test_twice_ends_at_once_and_keeps_the_newest_checkpoint(place, whole, capsys
 
 
 @pytest.mark.parametrize("number", ENDING, ids=names)
-@pytest.mark.parametrize("name", ["load_base", "read_data", "try_out", "plot_losses", "model_card", "summarise"])
-def test_before_the_first_step_and_after_the_last(place, whole, capsys, monkeypatch, name, number):
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        *[(ready, "load_base"), (ready, "read_data"), (ready, "try_out")],
+        *[(training, "plot_losses"), (training, "model_card"), (training, "summarise")],
+    ],
+    ids=lambda part: part if isinstance(part, str) else "",
+)
+def test_before_the_first_step_and_after_the_last(place, whole, capsys, monkeypatch, where, name, number):
     """Once is enough there: nothing runs that could be finished."""
     with monkeypatch.context() as patch:
-        patch.setattr(training, name, sending(1, number, getattr(training, name)))
+        patch.setattr(where, name, sending(1, number, getattr(where, name)))
         assert train(*ONE) == 128 + number
     assert capsys.readouterr().err.endswith("interrupted\n")
     assert not list(place.rglob("*.tmp")) and not list(place.rglob("*.lock"))
