@@ -52,7 +52,7 @@ def train_once(settings: TrainSettings) -> dict:
 
 
 def foretold(ready: Ready) -> dict:
-    told = {name: getattr(ready.settings, name) for name in ("precision", "batch_tokens", "micro_tokens")}
+    told = {name: getattr(ready.settings, name) for name in ("precision", "batch_tokens", "micro_tokens", "val_rows")}
     tokens = sum(map(fed_tokens, ready.rows))
     expected = ready.expected and asdict(ready.expected)
     return {"dry_run": True, "rows": len(ready.rows), "tokens_per_epoch": tokens, **told, "expected": expected}
