@@ -270,7 +270,9 @@ class TrainSettings(ModelChoice, Machine, Rows, DryRun):
         description="how often to measure the validation loss and save a checkpoint; fewer, if that took a tenth of a --budget",
     )
     val_rows: int = Field(
-        64, ge=1, description="validation rows measured each time, the same ones; fewer, if two times took a tenth of a --budget"
+        64,
+        ge=1,
+        description="validation rows measured each time, the same ones; fewer, but at least 8, if two times took a tenth of a --budget",
     )
     seed: Seed = Field(0, description="seed of the data order and of the adapter's first weights")
     repeat: int = Field(

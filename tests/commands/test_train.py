@@ -286,15 +286,16 @@ def test_how_long_a_run_is_the_whole_model_says_and_not_a_few_layers(workplace, 
 
 
 def test_a_short_budget_on_a_slow_machine_is_not_spent_on_validations(workplace, monkeypatch, capsys):
+    (workplace / "data" / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[:12]))
     slow = Trial("fp32", 1024, 1e-3, 1e-3, 1e9, 0)
     monkeypatch.setattr(ready, "try_out", lambda *_: slow)
     monkeypatch.setattr(ready, "with_all_layers", lambda *_: slow)
     options = ["--model", "base", "--max-tokens", "300", "--precision", "fp32", "--run", "one", "--out", "one"]
     assert main(["train", *options, "--budget", "2s"]) == 0
     kept = (workplace / "runs" / "one" / "settings.toml").read_text()
-    assert "Validation: 2 of 4 rows" in capsys.readouterr().out
-    assert "\nval_rows = 2\n" in kept
-    assert "Measured on 2 held-out rows" in (workplace / "one" / "README.md").read_text()
+    assert "Validation: 8 of 12 rows" in capsys.readouterr().out
+    assert "\nval_rows = 8\n" in kept
+    assert "Measured on 8 held-out rows" in (workplace / "one" / "README.md").read_text()
     for asked_again in ([], ["--val-rows", "64"]):
         assert main(["train", "--run", "one", "--resume", *asked_again]) == 0
         assert (workplace / "runs" / "one" / "settings.toml").read_text() == kept

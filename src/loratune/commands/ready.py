@@ -160,7 +160,7 @@ def suited(settings: TrainSettings, trial: Trial | None, rows: list[Encoded], va
     """What the whole model's speed decides: how large a step is, and how many rows a short --budget can pay to validate."""
     count = val_rows_for(settings, trial, val_rows)
     if count < len(val_rows):
-        say(f"Validation: {count} of {len(val_rows)} rows, so that measuring them twice takes a tenth of --budget.")
+        say(f"Validation: {count} of {len(val_rows)} rows, so that measuring them takes little of --budget.")
     return settings.model_copy(update={"batch_tokens": batch_tokens_for(settings, trial, rows), "val_rows": count})
 
 

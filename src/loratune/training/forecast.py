@@ -37,6 +37,7 @@ Candidate = tuple[str, int]  # a precision, and tokens at once
 DEPTHS = 2, 4
 SIZES = 1024, 2048  # tokens at once that are tried
 UNUSED = 0.3e9  # bytes that the allocator leaves between blocks, as measured with glibc
+FEWEST = 8  # validation rows: of fewer it is chance whether they say that training helped
 ENOUGH = 0.6  # seconds that a timing takes at least; the fastest of its repetitions counts
 
 
@@ -234,11 +235,11 @@ def batch_tokens_for(settings: TrainSettings, trial: Trial | None, rows: Sequenc
 
 
 def val_rows_for(settings: TrainSettings, trial: Trial | None, rows: Sequence[Encoded]) -> int:
-    """As the settings say, or as many of these validation rows as a --budget can pay to measure twice; at least one."""
+    """As the settings say, or as many of these validation rows as a --budget can pay to measure twice; at least FEWEST."""
     if settings.budget is None or trial is None:
         return settings.val_rows
     a_row = trial.validation_seconds * sum(map(fed_tokens, rows)) / len(rows)
-    payable = max(1, int(VALIDATING * settings.budget / (2 * a_row)))
+    payable = max(FEWEST, int(VALIDATING * settings.budget / (2 * a_row)))
     return payable if payable < len(rows) else settings.val_rows
 
 
