@@ -41,6 +41,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Penalty = Annotated[float, Field(ge=1, le=10)]
 BATCH, SHORT_BATCH = 1024, 512  # tokens in an optimiser step, unless somebody says how many
 SHORT_RUN = 64_000  # tokens of a run that learns more in smaller and more steps (measured: RESULTS.md)
+VAL_ROWS, FEWEST_VAL_ROWS = 64, 8  # measured each time; of fewer it is chance whether they say that training helped
 STOP_RULES = ("epochs", "steps", "budget")
 ADAPTER = Path("model/gpt2_lora_finetuned")
 RUNS = Path("runs")
@@ -270,9 +271,10 @@ class TrainSettings(ModelChoice, Machine, Rows, DryRun):
         description="how often to measure the validation loss and save a checkpoint; fewer, if that took a tenth of a --budget",
     )
     val_rows: int = Field(
-        64,
+        VAL_ROWS,
         ge=1,
-        description="validation rows measured each time, the same ones; fewer, but at least 8, if two times took a tenth of a --budget",
+        description="validation rows measured each time, the same ones; "
+        f"fewer, but at least {FEWEST_VAL_ROWS}, where measuring them twice takes a tenth of a --budget",
     )
     seed: Seed = Field(0, description="seed of the data order and of the adapter's first weights")
     repeat: int = Field(

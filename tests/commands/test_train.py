@@ -16,7 +16,7 @@ from loratune.commands.ready import prepared_with
 from loratune.models.tokenizer import Tokenizer
 from loratune.training.forecast import Trial
 from small_models import GPT2_SHAPES, save_model
-from training_runs import COMMON, ROWS, adapter, refused, same, train
+from training_runs import ROWS, TRAIN, adapter, refused, same, train
 
 
 def test_writes_everything_that_others_rely_on(workplace, capsys):
@@ -169,7 +169,7 @@ def test_an_adapter_that_could_not_be_saved_is_saved_elsewhere_on_resume(workpla
 
 
 def test_ctrl_c_in_a_terminal_saves_and_says_how_to_go_on(workplace):
-    command = [sys.executable, "-m", "loratune", *COMMON, "--steps", "100000", "--run", "long"]
+    command = [sys.executable, "-m", "loratune", *TRAIN, "--steps", "100000", "--run", "long"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = workplace / "runs" / "long" / "metrics.jsonl"
     while (not metrics.is_file() or metrics.read_text().count("\n") < 3) and process.poll() is None:
@@ -182,7 +182,7 @@ def test_ctrl_c_in_a_terminal_saves_and_says_how_to_go_on(workplace):
 
 
 def test_the_run_goes_on_when_its_reader_has_gone(workplace):
-    command = " ".join([sys.executable, "-m", "loratune", *COMMON, "--steps", "5", "--run", "one"])
+    command = " ".join([sys.executable, "-m", "loratune", *TRAIN, "--steps", "5", "--run", "one"])
     subprocess.run(f"{command} | head -1", shell=True, check=True, capture_output=True)
     assert json.loads((workplace / "runs" / "one" / "summary.json").read_text())["finished"]
 
@@ -293,7 +293,7 @@ def test_a_short_budget_on_a_slow_machine_is_not_spent_on_validations(workplace,
     options = ["--model", "base", "--max-tokens", "300", "--precision", "fp32", "--run", "one", "--out", "one"]
     assert main(["train", *options, "--budget", "2s"]) == 0
     kept = (workplace / "runs" / "one" / "settings.toml").read_text()
-    assert "Validation: 8 of 12 rows" in capsys.readouterr().out
+    assert "Validation: 8 rows instead of 64" in capsys.readouterr().out
     assert "\nval_rows = 8\n" in kept
     assert "Measured on 8 held-out rows" in (workplace / "one" / "README.md").read_text()
     for asked_again in ([], ["--val-rows", "64"]):

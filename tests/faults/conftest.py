@@ -5,16 +5,12 @@ import shutil
 
 import pytest
 
-from faulty import RUN, adapter
+from faulty import RUN
 from loratune.cli import main
 from loratune.machine import Neighbours
 from small_models import save_model
+from training_runs import ROWS, adapter
 from tuned_models import save_tuned
-
-ROWS = [
-    {"instruction": f"Count to {n}.", "input": "", "output": " ".join(map(str, range(n))), "source": "count"}
-    for n in range(2, 40)
-]
 
 
 @pytest.fixture(scope="session")

@@ -7,17 +7,10 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors.torch import load_file
-
 from loratune.cli import main
+from training_runs import TRAIN
 
-SIZES = ["--batch-tokens", "400", "--micro-tokens", "400", "--max-tokens", "300"]
-TRAIN = ["train", "--model", "base", *SIZES, "--precision", "fp32", "--threads", "1"]
 RUN = [*TRAIN, "--steps", "3", "--validations", "2"]
-
-
-def train(*options: str) -> int:
-    return main([*TRAIN, *options])
 
 
 def refused(capsys, *words: str) -> str:
@@ -27,14 +20,6 @@ def refused(capsys, *words: str) -> str:
     told = capsys.readouterr().err
     assert told.startswith("error: ") and "Traceback" not in told
     return told
-
-
-def adapter(folder: Path) -> dict:
-    return load_file(folder / "adapter_model.safetensors")
-
-
-def same(first: dict, second: dict) -> bool:
-    return first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from loratune.training.checkpoint import KEPT, RunFolder, damage
+from training_runs import BASE
 
 # What changes a file system, as Python's own audit events call it (docs.python.org/3/library/audit_events.html).
 WRITES = ("open", "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.truncate")
@@ -23,26 +24,11 @@ PRELOADED = (
     "matplotlib.figure",
     "matplotlib.backends.backend_agg",
 )
-SIZES = ["--batch-tokens", "400", "--micro-tokens", "400", "--max-tokens", "300"]
-OPTIONS = ["--model", "base", *SIZES, "--precision", "fp32", "--threads", "1", "--dropout", "0.1"]
+OPTIONS = [*BASE, "--dropout", "0.1"]
 KILLED, DONE = -signal.SIGKILL, 0
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(list(PRELOADED))
-
-
-def prepare(place: Path) -> None:
-    """A model and data in `place`."""
-    from small_models import save_model  # not in each of the processes
-
-    save_model(place / "base")
-    (place / "data").mkdir()
-    rows = [
-        {"instruction": f"Count to {n}.", "input": "", "output": " ".join(map(str, range(n))), "source": "count"}
-        for n in range(2, 40)
-    ]
-    for name, part in (("train", rows[4:]), ("val", rows[:4])):
-        (place / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
 
 
 def start(

@@ -14,13 +14,14 @@ import sys
 import pytest
 
 from conftest import at
-from faulty import RUN, SmallDisk, adapter, content, process, refused, same, watchers
+from faulty import RUN, SmallDisk, content, process, refused, watchers
 from loratune.cli import main
 from loratune.errors import FileError
 from loratune.files import write_together
 from loratune.models import adapter as adapters
 from loratune.training import checkpoint, loop
 from loratune.training.checkpoint import RunFolder
+from training_runs import adapter, same
 
 ONE = [*RUN, "--run", "one", "--out", "tuned"]
 # What `train` writes, each by a pattern of its own.

@@ -11,9 +11,10 @@ import time
 
 import pytest
 
-from killing import DONE, KILLED, assert_ended_alike, ended, finish, prepare, start, writes_of_last_run
+from killing import DONE, KILLED, assert_ended_alike, ended, finish, start, writes_of_last_run
 from loratune.cli import main
 from loratune.data.sources.dolly import load_dolly
+from training_runs import fill
 
 STEPS = ("--steps", "5", "--validations", "3")
 # One write of each kind: the run's folder, a checkpoint, the link to the best one, the pruning, the adapter, the summary.
@@ -33,7 +34,7 @@ def place(tmp_path_factory):
     """A folder with data, a model and a whole run of five steps."""
     place = tmp_path_factory.mktemp("kill") / "place"
     place.mkdir()
-    prepare(place)
+    fill(place)
     finish(place, "whole", *STEPS)
     return place
 

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faulty import TRAIN, adapter, refused, same, train
+from faulty import refused
 from loratune.cli import main
 from loratune.commands import ready
 from loratune.data.encode import Encoded
@@ -24,6 +24,7 @@ from loratune.machine import is_out_of_memory
 from loratune.settings import TrainSettings
 from loratune.training import loop, step
 from loratune.training.loop import smaller
+from training_runs import TRAIN, adapter, same, train
 
 ONE = ["--steps", "3", "--validations", "2", "--dropout", "0.1", "--run", "one", "--out", "tuned"]
 FAILURES = (

@@ -9,7 +9,7 @@ import termios
 
 import pytest
 
-from faulty import TRAIN, adapter, content, same, train
+from faulty import content
 from loratune.cli import main
 from loratune.commands import ready
 from loratune.commands import train as training
@@ -18,6 +18,7 @@ from loratune.models.tokenizer import Tokenizer
 from loratune.signals import ENDING, held_back
 from loratune.training import loop
 from loratune.training.checkpoint import RunFolder
+from training_runs import TRAIN, adapter, same, train
 
 ONE = ["--steps", "3", "--validations", "2", "--run", "one", "--out", "tuned"]
 names = [signal.Signals(number).name for number in ENDING]

@@ -74,14 +74,13 @@ def made_ready(settings: TrainSettings) -> Ready:
     rows, counts = recalled(cache_folder(), key, lambda: encode_rows(records, template, base.tokenizer, settings.max_tokens))
     all_val_rows, _ = encode_rows(val_records, template, base.tokenizer, settings.max_tokens)
     refuse_no_rows(settings, rows, all_val_rows)
-    val_rows = draw_evenly(all_val_rows, settings.val_rows, settings.seed)
     besides_weights = memory_besides_weights(base.decoder)
     settings, trial = settled(settings, base, rows, device)
     set_precision(base.decoder, PRECISIONS[settings.precision]).to(device)
     base.decoder.low_memory = settings.low_memory
     layers = add_lora(base.decoder, settings.rank, settings.alpha, settings.dropout, settings.targets, settings.seed)
     trial = trial and with_all_layers(base.decoder, rows, settings, trial, cache_folder())
-    settings = suited(settings, trial, rows, val_rows)
+    settings = suited(settings, trial, rows, all_val_rows)
     val_rows = draw_evenly(all_val_rows, settings.val_rows, settings.seed)
     expected = trial and forecast(trial, besides_weights, settings, stop_rule(settings, rows), rows, val_rows)
     return Ready(settings, device, template, base, layers, made_of, records, rows, counts, val_rows, expected)
@@ -156,11 +155,11 @@ def new_name() -> str:
     return next(name for name in names if not (RUNS / name).exists())
 
 
-def suited(settings: TrainSettings, trial: Trial | None, rows: list[Encoded], val_rows: list[Encoded]) -> TrainSettings:
+def suited(settings: TrainSettings, trial: Trial | None, rows: list[Encoded], all_val_rows: list[Encoded]) -> TrainSettings:
     """What the whole model's speed decides: how large a step is, and how many rows a short --budget can pay to validate."""
-    count = val_rows_for(settings, trial, val_rows)
-    if count < len(val_rows):
-        say(f"Validation: {count} of {len(val_rows)} rows, so that measuring them takes little of --budget.")
+    count = val_rows_for(settings, trial, all_val_rows)
+    if count < settings.val_rows:
+        say(f"Validation: {count} rows instead of {settings.val_rows}, so that measuring them takes little of --budget.")
     return settings.model_copy(update={"batch_tokens": batch_tokens_for(settings, trial, rows), "val_rows": count})
 
 

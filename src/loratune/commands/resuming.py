@@ -27,8 +27,9 @@ def resumed(asked: TrainSettings) -> TrainSettings:
     if not path.is_file():
         raise UserError(f"--resume: there is no run {folder}; leave --resume out to start it")
     kept, defaults = read_toml(path), TrainSettings()
+    began = TrainSettings.checked(kept, origin=f"{path}: ")
     given = {name for name in asked.model_fields_set if name not in DECIDED or getattr(asked, name) != getattr(defaults, name)}
-    if kept.get("budget") and asked.val_rows >= kept["val_rows"]:
+    if began.budget and asked.val_rows >= began.val_rows:
         given.discard("val_rows")  # a short budget may have made them fewer when the run began
     values = TrainSettings.over(kept, asked.model_dump(include=given))
     return TrainSettings.checked(values | {"run": folder.name}, origin=f"{path}: ")

@@ -29,7 +29,7 @@ from loratune.models.decoder import Decoder
 from loratune.models.load import PRECISIONS, set_precision
 from loratune.models.lora import add_lora, trained_parameters
 from loratune.reading import read_json
-from loratune.settings import BATCH, SHORT_BATCH, SHORT_RUN, TrainSettings
+from loratune.settings import BATCH, FEWEST_VAL_ROWS, SHORT_BATCH, SHORT_RUN, TrainSettings
 from loratune.training.loss import target_loss
 from loratune.training.schedule import VALIDATING, StopRule
 
@@ -37,7 +37,6 @@ Candidate = tuple[str, int]  # a precision, and tokens at once
 DEPTHS = 2, 4
 SIZES = 1024, 2048  # tokens at once that are tried
 UNUSED = 0.3e9  # bytes that the allocator leaves between blocks, as measured with glibc
-FEWEST = 8  # validation rows: of fewer it is chance whether they say that training helped
 ENOUGH = 0.6  # seconds that a timing takes at least; the fastest of its repetitions counts
 
 
@@ -235,12 +234,12 @@ def batch_tokens_for(settings: TrainSettings, trial: Trial | None, rows: Sequenc
 
 
 def val_rows_for(settings: TrainSettings, trial: Trial | None, rows: Sequence[Encoded]) -> int:
-    """As the settings say, or as many of these validation rows as a --budget can pay to measure twice; at least FEWEST."""
+    """As the settings say, or as many rows like these as a --budget can pay to measure twice; at least FEWEST_VAL_ROWS."""
     if settings.budget is None or trial is None:
         return settings.val_rows
     a_row = trial.validation_seconds * sum(map(fed_tokens, rows)) / len(rows)
-    payable = max(FEWEST, int(VALIDATING * settings.budget / (2 * a_row)))
-    return payable if payable < len(rows) else settings.val_rows
+    payable = max(FEWEST_VAL_ROWS, int(VALIDATING * settings.budget / (2 * a_row)))
+    return payable if payable < min(settings.val_rows, len(rows)) else settings.val_rows
 
 
 @dataclass(frozen=True)

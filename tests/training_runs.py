@@ -5,7 +5,6 @@ import json
 from safetensors.torch import load_file
 
 from loratune.cli import main
-from small_models import save_model
 
 ROWS = [
     {"instruction": f"Count to {n}.", "input": "", "output": " ".join(map(str, range(n))), "source": "count"}
@@ -15,31 +14,21 @@ ROWS = [
 
 def fill(place) -> None:
     """Put data and a model there."""
+    from small_models import save_model  # not in each process that is started and killed
+
     save_model(place / "base")
     (place / "data").mkdir()
     for name, rows in (("train", ROWS[4:]), ("val", ROWS[:4])):
         (place / "data" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-COMMON = [
-    "train",
-    "--model",
-    "base",
-    "--batch-tokens",
-    "400",
-    "--micro-tokens",
-    "400",
-    "--max-tokens",
-    "300",
-    "--precision",
-    "fp32",
-    "--threads",
-    "1",
-]
+SIZES = ["--batch-tokens", "400", "--micro-tokens", "400", "--max-tokens", "300"]
+BASE = ["--model", "base", *SIZES, "--precision", "fp32", "--threads", "1"]
+TRAIN = ["train", *BASE]
 
 
 def train(*options: str) -> int:
-    return main([*COMMON, *options])
+    return main([*TRAIN, *options])
 
 
 def adapter(folder) -> dict:
