@@ -98,3 +98,11 @@ def test_the_commands_that_lead_to_the_report(place):
             "loratune compare --adapter adapter",
         )
     ]
+
+
+def test_the_commands_of_another_evaluation_file(place):
+    """Without a bare base, and written elsewhere: the third command finds what the second one writes."""
+    measured = {name: value for name, value in evaluation("rows.jsonl").items() if name != "base_bare"}
+    found = commands_of(CompareSettings(adapter=ADAPTER, evaluation=Path("other.json")), Evaluation(**measured))
+    assert {"--no-bare", "--out", "other.json"} <= set(found[1].split())
+    assert found[2] == "loratune compare --adapter adapter --evaluation other.json"

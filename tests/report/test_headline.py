@@ -48,7 +48,7 @@ def test_measures_of_a_part():
 def test_several_samples_have_a_standard_deviation():
     spread = {"tuned": {"rouge_l": {"mean": 0.3, "standard_deviation": 0.0149}}}
     lines = {line.name: line for line in measures(Part(**part() | {"over_samples": spread}))}
-    assert lines["ROUGE-L, % ↑"][1:4] == ("", "10.0", "30.0 ± 1.5")
+    assert lines["ROUGE-L, % ↑"][1:4] == ("", "10.0", "30.0\u00a0±\u00a01.5")
     assert lines["loss, nats a token ↓"].tuned == "2.100"
 
 

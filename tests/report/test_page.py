@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluated import comparison, evaluation, example, part, row
-from loratune.report.page import comparison_page
+from loratune.report.page import Chart, charts, comparison_page
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -132,6 +132,21 @@ def test_no_number_that_is_read_breaks_the_page(value, interval, changes):
     found = evaluation() | odd | {"examples": [example("word", change) for change in changes]}
     page = Reader(comparison_page(comparison(evaluated=found | {"by_category": {"word": part() | odd, "other": part()}})))
     assert sum(tag == "svg" for tag, _ in page.elements) == 3
+
+
+def test_a_few_far_rows_do_not_squeeze_the_rest():
+    """They are in the outermost bars, no scale reaches to them, and the caption says how many they are."""
+    near, far = [-number / 100 for number in range(40)], [-50.0, 60.0, 70.0]
+
+    def chart_of(changes: list[float]) -> Chart:
+        found = evaluation() | {"examples": [example("word", change) for change in changes]}
+        return next(chart for chart in charts(comparison(evaluated=found)) if chart.title == "Change of each example")
+
+    chart = chart_of(near + far)
+    assert chart.caption.endswith("regressed. The outermost bars hold 3 rows from beyond the scale.")
+    scale = [float(tick.replace("\N{MINUS SIGN}", "-")) for tick in re.findall(r">([\N{MINUS SIGN}\d]+\.\d+)<", chart.svg)]
+    assert min(scale) < -0.39 and max(scale) > 0 and max(map(abs, scale)) < 2
+    assert chart_of(near).caption.endswith("regressed.")
 
 
 def test_states_of_examples(harmless):

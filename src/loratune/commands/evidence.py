@@ -109,14 +109,15 @@ def commands_of(settings: CompareSettings, evaluation: Evaluation | None) -> lis
     """The command lines that train the adapter, measure it and compare it, as far as files tell."""
     trained = trained_with(settings.adapter)
     commands = [trained.kept().command("train")] if trained else []
-    if evaluation and (measured := measured_with(evaluation)):
+    if evaluation and (measured := measured_with(evaluation, settings.evaluation)):
         commands.append(measured.command("evaluate"))
     return [*commands, settings.command("compare")]
 
 
-def measured_with(evaluation: Evaluation) -> EvaluateSettings | None:
+def measured_with(evaluation: Evaluation, out: Path) -> EvaluateSettings | None:
     rows = {"data": evaluation.data, "facts": evaluation.facts, "rows": evaluation.rows, "generate": evaluation.answered_rows}
+    others = {"bare": bool(evaluation.base_bare), "out": out}
     try:
-        return EvaluateSettings(adapter=Path(evaluation.adapter), **rows, **evaluation.decoding)
+        return EvaluateSettings(adapter=Path(evaluation.adapter), **rows, **others, **evaluation.decoding)
     except (TypeError, ValidationError):
         return None

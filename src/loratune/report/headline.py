@@ -88,7 +88,7 @@ def figure(name: str, part: Compared, side: str) -> str:
     """A model's number, with its standard deviation where there were several samples; blank where it was not measured."""
     _, factor, decimals = MEASURES[name]
     values, spread = getattr(part, side), part.over_samples.get(side, {}).get(name)
-    deviation = f" ± {factor * spread.standard_deviation:,.{decimals}f}" if spread else ""
+    deviation = f"\u00a0±\u00a0{factor * spread.standard_deviation:,.{decimals}f}" if spread else ""
     return f"{factor * values[name]:,.{decimals}f}{deviation}" if name in values else ""
 
 

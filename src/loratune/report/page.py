@@ -12,7 +12,7 @@ from typing import NamedTuple
 from loratune.report.cards import example_cards, prompt_card, state_of
 from loratune.report.headline import Comparison, counted, forgotten, measures, parts_of, percent, sections, sentence
 from loratune.report.measured import Evaluation
-from loratune.report.plots import changes_chart, loss_chart, parts_chart
+from loratune.report.plots import changes_chart, loss_chart, outer_fences, parts_chart
 
 # What stands out; the table has all measures.
 HEADLINES = ("nll", "perplexity", "bits_per_byte", "rouge_l", "execution_accuracy", "program_accuracy", "eos_rate", "rep_4")
@@ -66,7 +66,10 @@ def evaluation_charts(evaluation: Evaluation) -> Iterator[Chart]:
     if changes:
         states = [state_of(change, evaluation.tie_threshold) for change in changes]
         told = ", ".join(f"{states.count(state):,} {state}" for state in ("improved", "tied", "regressed"))
-        yield Chart("Change of each example", changes_chart(changes, evaluation.tie_threshold), f"{told}.")
+        low, high = outer_fences(changes)
+        beyond = sum(not low <= change <= high for change in changes)
+        outermost = f" The outermost bars hold {counted(beyond, 'row')} from beyond the scale." if beyond else ""
+        yield Chart("Change of each example", changes_chart(changes, evaluation.tie_threshold), f"{told}.{outermost}")
     losses = {
         name: part.difference["nll"] for name, part in parts_of(evaluation).items() if "nll" in part.difference and part.rows > 1
     }

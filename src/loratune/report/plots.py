@@ -1,6 +1,7 @@
 """Pictures of a run and of an evaluation."""
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -87,14 +88,26 @@ def loss_chart(rows: Sequence[dict]) -> str:
     return chart(draw, 2.9, "loss")
 
 
+def outer_fences(values: Sequence[float]) -> tuple[float, float]:
+    """Where the bulk of the values ends: three interquartile ranges beyond the quartiles (Tukey 1977, section 2D)."""
+    import numpy as np
+
+    low, high = np.quantile(values, (0.25, 0.75))
+    reach = 3 * (high - low) or math.inf  # where half of them are alike, any other would lie beyond
+    return low - reach, high + reach
+
+
 def changes_chart(changes: Sequence[float], tie: float) -> str:
-    """SVG text: a histogram of the rows' changes in nats a token; a bar's colours say improved, tied, regressed."""
+    """SVG text: a histogram of the rows' changes in nats a token; a bar's colours say improved, tied, regressed.
+
+    A few rows that changed far more than the rest are in the outermost bars, so that they do not squeeze all others into one.
+    """
     import numpy as np
 
     changes = np.asarray(changes, dtype=float)
     tied = abs(changes) <= tie
     # As single precision has them: what differs there is far enough apart for all the bins between.
-    changes = changes.astype(np.float32).astype(float)
+    changes = changes.clip(*outer_fences(changes)).astype(np.float32).astype(float)
     groups = {"improved": changes[~tied & (changes < 0)], "tied": changes[tied], "regressed": changes[~tied & (changes > 0)]}
 
     def draw(axes: "Axes") -> None:
@@ -107,6 +120,7 @@ def changes_chart(changes: Sequence[float], tie: float) -> str:
         )
         axes.axvline(0, color=INKS["ink"], linewidth=0.8)
         axes.set(xlabel="change, nats a token (left is better)", ylabel="rows")
+        axes.xaxis.get_major_locator().set_params(nbins=6)  # more would touch each other
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y")
 
