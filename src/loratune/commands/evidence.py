@@ -116,8 +116,8 @@ def commands_of(settings: CompareSettings, evaluation: Evaluation | None) -> lis
 
 def measured_with(evaluation: Evaluation, out: Path) -> EvaluateSettings | None:
     rows = {"data": evaluation.data, "facts": evaluation.facts, "rows": evaluation.rows, "generate": evaluation.answered_rows}
-    others = {"bare": bool(evaluation.base_bare), "out": out}
+    bare = bool(evaluation.base_bare)
     try:
-        return EvaluateSettings(adapter=Path(evaluation.adapter), **rows, **others, **evaluation.decoding)
+        return EvaluateSettings(adapter=Path(evaluation.adapter), bare=bare, out=out, **rows, **evaluation.decoding)
     except (TypeError, ValidationError):
         return None

@@ -66,10 +66,10 @@ def evaluation_charts(evaluation: Evaluation) -> Iterator[Chart]:
     if changes:
         states = [state_of(change, evaluation.tie_threshold) for change in changes]
         told = ", ".join(f"{states.count(state):,} {state}" for state in ("improved", "tied", "regressed"))
-        low, high = outer_fences(changes)
+        low, high = ends = outer_fences(changes)
         beyond = sum(not low <= change <= high for change in changes)
         outermost = f" The outermost bars hold {counted(beyond, 'row')} from beyond the scale." if beyond else ""
-        yield Chart("Change of each example", changes_chart(changes, evaluation.tie_threshold), f"{told}.{outermost}")
+        yield Chart("Change of each example", changes_chart(changes, evaluation.tie_threshold, ends), f"{told}.{outermost}")
     losses = {
         name: part.difference["nll"] for name, part in parts_of(evaluation).items() if "nll" in part.difference and part.rows > 1
     }

@@ -97,17 +97,17 @@ def outer_fences(values: Sequence[float]) -> tuple[float, float]:
     return low - reach, high + reach
 
 
-def changes_chart(changes: Sequence[float], tie: float) -> str:
+def changes_chart(changes: Sequence[float], tie: float, ends: tuple[float, float]) -> str:
     """SVG text: a histogram of the rows' changes in nats a token; a bar's colours say improved, tied, regressed.
 
-    A few rows that changed far more than the rest are in the outermost bars, so that they do not squeeze all others into one.
+    Rows from beyond `ends` are in the outermost bars, so that a few far ones do not squeeze all others into one.
     """
     import numpy as np
 
     changes = np.asarray(changes, dtype=float)
     tied = abs(changes) <= tie
     # As single precision has them: what differs there is far enough apart for all the bins between.
-    changes = changes.clip(*outer_fences(changes)).astype(np.float32).astype(float)
+    changes = changes.clip(*ends).astype(np.float32).astype(float)
     groups = {"improved": changes[~tied & (changes < 0)], "tied": changes[tied], "regressed": changes[~tied & (changes > 0)]}
 
     def draw(axes: "Axes") -> None:
