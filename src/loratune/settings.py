@@ -268,7 +268,7 @@ class TrainSettings(ModelChoice, Machine, Rows, DryRun):
     validations: int = Field(
         10,
         ge=1,
-        description="how often to measure the validation loss and save a checkpoint; fewer, if that took a tenth of a --budget",
+        description="how often to measure the validation loss; fewer, if that took a tenth of a --budget",
     )
     val_rows: int = Field(
         VAL_ROWS,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -102,6 +103,30 @@ def test_interrupted_and_resumed_equals_uninterrupted(workplace, monkeypatch):
         for name in ("whole", "parts")
     )
     assert [row["loss"] for row in first if "loss" in row] == [row["loss"] for row in second if "loss" in row]
+
+
+def test_between_validations_a_checkpoint_is_saved_every_ten_minutes(workplace, monkeypatch):
+    """By a clock that each step moves on by 100 seconds."""
+    from loratune.training import loop
+
+    clock, saved = [0.0], []
+    step, save = loop.train_step, loop.RunFolder.save
+
+    def slow_step(*arguments):
+        clock[0] += 100.0
+        return step(*arguments)
+
+    def noted(run, decoder, optimizer, state, base, best):
+        saved.append(state.step)
+        save(run, decoder, optimizer, state, base, best)
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(loop, "train_step", slow_step)
+    monkeypatch.setattr(loop.RunFolder, "save", noted)
+    assert train("--steps", "20", "--validations", "2", "--run", "one") == 0
+    assert saved == [0, 6, 11, 17, 20]
+    rows = [json.loads(line) for line in (workplace / "runs/one/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "val_nll" in row] == [0, 11, 20]
 
 
 def interrupt_after(steps: int, monkeypatch) -> None:

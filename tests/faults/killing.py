@@ -4,6 +4,7 @@ Each process is forked from one that has imported everything (Python's "forkserv
 """
 
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -26,13 +27,19 @@ PRELOADED = (
 )
 OPTIONS = [*BASE, "--dropout", "0.1"]
 KILLED, DONE = -signal.SIGKILL, 0
+AT_EACH_STEP, AT_VALIDATIONS = 0.0, math.inf  # seconds between checkpoints
 
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(list(PRELOADED))
 
 
 def start(
-    place: Path, name: str, *options: str, kill_at: int | None = None, copies: Path | None = None
+    place: Path,
+    name: str,
+    *options: str,
+    kill_at: int | None = None,
+    copies: Path | None = None,
+    save_every: float = AT_EACH_STEP,
 ) -> multiprocessing.Process:
     """The run `name`, which goes on if it was begun. It kills itself just before its write number `kill_at`, from 0.
 
@@ -40,7 +47,7 @@ def start(
     """
     begun = (place / "runs" / name / "settings.toml").is_file()
     words = ["train", "--run", name, *(["--resume"] if begun else [*OPTIONS, "--out", f"adapters/{name}", *options])]
-    process = processes.Process(target=train, args=(place, name, words, kill_at, copies))
+    process = processes.Process(target=train, args=(place, name, words, kill_at, copies, save_every))
     process.start()
     return process
 
@@ -50,14 +57,16 @@ def ended(process: multiprocessing.Process) -> int:
     return process.exitcode
 
 
-def finish(place: Path, name: str, *options: str) -> None:
-    assert ended(start(place, name, *options)) == DONE
+def finish(place: Path, name: str, *options: str, save_every: float = AT_EACH_STEP) -> None:
+    assert ended(start(place, name, *options, save_every=save_every)) == DONE
 
 
-def train(place: Path, name: str, words: list[str], kill_at: int | None, copies: Path | None) -> None:
+def train(place: Path, name: str, words: list[str], kill_at: int | None, copies: Path | None, save_every: float) -> None:
     """In the new process."""
     from loratune.cli import main
+    from loratune.training import loop
 
+    loop.SAVE_EVERY = save_every
     os.chdir(place)
     os.environ |= {"LORATUNE_CACHE": str(place.with_name("cache")), "HF_HUB_OFFLINE": "1"}
     silent = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from killing import DONE, KILLED, assert_ended_alike, ended, finish, start, writes_of_last_run
+from killing import AT_VALIDATIONS, DONE, KILLED, assert_ended_alike, ended, finish, start, writes_of_last_run
 from loratune.cli import main
 from loratune.data.sources.dolly import load_dolly
 from training_runs import fill
@@ -22,6 +22,7 @@ KINDS = (
     r"os.rename runs/.*facts.json",
     r"os.rename runs/\.[^/]*$",
     r"os.rename .*/\.step-000000[^/]*$",
+    r"os.rename .*/\.step-000003[^/]*$",  # between two validations
     r"os.rename .*\.best\.tmp$",
     r"os.remove optimizer.safetensors$",
     r"os.rename adapters/.*/loratune.json$",
@@ -31,11 +32,11 @@ KINDS = (
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with data, a model and a whole run of five steps."""
+    """A folder with data, a model and a whole run of five steps that saves at its validations; all others do at each step."""
     place = tmp_path_factory.mktemp("kill") / "place"
     place.mkdir()
     fill(place)
-    finish(place, "whole", *STEPS)
+    finish(place, "whole", *STEPS, save_every=AT_VALIDATIONS)
     return place
 
 
@@ -81,7 +82,7 @@ def test_killed_at_any_time(place):
     """Kills at random times of a longer run, most of them in steps and validations."""
     longer = ("--steps", "60", "--validations", "12")
     began = time.perf_counter()
-    finish(place, "longer", *longer)
+    finish(place, "longer", *longer, save_every=AT_VALIDATIONS)
     duration = time.perf_counter() - began
     rng, kills, runs = random.Random(1), 0, 0
     while kills < 60:

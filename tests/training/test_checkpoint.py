@@ -205,6 +205,14 @@ def test_with_no_measured_one_left_the_next_measurement_is_the_best(run):
         assert state.best_nll == math.inf and state.validated_step == -1 and state.step == 50
 
 
+def test_a_measurement_that_the_checkpoint_does_not_know_is_done_again(run):
+    """A run that was stopped at a step, resumed to end there, and killed after its last measurement."""
+    rewrite(run, 50, best_step=40, best_nll=2.0, validated_step=40)
+    state, _, _ = restored(run)
+    assert [row["step"] for row in run.rows() if "val_nll" in row] == [10, 20, 30, 40]
+    assert steps_logged(run) == list(range(1, 51)) and (state.best_step, run.best()) == (40, run.checkpoint(40).resolve())
+
+
 def test_all_damaged_is_an_error_and_no_new_beginning(run):
     for step in (40, 50):
         (run.checkpoint(step) / STATE).write_bytes(b"{}")

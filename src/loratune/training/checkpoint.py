@@ -38,6 +38,7 @@ class State:
 
     step: int = 0
     elapsed: float = 0.0  # seconds since the first step, validations and checkpoints included
+    saved: float = 0.0  # of these, at the newest checkpoint
     stepping: float = 0.0  # seconds of these spent in steps
     tokens: int = 0
     validations: int = 0
@@ -128,6 +129,7 @@ class RunFolder:
     def save(self, decoder, optimizer, state: State, base: str, best: bool) -> None:
         """Write a checkpoint whole or not at all, then remove the old ones. One of the same step is not written again."""
         self.write_log()
+        state.saved = state.elapsed
         target = self.checkpoint(state.step)
         if not target.exists():
             with appearing(target) as folder:
@@ -167,7 +169,7 @@ class RunFolder:
         self._remove_leftovers()
         whole = self._whole_checkpoints()
         state = self._read(whole[-1], decoder, optimizer) if whole else State()
-        self._forget_rows_after(state.step if whole else -1)
+        self._forget_rows_after(state)
         if whole:
             self._settle_best(state, whole)
             self._prune()
@@ -205,14 +207,15 @@ class RunFolder:
         except (SafetensorError, OSError, KeyError, TypeError, RuntimeError) as error:
             raise UserError(f"{checkpoint}: whole, but not of this adapter or this version of loratune ({error})") from error
 
-    def _forget_rows_after(self, step: int) -> None:
+    def _forget_rows_after(self, state: State) -> None:
+        """Steps and validations that the state does not know: they are done again."""
         kept = []
         # A power cut leaves anything of the rows that were written after the checkpoint.
         with suppress(ValueError, LookupError, TypeError):
             for row in self._read_rows():
-                kept += [row] if row["step"] <= step else []
-        if missing := set(range(1, step + 1)) - {row["step"] for row in kept if "loss" in row}:
-            warn(f"{self.metrics}: {len(missing)} of the {step} steps so far are missing here; the adapter lacks nothing")
+                kept += [row] if row["step"] <= (state.step if "loss" in row else state.validated_step) else []
+        if missing := set(range(1, state.step + 1)) - {row["step"] for row in kept if "loss" in row}:
+            warn(f"{self.metrics}: {len(missing)} of the {state.step} steps so far are missing here; the adapter lacks nothing")
         write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
 
     def _settle_best(self, state: State, whole: Sequence[Path]) -> None:

@@ -19,6 +19,8 @@ from loratune.training.schedule import StopRule, learning_rate_factor
 from loratune.training.step import NonFinite, OutOfMemory, StepResult, adamw, train_step
 from loratune.training.validate import validation_nll
 
+SAVE_EVERY = 600.0  # seconds between checkpoints: the most that a crash or a flat battery takes away
+
 
 @dataclass(frozen=True)
 class Job:
@@ -54,6 +56,8 @@ def fit(job: Job, bar: TrainingBar, stop_requested: Callable[[], bool]) -> tuple
         finished = rule.is_over(state.step, state.elapsed, state.pace) or out_of_patience(state, settings.patience)
         if finished or stop_requested():
             break
+        if state.elapsed - state.saved >= SAVE_EVERY:
+            job.run.save(job.decoder, optimizer, state, job.base, best=False)
         progress = rule.progress(state.step, state.elapsed, state.pace)
         try:
             result, rate = take_step(job, optimizer, groups, state, progress)
