@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -64,13 +65,27 @@ def test_what_was_counted_is_free_again(monkeypatch):
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 7])
 def test_a_model_of_any_depth_is_foretold_from_its_first_layers(layers, monkeypatch):
-    monkeypatch.setattr(forecast, "seconds", lambda shallow, batches, training: 100.0 * shallow.spec.layers + 7)
+    monkeypatch.setattr(forecast, "fastest", lambda shallow, *_: [100.0 * one.spec.layers + 7 for one in shallow])
     trial = forecast.few_layers(deep(layers), rows(), SETTINGS, "fp32", 256)
     assert trial.train_seconds == pytest.approx(100 * layers + 7)
 
 
+def test_a_slow_spell_of_the_machine_slows_all_depths_alike(monkeypatch):
+    """By a clock on which a pass takes as many milliseconds as the model has layers, ten times as many in the first second."""
+    clock = [0.0]
+
+    def compute(decoder, batches, training):
+        clock[0] += decoder.spec.layers * (0.01 if clock[0] < 1.0 else 0.001)
+
+    monkeypatch.setattr(forecast, "compute", compute)
+    monkeypatch.setattr(forecast, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    shallow = [first_layers(deep(4), depth, SETTINGS, "fp32") for depth in (2, 4)]
+    tokens = len(pack(rows()).ids)
+    assert forecast.fastest(shallow, [pack(rows())], True) == pytest.approx([0.002 / tokens, 0.004 / tokens])
+
+
 def test_a_disturbance_never_makes_a_time_negative(monkeypatch, tmp_path):
-    monkeypatch.setattr(forecast, "seconds", lambda shallow, batches, training: {2: 9.0, 4: 4.0}[shallow.spec.layers])
+    monkeypatch.setattr(forecast, "fastest", lambda shallow, *_: [{2: 9.0, 4: 4.0}[one.spec.layers] for one in shallow])
     trial = try_out(deep(7), rows(), SETTINGS, [("fp32", 256), ("bf16", 256)], tmp_path, ROOM)
     assert trial.train_seconds == trial.validation_seconds == pytest.approx(9 + 5 * 4 / 4)
 
@@ -130,7 +145,7 @@ def test_the_times_are_those_of_all_layers_and_the_decoder_stays_as_it_was(made,
     assert (whole.precision, whole.memory) == ("bf16", trial.memory)
     assert 0 < whole.validation_seconds < whole.train_seconds < trial.train_seconds
     assert all(before[key].equal(tensor) for key, tensor in decoder.state_dict().items())
-    monkeypatch.setattr(forecast, "seconds", lambda *_: pytest.fail("it was in the cache"))
+    monkeypatch.setattr(forecast, "fastest", lambda *_: pytest.fail("it was in the cache"))
     assert with_all_layers(decoder, rows(), SETTINGS, trial, tmp_path) == whole
 
 

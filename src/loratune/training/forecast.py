@@ -37,7 +37,7 @@ Candidate = tuple[str, int]  # a precision, and tokens at once
 DEPTHS = 2, 4
 SIZES = 1024, 2048  # tokens at once that are tried
 UNUSED = 0.3e9  # bytes that the allocator leaves between blocks, as measured with glibc
-ENOUGH = 0.6  # seconds that a timing takes at least; the fastest of its repetitions counts
+ENOUGH = 1.0  # seconds that a timing takes at least; the fastest of its repetitions counts
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def with_all_layers(decoder: Decoder, rows: Sequence[Encoded], settings: TrainSe
 
     def timed() -> Trial:
         batches = first_step(rows, settings, trial.micro_tokens)
-        train, validate = (seconds(decoder.train(), batches, training) for training in (True, False))
+        (train,), (validate,) = (fastest([decoder.train()], batches, training) for training in (True, False))
         return replace(trial, train_seconds=train, validation_seconds=validate)
 
     return kept(cache, (decoder.spec, trial.precision, trial.micro_tokens, "all layers"), rows, settings, timed)
@@ -112,12 +112,11 @@ def kept(cache: Path, what: tuple, rows: Sequence[Encoded], settings: TrainSetti
 def few_layers(decoder: Decoder, rows: Sequence[Encoded], settings: TrainSettings, precision: str, micro_tokens: int) -> Trial:
     batches = first_step(rows, settings, micro_tokens)
     fullest = max(batches, key=lambda batch: len(batch.ids))
-    depths, measured = sorted({min(depth, decoder.spec.layers) for depth in DEPTHS}), []
-    for depth in depths:
-        shallow = first_layers(decoder, depth, settings, precision)
-        bytes_kept = kept_bytes(shallow, fullest) * micro_tokens / len(fullest.ids)
-        train, validate = (seconds(shallow, batches, training) for training in (True, False))
-        measured.append(torch.tensor([train, validate, bytes_kept, trained_bytes(shallow)], dtype=torch.float64))
+    depths = sorted({min(depth, decoder.spec.layers) for depth in DEPTHS})
+    shallow = [first_layers(decoder, depth, settings, precision) for depth in depths]
+    bytes_kept = [kept_bytes(one, fullest) * micro_tokens / len(fullest.ids) for one in shallow]
+    train, validate = (fastest(shallow, batches, training) for training in (True, False))
+    measured = torch.tensor([train, validate, bytes_kept, list(map(trained_bytes, shallow))], dtype=torch.float64).T
     # A model of one or two layers was measured whole: nothing is added to it.
     a_layer = (measured[-1] - measured[0]) / max(depths[-1] - depths[0], 1)
     # Another program may have disturbed the fewer layers so much that more of them took less time: then all of it is theirs.
@@ -150,16 +149,22 @@ def first_layers(decoder: Decoder, depth: int, settings: TrainSettings, precisio
     return shallow.train()
 
 
-def seconds(decoder: Decoder, batches: list[Batch], training: bool) -> float:
-    """Time a token for a forward pass over the batches, with its backward pass when training."""
-    compute(decoder, batches[:1], training)  # warms up
-    best, spent = math.inf, 0.0
-    while spent < ENOUGH:
-        started = time.perf_counter()
-        compute(decoder, batches, training)
-        taken = time.perf_counter() - started
-        best, spent = min(best, taken), spent + taken
-    return best / sum(len(batch.ids) for batch in batches)
+def fastest(decoders: Sequence[Decoder], batches: list[Batch], training: bool) -> list[float]:
+    """Seconds a token of each decoder for a forward pass over the batches, with its backward pass when training.
+
+    They take turns: a slow moment of the machine then slows them all, and not the difference between two of them.
+    """
+    for decoder in decoders:
+        compute(decoder, batches[:1], training)  # warms up
+    best, spent = [math.inf] * len(decoders), 0.0
+    while spent < ENOUGH * len(decoders):
+        for number, decoder in enumerate(decoders):
+            started = time.perf_counter()
+            compute(decoder, batches, training)
+            taken = time.perf_counter() - started
+            best[number], spent = min(best[number], taken), spent + taken
+    tokens = sum(len(batch.ids) for batch in batches)
+    return [taken / tokens for taken in best]
 
 
 def compute(decoder: Decoder, batches: list[Batch], training: bool) -> None:
