@@ -6,7 +6,8 @@
 All train the same rows of the shipped Dolly and FinQA in the same order, with rank 16 on all linear layers, AdamW, a
 constant rate, and fp32 unless said otherwise. A process of its own runs each, in turn, and the median of the rounds counts:
 
-loratune    packed, about 1,024 tokens a step, as in a run of ordinary length; and so with `--low-memory`
+loratune    packed, about 1,024 tokens a step, as in a run of ordinary length; so with `--low-memory`; and, where this
+            processor is fast in bf16, in that, which `loratune train` would choose there by itself
 trl         SFTTrainer + PEFT on prompt/completion, 8 rows a step; its batch size is the fastest of --sizes
 trainer     transformers' Trainer + PEFT, each row padded to 512 tokens, 8 rows a step: the usual tutorial
 
@@ -34,6 +35,7 @@ def main(options) -> None:
         entries = {
             "loratune": ("loratune", 0),
             "loratune, low memory": ("loratune", 0, "--low-memory"),
+            **({"loratune, bf16": ("loratune", 0, "--precision", "bf16")} if options.precision == "fp32" and bf16_pays() else {}),
             f"TRL, batch {best}": ("trl", best),
             "Trainer, padded": ("trainer", 8),
         }
@@ -47,11 +49,13 @@ def main(options) -> None:
 
 def show(results: dict[str, list[dict]], options) -> None:
     print(f"\n{options.model}, {options.precision}, {options.rows} rows, median of {options.rounds}\n")
-    print("| | real tokens/s | loratune is faster by | peak memory | held-out loss |\n|---|---|---|---|---|")
-    ours = median_of(results["loratune"], "tokens_per_second")
+    peers = {name: median_of(runs, "tokens_per_second") for name, runs in results.items() if not name.startswith("loratune")}
+    print("| | real tokens/s | " + " | ".join(f"against {name}" for name in peers) + " | peak memory | held-out loss |")
+    print("|---" * (len(peers) + 4) + "|")
     for name, runs in results.items():
         speed, memory, loss = (median_of(runs, what) for what in ("tokens_per_second", "peak_memory_mb", "loss"))
-        print(f"| {name} | {speed:.0f} | {ours / speed:.2f}x | {memory / 1000:.2f} GB | {loss:.3f} |")
+        ratios = " | ".join(f"{speed / theirs:.2f}x" for theirs in peers.values())
+        print(f"| {name} | {speed:.0f} | {ratios} | {memory / 1000:.2f} GB | {loss:.3f} |")
 
 
 def median_of(runs: list[dict], what: str) -> float:
@@ -60,6 +64,12 @@ def median_of(runs: list[dict], what: str) -> float:
 
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def bf16_pays() -> bool:
+    from loratune.machine import bf16_is_fast
+
+    return bf16_is_fast(576, 1536)
 
 
 def make_base(model: str, folder: Path) -> str:

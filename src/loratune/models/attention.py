@@ -61,7 +61,7 @@ class Block:
 
 flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-BLOCK = 192  # queries in a block, more or less: the blocks of a document are equal
+BLOCK = 96  # queries in a block, more or less: the blocks of a document are equal
 
 
 def blocks_of(lengths: list[int]) -> Iterator[Block]:
