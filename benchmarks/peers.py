@@ -7,7 +7,7 @@ All train the same rows of the shipped Dolly and FinQA in the same order, with r
 constant rate, and fp32 unless said otherwise. A process of its own runs each, in turn, and the median of the rounds counts:
 
 loratune    packed, about 1,024 tokens a step, as in a run of ordinary length; so with `--low-memory`; and, where this
-            processor is fast in bf16, in that, which `loratune train` would choose there by itself
+            processor multiplies much faster in bf16, in that
 trl         SFTTrainer + PEFT on prompt/completion, 8 rows a step; its batch size is the fastest of --sizes
 trainer     transformers' Trainer + PEFT, each row padded to 512 tokens, 8 rows a step: the usual tutorial
 

@@ -38,7 +38,6 @@ class State:
 
     step: int = 0
     elapsed: float = 0.0  # seconds since the first step, validations and checkpoints included
-    saved: float = 0.0  # of these, at the newest checkpoint
     stepping: float = 0.0  # seconds of these spent in steps
     tokens: int = 0
     validations: int = 0
@@ -61,6 +60,7 @@ class RunFolder:
         self.folder = folder
         self.metrics = folder / "metrics.jsonl"
         self.unwritten: list[str] = []  # lines of the log
+        self.saved = 0.0  # seconds of the run at its newest checkpoint
 
     def create(self, settings_toml: str, facts: dict) -> None:
         """The folder with its settings and what the run is made from, at once: there is no run without them."""
@@ -129,7 +129,7 @@ class RunFolder:
     def save(self, decoder, optimizer, state: State, base: str, best: bool) -> None:
         """Write a checkpoint whole or not at all, then remove the old ones. One of the same step is not written again."""
         self.write_log()
-        state.saved = state.elapsed
+        self.saved = state.elapsed
         target = self.checkpoint(state.step)
         if not target.exists():
             with appearing(target) as folder:
@@ -169,6 +169,7 @@ class RunFolder:
         self._remove_leftovers()
         whole = self._whole_checkpoints()
         state = self._read(whole[-1], decoder, optimizer) if whole else State()
+        self.saved = state.elapsed
         self._forget_rows_after(state)
         if whole:
             self._settle_best(state, whole)

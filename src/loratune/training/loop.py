@@ -56,7 +56,7 @@ def fit(job: Job, bar: TrainingBar, stop_requested: Callable[[], bool]) -> tuple
         finished = rule.is_over(state.step, state.elapsed, state.pace) or out_of_patience(state, settings.patience)
         if finished or stop_requested():
             break
-        if state.elapsed - state.saved >= SAVE_EVERY:
+        if state.elapsed - job.run.saved >= SAVE_EVERY:
             job.run.save(job.decoder, optimizer, state, job.base, best=False)
         progress = rule.progress(state.step, state.elapsed, state.pace)
         try:
