@@ -187,12 +187,14 @@ def test_adapters_side_by_side_are_what_each_is_alone(place, capsys):
     assert together["adapters"][0]["tuned"] != together["adapters"][1]["tuned"]
     shown = capsys.readouterr().out
     assert "adapter: Of 10 rows" in shown and "second: Of 10 rows" in shown
-    both = " ".join(f"{one['tuned']['nll']:.3f} {one['difference']['nll']['mean']:+.3f}" for one in alone)
-    numbers = f"{alone[0]['base_bare']['nll']:.3f} {alone[0]['base']['nll']:.3f} {both}"
-    assert any(" ".join(line.split()).endswith(numbers) for line in shown.splitlines())
+    losses = [one["tuned"]["nll"] for one in alone]
+    models = [alone[0]["base_bare"]["nll"], alone[0]["base"]["nll"], *losses]
+    numbers = " ".join(f"{loss:.3f}" for loss in models)
+    ending = f"{numbers} {statistics.mean(losses):.3f}±{statistics.stdev(losses):.3f}"
+    assert any(" ".join(line.split()).endswith(ending) for line in shown.splitlines())
 
 
-def test_spread_is_the_sample_standard_deviation(place):
+def test_spread_is_the_sample_standard_deviation(place, capsys):
     save_tuned(place, name="second", seed=2)
     save_tuned(place, name="third", seed=3)
     result = measured(place, "--generate", "4", "--adapter", "adapter", "second", "third")
@@ -206,6 +208,9 @@ def test_spread_is_the_sample_standard_deviation(place):
     on_prose = [one["forgetting"]["tuned"]["nll"] for one in adapters]
     assert found["forgetting"]["nll"]["standard_deviation"] == pytest.approx(statistics.stdev(on_prose))
     assert not {"target_tokens", "facts"} & found.keys()
+    shown = capsys.readouterr().out
+    for of in (found, *found["by_source"].values(), *found["by_category"].values(), found["forgetting"]):
+        assert f" {of['nll']['mean']:.3f}±{of['nll']['standard_deviation']:.3f} " in shown
 
 
 @pytest.mark.parametrize(

@@ -35,11 +35,11 @@ def show_evaluation(result: dict) -> None:
         # Where the terminal is narrow, words give way, not digits.
         kept_whole = len(adapters) == 1 and column != ""
         table.add_column(column, justify="right" if column else "left", no_wrap=kept_whole, overflow="fold")
-    for heading, note, lines in sections(adapters):
+    for heading, note, lines in sections(result, adapters):
         table.add_section()
         table.add_row(heading, *[""] * (len(table.columns) - 2), note, style="bold")
-        for label, measure, parts in lines:
-            table.add_row(f"  {label}", *cells(measure, parts, "base_bare" in result))
+        for label, measure, parts, spread in lines:
+            table.add_row(f"  {label}", *cells(measure, parts, spread, "base_bare" in result))
     console.print(table)
     for line in explained(result, adapters):
         say(line)
@@ -49,7 +49,7 @@ def columns(result: dict, adapters: Sequence[dict]) -> list[str]:
     first = ["", *(["bare"] if "base_bare" in result else []), "base"]
     if len(adapters) == 1:
         return [*first, "tuned", "change", "95 % interval"]
-    return [*first, *(column for name in short_names(adapters) for column in (name, "change"))]
+    return [*first, *short_names(adapters), "mean±deviation"]
 
 
 def short_names(adapters: Sequence[dict]) -> list[str]:
@@ -58,21 +58,28 @@ def short_names(adapters: Sequence[dict]) -> list[str]:
     return names if len(set(names)) == len(names) else [one["adapter"] for one in adapters]
 
 
-Line = tuple[str, str, list[dict]]  # what a person reads, the measure, and the part of each adapter that has it
+# What a person reads, the measure, the part of each adapter that has it, and the spread of several adapters' measures
+Line = tuple[str, str, list[dict], dict]
 
 
-def sections(adapters: Sequence[dict]) -> Iterator[tuple[str, str, list[Line]]]:
+def sections(result: dict, adapters: Sequence[dict]) -> Iterator[tuple[str, str, list[Line]]]:
     """All rows, each source, the loss in each category, and the plain text: heading, a note beside it, lines."""
-    yield heading("all", adapters), answered(adapters), lines_of(adapters)
+    spread = result.get("spread", {})
+    yield heading("all", adapters), answered(adapters), lines_of(adapters, spread)
     if len(adapters[0]["by_source"]) > 1:
-        for name in adapters[0]["by_source"]:
-            parts = [one["by_source"][name] for one in adapters]
-            yield heading(name, parts), answered(parts), lines_of(parts)
-    if categories := adapters[0]["by_category"]:
-        of_each = {name: [one["by_category"][name] for one in adapters] for name in categories}
-        yield "loss by category: rows", "", [(f"{name}: {parts[0]['rows']:,}", "nll", parts) for name, parts in of_each.items()]
+        for name, parts, part_spread in groups("by_source", adapters, spread):
+            yield heading(name, parts), answered(parts), lines_of(parts, part_spread)
+    if adapters[0]["by_category"]:
+        categories = groups("by_category", adapters, spread)
+        lines = [(f"{name}: {parts[0]['rows']:,}", "nll", parts, part_spread) for name, parts, part_spread in categories]
+        yield "loss by category: rows", "", lines
     plain = [one["forgetting"] for one in adapters]
-    yield f"plain text: {plain[0]['windows']:,} pieces", "", lines_of(plain)
+    yield f"plain text: {plain[0]['windows']:,} pieces", "", lines_of(plain, spread.get("forgetting", {}))
+
+
+def groups(kind: str, adapters: Sequence[dict], spread: dict) -> Iterator[tuple[str, list[dict], dict]]:
+    for name in adapters[0][kind]:
+        yield name, [one[kind][name] for one in adapters], spread.get(kind, {}).get(name, {})
 
 
 def heading(name: str, parts: Sequence[dict]) -> str:
@@ -84,23 +91,22 @@ def answered(parts: Sequence[dict]) -> str:
     return f"{parts[0]['answered_rows']:,} answered" if parts[0]["answered_rows"] else ""
 
 
-def lines_of(parts: Sequence[dict]) -> list[Line]:
-    return [(words, measure, list(parts)) for measure, (words, _, _) in MEASURES.items() if measure in parts[0]["base"]]
+def lines_of(parts: Sequence[dict], spread: dict) -> list[Line]:
+    return [(words, measure, list(parts), spread) for measure, (words, _, _) in MEASURES.items() if measure in parts[0]["base"]]
 
 
-def cells(measure: str, parts: Sequence[dict], with_bare: bool) -> list[str]:
-    """The base's numbers once, then each adapter's and its change; an interval where there is one adapter."""
+def cells(measure: str, parts: Sequence[dict], spread: dict, with_bare: bool) -> list[str]:
+    """The base's numbers, then the adapter's with its change and an interval, or several adapters' and their mean."""
     _, factor, decimals = MEASURES[measure]
     shown = [figure(measure, parts[0], "base")]
     if with_bare:
         shown.insert(0, figure(measure, parts[0], "base_bare"))
-    for part in parts:
-        change, interval = changed(part["difference"].get(measure), factor, decimals)
-        shown += [figure(measure, part, "tuned"), change]
+    shown += [figure(measure, part, "tuned") for part in parts]
     if len(parts) > 1:
-        return shown
+        return [*shown, with_deviation(spread[measure], factor, decimals)]
+    change, interval = changed(parts[0]["difference"].get(measure), factor, decimals)
     # Of one row, an interval would have no width and look like certainty.
-    return [*shown, interval if parts[0].get("rows") != 1 else ""]
+    return [*shown, change, interval if parts[0].get("rows") != 1 else ""]
 
 
 def figure(measure: str, part: dict, model: str) -> str:
@@ -108,9 +114,13 @@ def figure(measure: str, part: dict, model: str) -> str:
     if model not in part:
         return ""
     _, factor, decimals = MEASURES[measure]
-    spread = part.get("over_samples", {}).get(model, {}).get(measure)
-    deviation = f"±{factor * spread['standard_deviation']:.{decimals}f}" if spread else ""
-    return f"{factor * part[model][measure]:.{decimals}f}{deviation}"
+    if over_samples := part.get("over_samples", {}).get(model, {}).get(measure):
+        return with_deviation(over_samples, factor, decimals)
+    return f"{factor * part[model][measure]:.{decimals}f}"
+
+
+def with_deviation(spread: dict[str, float], factor: int, decimals: int) -> str:
+    return f"{factor * spread['mean']:.{decimals}f}±{factor * spread['standard_deviation']:.{decimals}f}"
 
 
 def changed(difference: dict | None, factor: int, decimals: int) -> tuple[str, str]:
@@ -129,10 +139,7 @@ def explained(result: dict, adapters: Sequence[dict]) -> list[str]:
         for name, one in zip(short_names(adapters), adapters, strict=True)
     ]
     if "spread" in result:
-        loss = result["spread"]["nll"]
-        told.append(
-            f"Loss over {len(adapters)} adapters: {loss['mean']:.3f}, standard deviation {loss['standard_deviation']:.3f}."
-        )
+        told.append(f"mean±deviation: over the {len(adapters)} adapters; where only their seeds differ, it is chance.")
     if facts := result["tuned"].get("facts"):
         told.append(f"FinQA's rows show {facts} facts.")
     if "over_samples" in result:
