@@ -81,7 +81,7 @@ def made_ready(settings: TrainSettings) -> Ready:
     layers = add_lora(base.decoder, settings.rank, settings.alpha, settings.dropout, settings.targets, settings.seed)
     trial = trial and with_all_layers(base.decoder, rows, settings, trial, cache_folder())
     settings = suited(settings, trial, rows, all_val_rows)
-    val_rows = draw_evenly(all_val_rows, settings.val_rows, settings.seed)
+    val_rows = draw_evenly(all_val_rows, settings.val_rows, seed=0)  # trainings with other seeds are compared on the same
     expected = trial and forecast(trial, besides_weights, settings, stop_rule(settings, rows), rows, val_rows)
     return Ready(settings, device, template, base, layers, made_of, records, rows, counts, val_rows, expected)
 
