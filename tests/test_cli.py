@@ -1,6 +1,7 @@
 """The command line itself: help without waiting, mistakes without tracebacks, recipes that are valid."""
 
 import math
+import os
 import re
 import subprocess
 import sys
@@ -19,6 +20,21 @@ ROOT = Path(__file__).parent.parent
 def test_help_does_not_import_torch():
     code = "import sys; from loratune.cli import parser; parser().format_help(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("wish", "spins"), [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
+)
+def test_how_threads_wait_is_said_before_torch_is_loaded(wish, spins):
+    code = """
+import importlib, os, sys
+from loratune.cli import main
+importlib.import_module = lambda name: sys.exit(f"{os.environ.get('GOMP_SPINCOUNT')}, {'torch' in sys.modules}")
+main(["doctor"])
+"""
+    clean = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run([sys.executable, "-c", code], env=clean | wish, stderr=subprocess.PIPE, text=True)
+    assert done.stderr.strip() == f"{spins}, False"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

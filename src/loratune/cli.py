@@ -17,7 +17,7 @@ from rich_argparse import RichHelpFormatter
 from loratune import __version__, settings
 from loratune.console import console, printable
 from loratune.errors import UserError
-from loratune.machine import is_out_of_memory
+from loratune.machine import is_out_of_memory, share_cores
 from loratune.settings import Settings, flag, read_toml
 from loratune.signals import Ended, ending_cleanly
 
@@ -101,6 +101,7 @@ def run(argv: list[str]) -> int:
         strangers += tuple(stray) if not strangers else ()
     fields = COMMANDS[command]
     checked = fields.checked(fields.over(from_file, given), unknown=strangers)
+    share_cores()
     result = importlib.import_module(f"loratune.commands.{command}").run(checked)
     if as_json:
         # JSON escapes the first 32 control characters, not the others, such as U+009B, which begins an escape sequence.

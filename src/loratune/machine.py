@@ -13,6 +13,17 @@ from loratune.cgroup import cores_limit, memory_limit
 from loratune.errors import UserError
 
 
+def share_cores() -> None:
+    """Let a thread that waits for the others fall asleep after some microseconds, unless the user has said how it is to wait.
+
+    By default GNU OpenMP lets it spin for milliseconds. Where another program wants that core, too, the system then gives
+    each of them half of it, and every product of matrices waits for the slower thread; one that sleeps is woken at once.
+    Torch reads this when it is imported, and never again.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+
 def use_machine(threads: int, device: str) -> str:
     """Set the number of threads; returns the device, `cpu` or `cuda`. Raises UserError for a GPU that is not there."""
     # Micro-batches have many lengths, and of up to 1,024 shapes oneDNN keeps a compiled product, and torch that product's
