@@ -67,9 +67,10 @@ def say(text: str) -> None:
 
 
 def bf16_pays() -> bool:
+    from loratune.diagnosis.hardware import PRODUCT
     from loratune.machine import bf16_is_fast
 
-    return bf16_is_fast(576, 1536)
+    return bf16_is_fast(*PRODUCT)
 
 
 def make_base(model: str, folder: Path) -> str:

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from importlib.metadata import version
-from statistics import fmean, stdev
 
 import torch
 
@@ -11,11 +10,13 @@ from loratune.commands.resuming import made_from, open_run, resumable, resume_co
 from loratune.console import say, warn
 from loratune.data.encode import Encoded
 from loratune.data.pack import epoch_steps, fed_tokens, fit_together, pack
+from loratune.evaluation.statistics import mean_and_deviation
 from loratune.files import filling, locked, write_json, write_text
 from loratune.machine import peak_memory_mb
 from loratune.models.adapter import describe, save_adapter
 from loratune.models.lora import trained_parameters
 from loratune.report.card import model_card
+from loratune.report.evaluation import with_deviation
 from loratune.report.plots import plot_losses
 from loratune.settings import RUNS, TrainSettings
 from loratune.signals import stop_requests
@@ -39,7 +40,8 @@ def repeated(settings: TrainSettings) -> dict:
             break
     else:
         losses, adapters = [one["best_val_nll"] for one in runs], " ".join(one["adapter"] for one in runs)
-        say(f"All trained: validation loss {fmean(losses):.4f}±{stdev(losses):.4f}, mean and standard deviation.")
+        loss = with_deviation(mean_and_deviation(losses), factor=1, decimals=4)
+        say(f"All trained: validation loss {loss}, mean and standard deviation.")
         say(f"The same on held-out rows: loratune evaluate --adapter {adapters}")
     return {"runs": runs}
 

@@ -14,7 +14,7 @@ from loratune.data.records import Record
 from loratune.evaluation.answers import Scored, wants_program
 from loratune.evaluation.likelihood import means, target_counts, token_means
 from loratune.evaluation.model import HeldOut, Measured
-from loratune.evaluation.statistics import flips, paired_difference
+from loratune.evaluation.statistics import flips, mean_and_deviation, paired_difference
 from loratune.evaluation.text import distinct_2
 
 TIE = 0.01  # nats a token: a row's loss that changes by less is tied
@@ -160,7 +160,3 @@ def spread(parts: Sequence[dict]) -> dict:
         **{name: mean_and_deviation([one[name] for one in tuned]) for name in measures},
         **{group: {name: spread([part[group][name] for part in parts]) for name in parts[0][group]} for group in groups},
     }
-
-
-def mean_and_deviation(values: Sequence[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "standard_deviation": float(np.std(values, ddof=1))}

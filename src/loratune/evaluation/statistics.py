@@ -1,5 +1,7 @@
 """How sure is a difference between two models that were measured on the same rows?"""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 RESAMPLES = 10_000
@@ -37,3 +39,8 @@ def flips(base, tuned, tie: float) -> dict[str, int]:
     change = np.asarray(tuned, dtype=np.float64) - np.asarray(base, dtype=np.float64)
     improved, regressed = int((change < -tie).sum()), int((change > tie).sum())
     return {"improved": improved, "tied": len(change) - improved - regressed, "regressed": regressed}
+
+
+def mean_and_deviation(values: Sequence[float]) -> dict[str, float]:
+    """Their mean and sample standard deviation (n - 1)."""
+    return {"mean": float(np.mean(values)), "standard_deviation": float(np.std(values, ddof=1))}

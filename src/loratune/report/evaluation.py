@@ -7,6 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from loratune.console import console, say
+from loratune.evaluation.statistics import mean_and_deviation
 
 # name in evaluation.json -> (what a person reads; an arrow points to what is better, factor, decimals)
 MEASURES = {
@@ -35,11 +36,11 @@ def show_evaluation(result: dict) -> None:
         # Where the terminal is narrow, words give way, not digits.
         kept_whole = len(adapters) == 1 and column != ""
         table.add_column(column, justify="right" if column else "left", no_wrap=kept_whole, overflow="fold")
-    for heading, note, lines in sections(result, adapters):
+    for heading, note, lines in sections(adapters):
         table.add_section()
         table.add_row(heading, *[""] * (len(table.columns) - 2), note, style="bold")
-        for label, measure, parts, spread in lines:
-            table.add_row(f"  {label}", *cells(measure, parts, spread, "base_bare" in result))
+        for label, measure, parts in lines:
+            table.add_row(f"  {label}", *cells(measure, parts, "base_bare" in result))
     console.print(table)
     for line in explained(result, adapters):
         say(line)
@@ -58,28 +59,21 @@ def short_names(adapters: Sequence[dict]) -> list[str]:
     return names if len(set(names)) == len(names) else [one["adapter"] for one in adapters]
 
 
-# What a person reads, the measure, the part of each adapter that has it, and the spread of several adapters' measures
-Line = tuple[str, str, list[dict], dict]
+Line = tuple[str, str, list[dict]]  # what a person reads, the measure, and the part of each adapter that has it
 
 
-def sections(result: dict, adapters: Sequence[dict]) -> Iterator[tuple[str, str, list[Line]]]:
+def sections(adapters: Sequence[dict]) -> Iterator[tuple[str, str, list[Line]]]:
     """All rows, each source, the loss in each category, and the plain text: heading, a note beside it, lines."""
-    spread = result.get("spread", {})
-    yield heading("all", adapters), answered(adapters), lines_of(adapters, spread)
+    yield heading("all", adapters), answered(adapters), lines_of(adapters)
     if len(adapters[0]["by_source"]) > 1:
-        for name, parts, part_spread in groups("by_source", adapters, spread):
-            yield heading(name, parts), answered(parts), lines_of(parts, part_spread)
-    if adapters[0]["by_category"]:
-        categories = groups("by_category", adapters, spread)
-        lines = [(f"{name}: {parts[0]['rows']:,}", "nll", parts, part_spread) for name, parts, part_spread in categories]
-        yield "loss by category: rows", "", lines
+        for name in adapters[0]["by_source"]:
+            parts = [one["by_source"][name] for one in adapters]
+            yield heading(name, parts), answered(parts), lines_of(parts)
+    if categories := adapters[0]["by_category"]:
+        of_each = {name: [one["by_category"][name] for one in adapters] for name in categories}
+        yield "loss by category: rows", "", [(f"{name}: {parts[0]['rows']:,}", "nll", parts) for name, parts in of_each.items()]
     plain = [one["forgetting"] for one in adapters]
-    yield f"plain text: {plain[0]['windows']:,} pieces", "", lines_of(plain, spread.get("forgetting", {}))
-
-
-def groups(kind: str, adapters: Sequence[dict], spread: dict) -> Iterator[tuple[str, list[dict], dict]]:
-    for name in adapters[0][kind]:
-        yield name, [one[kind][name] for one in adapters], spread.get(kind, {}).get(name, {})
+    yield f"plain text: {plain[0]['windows']:,} pieces", "", lines_of(plain)
 
 
 def heading(name: str, parts: Sequence[dict]) -> str:
@@ -91,11 +85,11 @@ def answered(parts: Sequence[dict]) -> str:
     return f"{parts[0]['answered_rows']:,} answered" if parts[0]["answered_rows"] else ""
 
 
-def lines_of(parts: Sequence[dict], spread: dict) -> list[Line]:
-    return [(words, measure, list(parts), spread) for measure, (words, _, _) in MEASURES.items() if measure in parts[0]["base"]]
+def lines_of(parts: Sequence[dict]) -> list[Line]:
+    return [(words, measure, list(parts)) for measure, (words, _, _) in MEASURES.items() if measure in parts[0]["base"]]
 
 
-def cells(measure: str, parts: Sequence[dict], spread: dict, with_bare: bool) -> list[str]:
+def cells(measure: str, parts: Sequence[dict], with_bare: bool) -> list[str]:
     """The base's numbers, then the adapter's with its change and an interval, or several adapters' and their mean."""
     _, factor, decimals = MEASURES[measure]
     shown = [figure(measure, parts[0], "base")]
@@ -103,7 +97,7 @@ def cells(measure: str, parts: Sequence[dict], spread: dict, with_bare: bool) ->
         shown.insert(0, figure(measure, parts[0], "base_bare"))
     shown += [figure(measure, part, "tuned") for part in parts]
     if len(parts) > 1:
-        return [*shown, with_deviation(spread[measure], factor, decimals)]
+        return [*shown, with_deviation(mean_and_deviation([part["tuned"][measure] for part in parts]), factor, decimals)]
     change, interval = changed(parts[0]["difference"].get(measure), factor, decimals)
     # Of one row, an interval would have no width and look like certainty.
     return [*shown, change, interval if parts[0].get("rows") != 1 else ""]
