@@ -23,6 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from loratune.models.parallel import in_parallel
+
 # (number of the layer, queries, keys, values) -> outputs; all are [tokens, heads, head_dim], keys and values with kv_heads
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
@@ -88,13 +90,15 @@ class BlockAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, blocks: list[Block]) -> Tensor:
         """q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim], fp32, to the shape of q."""
-        out, log_norms = torch.empty_like(q), []
-        for block in blocks:
+        out = torch.empty_like(q)
+
+        def compute(block: Block) -> Tensor:
             inputs = (q[block.asked], k[block.seen], v[block.seen])
             part, log_norm = flash(*map(heads_first, inputs), is_causal=block.mask is None, attn_mask=block.mask)
             out[block.asked] = tokens_first(part)
-            log_norms.append(log_norm)
-        ctx.save_for_backward(q, k, v, out, *log_norms)
+            return log_norm
+
+        ctx.save_for_backward(q, k, v, out, *in_parallel(compute, blocks))
         ctx.blocks = blocks
         return out
 
@@ -103,11 +107,17 @@ class BlockAttention(torch.autograd.Function):
     def backward(ctx, dout: Tensor):
         q, k, v, out, *log_norms = ctx.saved_tensors
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        for block, log_norm in zip(ctx.blocks, log_norms, strict=True):
+
+        def compute(piece: tuple[Block, Tensor]) -> list[Tensor]:
+            block, log_norm = piece
             inputs = (dout[block.asked], q[block.asked], k[block.seen], v[block.seen], out[block.asked])
-            parts = flash_backward(*map(heads_first, inputs), log_norm, 0.0, block.mask is None, attn_mask=block.mask)
-            dq[block.asked], dk_part, dv_part = map(tokens_first, parts)
-            for whole, part in ((dk[block.seen], dk_part), (dv[block.seen], dv_part)):
+            dq_part, *parts = flash_backward(*map(heads_first, inputs), log_norm, 0.0, block.mask is None, attn_mask=block.mask)
+            dq[block.asked] = tokens_first(dq_part)
+            return parts
+
+        # A document's blocks share its keys: their gradients are added here, in the same order in every run.
+        for block, parts in zip(ctx.blocks, in_parallel(compute, list(zip(ctx.blocks, log_norms, strict=True))), strict=True):
+            for whole, part in zip((dk[block.seen], dv[block.seen]), map(tokens_first, parts), strict=True):
                 whole.copy_(part) if block.is_last else whole.add_(part)
         return dq, dk, dv, None
 
