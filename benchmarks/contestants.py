@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+os.environ |= {"GOMP_SPINCOUNT": "3000"}  # loratune.machine.share_cores; for all three
 
 import torch
 from transformers import TrainerCallback

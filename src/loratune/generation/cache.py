@@ -21,6 +21,7 @@ from torch import Tensor
 
 from loratune.machine import available_memory
 from loratune.models.attention import Attend, packed_attention
+from loratune.models.parallel import in_parallel
 
 
 class Cache:
@@ -101,11 +102,14 @@ def continued_attention(q: Tensor, more: list[int], keys: Tensor, values: Tensor
     where a sequence usually does, token by token: they share their keys without a copy for each head.
     """
     asking = q.unflatten(1, (keys.shape[1], -1)).transpose(0, 1)  # [kv_heads, tokens, group, head_dim]
-    attended = []
-    for slot, (rows, mask) in enumerate(zip(asking.split(more, 1), masks, strict=True)):
+
+    def of_slot(slot: int, rows: Tensor, mask: Tensor) -> Tensor:
         seen = [x[slot, None, :, : mask.shape[1]] for x in (keys, values)]
         needed = mask if rows.shape[1] > 1 else None  # one token sees everything, faster without a mask
-        attended.append(F.scaled_dot_product_attention(rows.flatten(1, 2)[None], *seen, attn_mask=needed))
+        return F.scaled_dot_product_attention(rows.flatten(1, 2)[None], *seen, attn_mask=needed)
+
+    each = map if q.is_cuda else in_parallel
+    attended = list(each(of_slot, range(len(more)), asking.split(more, 1), masks))
     return torch.cat(attended, 2)[0].unflatten(1, asking.shape[1:3]).transpose(0, 1).flatten(1, 2)
 
 

@@ -108,15 +108,14 @@ class BlockAttention(torch.autograd.Function):
         q, k, v, out, *log_norms = ctx.saved_tensors
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
-        def compute(piece: tuple[Block, Tensor]) -> list[Tensor]:
-            block, log_norm = piece
+        def compute(block: Block, log_norm: Tensor) -> list[Tensor]:
             inputs = (dout[block.asked], q[block.asked], k[block.seen], v[block.seen], out[block.asked])
             dq_part, *parts = flash_backward(*map(heads_first, inputs), log_norm, 0.0, block.mask is None, attn_mask=block.mask)
             dq[block.asked] = tokens_first(dq_part)
             return parts
 
         # A document's blocks share its keys: their gradients are added here, in the same order in every run.
-        for block, parts in zip(ctx.blocks, in_parallel(compute, list(zip(ctx.blocks, log_norms, strict=True))), strict=True):
+        for block, parts in zip(ctx.blocks, in_parallel(compute, ctx.blocks, log_norms), strict=True):
             for whole, part in zip((dk[block.seen], dv[block.seen]), map(tokens_first, parts), strict=True):
                 whole.copy_(part) if block.is_last else whole.add_(part)
         return dq, dk, dv, None

@@ -11,16 +11,16 @@ from functools import cache
 import torch
 
 
-def in_parallel(work: Callable, pieces: Sequence) -> list:
-    """`work(piece)` of each piece, in their order, by as many threads as torch has for an operation; autograd records nothing.
+def in_parallel(work: Callable, *inputs: Sequence) -> list:
+    """`list(map(work, *inputs))` by as many threads as torch has for an operation; autograd records nothing.
 
     A piece is computed by one thread alone, so the bits don't depend on who takes it. What a piece raises is raised here, when
     all threads have ended.
     """
-    threads = torch.get_num_threads()
+    pieces, threads = list(zip(*inputs, strict=True)), torch.get_num_threads()
     if min(threads, len(pieces)) < 2:
         with torch.no_grad():
-            return [work(piece) for piece in pieces]
+            return [work(*piece) for piece in pieces]
     results = [None] * len(pieces)
     queue = iter(list(enumerate(pieces)))  # whoever is free takes the next one
     inference = torch.is_inference_mode_enabled()
@@ -28,7 +28,7 @@ def in_parallel(work: Callable, pieces: Sequence) -> list:
     def take() -> None:
         with torch.inference_mode(inference), torch.no_grad():  # modes are a thread's own
             for number, piece in queue:
-                results[number] = work(piece)
+                results[number] = work(*piece)
 
     others = [helpers(threads - 1).submit(take) for _ in range(min(threads, len(pieces)) - 1)]
     torch.set_num_threads(1)
