@@ -1,11 +1,13 @@
-"""Merged for decoding: the same logits as the adapter apart, and afterwards the very same weights."""
+"""Merged and packed for decoding: the same logits as the adapter apart, and afterwards the very same weights."""
 
 import pytest
 import torch
 
+from loratune.models import merge
 from loratune.models.load import set_precision
 from loratune.models.lora import add_lora, linears, without_adapter
 from loratune.models.merge import effective_weight, merged
+from loratune.models.packed import X86, pack, packed_linear
 from small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, randomise_lora, reference
 
 SHAPES = {"gpt2": GPT2_SHAPES["cerebras-gpt"], "smollm2": LLAMA_SHAPES["smollm2"]}
@@ -27,6 +29,14 @@ def unchanged(before, decoder) -> bool:
     return all(one.equal(other) and was == now for (one, was), (other, now) in zip(before, weights(decoder), strict=True))
 
 
+@pytest.fixture(params=["packed", "plain"])
+def product(request, monkeypatch):
+    """As on this machine, and as where torch cannot pack a weight."""
+    if request.param == "plain":
+        monkeypatch.setattr(merge, "pack", lambda weight: None)
+
+
+@pytest.mark.usefixtures("product")
 @torch.no_grad()
 def test_merged_logits_are_the_unmerged_ones_and_the_weights_come_back(tuned):
     before, ids = weights(tuned), torch.arange(50)
@@ -38,6 +48,7 @@ def test_merged_logits_are_the_unmerged_ones_and_the_weights_come_back(tuned):
     assert logits(tuned, ids).equal(apart)
 
 
+@pytest.mark.usefixtures("product")
 def test_weights_come_back_after_an_error(tuned):
     before = weights(tuned)
     with pytest.raises(KeyboardInterrupt), merged(tuned):
@@ -45,12 +56,13 @@ def test_weights_come_back_after_an_error(tuned):
     assert unchanged(before, tuned)
 
 
+@pytest.mark.usefixtures("product")
 def test_the_base_stays_the_base(tuned):
     before = weights(tuned)
     with without_adapter(tuned):
         base = logits(tuned, torch.arange(20))
         with merged(tuned):
-            assert logits(tuned, torch.arange(20)).equal(base)
+            assert (logits(tuned, torch.arange(20)) - base).abs().max() < 1e-5
     assert unchanged(before, tuned)
 
 
@@ -61,3 +73,19 @@ def test_in_bf16_the_sum_is_rounded_once(tuned):
         product = linear.lora.scale * linear.lora.B.double() @ linear.lora.A.double()
         wanted = (linear.weight.double() + product).float().bfloat16()
         assert (effective_weight(linear) != wanted).float().mean() < 1e-3  # where fp32 and fp64 round a tie to other sides
+
+
+@pytest.mark.skipif(not X86, reason="weights are packed on x86 alone")
+@pytest.mark.parametrize(("precision", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("rows", [1, 7, 64, 333])
+@pytest.mark.parametrize(("width_in", "width_out"), [(96, 40), (33, 129)])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_a_packed_product_is_the_plain_one(precision, tolerance, rows, width_in, width_out, with_bias):
+    generator = torch.Generator().manual_seed(0)
+    shapes = (rows, width_in), (width_out, width_in), (width_out,)
+    x, weight, bias = (torch.randn(shape, generator=generator) for shape in shapes)
+    x, weight, bias = x.to(precision), weight.to(precision), bias.to(precision) if with_bias else None
+    wanted = torch.nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
+    product = packed_linear(x, pack(weight), bias)
+    assert product.dtype == precision
+    assert (product - wanted).norm() < tolerance * wanted.norm()

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from loratune.errors import UserError
 from loratune.models.fused import Elementwise, Operation
 from loratune.models.names import LAYER
+from loratune.models.packed import packed_linear
 
 
 class Lora(nn.Module):
@@ -38,6 +39,7 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(width_out), requires_grad=False) if bias else None
         self.lora: Lora | None = None
         self.adapted = True
+        self.packed: Tensor | None = None  # in place of weight and adapter, while answers are written
 
     @property
     def active(self) -> Lora | None:
@@ -49,6 +51,8 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """y, and the adapter's thin product x Aᵀ, [tokens, rank]; its part is added to y in place."""
+        if self.packed is not None:
+            return packed_linear(x, self.packed, self.bias), None
         y = F.linear(x, self.weight, self.bias)
         if self.active is None:
             return y, None

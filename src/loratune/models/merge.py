@@ -1,4 +1,4 @@
-"""The adapter folded into the weights, for the time that answers are written."""
+"""The adapter folded into the weights, and these packed, for the time that answers are written."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,25 +7,28 @@ import torch
 from torch import Tensor, nn
 
 from loratune.models.lora import Linear, linears
+from loratune.models.packed import pack
 
 
 @contextmanager
 def merged(decoder) -> Iterator:
-    """Each adapted layer computes with W + s B A as one matrix, as fast as the base; afterwards with the very same W again.
+    """Each layer computes with W + s B A as one packed matrix; afterwards with the very same W and adapter again.
 
-    The merged matrices are copies, as large as the adapted layers: subtracting s B A again would not give W back bit for
-    bit. Where the adapter is off, nothing is merged.
+    The matrices are copies, as large as the layers: subtracting s B A again would not give W back bit for bit. Where the
+    adapter is off, nothing is merged.
     """
-    layers = [linear for _, linear in linears(decoder) if linear.lora is not None and linear.adapted]
-    weights = [linear.weight for linear in layers]
+    layers = [linear for _, linear in linears(decoder)]
+    before = [(linear.weight, linear.adapted) for linear in layers]
     try:
         for linear in layers:
-            linear.weight = nn.Parameter(effective_weight(linear), requires_grad=False)
-            linear.adapted = False
+            weight = effective_weight(linear) if linear.active else linear.weight
+            linear.packed, linear.adapted = pack(weight), False
+            if linear.packed is None:
+                linear.weight = nn.Parameter(weight, requires_grad=False)
         yield decoder
     finally:
-        for linear, weight in zip(layers, weights, strict=True):
-            linear.weight, linear.adapted = weight, True
+        for linear, (weight, adapted) in zip(layers, before, strict=True):
+            linear.weight, linear.adapted, linear.packed = weight, adapted, None
 
 
 def effective_weight(linear: Linear) -> Tensor:
