@@ -12,7 +12,7 @@ from loratune.models.packed import pack
 
 @contextmanager
 def merged(decoder) -> Iterator:
-    """Each layer computes with W + s B A as one packed matrix; afterwards with the very same W and adapter again.
+    """Each layer computes with W + s B A as one matrix, packed where that is possible; afterwards with the very same W again.
 
     The matrices are copies, as large as the layers: subtracting s B A again would not give W back bit for bit. Where the
     adapter is off, nothing is merged.

@@ -1,7 +1,6 @@
 """A weight in the order in which oneDNN's products read it.
 
-MKL, which torch takes for fp32, puts a weight in order anew in each product, and oneDNN does so in bf16. For the few tokens of
-answers that are being written this takes as long as the product itself, or longer.
+For the few tokens of answers that are being written, such a product is up to twice as fast as torch's own and more (RESULTS.md).
 """
 
 import platform
