@@ -89,14 +89,15 @@ def linear(weight: torch.Tensor, bias: torch.Tensor | None, A: torch.Tensor | No
 @repeated
 @given(**SIZES, bias=st.booleans(), operation=st.sampled_from([unchanged, ACTIVATIONS["gelu"]]))
 def test_layers_with_and_without_an_adapter_that_share_their_input(tokens, seed, bias, operation):
-    x, weight, other, b, A, B = random((tokens, 6), (5, 6), (4, 6), (5,), (2, 6), (5, 2), seed=seed)
+    x, weight, other, b, *matrices = random((tokens, 6), (5, 6), (4, 6), (5,), (2, 6), (5, 2), (3, 6), (5, 3), seed=seed)
     b = b if bias else None
-    adapted, frozen = linear(weight, b, A, B), linear(other, None)
-    ours = torch.cat(feed([adapted, frozen], operation, x), -1)
-    A, B = adapted.lora.A, adapted.lora.B
+    layers = [linear(weight, b, *matrices[:2]), linear(other, None), linear(weight, None, *matrices[2:])]  # ranks 2 and 3
+    ours = torch.cat(feed(layers, operation, x), -1)
+    matrices = [matrix for layer in layers if layer.lora for matrix in (layer.lora.A, layer.lora.B)]
     h = x if operation is unchanged else F.gelu(x)
-    plain = torch.cat([F.linear(h, adapted.weight + 1.5 * B @ A, adapted.bias), F.linear(h, frozen.weight)], -1)
-    assert_same(ours, plain, [x, A, B])
+    weights = [layer.weight + 1.5 * layer.lora.B @ layer.lora.A if layer.lora else layer.weight for layer in layers]
+    plain = torch.cat([F.linear(h, w, layer.bias) for w, layer in zip(weights, layers, strict=True)], -1)
+    assert_same(ours, plain, [x, *matrices])
 
 
 def test_nothing_is_computed_below_the_lowest_adapter():
@@ -116,4 +117,4 @@ def test_what_is_cheap_to_make_again_is_not_kept():
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
         feed([linear(weight, None, A, B)], swiglu, gate, up)
-    assert [tuple(x.shape) for x in kept] == [(4, 6), (4, 6), (4, 2)]  # gate, up, and the thin product
+    assert [tuple(x.shape) for x in kept] == [(4, 6), (4, 6), (2, 6), (4, 2), (5, 2)]  # gate, up; A, the thin product, B

@@ -37,6 +37,7 @@ def packed_attention(lengths: list[int]) -> Attend:
         if q.device.type == "cpu":
             # In bf16 the backward pass of a CPU takes twice as long for rows up to 128 tokens, and as long for 256.
             return BlockAttention.apply(q.float(), k.float(), v.float(), blocks)
+        q, k = q.to(v.dtype), k.to(v.dtype)  # where they were rotated, they are fp32
         # split, not slices: its backward pass joins the gradients once, a slice's would fill a whole zero tensor each.
         documents = zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
         return torch.cat([causal_attention(*document) for document in documents])

@@ -98,7 +98,7 @@ def relu(x: Tensor) -> tuple[Tensor, Pull]:
 
 
 class Rotate(torch.autograd.Function):
-    """Turn each pair of dimensions (i, i + head_dim / 2) of x [tokens, heads, head_dim] by its angle.
+    """Turn each pair of dimensions (i, i + head_dim / 2) of x [tokens, heads, head_dim] by its angle, in the angles' precision.
 
     cos and sin are [tokens, 1, head_dim / 2]. The gradient is turned back by the same angle; x itself is not needed for that.
     """
@@ -106,13 +106,14 @@ class Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return turned(x, cos, sin)
+        ctx.dtype = x.dtype
+        return turned(x.to(cos.dtype), cos, sin)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
         cos, sin = ctx.saved_tensors
-        return turned(dy, cos, -sin), None, None
+        return turned(dy, cos, -sin).to(ctx.dtype), None, None
 
 
 def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -49,15 +49,10 @@ class Linear(nn.Module):
     def drops(self) -> bool:
         return self.training and self.active is not None and self.lora.dropout > 0
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """y, and the adapter's thin product x Aᵀ, [tokens, rank]; its part is added to y in place."""
+    def forward(self, x: Tensor) -> Tensor:
         if self.packed is not None:
-            return packed_linear(x, self.packed, self.bias), None
-        y = F.linear(x, self.weight, self.bias)
-        if self.active is None:
-            return y, None
-        thin = x @ self.lora.A.to(x.dtype).t()
-        return y.addmm_(thin, self.lora.B.to(x.dtype).t(), alpha=self.lora.scale), thin
+            return packed_linear(x, self.packed, self.bias)
+        return F.linear(x, self.weight, self.bias)
 
     def with_dropout(self, x: Tensor) -> Tensor:
         """y with dropout on the adapter's input; its derivative is left to autograd."""
@@ -69,18 +64,34 @@ def feed(layers: list[Linear], operation: Operation, *inputs: Tensor) -> tuple[T
     """The outputs of layers that share the input h = operation(*inputs), [tokens, in]."""
     if any(layer.drops for layer in layers):
         h = Elementwise.apply(operation, *inputs).to(layers[0].weight.dtype)
-        return tuple(layer.with_dropout(h) if layer.drops else layer(h)[0] for layer in layers)
+        return tuple(layer.with_dropout(h) if layer.drops else joined([layer], h)[0][0] for layer in layers)
     if not torch.is_grad_enabled():
-        h = operation(*inputs)[0].to(layers[0].weight.dtype)
-        return tuple(layer(h)[0] for layer in layers)
+        return joined(layers, operation(*inputs)[0].to(layers[0].weight.dtype))[0]
     matrices = [matrix for layer in layers if layer.active for matrix in (layer.lora.A, layer.lora.B)]
     return Feed.apply(layers, operation, len(inputs), *inputs, *matrices)
+
+
+def joined(layers: list[Linear], h: Tensor) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+    """The layers' outputs; and s A of all adapters below each other, [ranks, in], h (s A)ᵀ, and each B, if there are any.
+
+    One thin product for all adapters: next to a fast processor's large ones, each costs more than its share.
+    """
+    outputs = tuple(layer(h) for layer in layers)
+    adapted = [(layer.lora, y) for layer, y in zip(layers, outputs, strict=True) if layer.active]
+    if not adapted:
+        return outputs, []
+    A = torch.cat([lora.A * lora.scale for lora, _ in adapted]).to(h.dtype)
+    thin = h @ A.t()
+    Bs = [lora.B.to(h.dtype) for lora, _ in adapted]
+    for (_, y), B, part in zip(adapted, Bs, thin.split([B.shape[1] for B in Bs], -1), strict=True):
+        y.addmm_(part, B.t())
+    return outputs, [A, thin, *Bs]
 
 
 class Feed(torch.autograd.Function):
     """Linear layers with a common input h that is made again for the backward pass, from the operation's inputs.
 
-    y = h Wᵀ + b + s (h Aᵀ) Bᵀ      dh = Σ dy W + s (dy B) A      dA = s (dy B)ᵀ h      dB = s dyᵀ (h Aᵀ)
+    y = h Wᵀ + b + h (s A)ᵀ Bᵀ      dh = Σ dy W + dy B (s A)      dA = s (dy B)ᵀ h      dB = dyᵀ (h (s A)ᵀ)
 
     To make h costs one pass over memory, to keep it a third of a step's memory. W and b are frozen and get no gradient; dh
     is left out where nothing below is trained.
@@ -90,30 +101,32 @@ class Feed(torch.autograd.Function):
     def forward(ctx, layers: list[Linear], operation: Operation, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         """`tensors` are the operation's `count` inputs, then A and B of each adapted layer; these may be more precise."""
         h = operation(*tensors[:count])[0].to(layers[0].weight.dtype)
-        outputs, thin = zip(*(layer(h) for layer in layers), strict=True)
-        ctx.save_for_backward(*tensors[:count], *thin)
+        outputs, adapters = joined(layers, h)
+        ctx.save_for_backward(*tensors[:count], *adapters)
         ctx.layers, ctx.operation, ctx.count = layers, operation, count
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *dys: Tensor):
-        saved = ctx.saved_tensors
-        inputs, thins = saved[: ctx.count], saved[ctx.count :]
+        inputs, adapters = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
         value, pull = ctx.operation(*inputs)
-        h = value.to(dys[0].dtype)
-        below = any(ctx.needs_input_grad[3 : 3 + ctx.count])
-        dh, gradients = None, []
-        for layer, thin, dy in zip(ctx.layers, thins, dys, strict=True):
-            if below:
-                dh = dy @ layer.weight if dh is None else dh.addmm_(dy, layer.weight)
-            if thin is not None:
-                A, B, scale = layer.lora.A, layer.lora.B, layer.lora.scale
-                thin_dy = (dy @ B.to(dy.dtype)).mul_(scale)
-                if below:
-                    dh.addmm_(thin_dy, A.to(dy.dtype))
-                gradients += (thin_dy.t() @ h).to(A.dtype), (thin.t() @ dy).t().to(B.dtype) * scale
-        below = pull(dh.to(value.dtype)) if below else (None,) * ctx.count
+        dh, gradients = None, ()
+        if any(ctx.needs_input_grad[3 : 3 + ctx.count]):
+            dh = dys[0] @ ctx.layers[0].weight
+            for layer, dy in zip(ctx.layers[1:], dys[1:], strict=True):
+                dh.addmm_(dy, layer.weight)
+        if adapters:
+            A, thin, *Bs = adapters
+            adapted = [(layer.lora, dy) for layer, dy in zip(ctx.layers, dys, strict=True) if layer.active]
+            thin_dy = torch.cat([dy @ B for (_, dy), B in zip(adapted, Bs, strict=True)], -1)
+            if dh is not None:
+                dh.addmm_(thin_dy, A)
+            ranks = [B.shape[1] for B in Bs]
+            parts = zip(adapted, (thin_dy.t() @ value.to(A.dtype)).split(ranks), thin.split(ranks, -1), strict=True)
+            for (lora, dy), dA, part in parts:
+                gradients += dA.to(lora.A.dtype) * lora.scale, (part.t() @ dy).t().to(lora.B.dtype)
+        below = (None,) * ctx.count if dh is None else pull(dh.to(value.dtype))
         return None, None, None, *below, *gradients
 
 
