@@ -67,8 +67,9 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, attend: Attend, wanted: Tensor | None = None) -> Tensor:
         attended = self.attention(x, self.attention_norm.operation, rotary, attend, wanted)
-        x = (x if wanted is None else x[wanted]) + attended
-        return x + self.mlp(x, self.mlp_norm.operation)
+        # Added in place: where the products are in bf16, x + y would make two copies in fp32 instead of one.
+        x = attended.to(x.dtype).add_(x if wanted is None else x[wanted])
+        return self.mlp(x, self.mlp_norm.operation).to(x.dtype).add_(x)
 
 
 class Attention(nn.Module):
