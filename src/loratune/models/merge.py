@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from loratune.models.lora import Linear, linears
-from loratune.models.packed import pack
+from loratune.models.packed import pack, packing_pays
 
 
 @contextmanager
 def merged(decoder) -> Iterator:
-    """Each layer computes with W + s B A as one matrix, packed where that is possible; afterwards with the very same W again.
+    """Each layer computes with W + s B A as one matrix, packed where that is faster; afterwards with the very same W again.
 
     The matrices are copies, as large as the layers: subtracting s B A again would not give W back bit for bit. Where the
     adapter is off, nothing is merged.
@@ -22,8 +22,10 @@ def merged(decoder) -> Iterator:
     try:
         for linear in layers:
             weight = effective_weight(linear) if linear.active else linear.weight
-            linear.packed, linear.adapted = pack(weight), False
-            if linear.packed is None:
+            linear.adapted = False
+            if weight.is_cpu and packing_pays():
+                linear.packed = pack(weight)
+            else:
                 linear.weight = nn.Parameter(weight, requires_grad=False)
         yield decoder
     finally:

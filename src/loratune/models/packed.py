@@ -1,20 +1,28 @@
 """A weight in the order in which oneDNN's products read it.
 
-For the few tokens of answers that are being written, such a product is up to twice as fast as torch's own and more (RESULTS.md).
+For the few tokens of answers that are being written, such a product is up to twice as fast as torch's own and more on an AMD
+processor; on Intel's own, MKL, which torch takes, is as fast or faster (RESULTS.md).
 """
 
 import platform
+from functools import cache
 
 import torch
 from torch import Tensor
 
+from loratune.machine import processor_name
+
 X86 = platform.machine().lower() in ("x86_64", "amd64")  # where it was measured
 
 
-def pack(weight: Tensor) -> Tensor | None:
-    """The weight, [out, in], for `packed_linear` alone: a copy that nothing else can read. None where torch cannot do that."""
-    if not (X86 and weight.is_cpu and torch.backends.mkldnn.is_available()):
-        return None
+@cache
+def packing_pays() -> bool:
+    """Whether this processor's products with few tokens are faster with packed weights."""
+    return X86 and torch.backends.mkldnn.is_available() and "intel" not in processor_name().lower()
+
+
+def pack(weight: Tensor) -> Tensor:
+    """The weight, [out, in], for `packed_linear` alone: a copy that nothing else can read."""
     return torch.ops.mkldnn._reorder_linear_weight(weight, 64)  # the rows of a product, roughly: any number is right
 
 
