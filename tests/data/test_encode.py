@@ -1,7 +1,7 @@
 from collections import Counter
 from functools import cache
 
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from loratune.data.encode import encode_rows, with_template
@@ -28,6 +28,7 @@ def encoded(record: Record, max_tokens: int):
     return (rows[0] if rows else None), counts[record.source]
 
 
+@example("the", "", "the answer is none, 42 there " * 10, 60)  # a response that is cut: chance does not always draw one
 @given(filled, words, filled, st.integers(8, 200))
 def test_truncation_keeps_the_instruction_and_then_the_response(instruction, input, output, max_tokens):
     row, count = encoded(Record(instruction, input, output, id="1", source="s"), max_tokens)
