@@ -31,7 +31,7 @@ class Lora(nn.Module):
 
 
 class Linear(nn.Module):
-    """A frozen linear layer, [tokens, in] to [tokens, out], computed in its weight's precision, with an adapter or not."""
+    """A frozen linear layer, [tokens, in] to [tokens, out], in its weight's precision; `feed` adds what its adapter does."""
 
     def __init__(self, width_in: int, width_out: int, bias: bool):
         super().__init__()
@@ -72,9 +72,10 @@ def feed(layers: list[Linear], operation: Operation, *inputs: Tensor) -> tuple[T
 
 
 def joined(layers: list[Linear], h: Tensor) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-    """The layers' outputs; and s A of all adapters below each other, [ranks, in], h (s A)ᵀ, and each B, if there are any.
+    """The layers' outputs; and of their adapters, if there are any: s A of all, [ranks, in], the thin h (s A)ᵀ, and each B.
 
-    One thin product for all adapters: next to a fast processor's large ones, each costs more than its share.
+    A thin product for each adapter would cost more than its share: next to what a fast processor takes for the large ones,
+    calls and passes over memory count (RESULTS.md).
     """
     outputs = tuple(layer(h) for layer in layers)
     adapted = [(layer.lora, y) for layer, y in zip(layers, outputs, strict=True) if layer.active]
@@ -123,8 +124,8 @@ class Feed(torch.autograd.Function):
             if dh is not None:
                 dh.addmm_(thin_dy, A)
             ranks = [B.shape[1] for B in Bs]
-            parts = zip(adapted, (thin_dy.t() @ value.to(A.dtype)).split(ranks), thin.split(ranks, -1), strict=True)
-            for (lora, dy), dA, part in parts:
+            dAs = (thin_dy.t() @ value.to(A.dtype)).split(ranks)
+            for (lora, dy), dA, part in zip(adapted, dAs, thin.split(ranks, -1), strict=True):
                 gradients += dA.to(lora.A.dtype) * lora.scale, (part.t() @ dy).t().to(lora.B.dtype)
         below = (None,) * ctx.count if dh is None else pull(dh.to(value.dtype))
         return None, None, None, *below, *gradients
