@@ -110,7 +110,8 @@ class Feed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *dys: Tensor):
-        inputs, adapters = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        saved = ctx.saved_tensors  # once: with --low-memory, to ask for them makes them
+        inputs, adapters = saved[: ctx.count], saved[ctx.count :]
         value, pull = ctx.operation(*inputs)
         dh, gradients = None, ()
         if any(ctx.needs_input_grad[3 : 3 + ctx.count]):
