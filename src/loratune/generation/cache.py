@@ -49,6 +49,7 @@ class Cache:
         among_themselves = packed_attention(prompts)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            q, k = q.to(self.keys.dtype), k.to(self.keys.dtype)  # where they were rotated, they may be more precise
             keys, values, attended = self.keys[layer], self.values[layer], torch.empty_like(q)
             keys.flatten(0, 2).index_copy_(0, places, k.flatten(0, 1))
             values.flatten(0, 2).index_copy_(0, places, v.flatten(0, 1))

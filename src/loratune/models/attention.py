@@ -25,7 +25,8 @@ from torch.autograd.function import once_differentiable
 
 from loratune.models.parallel import in_parallel
 
-# (number of the layer, queries, keys, values) -> outputs; all are [tokens, heads, head_dim], keys and values with kv_heads
+# (number of the layer, queries, keys, values) -> outputs; all are [tokens, heads, head_dim], keys and values with kv_heads;
+# queries and keys that were rotated are fp32, whatever the values are
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -37,7 +38,7 @@ def packed_attention(lengths: list[int]) -> Attend:
         if q.device.type == "cpu":
             # In bf16 the backward pass of a CPU takes twice as long for rows up to 128 tokens, and as long for 256.
             return BlockAttention.apply(q.float(), k.float(), v.float(), blocks)
-        q, k = q.to(v.dtype), k.to(v.dtype)  # where they were rotated, they are fp32
+        q, k = q.to(v.dtype), k.to(v.dtype)
         # split, not slices: its backward pass joins the gradients once, a slice's would fill a whole zero tensor each.
         documents = zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
         return torch.cat([causal_attention(*document) for document in documents])

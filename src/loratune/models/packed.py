@@ -1,7 +1,7 @@
 """A weight in the order in which oneDNN's products read it.
 
 For the few tokens of answers that are being written, such a product is up to twice as fast as torch's own and more on an AMD
-processor; on Intel's own, MKL, which torch takes, is as fast or faster (RESULTS.md).
+processor; on one of Intel's it was no faster, and single answers were slower (RESULTS.md).
 """
 
 import platform
