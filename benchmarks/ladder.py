@@ -11,7 +11,7 @@ packed           documents lie end to end, 2,048 tokens at once; attention insid
 head             logits of the target tokens only, 1,024 words at a time, their gradient formed in the forward pass
 last layer       computes the target tokens only, once they have attended
 by hand          derivatives written out: LoRA's product is added in place, norms and activations are made again, not kept
-blocks           attention of long documents in blocks of about 192 queries
+blocks           attention of long documents in blocks of about 96 queries, each computed by one thread
 1,024 at once    the step's rows in micro-batches by best fit
 bf16             the large products, where this machine is faster with it
 low memory       `--low-memory`: layers are computed again in the backward pass
@@ -30,7 +30,7 @@ from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
-from contestants import ALPHA, MICRO_TOKENS, RANK, RATE, STEP_TOKENS, Clock, real_rows, tokens_of
+from contestants import ALPHA, MICRO_TOKENS, RANK, RATE, Clock, real_rows, tokens_of
 from peers import make_base, median_of, say
 from torch import Tensor
 
@@ -49,6 +49,7 @@ from loratune.models.tokenizer import Tokenizer
 from loratune.training import step
 from loratune.training.loss import HeadCrossEntropy
 
+STEP_TOKENS = 2048  # twice what is computed at once on the upper rungs, so that it shows what that costs
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # of loss and gradient norm, relative; bf16 has 3 digits
 LABELS = (
     *("plain step", "+ packed", "+ head on target tokens, in blocks", "+ last layer for target tokens", "+ derivatives by hand"),

@@ -1,13 +1,11 @@
 """A small model, data and an adapter, made once and copied to where each test works."""
 
 import json
-import shutil
 
 import pytest
 
-from faulty import RUN
+from faulty import RUN, at
 from loratune.cli import main
-from loratune.machine import Neighbours
 from small_models import save_model
 from training_runs import ROWS, adapter
 from tuned_models import save_tuned
@@ -32,14 +30,6 @@ def made(tmp_path_factory):
 def place(made, cache, tmp_path, monkeypatch):
     """The working directory."""
     return at(tmp_path / "place", made, cache, monkeypatch)
-
-
-def at(place, made, cache, monkeypatch):
-    shutil.copytree(made, place, dirs_exist_ok=True)
-    monkeypatch.chdir(place)
-    monkeypatch.setenv("LORATUNE_CACHE", str(cache))
-    monkeypatch.setattr(Neighbours, "crowd", lambda *_: False)  # what was timed once is good enough here
-    return place
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,26 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 from loratune.cli import main
+from loratune.machine import Neighbours
 from training_runs import TRAIN
 
 RUN = [*TRAIN, "--steps", "3", "--validations", "2"]
+
+
+def at(place: Path, made: Path, cache: Path, monkeypatch) -> Path:
+    """A copy of what was made, in this place, which becomes the working directory."""
+    shutil.copytree(made, place, dirs_exist_ok=True)
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("LORATUNE_CACHE", str(cache))
+    monkeypatch.setattr(Neighbours, "crowd", lambda *_: False)  # what was timed once is good enough here
+    return place
 
 
 def refused(capsys, *words: str) -> str:

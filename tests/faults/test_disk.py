@@ -13,8 +13,7 @@ import sys
 
 import pytest
 
-from conftest import at
-from faulty import RUN, SmallDisk, content, process, refused, watchers
+from faulty import RUN, SmallDisk, at, content, process, refused, watchers
 from loratune.cli import main
 from loratune.errors import FileError
 from loratune.files import write_together
