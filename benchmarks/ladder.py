@@ -49,7 +49,7 @@ from loratune.models.tokenizer import Tokenizer
 from loratune.training import step
 from loratune.training.loss import HeadCrossEntropy
 
-STEP_TOKENS = 2048  # twice what is computed at once on the upper rungs, so that it shows what that costs
+STEP_TOKENS = 2048  # more than MICRO_TOKENS: a step that fits at once would not show what micro-batches cost
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # of loss and gradient norm, relative; bf16 has 3 digits
 LABELS = (
     *("plain step", "+ packed", "+ head on target tokens, in blocks", "+ last layer for target tokens", "+ derivatives by hand"),
