@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from loratune.models import merge
+from loratune.models import merge, packed
 from loratune.models.load import set_precision
 from loratune.models.lora import add_lora, linears, without_adapter
 from loratune.models.merge import effective_weight, merged
-from loratune.models.packed import X86, pack, packed_linear
+from loratune.models.packed import X86, can_pack, pack, packed_linear, packing_pays
 from small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, randomise_lora, reference
 
 SHAPES = {"gpt2": GPT2_SHAPES["cerebras-gpt"], "smollm2": LLAMA_SHAPES["smollm2"]}
@@ -34,7 +34,7 @@ def product(request, monkeypatch):
     """As on a processor where packing pays, and as on any other one."""
     if request.param == "packed" and not X86:
         pytest.skip("weights are packed on x86 alone")
-    monkeypatch.setattr(merge, "packing_pays", lambda: request.param == "packed")
+    monkeypatch.setattr(merge, "packing_pays", lambda precision: request.param == "packed")
 
 
 @pytest.mark.usefixtures("product")
@@ -76,12 +76,25 @@ def test_in_bf16_the_sum_is_rounded_once(tuned):
         assert (effective_weight(linear) != wanted).float().mean() < 1e-3  # where fp32 and fp64 round a tie to other sides
 
 
-@pytest.mark.skipif(not X86, reason="weights are packed on x86 alone")
+@pytest.mark.parametrize(("precision", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 5e-2)])
+@torch.no_grad()
+def test_either_precision_is_merged_on_a_processor_that_is_not_intels(tuned, monkeypatch, precision, tolerance):
+    """One without AVX-512 has no packed products in bf16: oneDNN raises."""
+    monkeypatch.setattr(packed, "processor_name", lambda: "AMD Ryzen")
+    monkeypatch.setattr(merge, "packing_pays", packing_pays.__wrapped__)
+    decoder, ids = set_precision(tuned, precision), torch.arange(50)
+    apart = logits(decoder, ids)
+    with merged(decoder):
+        assert (logits(decoder, ids) - apart).norm() < tolerance * apart.norm()
+
+
 @pytest.mark.parametrize(("precision", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
 @pytest.mark.parametrize("rows", [1, 7, 64, 333])
 @pytest.mark.parametrize(("width_in", "width_out"), [(96, 40), (33, 129)])
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_a_packed_product_is_the_plain_one(precision, tolerance, rows, width_in, width_out, with_bias):
+    if not can_pack(precision):
+        pytest.skip("this processor has no such product")
     generator = torch.Generator().manual_seed(0)
     shapes = (rows, width_in), (width_out, width_in), (width_out,)
     x, weight, bias = (torch.randn(shape, generator=generator) for shape in shapes)

@@ -23,7 +23,7 @@ def merged(decoder) -> Iterator:
         for linear in layers:
             weight = effective_weight(linear) if linear.active else linear.weight
             linear.adapted = False
-            if weight.is_cpu and packing_pays():
+            if weight.is_cpu and packing_pays(weight.dtype):
                 linear.packed = pack(weight)
             else:
                 linear.weight = nn.Parameter(weight, requires_grad=False)

@@ -15,10 +15,17 @@ from loratune.machine import processor_name
 X86 = platform.machine().lower() in ("x86_64", "amd64")  # where it was measured
 
 
+def can_pack(precision: torch.dtype) -> bool:
+    """Whether oneDNN has packed products of this precision here: in bf16 it needs more than AVX2."""
+    if not X86 or not torch.backends.mkldnn.is_available():
+        return False
+    return precision == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 @cache
-def packing_pays() -> bool:
+def packing_pays(precision: torch.dtype) -> bool:
     """Whether this processor's products with few tokens are faster with packed weights."""
-    return X86 and torch.backends.mkldnn.is_available() and "intel" not in processor_name().lower()
+    return can_pack(precision) and "intel" not in processor_name().lower()
 
 
 def pack(weight: Tensor) -> Tensor:
