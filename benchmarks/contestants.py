@@ -28,7 +28,7 @@ from loratune.models.load import PRECISIONS, load_base, set_precision
 from loratune.models.lora import add_lora
 from loratune.models.tokenizer import Tokenizer
 from loratune.settings import BATCH
-from loratune.training.step import adamw, train_step
+from loratune.training.step import BETAS, adamw, train_step
 
 RANK, ALPHA, RATE, STEP_ROWS, PADDED, HELD_OUT = 16, 32, 1e-3, 8, 512, 40
 STEP_TOKENS = MICRO_TOKENS = BATCH  # as in a run of ordinary length
@@ -103,6 +103,8 @@ def common(options, folder: Path) -> dict:
         "learning_rate": RATE,
         "lr_scheduler_type": "constant",
         "optim": "adamw_torch",
+        "adam_beta1": BETAS[0],
+        "adam_beta2": BETAS[1],
         "weight_decay": 0.0,
         "use_cpu": True,
         "bf16": options.precision == "bf16",

@@ -10,6 +10,10 @@ from loratune.models.attention import packed_attention
 from loratune.models.lora import trained_parameters
 from loratune.training.loss import target_loss
 
+# The first is 0.9 elsewhere: in runs of minutes, which have some hundred steps, as many tokens teach more when the momentum
+# forgets faster (RESULTS.md, Momentum).
+BETAS = (0.5, 0.999)
+
 
 class NonFinite(Exception):
     """The loss or a gradient is not a number any more."""
@@ -67,12 +71,8 @@ def add_gradients(decoder, micro_batches: Sequence, targets: int) -> float:
 
 
 def adamw(decoder, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019; arXiv:1711.05101) over the adapter's matrices; the step sets the learning rate.
-
-    Its momentum forgets faster than is usual (beta1 is 0.5, not 0.9): in runs of minutes, which have some hundred steps, as
-    many tokens then teach more (RESULTS.md, Momentum).
-    """
+    """AdamW (Loshchilov & Hutter 2019; arXiv:1711.05101) over the adapter's matrices; the step sets the learning rate."""
     for parameter in trained_parameters(decoder):
         # Here once and for all: made anew in each step, they would lie scattered and keep freed memory in pieces.
         parameter.grad = torch.zeros_like(parameter)
-    return torch.optim.AdamW(trained_parameters(decoder), lr=0.0, betas=(0.5, 0.999), weight_decay=weight_decay, fused=True)
+    return torch.optim.AdamW(trained_parameters(decoder), lr=0.0, betas=BETAS, weight_decay=weight_decay, fused=True)
