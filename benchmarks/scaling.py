@@ -5,15 +5,17 @@
 
 The weights are random and in the models' shapes, the rows random and of one length; speed does not depend on the values. A
 model's depth is cut to 4 layers and to 2, and the line through both times gives the whole model's (as `loratune train` does
-for its forecast). Each figure is the better of two runs over 2,048 tokens, 1,024 at once; one token in four is a target.
+for its forecast). A run is 2,048 tokens, 1,024 at once; one token in four is a target. Both depths and the limit's products
+take turns, five times, and the fastest of each counts: on a shared machine a slow minute then slows them all.
 
 The last column compares with the limit. Necessary are, for each token and each weight of the layers, 2 floating-point
 operations forward and 2 backward (the weights are frozen and get no gradient), and as much for the head, on target tokens
 only; attention, LoRA and all else count as nothing. The limit is the same number of operations at the rate of the layers' own
-matrix products, measured in the same process.
+matrix products.
 """
 
 import argparse
+import math
 import time
 from dataclasses import replace
 
@@ -27,9 +29,9 @@ from loratune.models.load import PRECISIONS
 from loratune.models.lora import linears
 from loratune.models.spec import Spec
 from loratune.settings import TrainSettings
-from loratune.training.forecast import DEPTHS, first_layers, seconds
+from loratune.training.forecast import DEPTHS, fastest, first_layers
 
-TOKENS, AT_ONCE, TARGET_SHARE, LENGTH, RANK = 2048, 1024, 4, 256, 16
+TOKENS, AT_ONCE, TARGET_SHARE, LENGTH, RANK, ROUNDS = 2048, 1024, 4, 256, 16, 5
 LENGTHS, RANKS = (128, 512, 1024), (1, 8, 64, 128)
 GPT2 = {"gpt2": (768, 12, 12), "gpt2-medium": (1024, 24, 16), "gpt2-large": (1280, 36, 20), "gpt2-xl": (1600, 48, 25)}
 
@@ -39,53 +41,53 @@ def main(options) -> None:
     print(f"| {options.precision}, {torch.get_num_threads()} threads | weights | tokens/s | of the limit |\n|---|---|---|---|")
     for name in options.models:
         decoder = random_decoder(shape_of(name))
-        rate = product_rate(decoder, options.precision)
-        report(f"{name}, rows of {LENGTH}, rank {RANK}", decoder, rate, options.precision)
+        report(f"{name}, rows of {LENGTH}, rank {RANK}", decoder, options.precision)
         if name == options.models[0]:
-            vary(name, decoder, rate, options.precision)
+            vary(name, decoder, options.precision)
 
 
-def vary(name: str, decoder: Decoder, rate: float, precision: str) -> None:
+def vary(name: str, decoder: Decoder, precision: str) -> None:
     """Other row lengths, ranks and threads, one at a time."""
     for length in LENGTHS:
-        report(f"{name}, rows of {length}", decoder, rate, precision, length=length)
+        report(f"{name}, rows of {length}", decoder, precision, length=length)
     for rank in RANKS:
-        report(f"{name}, rank {rank}", decoder, rate, precision, rank=rank)
+        report(f"{name}, rank {rank}", decoder, precision, rank=rank)
     if (threads := torch.get_num_threads()) > 1:
         torch.set_num_threads(1)
-        report(f"{name}, 1 thread (limit: 1 thread)", decoder, product_rate(decoder, precision), precision)
+        report(f"{name}, 1 thread (limit: 1 thread)", decoder, precision)
         torch.set_num_threads(threads)
 
 
-def report(what: str, decoder: Decoder, rate: float, precision: str, length: int = LENGTH, rank: int = RANK) -> None:
-    tokens_per_second, share = speed(decoder, length, rank, precision, rate)
+def report(what: str, decoder: Decoder, precision: str, length: int = LENGTH, rank: int = RANK) -> None:
+    tokens_per_second, share = speed(decoder, length, rank, precision)
     print(f"| {what} | {sum(weights_of(decoder.spec)) / 1e6:,.0f} M | {tokens_per_second:,.0f} | {share:.0%} |", flush=True)
 
 
-def speed(decoder: Decoder, length: int, rank: int, precision: str, rate: float) -> tuple[float, float]:
+def speed(decoder: Decoder, length: int, rank: int, precision: str) -> tuple[float, float]:
     """Tokens/s of the whole model, and the share of the limit."""
     row = Encoded(prompt=[1] * (length - length // TARGET_SHARE + 1), response=[2] * (length // TARGET_SHARE), id="", source="")
     batches = [pack([row] * (AT_ONCE // length))] * (TOKENS // AT_ONCE)
     settings = TrainSettings(rank=rank, alpha=rank)
-    times = [seconds(first_layers(decoder, depth, settings, precision), batches, training=True) for depth in DEPTHS]
-    whole = times[0] + (times[1] - times[0]) / (DEPTHS[1] - DEPTHS[0]) * (decoder.spec.layers - DEPTHS[0])
+    shallow = [first_layers(decoder, depth, settings, precision) for depth in DEPTHS]
+    rounds = [(*fastest(shallow, batches, training=True), product_seconds(decoder, precision)) for _ in range(ROUNDS)]
+    *depths, an_operation = map(min, zip(*rounds, strict=True))
+    a_token = depths[0] + (depths[1] - depths[0]) / (DEPTHS[1] - DEPTHS[0]) * (decoder.spec.layers - DEPTHS[0])
     layers, head = weights_of(decoder.spec)
-    necessary = 4 * TOKENS * (layers + head / TARGET_SHARE)
-    return TOKENS / whole, necessary / rate / whole
+    necessary = 4 * (layers + head / TARGET_SHARE)
+    return 1 / a_token, necessary * an_operation / a_token
 
 
-def product_rate(decoder: Decoder, precision: str) -> float:
-    """Floating-point operations per second of y = x Wᵀ for the layers' own W, the best of three passes over one layer."""
+def product_seconds(decoder: Decoder, precision: str) -> float:
+    """Seconds a floating-point operation of y = x Wᵀ takes with the layers' own W, the best of five passes over one layer."""
     first = [linear.weight.to(PRECISIONS[precision]) for name, linear in linears(decoder) if name.startswith("layers.0.")]
     inputs = [torch.randn(AT_ONCE, weight.shape[1], dtype=weight.dtype) for weight in first]
-    best = float("inf")
+    best = math.inf
     for _ in range(5):
         started = time.perf_counter()
-        for _ in range(3):
-            for x, weight in zip(inputs, first, strict=True):
-                x @ weight.t()
+        for x, weight in zip(inputs, first, strict=True):
+            x @ weight.t()
         best = min(best, time.perf_counter() - started)
-    return 3 * sum(2 * AT_ONCE * weight.numel() for weight in first) / best
+    return best / sum(2 * AT_ONCE * weight.numel() for weight in first)
 
 
 def weights_of(spec: Spec) -> tuple[int, int]:
