@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratune.data.records import LISTED, Record, content_id, read_records, records_text, write_records
+from loratune.data.bad_rows import LISTED
+from loratune.data.records import Record, content_id, read_records, records_text, write_records
 from loratune.errors import UserError
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)

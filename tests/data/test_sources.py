@@ -4,8 +4,8 @@ import pytest
 
 from loratune.data.records import Record
 from loratune.data.sources.dolly import dolly_records
-from loratune.data.sources.files import FileRow
 from loratune.data.sources.finqa import fact_recall, list_in, question_of
+from loratune.data.sources.readers import FileRow
 from loratune.errors import UserError
 
 

@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from deadline import deadline
 from loratune.commands.ask import read_question
 from loratune.commands.compare import read_prompts
+from loratune.data.bad_rows import LISTED
 from loratune.data.prose import load_prose
-from loratune.data.records import LISTED, Record, content_id, read_records, records_text
-from loratune.data.sources.files import KINDS, file_records, read_rows
+from loratune.data.records import Record, content_id, read_records, records_text
+from loratune.data.sources.files import file_records
 from loratune.data.sources.finqa import FILES, FinqaOptions, load_finqa
+from loratune.data.sources.readers import KINDS, read_rows
 from loratune.data.template import load_template
 from loratune.errors import UserError
 from loratune.models.adapter import described, read_config

@@ -14,8 +14,9 @@ import pytest
 from deadline import deadline
 from loratune import hub
 from loratune.data import recall
-from loratune.data.sources.files import file_records, read_rows
+from loratune.data.sources.files import file_records
 from loratune.data.sources.hub import choose
+from loratune.data.sources.readers import read_rows
 from loratune.errors import UserError
 from loratune.models.adapter import load_adapter, read_adapter_weights
 from loratune.models.find import find_base, weights_in

@@ -8,7 +8,8 @@ from loratune.commands.evidence import commands_of, evaluation_of, training_of, 
 from loratune.commands.loading import Tuned, load_tuned
 from loratune.commands.plan import Plan, tell
 from loratune.console import say, warn
-from loratune.data.records import has_lone_surrogate, raise_listed
+from loratune.data.bad_rows import raise_listed
+from loratune.data.records import has_lone_surrogate
 from loratune.errors import UserError
 from loratune.evaluation.finqa import result_of
 from loratune.evaluation.forecast import answering_seconds

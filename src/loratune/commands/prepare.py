@@ -15,11 +15,12 @@ from loratune.data.groups import content_key, grouped, without_duplicates
 from loratune.data.records import Record, records_text
 from loratune.data.sample import draw_evenly
 from loratune.data.sources.dolly import load_dolly
-from loratune.data.sources.files import KINDS, load_files, refuse_unreadable
+from loratune.data.sources.files import load_files
 from loratune.data.sources.finqa import FILES as FINQA_FILES
 from loratune.data.sources.finqa import HELD_OUT, FinqaOptions, fact_recall, load_finqa
 from loratune.data.sources.hub import load_dataset
 from loratune.data.sources.loaded import Loaded
+from loratune.data.sources.readers import KINDS, refuse_unreadable
 from loratune.data.sources.survey import Survey, survey_finqa, survey_of
 from loratune.data.split import SPLITS, split_of, without_copies, without_leaks
 from loratune.data.summary import show, source_counts, token_statistics

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from loratune.data.bad_rows import BadRows
 from loratune.errors import UserError
 from loratune.files import write_text
 from loratune.reading import parse_json, read_text
 
 T = TypeVar("T")
-LISTED = 20  # problems that are named before the rest is only counted
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,13 @@ def read_records(path: Path) -> list[Record]:
     return records
 
 
-def json_lines(path: Path, convert: Callable[[str, Any], T]) -> list[T]:
+def json_lines(path: Path, convert: Callable[[str, Any], T], bad: BadRows | None = None) -> list[T]:
     """`convert` of each line's place, in words, and value; blank lines are none.
 
-    Raises UserError with every line that is not JSON or for which `convert` raises ValueError, up to a limit.
+    Lines that are not JSON, or for which `convert` raises ValueError, go to `bad`; without it they raise one UserError.
     """
-    results, problems = [], []
+    problems = bad or BadRows()
+    results = []
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
@@ -52,12 +53,13 @@ def json_lines(path: Path, convert: Callable[[str, Any], T]) -> list[T]:
         try:
             results.append(convert(where, parse_json(line)))
         except json.JSONDecodeError as error:
-            problems.append(f"{where}: not valid JSON: {error.msg} (column {error.colno})")
+            problems.add(where, f"not valid JSON: {error.msg} (column {error.colno})")
         except RecursionError:
-            problems.append(f"{where}: not valid JSON: nested too deeply")
+            problems.add(where, "not valid JSON: nested too deeply")
         except ValueError as error:
-            problems.append(f"{where}: {error}")
-    raise_listed(problems)
+            problems.add(where, error)
+    if bad is None:
+        problems.refuse()
     return results
 
 
@@ -132,9 +134,3 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
 
 def records_text(records: Iterable[Record]) -> str:
     return "".join(json.dumps(record.__dict__, ensure_ascii=False) + "\n" for record in records)
-
-
-def raise_listed(problems: list[str]) -> None:
-    if problems:
-        more = len(problems) - LISTED
-        raise UserError(*problems[:LISTED], *([f"... and {more:,} more like these"] if more > 0 else []))

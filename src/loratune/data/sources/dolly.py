@@ -2,9 +2,10 @@
 
 from loratune import snapshot
 from loratune.data.records import Record, content_id, text_in
-from loratune.data.sources.files import FileRow, pick, read_rows
+from loratune.data.sources.files import pick
 from loratune.data.sources.hub import dataset_files
 from loratune.data.sources.loaded import Loaded
+from loratune.data.sources.readers import FileRow, read_rows
 
 REPOSITORY = "databricks/databricks-dolly-15k"
 

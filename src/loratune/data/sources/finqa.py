@@ -13,9 +13,10 @@ from loratune.data.facts import page_facts, put_first, shown, using_numbers, wit
 from loratune.data.groups import folded
 from loratune.data.ranker import rank
 from loratune.data.records import Record, has_lone_surrogate, kind_of, text_in
-from loratune.data.sources.files import FileRow, pick, read_rows
+from loratune.data.sources.files import pick
 from loratune.data.sources.hub import dataset_files, part_of
 from loratune.data.sources.loaded import Loaded
+from loratune.data.sources.readers import FileRow, read_rows
 from loratune.errors import UserError
 from loratune.reading import parse_json
 

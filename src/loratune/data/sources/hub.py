@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 
 from loratune import hub
-from loratune.data.sources.files import KINDS, load_files
+from loratune.data.sources.files import load_files
 from loratune.data.sources.loaded import Loaded
+from loratune.data.sources.readers import KINDS
 from loratune.errors import UserError
 
 PARTS = {"train": "train", "training": "train", "validation": "val", "valid": "val", "val": "val", "dev": "val", "test": "test"}

@@ -1,0 +1,34 @@
+"""Bad rows of a data file: all named in one error, or left out and listed where the user asks for that."""
+
+from loratune.errors import UserError
+
+LISTED = 20  # problems that an error names before it only counts the rest
+
+
+class BadRows:
+    """Collects what is wrong with single rows while a file is read.
+
+    Readers and forms `add` a problem and go on with the next row. `refuse` raises one UserError with all of them, up
+    to a limit, unless they may be left out (`skip`); then they stay in `problems`, for the report.
+    """
+
+    def __init__(self, skip: bool = False, remedy: str = ""):
+        self.skip = skip
+        self.remedy = remedy  # what the error names as the way out
+        self.problems: list[str] = []  # "file, line 3: what is wrong", one a row
+
+    def add(self, where: str, problem: object) -> None:
+        self.problems.append(f"{where}: {problem}")
+
+    def refuse(self) -> None:
+        """Raise UserError if there are bad rows and they may not be left out."""
+        if not self.skip:
+            raise_listed(self.problems, self.remedy)
+
+
+def raise_listed(problems: list[str], remedy: str = "") -> None:
+    """Raise UserError with the first problems, a count of the rest, and the remedy once; nothing where there are none."""
+    if problems:
+        more = len(problems) - LISTED
+        rest = [f"... and {more:,} more like these"] if more > 0 else []
+        raise UserError(*problems[:LISTED], *rest, *([remedy] if remedy else []))
