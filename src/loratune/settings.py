@@ -189,7 +189,12 @@ class PrepareSettings(ModelChoice, DryRun):
     )
     columns: dict[str, str] = Field(
         {},
-        description="which of your columns is which, as instruction=question output=answer [input=context group=page]",
+        description="which of your columns is which, as instruction=question output=answer [input=context group=page], or messages=chat",
+    )
+    skip_bad: bool = Field(
+        False,
+        description="leave out rows of your own data that cannot be used, count them, and list them in prepare_report.json, "
+        "instead of refusing the file",
     )
     finqa_target: Literal["program", "answer"] = Field(
         "program", description="what FinQA's response is: the program or the answer"

@@ -126,7 +126,7 @@ def surveyed(settings: PrepareSettings, tokenizer: Tokenizer) -> list[Survey]:
         if is_folder(name) or (name == "finqa" and place == "snapshot"):
             return survey_finqa(Path(name) if is_folder(name) else place, options)
         if is_file_name(name):
-            return survey_of(load_files([Path(name)], settings.columns, Path(name).stem, name))
+            return survey_of(load_own(name, settings))
         if name == "dolly" and place == "snapshot":
             return survey_of(load_dolly(from_hub=False))
         return Survey(name, "the Hugging Face hub", rows=None)
@@ -154,10 +154,15 @@ def load_all(settings: PrepareSettings, tokenizer: Tokenizer) -> list[Loaded]:
         elif is_folder(name):
             loaded += load_finqa(Path(name), options)
         elif is_file_name(name):
-            loaded.append(load_files([Path(name)], settings.columns, Path(name).stem, name))
+            loaded.append(load_own(name, settings))
         else:
-            loaded += load_dataset(name, settings.columns)
+            loaded += load_dataset(name, settings.columns, settings.skip_bad)
     return loaded
+
+
+def load_own(name: str, settings: PrepareSettings) -> Loaded:
+    path = Path(name)
+    return load_files([path], settings.columns, path.stem, origin=name, skip_bad=settings.skip_bad)
 
 
 def choose_place(source: str) -> str:

@@ -12,18 +12,17 @@ class BadRows:
     to a limit, unless they may be left out (`skip`); then they stay in `problems`, for the report.
     """
 
-    def __init__(self, skip: bool = False, remedy: str = ""):
+    def __init__(self, skip: bool = False):
         self.skip = skip
-        self.remedy = remedy  # what the error names as the way out
         self.problems: list[str] = []  # "file, line 3: what is wrong", one a row
 
     def add(self, where: str, problem: object) -> None:
         self.problems.append(f"{where}: {problem}")
 
-    def refuse(self) -> None:
-        """Raise UserError if there are bad rows and they may not be left out."""
+    def refuse(self, remedy: str = "") -> None:
+        """Raise UserError, with the remedy, if there are bad rows and they may not be left out."""
         if not self.skip:
-            raise_listed(self.problems, self.remedy)
+            raise_listed(self.problems, remedy)
 
 
 def raise_listed(problems: list[str], remedy: str = "") -> None:

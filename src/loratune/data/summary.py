@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 from rich.table import Table
 
 from loratune.console import console, say, warn
+from loratune.data.bad_rows import LISTED
 from loratune.data.encode import Encoded
 from loratune.data.records import Record
 from loratune.data.sources.loaded import Loaded
@@ -33,6 +35,7 @@ def source_counts(
         "duplicates": records - sum(record.source == name for record in distinct),
         "splits": {split: sum(record.source == name for record in part) for split, part in parts.items()},
         "groups": {split: len({record.group for record in part if record.source == name}) for split, part in parts.items()},
+        **({"files": [asdict(notes) for one in own for notes in one.files]} if any(one.files for one in own) else {}),
     }
 
 
@@ -64,6 +67,8 @@ def show(report: dict, settings: PrepareSettings) -> None:
     for name, source in sources.items():
         reasons = "".join(f"; {count:,} left out ({reason})" for reason, count in source["left_out"].items())
         say(f"{name}: from {source['origin']}{reasons}")
+        for notes in source.get("files", []):
+            show_file(notes)
         tell_shortened(name, source, settings.max_tokens)
     for split, recall in report["fact_recall"].items():
         say(
@@ -71,6 +76,21 @@ def show(report: dict, settings: PrepareSettings) -> None:
             f"are known (--fact-tokens {settings.fact_tokens})"
         )
     say(f"Written: {settings.out}/train.jsonl val.jsonl test.jsonl prepare_report.json")
+
+
+def show_file(notes: dict) -> None:
+    """What was taken from a file of the user's, and what was not."""
+    taken = ", ".join(f"{role} = {column}" for role, column in notes["columns"].items())
+    unused = f"; unused columns: {', '.join(map(str, notes['unused']))}" if notes["unused"] else ""
+    say(f"{notes['file']}: {taken}{unused}")
+    for what, count in notes["counts"].items():
+        say(f"{notes['file']}: {count:,} {what}")
+    for problem in notes["warnings"]:
+        warn(f"{notes['file']}: {problem}")
+    for problem in notes["bad_rows"][:LISTED]:
+        warn(f"left out: {problem}")
+    if (more := len(notes["bad_rows"]) - LISTED) > 0:
+        warn(f"left out: {more:,} more, listed in prepare_report.json")
 
 
 def tell_shortened(name: str, source: dict, max_tokens: int) -> None:

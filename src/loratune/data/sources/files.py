@@ -1,47 +1,151 @@
-"""The user's own files: JSON lines, JSON, CSV and Parquet; in Alpaca, prompt/completion or messages form.
+"""The user's own files: rows in columns or chats to records, and what was and was not taken from them.
 
 Every problem is named with its file, its line or row, and the field.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from itertools import pairwise
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from loratune.data.bad_rows import BadRows
-from loratune.data.records import Record, content_id, is_json, kind_of, object_in, text_in
-from loratune.data.sources.loaded import Loaded
+from loratune.data.bad_rows import BadRows, raise_listed
+from loratune.data.records import Record, content_id, is_json, kind_of, text_in
+from loratune.data.sources.chats import NOTHING_LEARNED, ChatColumns, chat_record, find_chat
+from loratune.data.sources.columns import (
+    KTO,
+    candidates_for,
+    choose_columns,
+    resolve_asked,
+    unused_columns,
+    warn_of_unused,
+)
+from loratune.data.sources.loaded import FileNotes, Loaded
 from loratune.data.sources.readers import FileRow, read_rows
+from loratune.data.sources.values import cell_text, is_placeholder
 from loratune.errors import UserError
 
-# What our fields are called elsewhere, the likeliest first.
-SYNONYMS = {
-    "instruction": ("instruction", "prompt", "question", "query"),
-    "input": ("input", "context"),
-    "output": ("output", "completion", "response", "answer"),
-    "group": ("group",),
-    "id": ("id",),
-}
 # Messages hold all the rest.
-BESIDE_MESSAGES = ("group", "id")
+BESIDE_MESSAGES = ("messages", "group", "id")
+BAD_ANSWER = "label is false: a bad answer"
+UNUSABLE = "rows that cannot be used (--skip-bad)"
+NO_INPUT = "inputs that only say that there is none (such as N/A), taken as none"
+NO_OUTPUT = "outputs that only say that there is none (such as N/A), learned as they are"
+REMEDY = "correct these rows, or leave them out with --skip-bad: then they are counted, and listed in prepare_report.json"
+ALL_BAD = "it has no other rows"
 
 
-def load_files(paths: Sequence[Path], columns: dict[str, str], name: str, origin: str, split: str | None = None) -> Loaded:
-    """Records of one data set in one or more files. Raises UserError with all problems, up to a limit."""
-    records = [record for path in paths for record in file_records(path, columns, name)]
-    return Loaded(name, origin, records, split)
+def load_files(
+    paths: Sequence[Path],
+    columns: Mapping[str, str],
+    name: str,
+    *,
+    origin: str,
+    split: str | None = None,
+    skip_bad: bool = False,
+) -> Loaded:
+    """Records of one data set in one or more files. Raises UserError with all problems of a file, up to a limit.
+
+    With `skip_bad`, single rows that cannot be used are left out, counted and listed.
+    """
+    records: list[Record] = []
+    left_out: Counter[str] = Counter()
+    files = []
+    for path in paths:
+        found, reasons, notes = read_file(path, columns, name, skip_bad=skip_bad)
+        records += found
+        left_out += reasons  # without those of which there are none
+        files.append(notes)
+    return Loaded(name, origin, records, split, left_out, files)
 
 
-def file_records(path: Path, columns: dict[str, str], source: str) -> list[Record]:
-    rows = read_rows(path)
-    names = list(dict.fromkeys(name for row in rows for name in row.values))
-    if "messages" in names and not columns.keys() & {"instruction", "output"}:
-        roles = roles_beside_messages(names, columns, path)
-        return pick(rows, lambda values: conversation(values, roles, source))
-    roles = roles_of(names, columns, path)
-    return pick(rows, lambda values: mapped_record(values, roles, source))
+def file_records(path: Path, columns: Mapping[str, str], source: str) -> list[Record]:
+    return read_file(path, columns, source)[0]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a file, and the names of their columns."""
+
+    path: Path
+    rows: Sequence[FileRow]
+    names: Sequence[str]
+
+
+def read_file(
+    path: Path, columns: Mapping[str, str], source: str, *, skip_bad: bool = False
+) -> tuple[list[Record], Counter[str], FileNotes]:
+    """The records of a file, how many rows were left out and why, and what was taken from which column."""
+    bad = BadRows(skip_bad)
+    rows = read_rows(path, bad)
+    if not rows:
+        raise_listed(bad.problems, f"{path}: {ALL_BAD}")
+    table = Table(path, rows, list(dict.fromkeys(name for row in rows for name in row.values)))
+    if chat := find_chat(table.rows, table.names, columns):
+        records, left_out, notes = read_chats(table, chat, columns, source=source, bad=bad)
+    else:
+        records, left_out, notes = read_columns(table, columns, source=source, bad=bad)
+    if not records:
+        raise_listed(bad.problems, f"{path}: {ALL_BAD}")
+    bad.refuse(f"{path}: {REMEDY}")
+    return records, left_out + Counter({UNUSABLE: len(bad.problems)}), replace(notes, bad_rows=bad.problems)
+
+
+def read_chats(
+    table: Table, chat: ChatColumns, columns: Mapping[str, str], *, source: str, bad: BadRows
+) -> tuple[list[Record], Counter[str], FileNotes]:
+    asked, problems = resolve_asked(table.names, columns, BESIDE_MESSAGES)
+    refuse_columns(table, [problem.replace(": unknown;", ": unknown for messages;") for problem in problems])
+    chat = replace(chat, answer=asked.pop("messages", chat.answer))
+    beside = {role: found[0] for role in ("group", "id") if (found := candidates_for((role,), table.names))}
+    roles = beside | asked
+    held = {"prompt": chat.prompt, "completion": chat.answer} if chat.prompt else {"messages": chat.answer}
+    counts: Counter[str] = Counter()
+
+    def convert(values: dict) -> Record | None:
+        record = chat_record(values, chat, source, counts)
+        return record and labelled(record, values, roles)
+
+    found = pick(table.rows, convert, bad)
+    records = [record for record in found if record]
+    unused = unused_columns(table.names, held | roles)
+    notes = FileNotes(str(table.path), held | roles, unused, warn_of_unused(table.rows, unused), dict(+counts))
+    return records, Counter({NOTHING_LEARNED: len(found) - len(records)}), notes
+
+
+def read_columns(
+    table: Table, columns: Mapping[str, str], *, source: str, bad: BadRows
+) -> tuple[list[Record], Counter[str], FileNotes]:
+    choice = choose_columns(table.rows, table.names, columns)
+    refuse_columns(table, choice.problems)
+    unused = unused_columns(table.names, choice.columns)
+    warnings = warn_of_unused(table.rows, unused)
+    good = list(table.rows)
+    if label := kto_label(table.rows, unused):
+        good = [row for row in table.rows if row.values[label]]
+        gone = len(table.rows) - len(good)
+        warnings.append(f"the column {label!r} marks good and bad answers: the {gone:,} bad ones are left out")
+    counts: Counter[str] = Counter()
+    records = pick(good, lambda values: mapped_record(values, choice.columns, source, counts), bad)
+    if counts[NO_OUTPUT]:
+        warnings.append(f"{counts[NO_OUTPUT]:,} {NO_OUTPUT}")
+    notes = FileNotes(str(table.path), choice.columns, unused, warnings, dict(+counts))
+    return records, Counter({BAD_ANSWER: len(table.rows) - len(good)}), notes
+
+
+def refuse_columns(table: Table, problems: Sequence[str]) -> None:
+    if problems:
+        told = [problem if problem.startswith("--columns") else f"{table.path}: {problem}" for problem in problems]
+        raise UserError(*sorted(told), f"{table.path}: its columns are {', '.join(map(str, table.names))}")
+
+
+def kto_label(rows: Sequence[FileRow], unused: Sequence[str]) -> str:
+    """The column that says of each row whether its answer is a good one, as KTO's data has it; "" where none does."""
+    for name in candidates_for((KTO,), unused):
+        if all(isinstance(row.values.get(name), bool) for row in rows):
+            return name
+    return ""
 
 
 def pick(rows: Sequence[FileRow], convert: Callable[[dict], Any], bad: BadRows | None = None) -> list:
@@ -58,50 +162,24 @@ def pick(rows: Sequence[FileRow], convert: Callable[[dict], Any], bad: BadRows |
     return results
 
 
-def roles_of(names: list[str], columns: dict[str, str], path: Path) -> dict[str, str]:
-    """Our field to the file's column: as the user says, else by the usual names."""
-    problems = [f"--columns {role}: unknown; the left side is one of {', '.join(SYNONYMS)}" for role in columns.keys() - SYNONYMS]
-    problems += unknown_columns(names, columns, path)
-    usual = {role: next((name for name in synonyms if name in names), None) for role, synonyms in SYNONYMS.items()}
-    roles = {role: name for role, name in (usual | columns).items() if name}
-    problems += [
-        f"{path}: no column for {role}; say which it is with --columns {role}=NAME"
-        for role in ("instruction", "output")
-        if role not in roles
-    ]
-    if problems:
-        raise UserError(*sorted(problems), f"{path}: its columns are {', '.join(map(str, names))}")
-    return roles
+def mapped_record(values: dict, roles: Mapping[str, str], source: str, counts: Counter[str]) -> Record:
+    """The texts stay to the byte: leading spaces and line ends are part of an answer that is code.
+
+    Of a file in record form `meta` is kept, but not `source`: reports and scores are by data set, so that is its name.
+    """
+    instruction, output = (cell_text(values, roles[role]) for role in ("instruction", "output"))
+    text = cell_text(values, roles["input"], needed=False) if "input" in roles else ""
+    if is_placeholder(text):
+        counts[NO_INPUT] += 1
+        text = ""
+    counts[NO_OUTPUT] += is_placeholder(output)
+    return labelled(Record(instruction, text, output, "", source, meta=meta_in(values)), values, roles)
 
 
-def roles_beside_messages(names: list[str], columns: dict[str, str], path: Path) -> dict[str, str]:
-    problems = [
-        f"--columns {role}: unknown for messages; the left side is one of {', '.join(BESIDE_MESSAGES)}"
-        for role in columns.keys() - set(BESIDE_MESSAGES)
-    ]
-    problems += unknown_columns(names, columns, path)
-    if problems:
-        raise UserError(*sorted(problems), f"{path}: its columns are {', '.join(map(str, names))}")
-    return {role: role for role in BESIDE_MESSAGES if role in names} | columns
-
-
-def unknown_columns(names: list[str], columns: dict[str, str], path: Path) -> list[str]:
-    return [
-        f"{path}: no column {column!r} for --columns {role}={column}" for role, column in columns.items() if column not in names
-    ]
-
-
-def mapped_record(values: dict, roles: dict[str, str], source: str) -> Record:
-    """Of a file in record form `meta` is kept, but not `source`: reports and scores are by data set, so that is its name."""
-    instruction, output = (text_in(values, roles[role]).strip() for role in ("instruction", "output"))
-    input = text_in(values, roles["input"], needed=False).strip() if "input" in roles else ""
-    return labelled(Record(instruction, input, output, "", source, meta=meta_in(values)), values, roles)
-
-
-def labelled(record: Record, values: dict, roles: dict[str, str]) -> Record:
+def labelled(record: Record, values: dict, roles: Mapping[str, str]) -> Record:
     """The record with its row's id, else one made of its content, and with its row's group, if it has one."""
-    id, group = (label_in(values, roles[role]) if role in roles else "" for role in ("id", "group"))
-    return replace(record, id=id or content_id(record.instruction, record.input, record.output), group=group)
+    own_id, group = (label_in(values, roles[role]) if role in roles else "" for role in ("id", "group"))
+    return replace(record, id=own_id or content_id(record.instruction, record.input, record.output), group=group)
 
 
 def label_in(values: dict, name: str) -> str:
@@ -116,26 +194,3 @@ def meta_in(values: dict) -> dict:
     """The record's `meta`. A column of that name which is no object of JSON is left out, as unknown columns are."""
     meta = values.get("meta")
     return meta if isinstance(meta, dict) and is_json(meta) else {}
-
-
-def conversation(values: dict, roles: dict[str, str], source: str) -> Record:
-    """The last answered question of a chat; all that was said before it, the system message too, becomes the input."""
-    turns = values.get("messages")
-    if not isinstance(turns, list) or not turns:
-        raise ValueError(f"messages must be a list of role and content, not {kind_of(turns)}")
-    said = [turn_of(turn, number) for number, turn in enumerate(turns, 1)]
-    answered = [number for number, (one, next) in enumerate(pairwise(said)) if (one[0], next[0]) == ("user", "assistant")]
-    if not answered:
-        raise ValueError("messages has no turn of the user that the assistant answers")
-    last = answered[-1]
-    instruction, output = said[last][1], said[last + 1][1]
-    earlier = "\n".join(f"{role.capitalize()}: {content}" for role, content in said[:last])
-    return labelled(Record(instruction, earlier, output, "", source), values, roles)
-
-
-def turn_of(turn: Any, number: int) -> tuple[str, str]:
-    """(role, content). Raises ValueError that names the message."""
-    try:
-        return text_in(object_in(turn), "role"), text_in(turn, "content").strip()
-    except ValueError as error:
-        raise ValueError(f"messages, number {number}: {error}") from error

@@ -12,7 +12,7 @@ from loratune.errors import UserError
 PARTS = {"train": "train", "training": "train", "validation": "val", "valid": "val", "val": "val", "dev": "val", "test": "test"}
 
 
-def load_dataset(name: str, columns: dict[str, str]) -> list[Loaded]:
+def load_dataset(name: str, columns: dict[str, str], skip_bad: bool = False) -> list[Loaded]:
     """Any data set with known columns; where its files are named train, validation or test, these parts stay apart."""
     files = dataset_files(name)
     parts: dict[str | None, list[Path]] = {}
@@ -23,7 +23,15 @@ def load_dataset(name: str, columns: dict[str, str]) -> list[Loaded]:
         parts = {None: files}
     origin = f"{name} on the Hugging Face hub"
     return [
-        load_files(paths, columns, name, origin, part or "train" if len(parts) > 1 else None) for part, paths in parts.items()
+        load_files(
+            paths,
+            columns,
+            name,
+            origin=origin,
+            split=part or "train" if len(parts) > 1 else None,
+            skip_bad=skip_bad,
+        )
+        for part, paths in parts.items()
     ]
 
 

@@ -1,0 +1,373 @@
+"""`loratune prepare` on files of the kinds that people bring: nothing is lost, learned or mixed without a word."""
+
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from loratune.cli import main
+from loratune.data.records import Record, read_records
+from loratune.data.sources.files import read_file
+from small_models import save_model
+
+THINGS = [f"{how} {thing}" for how in ("old", "new", "blue", "tiny") for thing in ("kettle", "marble", "boot", "ladder", "tent")]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    save_model(folder)
+    return str(folder)
+
+
+def prepare(model: str, data: Path, *options) -> int:
+    return main(["prepare", "--model", model, "--out", f"{data.parent}/out", "--data", f"{data}", *map(str, options)])
+
+
+def prepared(model: str, data: Path, capsys, *options) -> tuple[list[Record], dict, str]:
+    """All records that were written, what the report says of the source, and what the terminal said."""
+    assert prepare(model, data, "--val-fraction", "0.2", "--json", *options) == 0
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    assert report == json.loads((data.parent / "out" / "prepare_report.json").read_text())
+    parts = (data.parent / "out" / f"{split}.jsonl" for split in ("train", "val", "test"))
+    records = [record for path in parts if path.read_text() for record in read_records(path)]
+    assert len(records) == sum(report["rows"].values())
+    return records, report["sources"][data.stem], captured.err
+
+
+def refused(model: str, data: Path, capsys, *options) -> str:
+    assert prepare(model, data, *options) == 2
+    assert not (data.parent / "out").exists()
+    return capsys.readouterr().err
+
+
+def write_json(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) if path.suffix == ".jsonl" else json.dumps(rows))
+    return path
+
+
+def said(*turns: tuple[str, str]) -> list[dict]:
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+# Chats
+
+
+def chat_of(thing: str) -> list[dict]:
+    return said(
+        ("user", f"Clean the {thing}?"),
+        ("assistant", f"Wipe the {thing}."),
+        ("user", f"And then, {thing}?"),
+        ("assistant", f"Dry the {thing}."),
+    )
+
+
+def test_answers_of_a_chat_that_are_only_context_are_counted(model, tmp_path, capsys):
+    data = write_json(tmp_path / "chats.jsonl", [{"messages": chat_of(thing)} for thing in THINGS])
+    records, source, told = prepared(model, data, capsys)
+    assert {record.output for record in records} == {f"Dry the {thing}." for thing in THINGS}
+    (notes,) = source["files"]
+    assert notes["counts"] == {"answers used as context only": 20}
+    assert "20 answers used as context only" in told
+
+
+def test_an_answer_of_weight_0_is_never_learned(model, tmp_path, capsys):
+    chats = [chat_of(thing) for thing in THINGS]
+    for chat in chats:
+        chat[3]["weight"] = 0
+    nothing = said(("user", "One?"), ("assistant", "Bad."))
+    nothing[1]["weight"] = 0
+    data = write_json(tmp_path / "chats.jsonl", [{"messages": chat} for chat in [*chats, nothing]])
+    records, source, told = prepared(model, data, capsys)
+    assert {record.output for record in records} == {f"Wipe the {thing}." for thing in THINGS}
+    assert not any("Dry the" in text for record in records for text in (record.instruction, record.input, record.output))
+    (notes,) = source["files"]
+    assert notes["counts"]["answers marked with weight 0, not learned"] == 21
+    assert notes["counts"]["turns after the last learned answer, left out"] == 40
+    assert source["left_out"]["chats whose answers all have weight 0"] == 1
+    assert "21 answers marked with weight 0, not learned" in told
+
+
+@pytest.mark.parametrize(
+    ("turns", "problem"),
+    [
+        (
+            [
+                {"role": "assistant", "content": "Let me look.", "tool_calls": [{"function": {"name": "look"}}]},
+                {"role": "tool", "content": "{}"},
+            ],
+            "number 2: it has tool_calls",
+        ),
+        ([{"role": "tool", "content": "{}"}], "number 2: a message of 'tool'"),
+        ([{"role": "narrator", "content": "Night falls."}], "number 2: role 'narrator' is unknown"),
+        ([{"role": "assistant", "content": "Let me look."}], "number 3: an answer that follows another one"),
+        (
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+            "number 2: content, part 1: a part of the type text is needed, not image_url",
+        ),
+    ],
+)
+def test_what_a_record_cannot_hold_is_refused_with_file_and_line(model, tmp_path, capsys, turns, problem):
+    chat = [*said(("user", "Where?")), *turns, *said(("assistant", "On shelf 3."))]
+    good = [{"messages": chat_of(thing)} for thing in THINGS]
+    data = write_json(tmp_path / "chats.jsonl", [good[0], {"messages": chat}, *good[1:]])
+    told = refused(model, data, capsys)
+    assert f"{data}, line 2: messages, {problem}" in told and "--skip-bad" in told
+    records, source, _ = prepared(model, data, capsys, "--skip-bad")
+    assert len(records) == 20 and source["left_out"] == {"rows that cannot be used (--skip-bad)": 1}
+    assert "tool_calls" not in told or "Let me look." not in {record.output for record in records}
+
+
+CHAT = said(
+    ("system", "Be brief."), ("user", "Clean it?"), ("assistant", "Wipe it."), ("user", "Then?"), ("assistant", "Dry it.")
+)
+SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt"}
+CHAT_FORMS = {
+    "OpenAI": lambda chat: {"messages": chat},
+    "parts": lambda chat: {"messages": [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in chat]},
+    "two parts": lambda chat: {
+        "messages": [
+            turn | {"content": [{"type": "text", "text": part} for part in (turn["content"][:2], turn["content"][2:])]}
+            for turn in chat
+        ]
+    },
+    "ShareGPT": lambda chat: {"conversations": [{"from": SHAREGPT[turn["role"]], "value": turn["content"]} for turn in chat]},
+    "TRL": lambda chat: {"prompt": chat[:-1], "completion": chat[-1:]},
+    "TRL, the completion as text": lambda chat: {"prompt": chat[:-1], "completion": chat[-1]["content"]},
+    "JSON text": lambda chat: {"messages": json.dumps(chat)},
+    "capitals": lambda chat: {"Messages": [turn | {"role": turn["role"].upper()} for turn in chat]},
+}
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".json", ".parquet"])
+@pytest.mark.parametrize("form", CHAT_FORMS)
+def test_chats_in_every_form_give_the_same_records(tmp_path, form, kind):
+    rows = [CHAT_FORMS[form](json.loads(json.dumps(CHAT).replace("it", thing))) for thing in THINGS]
+    data = tmp_path / f"chats{kind}"
+    if kind == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), data)
+    else:
+        write_json(data, rows)
+    records, _, notes = read_file(data, {}, "chats")
+    expected = {
+        ("Then?", f"System: Be brief.\nUser: Clean {thing}?\nAssistant: Wipe {thing}.", f"Dry {thing}.") for thing in THINGS
+    }
+    assert {(record.instruction, record.input, record.output) for record in records} == expected
+    assert notes.counts == {"answers used as context only": 20}
+
+
+def test_answers_in_trls_prompt_are_context(model, tmp_path, capsys):
+    """Only the completion is to be learned, also where it ends with an answer of weight 0."""
+    rows = [{"prompt": chat_of(thing)[:3], "completion": [chat_of(thing)[3] | {"weight": 0}]} for thing in THINGS]
+    good = [{"prompt": chat_of("red " + thing)[:3], "completion": chat_of("red " + thing)[3:]} for thing in THINGS]
+    records, source, _ = prepared(model, write_json(tmp_path / "chats.jsonl", rows + good), capsys)
+    assert {record.output for record in records} == {f"Dry the red {thing}." for thing in THINGS}
+    assert source["left_out"]["chats whose answers all have weight 0"] == 20
+
+
+# Columns
+
+
+def qa(thing: str, **more) -> dict:
+    return {"instruction": f"Clean the {thing}?", "input": "", "output": f"Wipe the {thing}."} | more
+
+
+def test_columns_that_are_not_used_are_named_and_those_that_matter_warned_of(model, tmp_path, capsys):
+    rows = [qa(thing, system=f"Be {thing}.", history=[["Hi", "Hello"]], url="x", tools=[]) for thing in THINGS]
+    _, source, told = prepared(model, write_json(tmp_path / "mine.json", rows), capsys)
+    (notes,) = source["files"]
+    assert notes["columns"] == {"instruction": "instruction", "input": "input", "output": "output"}
+    assert notes["unused"] == ["system", "history", "url", "tools"]
+    assert "unused columns: system, history, url, tools" in told
+    assert [warning.split("'")[1] for warning in notes["warnings"]] == ["system", "history"]
+    assert "warning: " + str(tmp_path / "mine.json") + ": the column 'system' is not used" in told
+
+
+def test_an_empty_column_is_nothing_to_warn_of(model, tmp_path, capsys):
+    rows = [qa(thing, system="", history=[]) for thing in THINGS]
+    _, source, told = prepared(model, write_json(tmp_path / "mine.json", rows), capsys)
+    assert source["files"][0]["warnings"] == [] and "warning: " + str(tmp_path) not in told
+
+
+def test_bad_answers_of_ktos_form_are_left_out(model, tmp_path, capsys):
+    rows = [
+        {"prompt": f"Clean the {thing}?", "completion": f"{word} the {thing}.", "label": word == "Wipe"}
+        for thing in THINGS
+        for word in ("Wipe", "Break")
+    ]
+    records, source, told = prepared(model, write_json(tmp_path / "kto.jsonl", rows), capsys)
+    assert {record.output for record in records} == {f"Wipe the {thing}." for thing in THINGS}
+    assert source["left_out"] == {"label is false: a bad answer": 20} and "the 20 bad ones are left out" in told
+
+
+def test_a_label_that_is_not_true_or_false_is_a_column_like_any_other(model, tmp_path, capsys):
+    rows = [qa(thing, label=number % 2) for number, thing in enumerate(THINGS)]
+    records, source, _ = prepared(model, write_json(tmp_path / "mine.jsonl", rows), capsys)
+    assert len(records) == 20 and source["files"][0]["unused"] == ["label"]
+
+
+def test_a_question_is_taken_before_a_prompt_that_never_changes(model, tmp_path, capsys):
+    rows = [
+        {"prompt": "Answer.", "question": f"Clean the {thing}?", "context": f"A {thing}.", "answer": f"Wipe the {thing}."}
+        for thing in THINGS
+    ]
+    records, _, told = prepared(model, write_json(tmp_path / "mine.jsonl", rows), capsys)
+    assert {(record.instruction, record.input) for record in records} == {(f"Clean the {t}?", f"A {t}.") for t in THINGS}
+    assert "the column 'prompt' is not used: it has the same text in every row" in told
+
+
+def test_an_instruction_that_never_changes_and_an_input_are_both_taken(tmp_path):
+    rows = [{"instruction": "Sort this.", "input": f"the {thing} {n}", "output": thing} for n, thing in enumerate(THINGS)]
+    records, *_ = read_file(write_json(tmp_path / "mine.jsonl", rows), {}, "mine")
+    assert {record.instruction for record in records} == {"Sort this."} and len({record.input for record in records}) == 20
+
+
+def test_two_columns_for_one_role_are_warned_of(model, tmp_path, capsys):
+    rows = [qa(thing, question=f"How is the {thing}?", response="Fine.") for thing in THINGS]
+    _, source, _ = prepared(model, write_json(tmp_path / "mine.jsonl", rows), capsys)
+    first, second = source["files"][0]["warnings"]
+    assert "'question' is not used: another column is the instruction" in first
+    assert "'response' is not used: it has the same text in every row" in second
+
+
+def test_one_column_in_two_roles_is_refused(model, tmp_path, capsys):
+    data = write_json(tmp_path / "mine.jsonl", [qa(thing) for thing in THINGS])
+    told = refused(model, data, capsys, "--columns", "instruction=input", "output=input")
+    assert "--columns output=input: this column is the instruction, too" in told
+
+
+def test_a_column_that_the_user_named_is_not_taken_a_second_time(model, tmp_path, capsys):
+    rows = [{"input": f"Clean the {thing}?", "output": f"Wipe the {thing}."} for thing in THINGS]
+    data = write_json(tmp_path / "mine.jsonl", rows)
+    for options in (["--columns", "instruction=input"], []):
+        records, *_ = prepared(model, data, capsys, *options)
+        assert all(record.input == "" and record.instruction.startswith("Clean") for record in records)
+
+
+def test_capitals_and_spaces_in_names_are_no_matter(model, tmp_path, capsys):
+    rows = [{"Question": f"Clean the {thing}?", "ANSWER ": f"Wipe the {thing}."} for thing in THINGS]
+    data = write_json(tmp_path / "mine.jsonl", rows)
+    records, source, _ = prepared(model, data, capsys)
+    assert len(records) == 20 and source["files"][0]["columns"] == {"instruction": "Question", "output": "ANSWER "}
+    assert len(prepared(model, data, capsys, "--columns", "instruction=question")[0]) == 20
+
+
+# Values
+
+
+CODE = "    y = x + 1\n\tif y:\r\n        return y\n\n"
+
+
+def test_texts_stay_to_the_byte(model, tmp_path, capsys):
+    """An answer may be code, of which the leading spaces and the last line end are a part."""
+    rows = [{"prompt": f"def {thing}:\n    # why\n", "input": f"  {thing}\n", "completion": CODE + thing} for thing in THINGS]
+    records, *_ = prepared(model, write_json(tmp_path / "code.jsonl", rows), capsys)
+    assert {record.output for record in records} == {CODE + thing for thing in THINGS}
+    assert {record.input for record in records} == {f"  {thing}\n" for thing in THINGS}
+    assert {record.instruction for record in records} == {f"def {thing}:\n    # why\n" for thing in THINGS}
+
+
+def test_texts_of_chats_stay_to_the_byte(model, tmp_path, capsys):
+    rows = [{"messages": said(("user", f" {thing}\n"), ("assistant", CODE + thing))} for thing in THINGS]
+    records, *_ = prepared(model, write_json(tmp_path / "code.jsonl", rows), capsys)
+    assert {(record.instruction, record.output) for record in records} == {(f" {t}\n", CODE + t) for t in THINGS}
+
+
+def test_numbers_and_truth_values_are_answers(model, tmp_path, capsys):
+    values = [3, -2.5, True, False, 10**20]
+    rows = [{"question": f"Which is the {thing}?", "answer": values[n % 5]} for n, thing in enumerate(THINGS)]
+    records, *_ = prepared(model, write_json(tmp_path / "mine.jsonl", rows), capsys)
+    assert {record.output for record in records} == {"3", "-2.5", "true", "false", str(10**20)}
+
+
+def test_nan_and_texts_that_say_nothing_are_no_input(model, tmp_path, capsys):
+    nothing = [float("nan"), None, " \n", "<noinput>", "N/A", "nan", "None"]
+    rows = [qa(thing, input=nothing[number % 7]) for number, thing in enumerate(THINGS)]
+    records, source, told = prepared(model, write_json(tmp_path / "mine.json", rows), capsys)
+    assert {record.input for record in records} == {""}
+    assert source["files"][0]["counts"] == {"inputs that only say that there is none (such as N/A), taken as none": 11}
+    assert "11 inputs that only say that there is none" in told
+
+
+def test_an_output_that_says_nothing_is_warned_of(model, tmp_path, capsys):
+    rows = [qa(thing) for thing in THINGS[1:]] + [qa("lamp", output="nan")]
+    _, _, told = prepared(model, write_json(tmp_path / "mine.json", rows), capsys)
+    assert "1 outputs that only say that there is none (such as N/A), learned as they are" in told
+
+
+# Bad rows
+
+
+def test_bad_rows_are_refused_or_by_wish_left_out_counted_and_listed(model, tmp_path, capsys):
+    data = tmp_path / "mine.jsonl"
+    lines = [json.dumps(qa(thing)) for thing in THINGS]
+    bad = {3: "{oops", 5: "[1]", 7: json.dumps(qa("boat", output="  ")), 9: json.dumps(qa("car", output=["a"]))}
+    for number, line in bad.items():
+        lines.insert(number - 1, line)
+    data.write_text("\n".join(lines))
+    told = refused(model, data, capsys)
+    assert all(f"{data}, line {number}: " in told for number in bad)
+    assert told.splitlines()[-1].startswith(f"error: {data}: correct these rows, or leave them out with --skip-bad")
+    records, source, told = prepared(model, data, capsys, "--skip-bad")
+    assert len(records) == 20 and source["read"] == 24
+    assert source["left_out"] == {"rows that cannot be used (--skip-bad)": 4}
+    (notes,) = source["files"]
+    assert sorted(problem.split(": ")[0] for problem in notes["bad_rows"]) == [f"{data}, line {number}" for number in bad]
+    assert all(f"left out: {problem}" in told for problem in notes["bad_rows"])
+
+
+@pytest.mark.parametrize("line", ["{oops", json.dumps({"instruction": "a", "output": ""})])
+def test_where_no_row_can_be_used_leaving_bad_ones_out_is_no_remedy(model, tmp_path, capsys, line):
+    data = tmp_path / "mine.jsonl"
+    data.write_text(f"{line}\n" * 3)
+    for options in ([], ["--skip-bad"]):
+        told = refused(model, data, capsys, *options)
+        assert f"{data}, line 1: " in told and "it has no other rows" in told
+        assert "with --skip-bad" not in told
+
+
+@pytest.mark.parametrize(
+    ("row", "told", "columns"),
+    [
+        ({"text": "### Human: Hi\n### Assistant: Hello"}, "plain text (a column text)", False),
+        ({"text": "Once upon a time.", "id": 3, "url": "x"}, "plain text (a column text)", False),
+        ({"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: No"}, "HH's form", False),
+        ({"prompt": "Hi", "chosen": "Hello", "rejected": "No"}, "--columns output=chosen", True),
+        ({"chosen": said(("user", "Hi"), ("assistant", "Yes")), "rejected": []}, "--columns messages=chosen", True),
+        (
+            {"question": "Who?", "context": "Ada did.", "answers": {"text": ["Ada"], "answer_start": [0]}},
+            'answers["text"][0]',
+            False,
+        ),
+        ({"input_ids": [1, 2], "labels": [1, 2], "attention_mask": [1, 1]}, "tokens already (input_ids)", False),
+        ({"text": "a fine film", "label": "good"}, "--columns output=NAME", True),
+        ({"instruction": "Hi"}, "no column for output, and too few others", False),
+    ],
+    ids=lambda value: value[:12] if isinstance(value, str) else None,
+)
+def test_a_form_that_cannot_be_read_is_named_with_the_way_out(model, tmp_path, capsys, row, told, columns):
+    data = write_json(tmp_path / "mine.jsonl", [row] * 2)
+    message = refused(model, data, capsys)
+    assert told in message and ("--columns" in message) == columns
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"prompt": "Clean the {}?", "chosen": "Wipe the {}.", "rejected": "Break it."}, "output=chosen"),
+        (
+            {"chosen": said(("user", "Clean the {}?"), ("assistant", "Wipe the {}.")), "rejected": said(("user", "Hi"))},
+            "messages=chosen",
+        ),
+        ({"text": "Clean the {}?", "label": "Wipe the {}."}, ["instruction=text", "output=label"]),
+    ],
+)
+def test_the_way_out_with_columns_works(model, tmp_path, capsys, row, columns):
+    rows = [json.loads(json.dumps(row).replace("{}", thing)) for thing in THINGS]
+    columns = columns if isinstance(columns, list) else [columns]
+    records, *_ = prepared(model, write_json(tmp_path / "mine.jsonl", rows), capsys, "--columns", *columns)
+    expected = {(f"Clean the {thing}?", f"Wipe the {thing}.") for thing in THINGS}
+    assert {(record.instruction, record.output) for record in records} == expected
