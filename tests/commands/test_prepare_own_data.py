@@ -74,10 +74,14 @@ def test_answers_of_a_chat_that_are_only_context_are_counted(model, tmp_path, ca
     assert "20 answers used as context only" in told
 
 
-def test_an_answer_of_weight_0_is_never_learned(model, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "mark", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"trainable": False}, {"loss": False}, {"loss_mask": 0}]
+)
+def test_an_answer_of_weight_0_is_never_learned(model, tmp_path, capsys, mark):
     chats = [chat_of(thing) for thing in THINGS]
     for chat in chats:
-        chat[3]["weight"] = 0
+        chat[1]["weight"] = 1
+        chat[3] |= mark
     nothing = said(("user", "One?"), ("assistant", "Bad."))
     nothing[1]["weight"] = 0
     data = write_json(tmp_path / "chats.jsonl", [{"messages": chat} for chat in [*chats, nothing]])
@@ -192,9 +196,10 @@ def test_an_empty_column_is_nothing_to_warn_of(model, tmp_path, capsys):
     assert source["files"][0]["warnings"] == [] and "warning: " + str(tmp_path) not in told
 
 
-def test_bad_answers_of_ktos_form_are_left_out(model, tmp_path, capsys):
+@pytest.mark.parametrize("labels", [(True, False), ("True", "False"), ("true", "false ")])
+def test_bad_answers_of_ktos_form_are_left_out(model, tmp_path, capsys, labels):
     rows = [
-        {"prompt": f"Clean the {thing}?", "completion": f"{word} the {thing}.", "label": word == "Wipe"}
+        {"prompt": f"Clean the {thing}?", "completion": f"{word} the {thing}.", "label": labels[word == "Break"]}
         for thing in THINGS
         for word in ("Wipe", "Break")
     ]

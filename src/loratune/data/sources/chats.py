@@ -33,6 +33,8 @@ ROLES = {
 }
 TOOL_ROLES = ("tool", "tool_call", "tool_response", "function", "function_call", "observation", "ipython")
 CALLS = ("tool_calls", "function_call")
+# 0 or false in one of these: an answer that is not to be learned (OpenAI and Axolotl, Together, verl, ms-swift).
+MARKS = ("weight", "train", "trainable", "loss_mask", "loss")
 NO_TOOLS = "calls of tools and their results cannot be learned from"
 TURN_STARTS = "turn_starts"  # in a record's meta: where in the input each turn begins, in characters
 
@@ -171,8 +173,9 @@ def content_of(message: dict, name: str) -> str:
 
 
 def is_to_learn(message: dict) -> bool:
-    """Whether an answer is not marked as one that is not to be learned: "weight": 0 (OpenAI) or "train": false."""
-    weight = message.get("weight")
-    if weight is not None and type(weight) not in (int, float, bool):
-        raise ValueError(f"weight must be a number, not {kind_of(weight)}")
-    return message.get("train") is not False and (weight is None or bool(weight))
+    """Whether nothing marks the answer as one that is not to be learned."""
+    marks = {name: message[name] for name in MARKS if message.get(name) is not None}
+    for name, mark in marks.items():
+        if not isinstance(mark, bool | int | float):
+            raise ValueError(f"{name} must be a number, true or false, not {kind_of(mark)}")
+    return all(marks.values())

@@ -123,7 +123,7 @@ def read_columns(
     warnings = warn_of_unused(table.rows, unused)
     good = list(table.rows)
     if label := kto_label(table.rows, unused):
-        good = [row for row in table.rows if row.values[label]]
+        good = [row for row in table.rows if truth_of(row.values[label])]
         gone = len(table.rows) - len(good)
         warnings.append(f"the column {label!r} marks good and bad answers: the {gone:,} bad ones are left out")
     counts: Counter[str] = Counter()
@@ -143,9 +143,16 @@ def refuse_columns(table: Table, problems: Sequence[str]) -> None:
 def kto_label(rows: Sequence[FileRow], unused: Sequence[str]) -> str:
     """The column that says of each row whether its answer is a good one, as KTO's data has it; "" where none does."""
     for name in candidates_for((KTO,), unused):
-        if all(isinstance(row.values.get(name), bool) for row in rows):
+        if all(truth_of(row.values.get(name)) is not None for row in rows):
             return name
     return ""
+
+
+def truth_of(value: Any) -> bool | None:
+    """True or false, also as a text, as a CSV file has them; None for anything else."""
+    if isinstance(value, str):
+        return {"true": True, "false": False}.get(value.strip().casefold())
+    return value if isinstance(value, bool) else None
 
 
 def pick(rows: Sequence[FileRow], convert: Callable[[dict], Any], bad: BadRows | None = None) -> list:
