@@ -73,12 +73,12 @@ def outcome(argv: list[str]) -> tuple[int, list[str]]:
         return 128 + (error.number if isinstance(error, Ended) else signal.SIGINT), ["interrupted"]
     except BrokenPipeError:
         return 1, []  # the reader of our output is gone (`loratune ... | head`)
-    except OSError as error:
-        return 1, [f"error: {error}"]
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return 2, [OUT_OF_MEMORY]
+    except (OSError, MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            return 2, [OUT_OF_MEMORY]
+        if isinstance(error, OSError):
+            return 1, [f"error: {error}"]
+        raise
 
 
 def drop_unwritable_output() -> None:

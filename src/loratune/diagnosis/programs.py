@@ -9,6 +9,7 @@ from pathlib import Path
 
 import loratune
 from loratune.diagnosis.finding import Finding
+from loratune.machine import torch_build
 
 SHOWN = ("transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "peft")
 # Of a checkout; an installed package has none.
@@ -20,7 +21,7 @@ X86 = ("x86_64", "amd64")
 class Programs:
     python: str
     torch: str
-    cuda: str | None  # version that torch is built for
+    build: str  # what torch is built for, such as CUDA 13.0, or CPU
     libraries: Mapping[str, bool]  # of the matrix products: MKL, oneDNN
     processor_kind: str  # such as x86_64
     needed: Mapping[str, str | None]  # package -> version, None where it is missing
@@ -34,7 +35,7 @@ def look_at_programs() -> Programs:
     return Programs(
         python=platform.python_version(),
         torch=torch.__version__,
-        cuda=torch.version.cuda,
+        build=torch_build(),
         libraries={"MKL": torch.backends.mkl.is_available(), "oneDNN": torch.backends.mkldnn.is_available()},
         processor_kind=platform.machine().lower(),
         needed={name: installed(name) for name in needed_packages()},
@@ -68,9 +69,8 @@ def pinned_versions(path: Path) -> dict[str, str]:
 
 def versions(facts: Programs) -> Iterable[Finding]:
     libraries = ", ".join(name for name, there in facts.libraries.items() if there) or "no fast library"
-    build = f"CUDA {facts.cuda}" if facts.cuda else "CPU"
     others = ", ".join(f"{name} {number}" for name, number in facts.others.items())
-    found = f"loratune {loratune.__version__}, Python {facts.python}, torch {facts.torch} ({build}; {libraries}), {others}"
+    found = f"loratune {loratune.__version__}, Python {facts.python}, torch {facts.torch} ({facts.build}; {libraries}), {others}"
     yield Finding("versions", found)
 
 
