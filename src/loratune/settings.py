@@ -281,6 +281,16 @@ class TrainSettings(ModelChoice, Machine, Rows, DryRun):
         1, ge=1, le=100, description="train this often, with one seed after the other, to see how much chance is in the result"
     )
 
+    @staticmethod
+    def raise_micro_tokens(kept: dict[str, Any]) -> dict[str, Any]:
+        """Settings as a run or an adapter keeps them, with micro_tokens of at least max_tokens, which --resume asks for.
+
+        Runs on a GPU were once kept with fewer.
+        """
+        longest, at_once = kept.get("max_tokens"), kept.get("micro_tokens")
+        too_few = isinstance(longest, int) and isinstance(at_once, int) and at_once < longest
+        return kept | {"micro_tokens": longest} if too_few and kept.get("device") == "cuda" else kept
+
     def kept(self) -> "TrainSettings":
         """The settings as they are kept with a run."""
         return self.model_copy(update=dict.fromkeys(self.OF_A_START, False))
