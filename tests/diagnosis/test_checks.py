@@ -43,6 +43,7 @@ INSTALLED = Programs(
     libraries={"MKL": True, "oneDNN": True},
     processor_kind="x86_64",
     needed={"torch": "2.13.0", "numpy": "2.4.6"},
+    outdated={},
     others={"numpy": "2.4.6", "peft": "0.21.2"},
     pinned={"torch": "2.13.0", "numpy": "2.4.6", "pytest": "9.2.0"},
 )
@@ -118,6 +119,7 @@ def test_nothing_is_said_against_a_good_machine(module, facts):
         (hardware, replace(LAPTOP, on_battery=True), "warning", "on its battery", "plug it in"),
         (hardware, replace(LAPTOP, governor="powersave"), "warning", "governor powersave", "performance"),
         (programs, replace(INSTALLED, needed={"gguf": None}), "problem", "not installed: gguf", "pip install gguf"),
+        (programs, replace(INSTALLED, outdated={"gguf": "0.9"}), "problem", "too old: gguf (needed: 0.9)", "install 'gguf>=0.9'"),
         (programs, replace(INSTALLED, torch="2.12.1"), "warning", "torch 2.12.1 (tested with 2.13.0)", "requirements.txt"),
         (
             programs,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import loratune
 from loratune.diagnosis.finding import Finding
+from loratune.errors import UserError
 from loratune.machine import torch_build
 
 SHOWN = ("transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "peft")
@@ -25,6 +26,7 @@ class Programs:
     libraries: Mapping[str, bool]  # of the matrix products: MKL, oneDNN
     processor_kind: str  # such as x86_64
     needed: Mapping[str, str | None]  # package -> version, None where it is missing
+    outdated: Mapping[str, str]  # package -> the oldest version that loratune works with
     others: Mapping[str, str]  # those that are there of the rest that is shown
     pinned: Mapping[str, str]  # package -> the version that loratune was tested with
 
@@ -39,6 +41,7 @@ def look_at_programs() -> Programs:
         libraries={"MKL": torch.backends.mkl.is_available(), "oneDNN": torch.backends.mkldnn.is_available()},
         processor_kind=platform.machine().lower(),
         needed={name: installed(name) for name in needed_packages()},
+        outdated=outdated(),
         others={name: found for name in SHOWN if (found := installed(name))},
         pinned=pinned_versions(PINNED),
     )
@@ -56,6 +59,38 @@ def needed_packages() -> list[str]:
         return [re.match(r"[\w.-]+", line)[0] for line in requires("loratune") or []]
     except PackageNotFoundError:  # the source is used without being installed
         return []
+
+
+def outdated() -> dict[str, str]:
+    """Installed packages that are older than loratune's own metadata asks for, and the version that it asks for."""
+    try:
+        lines = requires("loratune") or []
+    except PackageNotFoundError:
+        return {}
+    bounds = [found.groups() for line in lines if (found := re.fullmatch(r"([\w.-]+)\s*>=\s*([\d.]+)", line))]
+    return {name: bound for name, bound in bounds if (there := installed(name)) and is_older(there, bound)}
+
+
+def is_older(version: str, bound: str) -> bool:
+    """Compare the numbers that a version begins with: 2.9.0+cpu is not older than 2.9."""
+    versions = [list(map(int, re.match(r"\d+(\.\d+)*", text)[0].split("."))) for text in (version, bound)]
+    longest = max(map(len, versions))
+    there, needed = ([*numbers, *[0] * (longest - len(numbers))] for numbers in versions)
+    return there < needed
+
+
+def refuse_outdated_packages() -> None:
+    """Raise UserError for a package with which results would be wrong, or which ends in an error that nobody understands.
+
+    Torch before 2.9 computes heads that share keys wrongly, without a word. Pip heeds the bounds, but not a later downgrade.
+    """
+    if old := outdated():
+        raise UserError(
+            *(
+                f"{name} {installed(name)} is too old: loratune needs {bound} or newer; pip install '{name}>={bound}'"
+                for name, bound in old.items()
+            )
+        )
 
 
 def pinned_versions(path: Path) -> dict[str, str]:
@@ -79,6 +114,13 @@ def missing(facts: Programs) -> Iterable[Finding]:
         yield Finding("packages", f"not installed: {', '.join(names)}", "problem", f"pip install {' '.join(names)}")
 
 
+def too_old(facts: Programs) -> Iterable[Finding]:
+    if facts.outdated:
+        names = ", ".join(f"{name} (needed: {bound})" for name, bound in facts.outdated.items())
+        wanted = " ".join(f"'{name}>={bound}'" for name, bound in facts.outdated.items())
+        yield Finding("packages", f"too old: {names}", "problem", f"pip install {wanted}")
+
+
 def untested(facts: Programs) -> Iterable[Finding]:
     """A build's own mark, such as 2.13.0+cpu, is not a difference."""
     there = {**facts.needed, **facts.others, "torch": facts.torch}
@@ -99,4 +141,4 @@ def libraries(facts: Programs) -> Iterable[Finding]:
         yield Finding("torch", f"built without {' and '.join(wanted)}: matrix products are slow", "warning", remedy)
 
 
-CHECKS = (versions, missing, untested, libraries)
+CHECKS = (versions, missing, too_old, untested, libraries)
