@@ -45,6 +45,7 @@ VAL_ROWS, FEWEST_VAL_ROWS = 64, 8  # measured each time; of fewer it is chance w
 STOP_RULES = ("epochs", "steps", "budget")
 ADAPTER = Path("model/gpt2_lora_finetuned")
 RUNS = Path("runs")
+PROMPTS = "JSON file with a list of prompts; default: test.json, or where there is none those that come with loratune"
 
 
 class Settings(BaseModel):
@@ -352,7 +353,7 @@ class CompareSettings(AdapterChoice, Decoding, DryRun):
         1.1,  # without it, small models' greedy answers go round in circles (RESULTS.md)
         description="of both models' answers: makes tokens less likely that the answer already has; 1 means not at all",
     )
-    prompts: Path = Field(Path("test.json"), description="JSON file with a list of prompts")
+    prompts: Path | None = Field(None, description=PROMPTS)
     out: Path = Field(Path("model_comparison.json"), description="file to write; the report is written beside it")
     format: Literal["html", "md", "both"] = Field("html", description="of the report: a page, Markdown (for an issue), or both")
     evaluation: Path = Field(
@@ -426,7 +427,7 @@ class QuickstartSettings(ModelChoice, Machine, DryRun):
 
     out: Path = Field(Path("quickstart"), description="folder for everything it writes")
     budget: Duration = Field("5m", validate_default=True, description="time to train, such as 5m")
-    prompts: Path = Field(Path("test.json"), description="JSON file with a list of prompts")
+    prompts: Path | None = Field(None, description=PROMPTS)
 
 
 class PreviewSettings(ModelChoice, Rows):

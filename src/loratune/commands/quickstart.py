@@ -35,7 +35,7 @@ class Parts:
 def run(settings: QuickstartSettings) -> dict:
     """Each part is the command that a person would run; their settings are printed so that one can go on from there."""
     out = settings.out
-    prompts = compare.read_prompts(settings.prompts)  # now, not after the training
+    prompts = compare.read_prompts(compare.prompts_file(settings.prompts))  # now, not after the training
     parts = parts_of(settings, find_base(settings.model).name)
     adapter = parts.train.out
     if settings.dry_run:
