@@ -106,7 +106,7 @@ def run(argv: list[str]) -> int:
     share_cores()
     result = importlib.import_module(f"loratune.commands.{command}").run(checked)
     if as_json:
-        # ASCII alone: a stdout that lacks a letter (cp1252) loses nothing, and no control character steers a terminal.
+        # ASCII alone: no letter is lost on stdout (cp1252), and no control character steers a terminal.
         print(json.dumps(result).replace("\x7f", "\\u007f"))
     if not result.get("can_train", True):
         return 2

@@ -72,13 +72,13 @@ def reports_beside(out: Path, format: str) -> dict[str, Path]:
 
 
 def prompts_file(asked: Path | None) -> Path:
-    """The file that is asked for, or ./test.json, or where there is none, as after `pip install`, the shipped one."""
+    """Choose the file that is asked for, else ./test.json, else, as after `pip install`, the shipped one."""
     own = Path("test.json")
     return asked or (own if os.path.lexists(own) else snapshot.PROMPTS)
 
 
 def prompts_name(asked: Path | None) -> str:
-    """What messages and the report call the file: not where this machine keeps its packages."""
+    """Name the file in messages and the report, which need not say where this machine keeps its packages."""
     path = prompts_file(asked)
     return "loratune's own test.json" if path == snapshot.PROMPTS else str(path)
 

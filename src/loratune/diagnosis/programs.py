@@ -62,7 +62,7 @@ def needed_packages() -> list[str]:
 
 
 def outdated() -> dict[str, str]:
-    """Installed packages that are older than loratune's own metadata asks for, and the version that it asks for."""
+    """Find packages that are older than loratune's own metadata asks for; the values are what it asks for."""
     try:
         lines = requires("loratune") or []
     except PackageNotFoundError:
@@ -80,9 +80,10 @@ def is_older(version: str, bound: str) -> bool:
 
 
 def refuse_outdated_packages() -> None:
-    """Raise UserError for a package with which results would be wrong, or which ends in an error that nobody understands.
+    """Raise UserError for packages with which results would be wrong, or errors hard to understand.
 
-    Torch before 2.9 computes heads that share keys wrongly, without a word. Pip heeds the bounds, but not a later downgrade.
+    Torch before 2.9 has no CPU kernel for heads that share keys (pytorch#157893): it reads past them, without
+    a word. Pip respects the bounds, but a later downgrade may not.
     """
     if old := outdated():
         raise UserError(
