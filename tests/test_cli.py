@@ -1,5 +1,6 @@
 """The command line itself: help without waiting, mistakes without tracebacks, recipes that are valid."""
 
+import json
 import math
 import os
 import re
@@ -148,3 +149,18 @@ def test_the_readme_is_finished_and_its_links_lead_somewhere():
     links = re.findall(r"\]\(([^)#]+)\)", readme)
     assert len(links) > 5
     assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_json_keeps_each_letter_whatever_stdout_can_show(encoding):
+    told = "naïve 日本 \u202e \U0001f600 € \udcff"
+    code = f"""
+import importlib
+from types import SimpleNamespace
+from loratune.cli import main
+importlib.import_module = lambda name: SimpleNamespace(run=lambda settings: {{"told": {told!a}}})
+main(["doctor", "--json"])
+"""
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert json.loads(done.stdout.decode(encoding)) == {"told": told}

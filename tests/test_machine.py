@@ -1,15 +1,27 @@
 """What is known about the machine, against a machine that is made up."""
 
+import errno
 import gc
 import weakref
 from collections import namedtuple
+from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 
 from loratune import machine
+from loratune.errors import UserError
+from loratune.generation.cache import slots_for
 
 Times = namedtuple("Times", "user nice system idle iowait steal guest")
+
+
+def windows_error(number: int, text: str) -> OSError:
+    """As Windows raises it; elsewhere an OSError has no such number."""
+    error = OSError(errno.EINVAL, text)
+    error.winerror = number
+    return error
 
 
 @pytest.fixture
@@ -66,3 +78,94 @@ def test_what_a_command_leaves_behind_in_a_circle_is_let_go():
     finally:
         gc.enable()
     assert gone
+
+
+def test_busy_cores_that_a_quota_leaves_free_are_no_crowd(clock, monkeypatch):
+    """A container may have the time of a core and a half on a machine of many."""
+    monkeypatch.setattr(machine, "cores_limit", lambda: 1.5)
+    assert machine.physical_cores() == 2
+    neighbours = machine.Neighbours()
+    clock["clock"] += 10
+    clock["own"] += 15
+    clock["core"] += 10 * (1.5 + 2) / 4
+    assert not neighbours.crowd(2)
+    clock["core"] += 10 * 0.5 / 4
+    assert neighbours.crowd(2)
+
+
+def test_cores_whose_topology_cannot_be_read_are_all_used(monkeypatch):
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 8 if logical else None)
+    monkeypatch.setattr(machine, "allowed_cores", lambda: {0, 1, 2, 5})
+    monkeypatch.setattr(machine, "cores_limit", lambda: None)
+    assert machine.physical_cores() == 4
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """Torch finds a GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    about = SimpleNamespace(name="Abacus 3", total_memory=8 * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: about)
+    return monkeypatch
+
+
+def test_a_gpu_is_tried(found):
+    ones = torch.ones
+    found.setattr(torch, "ones", lambda *shape, dtype, device: ones(*shape, dtype=dtype))
+    assert machine.find_gpu() == machine.Gpu("Abacus 3", 8 * 10**9, "")
+    assert machine.use_machine(1, "auto") == machine.Device("cuda") == machine.use_machine(1, "cuda")
+    assert machine.use_machine(1, "cpu") == machine.Device("cpu")
+    found.setattr(torch, "ones", lambda *shape, dtype, device: ones(*shape, dtype=dtype) / 2)
+    assert machine.find_gpu().fault == "a small product of it is wrong"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, torch.AcceleratorError, torch.OutOfMemoryError, AssertionError])
+def test_a_gpu_that_fails_is_not_taken(found, error):
+    def fail(*_, **__):
+        raise error("CUDA error: CUDA-capable device(s) is/are busy\nSearch for `cudaErrorDevicesUnavailable'")
+
+    found.setattr(torch, "ones", fail)
+    fault = "CUDA error: CUDA-capable device(s) is/are busy"
+    assert machine.find_gpu() == machine.Gpu("Abacus 3", 8 * 10**9, fault)
+    assert machine.use_machine(1, "auto") == machine.Device("cpu", f"Abacus 3 cannot compute: {fault}")
+    assert machine.use_machine(1, "cpu") == machine.Device("cpu")
+    with pytest.raises(UserError) as refused:
+        machine.use_machine(1, "cuda")
+    assert refused.value.problems == (f"--device cuda: Abacus 3 cannot compute: {fault}; {machine.LEAVE_OUT}",)
+    found.setattr(torch.cuda, "get_device_properties", fail)
+    assert machine.find_gpu() == machine.Gpu("a GPU", 0, fault)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        torch.OutOfMemoryError("Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: out of memory"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        windows_error(1455, "The paging file is too small for this operation to complete"),
+    ],
+    ids=str,
+)
+def test_memory_that_is_refused_in_other_words(failure):
+    assert machine.is_out_of_memory(failure)
+
+
+def test_freed_memory_of_a_gpu_goes_back_too(monkeypatch):
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: bool(emptied))
+    machine.release_freed_memory()
+    assert not emptied  # it would begin to use the GPU
+    emptied.append(True)
+    machine.release_freed_memory()
+    assert len(emptied) == 2
+
+
+def test_memory_that_this_process_keeps_for_itself_on_a_gpu_is_free(monkeypatch):
+    for name, size in (("mem_get_info", (10, 80)), ("memory_reserved", 30), ("memory_allocated", 12)):
+        monkeypatch.setattr(torch.cuda, name, lambda _, size=size: size)
+    weight = SimpleNamespace(is_cuda=True, device="cuda", element_size=lambda: 1)
+    decoder = SimpleNamespace(spec=SimpleNamespace(layers=1, kv_heads=1, head_dim=1), head_weight=weight)
+    assert slots_for(decoder, 64, capacity=1) == (10 + 30 - 12) // 4 // 2

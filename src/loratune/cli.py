@@ -4,7 +4,6 @@ import argparse
 import importlib
 import json
 import os
-import re
 import signal
 import sys
 import types
@@ -16,6 +15,7 @@ from rich_argparse import RichHelpFormatter
 
 from loratune import __version__, settings
 from loratune.console import console, printable
+from loratune.diagnosis.programs import refuse_outdated_packages
 from loratune.errors import UserError
 from loratune.machine import is_out_of_memory, share_cores
 from loratune.settings import Settings, flag, read_toml
@@ -73,12 +73,12 @@ def outcome(argv: list[str]) -> tuple[int, list[str]]:
         return 128 + (error.number if isinstance(error, Ended) else signal.SIGINT), ["interrupted"]
     except BrokenPipeError:
         return 1, []  # the reader of our output is gone (`loratune ... | head`)
-    except OSError as error:
-        return 1, [f"error: {error}"]
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return 2, [OUT_OF_MEMORY]
+    except (OSError, MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            return 2, [OUT_OF_MEMORY]
+        if isinstance(error, OSError):
+            return 1, [f"error: {error}"]
+        raise
 
 
 def drop_unwritable_output() -> None:
@@ -101,11 +101,13 @@ def run(argv: list[str]) -> int:
         strangers += tuple(stray) if not strangers else ()
     fields = COMMANDS[command]
     checked = fields.checked(fields.over(from_file, given), unknown=strangers)
+    if command != "doctor":
+        refuse_outdated_packages()
     share_cores()
     result = importlib.import_module(f"loratune.commands.{command}").run(checked)
     if as_json:
-        # JSON escapes the first 32 control characters, not the others, such as U+009B, which begins an escape sequence.
-        print(re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", json.dumps(result, ensure_ascii=False)))
+        # ASCII alone: no letter is lost on stdout (cp1252), and no control character steers a terminal.
+        print(json.dumps(result).replace("\x7f", "\\u007f"))
     if not result.get("can_train", True):
         return 2
     return 0 if result.get("finished", True) else 1

@@ -57,8 +57,13 @@ def download(repository: str, patterns: list[str], kind: str = "model") -> Path:
 @contextmanager
 def explaining(repository: str, kind: str):
     """Turns the hub's errors into UserErrors with a remedy."""
-    from httpx2 import HTTPError  # what huggingface_hub itself speaks HTTP with
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,  # of the package that this version of huggingface_hub speaks HTTP with
+        RepositoryNotFoundError,
+    )
 
     kind = "data set" if kind == "dataset" else kind
     title = f"{kind} {repository}"

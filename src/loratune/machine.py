@@ -1,6 +1,7 @@
 """The machine that a command computes on."""
 
 import ctypes
+import errno
 import gc
 import math
 import os
@@ -8,9 +9,13 @@ import platform
 import resource
 import sys
 import time
+from dataclasses import dataclass
 
 from loratune.cgroup import cores_limit, memory_limit
 from loratune.errors import UserError
+
+ERROR_COMMITMENT_LIMIT = 1455  # Windows: the paging file is too small
+LEAVE_OUT = "leave the option out to compute on the CPU"
 
 
 def share_cores() -> None:
@@ -24,8 +29,24 @@ def share_cores() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
-def use_machine(threads: int, device: str) -> str:
-    """Set the number of threads; returns the device, `cpu` or `cuda`. Raises UserError for a GPU that is not there."""
+@dataclass(frozen=True)
+class Device:
+    name: str  # cpu or cuda
+    warning: str = ""  # why a GPU that is there is not taken
+
+
+@dataclass(frozen=True)
+class Gpu:
+    name: str
+    memory: int  # bytes; 0 where it does not even say that
+    fault: str  # why it cannot compute; empty where it can
+
+
+def use_machine(threads: int, device: str, remedy: str = LEAVE_OUT) -> Device:
+    """Set the number of threads and choose the device: `auto` takes a GPU that can compute.
+
+    Raises UserError, with the remedy, for `cuda` where there is no such GPU.
+    """
     # Micro-batches have many lengths, and of up to 1,024 shapes oneDNN keeps a compiled product, and torch that product's
     # buffers: in bf16, memory would grow by 20 MB with each step.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
@@ -33,23 +54,76 @@ def use_machine(threads: int, device: str) -> str:
     import torch
 
     torch.set_num_threads(threads or physical_cores())
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: no CUDA device that this torch can use; leave the option out to compute on the CPU")
-    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        return Device("cpu")
+    gpu = find_gpu()
+    if gpu and not gpu.fault:
+        return Device("cuda")
+    problem = f"{gpu.name} cannot compute: {gpu.fault}" if gpu else "no CUDA device that this torch can use"
+    if device == "cuda":
+        raise UserError(f"--device cuda: {problem}; {remedy}")
+    return Device("cpu", problem if gpu else "")
+
+
+def find_gpu() -> Gpu | None:
+    """The GPU that torch finds, tried with a small product in each precision; None where it finds none.
+
+    One may be too old for the torch that is installed, full, or in use by another process alone: only computing shows that.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    name, memory, fault = "a GPU", 0, ""
+    try:
+        about = torch.cuda.get_device_properties(0)
+        name, memory = about.name, about.total_memory
+        for precision in (torch.float32, torch.bfloat16):
+            x = torch.ones(64, 64, dtype=precision, device="cuda")
+            if (x @ x).sum().item() != 64**3:  # waits for the GPU
+                fault = "a small product of it is wrong"
+    except Exception as error:  # whatever torch and the driver raise
+        fault = str(error).partition("\n")[0]
+    return Gpu(name, memory, fault)
+
+
+def torch_build() -> str:
+    """What the installed torch computes on: such as `CUDA 13.0`, `ROCm 6.4`, or `CPU`."""
+    import torch
+
+    kinds = {"ROCm": torch.version.hip, "CUDA": torch.version.cuda}
+    return next((f"{kind} {number}" for kind, number in kinds.items() if number), "CPU")
 
 
 def physical_cores() -> int:
     """Cores that this process may use. Two threads on one core only get in each other's way in matrix products."""
+    allowed = allowed_physical_cores()
+    return max(1, min(allowed, math.ceil(cores_limit() or allowed)))
+
+
+def allowed_physical_cores() -> int:
+    """Cores that this process may run on, however little of their time a container's quota gives it.
+
+    Where the system does not say which logical cores share a physical one, each counts.
+    """
     import psutil
 
-    allowed = min(len(allowed_cores()), psutil.cpu_count(logical=False) or 1)
-    return max(1, min(allowed, math.ceil(cores_limit() or allowed)))
+    allowed = len(allowed_cores())
+    return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
 def peak_memory_mb() -> float:
     """The largest resident memory that this process has had, in MB (10^6 bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1)
+
+
+def free_gpu_memory(device) -> int:
+    """Bytes that this process could still take of the GPU: free ones, and blocks that torch keeps and does not use."""
+    import torch
+
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 def resident_memory() -> int:
@@ -68,9 +142,14 @@ def available_memory() -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: torch, oneDNN and CUDA say so in words alone, in a RuntimeError."""
-    told = ("can't allocate memory", "out of memory", "bad_alloc", "could not create a memory")
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(words in str(error) for words in told))
+    """Whether an allocation failed: torch, oneDNN and CUDA's libraries say so in words alone, in a RuntimeError."""
+    told = ("can't allocate memory", "out of memory", "bad_alloc", "could not create a memory", "STATUS_ALLOC_FAILED")
+    if isinstance(error, RuntimeError):
+        torch = sys.modules.get("torch")
+        return any(words in str(error) for words in told) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM or getattr(error, "winerror", None) == ERROR_COMMITMENT_LIMIT
+    return isinstance(error, MemoryError)
 
 
 class Neighbours:
@@ -82,7 +161,7 @@ class Neighbours:
     def crowd(self, threads: int) -> bool:
         """Whether they wanted cores that this process's threads could have used."""
         busy_cores = (others_cpu_seconds() - self.before) / (time.perf_counter() - self.began)
-        return busy_cores > max(0, physical_cores() - threads) + 0.25
+        return busy_cores > max(0, allowed_physical_cores() - threads) + 0.25
 
 
 def others_cpu_seconds() -> float:
@@ -118,7 +197,12 @@ def processor_kind(device: str) -> str:
 
 
 def release_freed_memory() -> None:
-    """Give freed blocks back to the system: glibc keeps them, in pieces that rarely fit the next step's shapes."""
+    """Give freed blocks back to the system: glibc keeps them, in pieces that rarely fit the next step's shapes.
+
+    So does torch for a GPU.
+    """
+    if (torch := sys.modules.get("torch")) and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
     if sys.platform == "linux":
         # musl has no malloc_trim; it gives memory back by itself.
         getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)(0)

@@ -45,6 +45,7 @@ VAL_ROWS, FEWEST_VAL_ROWS = 64, 8  # measured each time; of fewer it is chance w
 STOP_RULES = ("epochs", "steps", "budget")
 ADAPTER = Path("model/gpt2_lora_finetuned")
 RUNS = Path("runs")
+PROMPTS = "JSON file with a list of prompts; default: test.json, or where there is none those that come with loratune"
 
 
 class Settings(BaseModel):
@@ -286,6 +287,16 @@ class TrainSettings(ModelChoice, Machine, Rows, DryRun):
         1, ge=1, le=100, description="train this often, with one seed after the other, to see how much chance is in the result"
     )
 
+    @staticmethod
+    def raise_micro_tokens(kept: dict[str, Any]) -> dict[str, Any]:
+        """Settings as a run or an adapter keeps them, with micro_tokens of at least max_tokens, which --resume asks for.
+
+        Runs on a GPU were once kept with fewer.
+        """
+        longest, at_once = kept.get("max_tokens"), kept.get("micro_tokens")
+        too_few = isinstance(longest, int) and isinstance(at_once, int) and at_once < longest
+        return kept | {"micro_tokens": longest} if too_few and kept.get("device") == "cuda" else kept
+
     def kept(self) -> "TrainSettings":
         """The settings as they are kept with a run."""
         return self.model_copy(update=dict.fromkeys(self.OF_A_START, False))
@@ -347,7 +358,7 @@ class CompareSettings(AdapterChoice, Decoding, DryRun):
         1.1,  # without it, small models' greedy answers go round in circles (RESULTS.md)
         description="of both models' answers: makes tokens less likely that the answer already has; 1 means not at all",
     )
-    prompts: Path = Field(Path("test.json"), description="JSON file with a list of prompts")
+    prompts: Path | None = Field(None, description=PROMPTS)
     out: Path = Field(Path("model_comparison.json"), description="file to write; the report is written beside it")
     format: Literal["html", "md", "both"] = Field("html", description="of the report: a page, Markdown (for an issue), or both")
     evaluation: Path = Field(
@@ -421,7 +432,7 @@ class QuickstartSettings(ModelChoice, Machine, DryRun):
 
     out: Path = Field(Path("quickstart"), description="folder for everything it writes")
     budget: Duration = Field("5m", validate_default=True, description="time to train, such as 5m")
-    prompts: Path = Field(Path("test.json"), description="JSON file with a list of prompts")
+    prompts: Path | None = Field(None, description=PROMPTS)
 
 
 class PreviewSettings(ModelChoice, Rows):

@@ -11,6 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from evaluated import evaluation
+from loratune import snapshot
 from loratune.cli import main
 from loratune.commands import compare as command
 from loratune.generation.decode import Answer
@@ -281,3 +282,19 @@ def test_a_base_that_is_not_at_hand_is_named(place, capsys, monkeypatch):
     assert main(["compare", "--adapter", ".", "--prompts", "../test.json"]) == 2
     assert "its base model is not at hand; name it with --model" in capsys.readouterr().err
     assert main(["compare", "--adapter", ".", "--prompts", "../test.json", "--model", "../base", "--max-new-tokens", "2"]) == 0
+
+
+def test_without_a_test_json_the_prompts_that_are_shipped_are_taken(place, capsys):
+    """As after `pip install loratune`, in a folder of one's own."""
+    shipped = json.loads(snapshot.PROMPTS.read_text(encoding="utf-8"))
+    (place / "test.json").unlink()
+    assert compare("--dry-run", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["reads"].keys() == {"loratune's own test.json"}
+    assert compare("--max-new-tokens", "2") == 0
+    assert [row["prompt"] for row in written(place)] == shipped
+    page = (place / "model_comparison.html").read_text(encoding="utf-8")
+    assert str(snapshot.PROMPTS) not in page and "--prompts" not in page
+    assert compare("--prompts", "test.json") == 2  # which is asked for
+    assert "test.json: there is no such file" in capsys.readouterr().err
+    (place / "test.json").mkdir()
+    assert compare() == 2  # not passed over

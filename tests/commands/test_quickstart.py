@@ -44,6 +44,12 @@ def test_the_main_job_from_data_to_comparison(place, capsys):
     assert f"{measured['base']['nll']:.3f}" in printed.err and f"{measured['tuned']['nll']:.3f}" in printed.err
 
 
+def test_a_folder_without_prompts_is_no_obstacle(place, capsys):
+    (place / "test.json").unlink()
+    assert quickstart("--dry-run", "--json") == 0
+    assert {"dolly", "finqa", "loratune's own test.json"} == json.loads(capsys.readouterr().out)["reads"].keys()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from loratune.diagnosis import hardware, places, programs
@@ -11,10 +12,14 @@ from loratune.diagnosis.finding import LEVELS, bytes_in_words
 from loratune.diagnosis.hardware import Hardware
 from loratune.diagnosis.places import Folder, Places
 from loratune.diagnosis.programs import Programs
+from loratune.machine import Gpu
+
+BROKEN = Gpu("Abacus 3", 16 * 10**9, "no kernel image is available")
 
 LAPTOP = Hardware(
     processor="Some CPU",
     cores=8,
+    topology_known=True,
     usable_cores=8,
     limited_by_container=False,
     threads=8,
@@ -22,7 +27,8 @@ LAPTOP = Hardware(
     available_memory=9 * 10**9,
     swap_used=10**8,
     gpu=None,
-    gpu_without_cuda=False,
+    nvidia_driver=False,
+    torch_build="CPU",
     fp32=4e11,
     bf16=9e11,
     crowded=False,
@@ -33,10 +39,11 @@ LAPTOP = Hardware(
 INSTALLED = Programs(
     python="3.11.9",
     torch="2.13.0+cpu",
-    cuda=None,
+    build="CPU",
     libraries={"MKL": True, "oneDNN": True},
     processor_kind="x86_64",
     needed={"torch": "2.13.0", "numpy": "2.4.6"},
+    outdated={},
     others={"numpy": "2.4.6", "peft": "0.21.2"},
     pinned={"torch": "2.13.0", "numpy": "2.4.6", "pytest": "9.2.0"},
 )
@@ -82,7 +89,16 @@ def test_nothing_is_said_against_a_good_machine(module, facts):
         (hardware, replace(LAPTOP, memory=6 * 10**9), "warning", "6.0 GB, 9.0 GB of it free", "--low-memory"),
         (hardware, replace(LAPTOP, available_memory=2 * 10**9), "warning", "2.0 GB of it free", "close other programs"),
         (hardware, replace(LAPTOP, swap_used=3 * 10**9), "warning", "3.0 GB in use", "close other programs"),
-        (hardware, replace(LAPTOP, gpu_without_cuda=True), "warning", "built without CUDA", "pytorch.org"),
+        (hardware, replace(LAPTOP, nvidia_driver=True), "warning", "built without CUDA", "pytorch.org"),
+        (hardware, replace(LAPTOP, nvidia_driver=True, torch_build="ROCm 6.4"), "warning", "built without CUDA", "pytorch.org"),
+        (
+            hardware,
+            replace(LAPTOP, nvidia_driver=True, torch_build="CUDA 13.0"),
+            "warning",
+            "this torch, built for CUDA 13.0, finds no GPU",
+            "update the driver",
+        ),
+        (hardware, replace(LAPTOP, gpu=BROKEN), "warning", "Abacus 3 cannot compute: no kernel image", "the CPU computes"),
         (hardware, replace(LAPTOP, bf16=4.1e11), "warning", "fp32 400 GFLOP/s, bf16 410 GFLOP/s: no fast bf16", "--budget"),
         (
             hardware,
@@ -103,6 +119,7 @@ def test_nothing_is_said_against_a_good_machine(module, facts):
         (hardware, replace(LAPTOP, on_battery=True), "warning", "on its battery", "plug it in"),
         (hardware, replace(LAPTOP, governor="powersave"), "warning", "governor powersave", "performance"),
         (programs, replace(INSTALLED, needed={"gguf": None}), "problem", "not installed: gguf", "pip install gguf"),
+        (programs, replace(INSTALLED, outdated={"gguf": "0.9"}), "problem", "too old: gguf (needed: 0.9)", "install 'gguf>=0.9'"),
         (programs, replace(INSTALLED, torch="2.12.1"), "warning", "torch 2.12.1 (tested with 2.13.0)", "requirements.txt"),
         (
             programs,
@@ -144,11 +161,25 @@ def test_what_is_wrong_is_said_with_a_remedy(module, facts, level, found, remedy
     assert found in finding.found and remedy in finding.remedy
 
 
+def test_what_is_found_is_named():
+    (gpu,) = hardware.gpu(replace(LAPTOP, gpu=Gpu("Abacus 4", 24 * 10**9, "")))
+    assert gpu.found == "Abacus 4, 24 GB; a product on it is right"
+    (precision,) = hardware.precision(replace(LAPTOP, gpu=BROKEN, bf16=1e10))
+    assert precision.level == "warning"  # the CPU computes
+    (cores,) = hardware.cores(replace(LAPTOP, topology_known=False))
+    assert "8 logical cores (the system does not say which share a physical one), 8 threads used" in cores.found
+    (versions,) = programs.versions(replace(INSTALLED, build="ROCm 6.4"))
+    assert "torch 2.13.0+cpu (ROCm 6.4; MKL, oneDNN)" in versions.found
+
+
 def test_variables_and_builds_that_change_nothing_are_no_finding():
     assert all(
         one.level == "ok" for one in said(hardware, replace(LAPTOP, variables={"OMP_NUM_THREADS": "8", "OMP_THREAD_LIMIT": "64"}))
     )
-    assert all(one.level == "ok" for one in said(hardware, replace(LAPTOP, gpu="Some GPU, 24 GB", bf16=1e10)))
+    assert all(
+        one.level == "ok"
+        for one in said(hardware, replace(LAPTOP, gpu=Gpu("Some GPU", 24 * 10**9, ""), nvidia_driver=True, bf16=1e10))
+    )
     arm = replace(INSTALLED, libraries={"MKL": False, "oneDNN": True}, processor_kind="arm64")
     assert all(one.level == "ok" for one in said(programs, arm))
 
@@ -199,3 +230,19 @@ def test_pinned_versions(tmp_path):
 )
 def test_bytes_in_words(size, words):
     assert bytes_in_words(size) == words
+
+
+@pytest.mark.parametrize(("visible", "driver"), [(None, True), ("0", True), ("", False), ("-1", False)])
+def test_a_gpu_that_the_user_hides_is_no_fault(monkeypatch, visible, driver):
+    monkeypatch.setattr(hardware.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert hardware.has_nvidia_driver() is driver
+
+
+def test_a_processor_whose_topology_cannot_be_read(monkeypatch):
+    count = psutil.cpu_count
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: count() if logical else None)
+    facts = hardware.look_at_hardware(1, "cpu")
+    assert (facts.topology_known, facts.cores) == (False, count())

@@ -44,6 +44,23 @@ def test_rms_norm(tokens, seed):
 
 @repeated
 @given(**SIZES)
+def test_rms_norm_of_bf16_is_computed_in_the_precision_of_its_weight(tokens, seed):
+    """Queries and keys are bf16 where the products are; the norm's own weight is fp32."""
+    exact, weight = random((tokens, 3, 8), (8,), seed=seed)
+    x = exact.detach().bfloat16().requires_grad_()
+    norm = RootMeanSquareNorm(8, 1e-5)
+    norm.weight = torch.nn.Parameter(weight.detach().float(), requires_grad=False)
+    y, wide = norm(x), x.detach().double().requires_grad_()
+    plain = F.rms_norm(wide, (8,), norm.weight.double(), 1e-5)
+    assert y.dtype == torch.float32 and torch.allclose(y.double(), plain, rtol=1e-6, atol=1e-6)
+    upstream = torch.randn(plain.shape, generator=torch.Generator().manual_seed(1))
+    (dx,) = torch.autograd.grad(y, x, upstream)
+    (expected,) = torch.autograd.grad(plain, wide, upstream.double())
+    assert dx.dtype == torch.bfloat16 and torch.allclose(dx.double(), expected, rtol=2**-8, atol=1e-5)
+
+
+@repeated
+@given(**SIZES)
 def test_layer_norm(tokens, seed):
     x, weight, bias = random((tokens, 8), (8,), (8,), seed=seed)
     norm = LayerNorm(8, 1e-5).requires_grad_(False)

@@ -1,9 +1,10 @@
 """`loratune compare`: the base and the tuned model answer the same prompts, side by side."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from loratune import __version__
+from loratune import __version__, snapshot
 from loratune.commands.evidence import commands_of, evaluation_of, training_of, versions_of
 from loratune.commands.loading import Tuned, load_tuned
 from loratune.commands.plan import Plan, tell
@@ -31,7 +32,7 @@ FORMAT_NAMES = {"html": "page", "md": "markdown"}  # in the command's result
 
 def run(settings: CompareSettings) -> dict:
     reports = reports_beside(settings.out, settings.format)
-    prompts = read_prompts(settings.prompts)
+    prompts = read_prompts(prompts_file(settings.prompts))
     evaluation = evaluation_of(settings)
     tuned = load_tuned(settings)
     encoded = [tuned.tokenizer.encode(tuned.template.render(prompt)) for prompt in prompts]
@@ -57,7 +58,7 @@ def planned(decoder, prompts: Sequence[list[int]], settings: CompareSettings, re
     longest = f"{len(prompts)} prompts, two answers of at most {settings.max_new_tokens} tokens to each"
     seconds = 2 * answering_seconds(decoder, prompts, settings)
     writes = [settings.out, *reports.values()]
-    return Plan({str(settings.prompts): longest}, writes, seconds, "timed on a small piece; less if answers end early")
+    return Plan({prompts_name(settings.prompts): longest}, writes, seconds, "timed on a small piece; less if answers end early")
 
 
 def reports_beside(out: Path, format: str) -> dict[str, Path]:
@@ -69,6 +70,18 @@ def reports_beside(out: Path, format: str) -> dict[str, Path]:
             raise UserError(f"--out {out}: name the .json file; the .{kind} report is written beside it")
         refuse_unwritable(path)
     return reports
+
+
+def prompts_file(asked: Path | None) -> Path:
+    """Choose the file that is asked for, else ./test.json, else, as after `pip install`, the shipped one."""
+    own = Path("test.json")
+    return asked or (own if os.path.lexists(own) else snapshot.PROMPTS)
+
+
+def prompts_name(asked: Path | None) -> str:
+    """Name the file in messages and the report, which need not say where this machine keeps its packages."""
+    path = prompts_file(asked)
+    return "loratune's own test.json" if path == snapshot.PROMPTS else str(path)
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -93,17 +106,17 @@ def kind(value) -> str:
 
 def refuse_too_long(prompts: Sequence[Sequence[int]], settings: CompareSettings, positions: int) -> None:
     """A prompt must leave room for an answer; a shortened answer is only warned of."""
-    most = positions - 1
+    name, most = prompts_name(settings.prompts), positions - 1
     raise_listed(
         [
-            f"{settings.prompts}, entry {number}: the prompt has {len(prompt):,} tokens, this model takes {most:,}; shorten it"
+            f"{name}, entry {number}: the prompt has {len(prompt):,} tokens, this model takes {most:,}; shorten it"
             for number, prompt in enumerate(prompts, 1)
             if len(prompt) > most
         ]
     )
     for number, prompt in enumerate(prompts, 1):
         if len(prompt) + settings.max_new_tokens > positions:
-            warn(f"{settings.prompts}, entry {number}: the model has room for only {positions - len(prompt)} tokens of an answer")
+            warn(f"{name}, entry {number}: the model has room for only {positions - len(prompt)} tokens of an answer")
 
 
 def sides(answers: dict[str, Answer], tuned: Tuned) -> dict:
@@ -153,7 +166,7 @@ def settings_in_words(settings: CompareSettings, tuned: Tuned, evaluation: Evalu
         "Adapter": str(tuned.adapter),
         "Template": tuned.template.name,
         "Decoding": in_words(settings),
-        "Prompts": str(settings.prompts),
+        "Prompts": prompts_name(settings.prompts),
         **measured,
         **({"FinQA's facts": evaluation.facts} if evaluation and "execution_accuracy" in evaluation.tuned else {}),
     }

@@ -46,8 +46,8 @@ def same_folder(one: str, other: Path) -> bool:
 def trained_with(adapter: Path) -> TrainSettings | None:
     """The settings that the adapter was trained with, if loratune trained it and still knows them all."""
     try:
-        return TrainSettings(**described(adapter)["settings"])
-    except (KeyError, TypeError, ValidationError):
+        return TrainSettings(**TrainSettings.raise_micro_tokens(described(adapter)["settings"]))
+    except (KeyError, TypeError, AttributeError, ValidationError):
         return None
 
 
@@ -69,7 +69,8 @@ def training_of(adapter: Path) -> tuple[list[Logged], Counts]:
 
 def made(run: RunFolder, trained: TrainSettings, facts: dict) -> bool:
     """Did the run have the adapter's settings, base and data? A name alone is not enough: another folder has its own runs."""
-    set_then = TrainSettings.checked(read_toml(run.folder / "settings.toml"), origin=f"{run.folder / 'settings.toml'}: ")
+    path = run.folder / "settings.toml"
+    set_then = TrainSettings.checked(TrainSettings.raise_micro_tokens(read_toml(path)), origin=f"{path}: ")
     same = {"out": trained.out}
     made_from = read_json(run.folder / "facts.json")
     data = facts.get("data")

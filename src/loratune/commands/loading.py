@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from loratune.commands.device import choose_device
 from loratune.console import say, warn
 from loratune.data.template import Template, load_template
 from loratune.errors import UserError
-from loratune.machine import use_machine
 from loratune.models.adapter import DESCRIPTION, described, load_adapter, refuse_mixed
 from loratune.models.decoder import Decoder
 from loratune.models.find import FoundBase, find_base
@@ -40,7 +40,7 @@ def load_side_by_side(settings: AdapterUse, adapters: Sequence[Path]) -> list[Tu
     """
     refuse_missing(adapters)
     facts = [described(adapter) for adapter in adapters]
-    device = use_machine(settings.threads, settings.device)
+    device = choose_device(settings.threads, settings.device)
     found = find_base(settings.model) if settings.model else base_of(facts[0], adapters[0])
     for adapter, of_adapter in zip(adapters, facts, strict=True):
         refuse_another_base(of_adapter, found, adapter)

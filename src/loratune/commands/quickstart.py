@@ -6,13 +6,14 @@ from rich.table import Table
 from rich.text import Text
 
 from loratune.commands import compare, evaluate, prepare, train
+from loratune.commands.device import choose_device
 from loratune.commands.plan import Plan, in_words, tell
 from loratune.console import console, say
 from loratune.data.encode import encode_rows
 from loratune.data.prose import load_prose, windows_of
 from loratune.data.sample import draw_evenly
 from loratune.data.template import load_template
-from loratune.machine import release_finished_work, use_machine
+from loratune.machine import release_finished_work
 from loratune.models.find import find_base
 from loratune.models.load import load_base
 from loratune.settings import CompareSettings, EvaluateSettings, PrepareSettings, QuickstartSettings, TrainSettings
@@ -34,7 +35,7 @@ class Parts:
 def run(settings: QuickstartSettings) -> dict:
     """Each part is the command that a person would run; their settings are printed so that one can go on from there."""
     out = settings.out
-    prompts = compare.read_prompts(settings.prompts)  # now, not after the training
+    prompts = compare.read_prompts(compare.prompts_file(settings.prompts))  # now, not after the training
     parts = parts_of(settings, find_base(settings.model).name)
     adapter = parts.train.out
     if settings.dry_run:
@@ -86,7 +87,7 @@ def parts_of(settings: QuickstartSettings, model: str) -> Parts:
 
 def planned(settings: QuickstartSettings, parts: Parts, prompts: list[str]) -> Plan:
     """The base stands for the tuned model, and rows that have not been split yet for the held-out ones: they take as long."""
-    use_machine(settings.threads, settings.device)
+    choose_device(settings.threads, settings.device)
     base, template = load_base(find_base(parts.prepare.model)), load_template(parts.train.template)
     surveys = prepare.surveyed(parts.prepare, base.tokenizer)
     preparing = prepare.planned(parts.prepare, surveys, template, base.tokenizer)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from loratune.commands.resuming import accepted_changes, made_from
+from loratune.commands.device import choose_device
+from loratune.commands.resuming import accepted_changes, made_from, resume_command
 from loratune.console import say
 from loratune.data.encode import Encoded, encode_rows
 from loratune.data.pack import fed_tokens, steps_in
@@ -17,7 +18,7 @@ from loratune.data.sample import draw_evenly
 from loratune.data.template import Template, load_template
 from loratune.errors import UserError
 from loratune.files import refuse_unwritable
-from loratune.machine import available_memory, bf16_is_fast, return_memory_at_once, use_machine
+from loratune.machine import available_memory, bf16_is_fast, return_memory_at_once
 from loratune.models.find import cache_folder, find_base
 from loratune.models.load import PRECISIONS, Base, load_base, set_precision
 from loratune.models.lora import add_lora
@@ -60,7 +61,8 @@ class Ready:
 def made_ready(settings: TrainSettings) -> Ready:
     """Raises UserError for everything that can be found wrong before the work begins."""
     refuse_unwritable(settings.out, folder=True)
-    device = use_machine(settings.threads, settings.device)
+    resume = resume_command(settings.run) if settings.resume else ""
+    device = choose_device(settings.threads, settings.device, resume)
     if settings.low_memory:
         return_memory_at_once()
     template = load_template(settings.template)
@@ -140,7 +142,7 @@ def settled(settings: TrainSettings, base: Base, rows: list[Encoded], device: st
     trial = None
     if device == "cuda":
         precision = "bf16" if settings.precision == "auto" else settings.precision
-        micro_tokens = settings.micro_tokens or settings.batch_tokens or BATCH
+        micro_tokens = settings.micro_tokens or max(settings.batch_tokens or BATCH, settings.max_tokens)
     else:
         open_choices = candidates(settings, bf16_is_fast(base.decoder.spec.width, base.decoder.spec.mlp_width))
         trial = try_out(base.decoder, rows, settings, open_choices, cache_folder(), ROOM * available_memory())

@@ -26,7 +26,7 @@ def resumed(asked: TrainSettings) -> TrainSettings:
     path = folder / "settings.toml"
     if not path.is_file():
         raise UserError(f"--resume: there is no run {folder}; leave --resume out to start it")
-    kept, defaults = read_toml(path), TrainSettings()
+    kept, defaults = TrainSettings.raise_micro_tokens(read_toml(path)), TrainSettings()
     began = TrainSettings.checked(kept, origin=f"{path}: ")
     given = {name for name in asked.model_fields_set if name not in DECIDED or getattr(asked, name) != getattr(defaults, name)}
     if began.budget and asked.val_rows >= began.val_rows:
@@ -67,7 +67,8 @@ def made_from(settings: TrainSettings, found: FoundBase, made_of: dict, template
 def accepted_changes(settings: TrainSettings, now: dict) -> list[Change]:
     """What is not as it was when the run began. Raises UserError for what nobody accepted, or what no run can bear."""
     then = RunFolder(RUNS / settings.run).facts()
-    of_settings = [Change(flag(name), then["settings"].get(name), value) for name, value in now["settings"].items()]
+    before = TrainSettings.raise_micro_tokens(then["settings"])
+    of_settings = [Change(flag(name), before.get(name), value) for name, value in now["settings"].items()]
     of_facts = [Change(name, then.get(name), value) for name, value in now.items() if name != "settings"]
     found = [change for change in of_settings + of_facts if change.then != change.now]
     if fixed := [change for change in found if change.name in map(flag, TrainSettings.FIXED)]:

@@ -9,11 +9,14 @@ from pathlib import Path
 from loratune.cgroup import cores_limit, memory_limit
 from loratune.diagnosis.finding import Finding, bytes_in_words
 from loratune.machine import (
+    Gpu,
     Neighbours,
     available_memory,
+    find_gpu,
     physical_cores,
     processor_name,
     product_seconds,
+    torch_build,
     use_machine,
 )
 
@@ -32,15 +35,17 @@ BINDING = ("GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 @dataclass(frozen=True)
 class Hardware:
     processor: str
-    cores: int  # physical ones
-    usable_cores: int  # physical ones that this process may use
+    cores: int  # physical ones, or logical ones where nobody knows which share a physical one
+    topology_known: bool
+    usable_cores: int  # of these, those that this process may use
     limited_by_container: bool  # to less than the time of all cores
     threads: int
     memory: int  # bytes that this process may have at most
     available_memory: int
     swap_used: int
-    gpu: str | None
-    gpu_without_cuda: bool  # an NVIDIA driver is there, and torch cannot use it
+    gpu: Gpu | None
+    nvidia_driver: bool
+    torch_build: str  # such as CUDA 13.0, or CPU
     fp32: float  # FLOP/s of a product of the size that training computes
     bf16: float
     crowded: bool  # other programs wanted the same cores
@@ -56,22 +61,24 @@ def look_at_hardware(threads: int, device: str) -> Hardware:
     import torch
 
     use_machine(threads, device)
-    cores = psutil.cpu_count(logical=False) or 1
+    physical = psutil.cpu_count(logical=False)
+    cores = physical or psutil.cpu_count() or 1
     limit, memory = memory_limit(), psutil.virtual_memory().total
     fp32, bf16 = product_seconds(*PRODUCT)
     battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
-    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
     return Hardware(
         processor=processor_name(),
         cores=cores,
+        topology_known=physical is not None,
         usable_cores=physical_cores(),
         limited_by_container=(cores_limit() or cores) < cores,
         threads=torch.get_num_threads(),
         memory=min(memory, limit.total) if limit else memory,
         available_memory=available_memory(),
         swap_used=psutil.swap_memory().used,
-        gpu=f"{gpu.name}, {bytes_in_words(gpu.total_memory)}" if gpu else None,
-        gpu_without_cuda=gpu is None and torch.version.cuda is None and shutil.which("nvidia-smi") is not None,
+        gpu=find_gpu(),
+        nvidia_driver=has_nvidia_driver(),
+        torch_build=torch_build(),
         fp32=PRODUCT_FLOP / fp32,
         bf16=PRODUCT_FLOP / bf16,
         crowded=neighbours.crowd(torch.get_num_threads()),
@@ -79,6 +86,12 @@ def look_at_hardware(threads: int, device: str) -> Hardware:
         governor=slow_governor(),
         variables={name: os.environ[name] for name in (THREADS, THREAD_LIMIT, *BINDING) if name in os.environ},
     )
+
+
+def has_nvidia_driver() -> bool:
+    """Whether an NVIDIA driver is installed whose GPUs nobody hides from torch."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    return not hidden and shutil.which("nvidia-smi") is not None
 
 
 def slow_governor() -> str:
@@ -91,7 +104,10 @@ def slow_governor() -> str:
 
 
 def cores(facts: Hardware) -> Iterable[Finding]:
-    found = f"{facts.processor}, {counted(facts.cores, 'core')}, {counted(facts.threads, 'thread')} used"
+    there = counted(facts.cores, "core")
+    if not facts.topology_known:
+        there = f"{counted(facts.cores, 'logical core')} (the system does not say which share a physical one)"
+    found = f"{facts.processor}, {there}, {counted(facts.threads, 'thread')} used"
     if facts.usable_cores >= facts.cores:
         yield Finding("processor", found)
         return
@@ -111,7 +127,7 @@ def counted(number: int, what: str) -> str:
 def memory(facts: Hardware) -> Iterable[Finding]:
     found = f"{bytes_in_words(facts.memory)}, {bytes_in_words(facts.available_memory)} of it free"
     if facts.memory < LITTLE_MEMORY:
-        yield Finding("memory", found, "warning", "less than 8 GB: train with --low-memory, or with recipes/small_memory.toml")
+        yield Finding("memory", found, "warning", "less than 8 GB: train with --low-memory --max-tokens 512 --micro-tokens 512")
     elif facts.available_memory < NEEDED_MEMORY:
         yield Finding("memory", found, "warning", "close other programs, or train with --low-memory")
     else:
@@ -125,11 +141,19 @@ def swap(facts: Hardware) -> Iterable[Finding]:
 
 
 def gpu(facts: Hardware) -> Iterable[Finding]:
-    if facts.gpu:
-        yield Finding("GPU", facts.gpu)
-    elif facts.gpu_without_cuda:
-        remedy = "install torch as https://pytorch.org says for your CUDA version; until then the CPU computes"
-        yield Finding("GPU", "an NVIDIA driver is there, but this torch is built without CUDA", "warning", remedy)
+    found, until_then = facts.gpu, "; until then the CPU computes"
+    if found and found.fault:
+        remedy = "close what else uses it, or install a torch that is built for it, as https://pytorch.org says"
+        yield Finding("GPU", f"{found.name} cannot compute: {found.fault}", "warning", remedy + until_then)
+    elif found:
+        yield Finding("GPU", f"{found.name}, {bytes_in_words(found.memory)}; a product on it is right")
+    elif facts.nvidia_driver and facts.torch_build.startswith("CUDA"):
+        remedy = "update the driver (CUDA 13 needs 580 or newer), or install torch for an older CUDA, as https://pytorch.org says"
+        problem = f"an NVIDIA driver is there, but this torch, built for {facts.torch_build}, finds no GPU"
+        yield Finding("GPU", problem, "warning", remedy + until_then)
+    elif facts.nvidia_driver:
+        remedy = "install torch as https://pytorch.org says for your CUDA version"
+        yield Finding("GPU", "an NVIDIA driver is there, but this torch is built without CUDA", "warning", remedy + until_then)
     else:
         yield Finding("GPU", "none that torch can use, and none is needed")
 
@@ -140,9 +164,10 @@ def precision(facts: Hardware) -> Iterable[Finding]:
     if facts.bf16 * 0.75 > facts.fp32:
         yield Finding("precision", f"{rates}: bf16 is {facts.bf16 / facts.fp32:.1f} times as fast, so training tries both")
         return
-    remedy = "" if facts.gpu else "nothing to set; a smaller model or a longer --budget makes up for it"
+    on_gpu = facts.gpu is not None and not facts.gpu.fault
+    remedy = "" if on_gpu else "nothing to set; a smaller model or a longer --budget makes up for it"
     found = f"{rates}: no fast bf16 here, as on most laptops, so training computes in fp32"
-    yield Finding("precision", found, "ok" if facts.gpu else "warning", remedy)
+    yield Finding("precision", found, "ok" if on_gpu else "warning", remedy)
 
 
 def variables(facts: Hardware) -> Iterable[Finding]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import loratune
 from loratune.diagnosis.finding import Finding
+from loratune.errors import UserError
+from loratune.machine import torch_build
 
 SHOWN = ("transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "peft")
 # Of a checkout; an installed package has none.
@@ -20,10 +22,11 @@ X86 = ("x86_64", "amd64")
 class Programs:
     python: str
     torch: str
-    cuda: str | None  # version that torch is built for
+    build: str  # what torch is built for, such as CUDA 13.0, or CPU
     libraries: Mapping[str, bool]  # of the matrix products: MKL, oneDNN
     processor_kind: str  # such as x86_64
     needed: Mapping[str, str | None]  # package -> version, None where it is missing
+    outdated: Mapping[str, str]  # package -> the oldest version that loratune works with
     others: Mapping[str, str]  # those that are there of the rest that is shown
     pinned: Mapping[str, str]  # package -> the version that loratune was tested with
 
@@ -34,10 +37,11 @@ def look_at_programs() -> Programs:
     return Programs(
         python=platform.python_version(),
         torch=torch.__version__,
-        cuda=torch.version.cuda,
+        build=torch_build(),
         libraries={"MKL": torch.backends.mkl.is_available(), "oneDNN": torch.backends.mkldnn.is_available()},
         processor_kind=platform.machine().lower(),
         needed={name: installed(name) for name in needed_packages()},
+        outdated=outdated(),
         others={name: found for name in SHOWN if (found := installed(name))},
         pinned=pinned_versions(PINNED),
     )
@@ -57,6 +61,39 @@ def needed_packages() -> list[str]:
         return []
 
 
+def outdated() -> dict[str, str]:
+    """Find packages that are older than loratune's own metadata asks for; the values are what it asks for."""
+    try:
+        lines = requires("loratune") or []
+    except PackageNotFoundError:
+        return {}
+    bounds = [found.groups() for line in lines if (found := re.fullmatch(r"([\w.-]+)\s*>=\s*([\d.]+)", line))]
+    return {name: bound for name, bound in bounds if (there := installed(name)) and is_older(there, bound)}
+
+
+def is_older(version: str, bound: str) -> bool:
+    """Compare the numbers that a version begins with: 2.9.0+cpu is not older than 2.9."""
+    versions = [list(map(int, re.match(r"\d+(\.\d+)*", text)[0].split("."))) for text in (version, bound)]
+    longest = max(map(len, versions))
+    there, needed = ([*numbers, *[0] * (longest - len(numbers))] for numbers in versions)
+    return there < needed
+
+
+def refuse_outdated_packages() -> None:
+    """Raise UserError for packages with which results would be wrong, or errors hard to understand.
+
+    Torch before 2.9 has no CPU kernel for heads that share keys (pytorch#157893): it reads past them, without
+    a word. Pip respects the bounds, but a later downgrade may not.
+    """
+    if old := outdated():
+        raise UserError(
+            *(
+                f"{name} {installed(name)} is too old: loratune needs {bound} or newer; pip install '{name}>={bound}'"
+                for name, bound in old.items()
+            )
+        )
+
+
 def pinned_versions(path: Path) -> dict[str, str]:
     """`name==version` lines; empty where there is no such file."""
     try:
@@ -68,15 +105,21 @@ def pinned_versions(path: Path) -> dict[str, str]:
 
 def versions(facts: Programs) -> Iterable[Finding]:
     libraries = ", ".join(name for name, there in facts.libraries.items() if there) or "no fast library"
-    build = f"CUDA {facts.cuda}" if facts.cuda else "CPU"
     others = ", ".join(f"{name} {number}" for name, number in facts.others.items())
-    found = f"loratune {loratune.__version__}, Python {facts.python}, torch {facts.torch} ({build}; {libraries}), {others}"
+    found = f"loratune {loratune.__version__}, Python {facts.python}, torch {facts.torch} ({facts.build}; {libraries}), {others}"
     yield Finding("versions", found)
 
 
 def missing(facts: Programs) -> Iterable[Finding]:
     if names := [name for name, number in facts.needed.items() if number is None]:
         yield Finding("packages", f"not installed: {', '.join(names)}", "problem", f"pip install {' '.join(names)}")
+
+
+def too_old(facts: Programs) -> Iterable[Finding]:
+    if facts.outdated:
+        names = ", ".join(f"{name} (needed: {bound})" for name, bound in facts.outdated.items())
+        wanted = " ".join(f"'{name}>={bound}'" for name, bound in facts.outdated.items())
+        yield Finding("packages", f"too old: {names}", "problem", f"pip install {wanted}")
 
 
 def untested(facts: Programs) -> Iterable[Finding]:
@@ -99,4 +142,4 @@ def libraries(facts: Programs) -> Iterable[Finding]:
         yield Finding("torch", f"built without {' and '.join(wanted)}: matrix products are slow", "warning", remedy)
 
 
-CHECKS = (versions, missing, untested, libraries)
+CHECKS = (versions, missing, too_old, untested, libraries)

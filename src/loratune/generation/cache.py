@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from loratune.machine import available_memory
+from loratune.machine import available_memory, free_gpu_memory
 from loratune.models.attention import Attend, packed_attention
 from loratune.models.parallel import in_parallel
 
@@ -118,5 +118,5 @@ def slots_for(decoder, wanted: int, capacity: int) -> int:
     """As many as wanted, or as many as a quarter of the free memory has room for; at least one."""
     spec, weight = decoder.spec, decoder.head_weight
     slot = 2 * spec.layers * capacity * spec.kv_heads * spec.head_dim * weight.element_size()
-    free = torch.cuda.mem_get_info(weight.device)[0] if weight.is_cuda else available_memory()
+    free = free_gpu_memory(weight.device) if weight.is_cuda else available_memory()
     return max(1, min(wanted, free // 4 // slot))

@@ -39,13 +39,16 @@ class RootMeanSquareNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def operation(self, x: Tensor) -> tuple[Tensor, Pull]:
+        """Compute in the weight's precision, fp32, and return that; x may be bf16, as queries and keys are."""
+        given = x.dtype
+        x = x.to(self.weight.dtype)
         # The norm is one pass without a temporary square.
         inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
 
         def pull(dy: Tensor) -> tuple[Tensor]:
             dx = dy * self.weight
             along = torch.linalg.vecdot(dx, x).unsqueeze(-1).mul_(inverse**3 / x.shape[-1])
-            return (dx.mul_(inverse).addcmul_(x, along, value=-1),)
+            return (dx.mul_(inverse).addcmul_(x, along, value=-1).to(given),)
 
         return (x * inverse).mul_(self.weight), pull
 

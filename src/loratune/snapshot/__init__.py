@@ -1,8 +1,11 @@
-"""The data that the package ships: all of Dolly 15k and most of FinQA (see SOURCES.md beside this file)."""
+"""The data that the package ships: all of Dolly 15k and most of FinQA (see SOURCES.md beside this file), and prompts."""
 
 import json
 import lzma
 from importlib.resources import files
+from pathlib import Path
+
+PROMPTS = Path(__file__).with_name("test.json")  # for `compare`; a copy of the repository's
 
 
 def read(name: str) -> list[dict]:

@@ -1,0 +1,16 @@
+"""Where a command computes: on the CPU or a GPU."""
+
+from loratune.console import warn
+from loratune.machine import LEAVE_OUT, use_machine
+
+
+def choose_device(threads: int, device: str, resume: str = "") -> str:
+    """Set the number of threads and return `cpu` or `cuda`; say why a GPU that is there is not taken.
+
+    `resume` is the command with which a run goes on. Raises UserError for `cuda` where no GPU can compute.
+    """
+    remedy = f"to go on without it: {resume} --device cpu --accept-changes" if resume else LEAVE_OUT
+    chosen = use_machine(threads, device, remedy)
+    if chosen.warning:
+        warn(f"{chosen.warning}; the CPU computes instead (`loratune doctor` says what to do)")
+    return chosen.name
