@@ -24,7 +24,7 @@ class Tuned:
     tokenizer: Tokenizer
     template: Template
     base_name: str
-    base_fingerprint: str
+    base: FoundBase
     adapter: Path
 
 
@@ -51,7 +51,7 @@ def load_side_by_side(settings: AdapterUse, adapters: Sequence[Path]) -> list[Tu
         load_adapter(base.decoder, adapter)
     for adapter, of_adapter in zip(adapters, facts, strict=True):
         refuse_mixed(adapter, of_adapter)
-    return [Tuned(base.decoder, base.tokenizer, templates[0], found.name, found.fingerprint, adapter) for adapter in adapters]
+    return [Tuned(base.decoder, base.tokenizer, templates[0], found.name, found, adapter) for adapter in adapters]
 
 
 def refuse_missing(adapters: Sequence[Path]) -> None:
