@@ -44,6 +44,7 @@ def load_side_by_side(settings: AdapterUse, adapters: Sequence[Path]) -> list[Tu
     found = find_base(settings.model) if settings.model else base_of(facts[0], adapters[0])
     for adapter, of_adapter in zip(adapters, facts, strict=True):
         refuse_another_base(of_adapter, found, adapter)
+        refuse_changed_base(of_adapter, found, adapter, chosen=settings.model is not None)
     templates = [template_of(settings, *pair) for pair in zip(adapters, facts, strict=True)]
     refuse_other_templates(adapters, templates)
     base = load_base(found, device=device)
@@ -89,6 +90,24 @@ def refuse_another_base(facts: dict, found: FoundBase, adapter: Path) -> None:
             f"--adapter {adapter}: made for the base model {made_for['name']} (weights {made_for['fingerprint'][:12]}), "
             f"not for {found.name} (weights {found.fingerprint[:12]}); choose that base with --model, "
             "or train a new adapter; adapters of different bases are evaluated one by one"
+        )
+
+
+def refuse_changed_base(facts: dict, found: FoundBase, adapter: Path, chosen: bool) -> None:
+    """Raises UserError where the weights are the adapter's own, but not what else the base consists of.
+
+    That may be meant, such as rotary positions that are scaled for longer texts: a base that the user has `chosen` is used
+    with a warning. Adapters of the first version say nothing of it.
+    """
+    made_for, now = facts.get("base", {}), {"config": found.config, "tokenizer": found.tokenizer}
+    words = {"config": "configuration (config.json)", "tokenizer": "tokenizer (its files or generation_config.json)"}
+    changed = " and ".join(words[name] for name in now if name in made_for and made_for[name] != now[name])
+    if changed and chosen:
+        warn(f"--adapter {adapter}: trained with another {changed} of {found.name}; with this one it may answer otherwise")
+    elif changed:
+        raise UserError(
+            f"--adapter {adapter}: the {changed} of its base model {found.name} is another one now than when it was trained; "
+            f"bring that back, or use it as it is now by adding --model {found.name}"
         )
 
 
