@@ -8,9 +8,17 @@ from loratune.console import say, warn
 from loratune.data.template import Template, load_template
 from loratune.errors import UserError
 from loratune.machine import use_machine
-from loratune.models.adapter import DESCRIPTION, described, load_adapter, refuse_mixed
+from loratune.models.adapter import (
+    CONFIG,
+    DESCRIPTION,
+    described,
+    load_adapter,
+    named_base,
+    refuse_mixed,
+    refuse_no_adapter,
+)
 from loratune.models.decoder import Decoder
-from loratune.models.find import FoundBase, find_base
+from loratune.models.find import FoundBase, bundled_for, find_base
 from loratune.models.load import load_base
 from loratune.models.tokenizer import Tokenizer
 from loratune.settings import AdapterChoice, AdapterUse
@@ -43,7 +51,7 @@ def load_side_by_side(settings: AdapterUse, adapters: Sequence[Path]) -> list[Tu
     device = use_machine(settings.threads, settings.device)
     found = find_base(settings.model) if settings.model else base_of(facts[0], adapters[0])
     for adapter, of_adapter in zip(adapters, facts, strict=True):
-        refuse_another_base(of_adapter, found, adapter)
+        refuse_another_base(of_adapter, found, adapter, chosen=settings.model is not None)
         refuse_changed_base(of_adapter, found, adapter, chosen=settings.model is not None)
     templates = [template_of(settings, *pair) for pair in zip(adapters, facts, strict=True)]
     refuse_other_templates(adapters, templates)
@@ -60,6 +68,8 @@ def refuse_missing(adapters: Sequence[Path]) -> None:
         raise UserError(
             *(f"--adapter {adapter}: there is no such folder; train an adapter with `loratune train`" for adapter in missing)
         )
+    for adapter in adapters:
+        refuse_no_adapter(adapter)
 
 
 def refuse_other_templates(adapters: Sequence[Path], templates: Sequence[Template]) -> None:
@@ -72,19 +82,36 @@ def refuse_other_templates(adapters: Sequence[Path], templates: Sequence[Templat
 
 
 def base_of(facts: dict, adapter: Path) -> FoundBase:
-    """The base that the adapter was trained on."""
-    if "base" not in facts:
-        raise UserError(
-            f"--adapter {adapter}: it does not say which base model it needs (no loratune.json); name it with --model"
-        )
+    """The base that the adapter was trained on: as loratune.json tells, or for another tool's adapter, PEFT's file."""
+    name = facts["base"]["name"] if "base" in facts else base_told_by_peft(adapter)
     try:
-        return find_base(facts["base"]["name"])
+        return find_base(name)
     except UserError as error:
         raise UserError(f"--adapter {adapter}: its base model is not at hand; name it with --model ({error})") from error
 
 
-def refuse_another_base(facts: dict, found: FoundBase, adapter: Path) -> None:
+def base_told_by_peft(adapter: Path) -> str:
+    name = named_base(adapter)
+    if name is None:
+        raise UserError(
+            f"--adapter {adapter}: it does not say which base model it needs (no {DESCRIPTION}, and {CONFIG} has no "
+            "base_model_name_or_path); name it with --model"
+        )
+    if bundled := bundled_for(name):
+        say(f"Base model: {bundled}, the installed copy, in 4 bits, of {name}, which {adapter / CONFIG} names.")
+        return bundled
+    say(f"Base model: {name}, which {adapter / CONFIG} names.")
+    return name
+
+
+def refuse_another_base(facts: dict, found: FoundBase, adapter: Path, chosen: bool) -> None:
+    """Of another tool's adapter the base is known by name alone, so there it is the user who decides: `chosen`."""
     made_for = facts.get("base")
+    if not made_for and not chosen and (named := named_base(adapter)) not in (None, found.name, found.hub_name):
+        raise UserError(
+            f"--adapter {adapter}: {CONFIG} names another base model, {named}, than {found.name}; "
+            "evaluate it by itself, or name the base of all with --model"
+        )
     if made_for and made_for["fingerprint"] != found.fingerprint:
         raise UserError(
             f"--adapter {adapter}: made for the base model {made_for['name']} (weights {made_for['fingerprint'][:12]}), "

@@ -114,6 +114,12 @@ def bundled_file(name: str) -> Path | None:
     return path if path and path.is_file() else None
 
 
+def bundled_for(hub_name: str) -> str | None:
+    """The short name of the model that an installed package carries of this one, unless the hub's own is in the local cache."""
+    found = [name for name, (*_, original) in BUNDLED.items() if original == hub_name and bundled_file(name)]
+    return found[0] if found and not hub.cached(hub_name, "model.safetensors") else None
+
+
 def at_hand() -> list[str]:
     """The models with a short name that need no download. Asks nobody."""
     cached = [name for name, repository in HUB_NAMES.items() if hub.cached(repository, "model.safetensors")]
