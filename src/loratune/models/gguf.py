@@ -12,21 +12,20 @@ from loratune.files import explaining
 from loratune.machine import is_out_of_memory
 from loratune.models.gguf_header import read_header, refuse_untrue_sizes
 from loratune.models.tokenizer import Tokenizer
+from loratune.quiet import quiet_libraries
 
 
 def convert(gguf: Path, folder: Path) -> None:
     """Write `folder` whole or not at all. Raises UserError when the file cannot be read as GGUF or the disk is full."""
     import torch
     from transformers import AutoModelForCausalLM, modeling_gguf_pytorch_utils
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    # That does not reach the bar of this module, which goes to a log and into --json's messages: ours takes its place.
+    # Its bar has no switch, and goes to a log and into --json's messages: ours takes its place.
     modeling_gguf_pytorch_utils.tqdm = lambda tensors, **_: track(tensors, "unpacking the model (once)")
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         refuse_untrue_sizes(read_header(gguf))
-        with explaining(folder), alone(gguf) as place:
+        with explaining(folder), alone(gguf) as place, quiet_libraries():
             source = {"pretrained_model_name_or_path": place, "gguf_file": gguf.name}
             model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, trust_remote_code=False)
             # The folder holds plain weights: without this they would be announced as quantised.
