@@ -29,7 +29,13 @@ def save_tuned(
         randomise_lora(decoder, seed)
     save_adapter(decoder, place / name, base)
     facts = {
-        "base": {"name": base, "hub_name": found.hub_name, "fingerprint": found.fingerprint},
+        "base": {
+            "name": base,
+            "hub_name": found.hub_name,
+            "fingerprint": found.fingerprint,
+            "config": found.config,
+            "tokenizer": found.tokenizer,
+        },
         "template": load_template(template).to_dict(),
     }
     describe(place / name, facts)

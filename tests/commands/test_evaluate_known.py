@@ -1,5 +1,7 @@
 """An evaluation that was stopped goes on, and what is known is not measured again."""
 
+import json
+
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -64,3 +66,22 @@ def test_what_is_known_is_not_taken_for_other_settings(place, monkeypatch, optio
     result = measured(place, "--generate", "10", *options)
     monkeypatch.setenv("LORATUNE_CACHE", str(place / "another cache"))
     assert measured(place, "--generate", "10", *options) == result
+
+
+def scale_rope(place) -> None:
+    path = place / "base" / "config.json"
+    config = json.loads(path.read_text())
+    config["rope_parameters"] |= {"rope_type": "linear", "factor": 4.0}
+    path.write_text(json.dumps(config))
+
+
+def test_a_base_whose_config_was_edited_is_another_model(place, monkeypatch, capsys):
+    """Scaled for longer contexts, as the makers of some models advise: what was measured before is not shown again."""
+    before = measured(place, "--generate", "4", "--model", "base")
+    scale_rope(place)
+    capsys.readouterr()
+    after = measured(place, "--generate", "4", "--model", "base")
+    assert "known from an earlier evaluation" not in capsys.readouterr().out
+    assert after["base"]["nll"] != before["base"]["nll"]
+    monkeypatch.setenv("LORATUNE_CACHE", str(place / "another cache"))
+    assert measured(place, "--generate", "4", "--model", "base") == after

@@ -66,6 +66,16 @@ def change_weights(place) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
 
 
+def change_config(place) -> None:
+    path = place / "base" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"rms_norm_eps": 1e-5}))
+
+
+def change_tokenizer(place) -> None:
+    path = place / "base" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pad_token": "<|end|>"}))
+
+
 def change_data(place) -> None:
     path = place / "data" / "train.jsonl"
     path.write_text(path.read_text() + json.dumps(ROWS[0]) + "\n")
@@ -76,7 +86,14 @@ def change_template(place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "name"), [(change_weights, "base"), (change_data, "train.jsonl"), (change_template, "template")]
+    ("change", "name"),
+    [
+        (change_weights, "base"),
+        (change_config, "config"),
+        (change_tokenizer, "tokenizer"),
+        (change_data, "train.jsonl"),
+        (change_template, "template"),
+    ],
 )
 def test_changed_files_are_named_refused_and_on_request_accepted_and_recorded(place, capsys, change, name):
     then = facts(place)[name]
@@ -90,6 +107,17 @@ def test_changed_files_are_named_refused_and_on_request_accepted_and_recorded(pl
     assert now[name] != then
     assert [(one["name"], one["then"], one["now"]) for one in now["changes"]] == [(name, then, now[name])]
     assert resume() == 0  # accepted once and for all
+
+
+@pytest.mark.parametrize("change", [change_config, change_tokenizer])
+def test_a_run_that_says_nothing_of_configuration_and_tokenizer_goes_on(place, change):
+    """As those of the first version of loratune."""
+    path = place / "runs" / "one" / "facts.json"
+    before = {name: value for name, value in facts(place).items() if name not in ("config", "tokenizer")}
+    path.write_text(json.dumps(before))
+    change(place)
+    assert resume() == 0
+    assert facts(place) == before
 
 
 @pytest.mark.parametrize("package", resuming.PACKAGES)
@@ -191,5 +219,6 @@ def test_a_renamed_run_is_still_the_same(place):
 
 def test_what_a_run_is_made_from_is_written_down(place):
     written = facts(place)
-    assert {"base", "train.jsonl", "val.jsonl", "template", "processor", "settings", *resuming.PACKAGES} == written.keys()
+    files = {"base", "config", "tokenizer", "train.jsonl", "val.jsonl", "template"}
+    assert {*files, "processor", "settings", *resuming.PACKAGES} == written.keys()
     assert (written["settings"]["threads"], written["settings"]["device"]) == (1, "cpu")

@@ -1,14 +1,13 @@
 import os
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loratune import cache_key
 from loratune.data.encode import Encoded
 from loratune.data.recall import KEPT, key_of, read, recalled, write
 from loratune.data.template import load_template
-from loratune.reading import fingerprint
 
 ROWS = [Encoded([1, 2, 3], [4, 0], "a", "dolly"), Encoded([], [70_000], "\N{SNOWMAN}", "mine")]
 COUNTS = {"dolly": {"rows": 2, "dropped": 1}}
@@ -60,11 +59,25 @@ def test_only_the_last_used_files_stay(tmp_path):
     }
 
 
-def test_the_key_changes_with_everything_that_the_tokens_depend_on(tmp_path):
-    def key(data="[]", tokenizer="{}", template="instruction", max_tokens=64):
-        Path(tmp_path / "train.jsonl").write_text(data)
-        Path(tmp_path / "tokenizer.json").write_text(tokenizer)
-        return key_of(fingerprint(tmp_path / "train.jsonl"), tmp_path, load_template(template), max_tokens)
+@pytest.mark.parametrize("what", ["records", "weights", "config", "tokenizer", "template", "max_tokens", "code", "library"])
+def test_the_key_changes_with_everything_that_the_tokens_depend_on(monkeypatch, what):
+    def key(**changed: str) -> str:
+        parts = {
+            "records": "r",
+            "weights": "w",
+            "config": "c",
+            "tokenizer": "t",
+            "template": "plain",
+            "max_tokens": "64",
+        } | changed
+        base = {name: parts[name] for name in ("weights", "config", "tokenizer")}
+        return key_of(parts["records"], base, load_template(parts["template"]), int(parts["max_tokens"]))
 
-    keys = [key(), key(data="[1]"), key(tokenizer="{ }"), key(template="plain"), key(max_tokens=65)]
-    assert len(set(keys)) == 5 and key() == keys[0]
+    first = key()
+    assert key() == first
+    if what == "code":
+        monkeypatch.setattr(cache_key, "package_code", lambda: "another")
+    if what == "library":
+        monkeypatch.setattr(cache_key, "library_versions", dict)
+    changed = {"template": "chatml", "max_tokens": "65"}.get(what, "another")
+    assert key(**{} if what in ("code", "library") else {what: changed}) != first

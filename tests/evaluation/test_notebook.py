@@ -4,11 +4,13 @@ import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loratune import cache_key
 from loratune.evaluation import notebook
-from loratune.evaluation.notebook import KEPT, Notebook, key_of, notebook_of
+from loratune.evaluation.notebook import KEPT, Notebook, notebook_of
 
 keys = st.text(max_size=8)
 values = st.floats(allow_nan=False) | st.dictionaries(keys, st.lists(st.integers(0, 50_000)))
@@ -47,25 +49,39 @@ def test_where_nothing_can_be_written_it_is_done_without(tmp_path):
     assert blocked.known == {"a": 1.0}
 
 
-def test_a_notebook_is_of_one_model_on_one_machine(tmp_path, monkeypatch):
+BASE = {"weights": "w", "config": "c", "tokenizer": "t"}
+
+
+@pytest.mark.parametrize(
+    "what", ["weights", "config", "tokenizer", "no adapter", "adapter_model", "adapter_config", "processor", "code", "library"]
+)
+def test_a_notebook_is_of_one_model_on_one_machine(tmp_path, monkeypatch, what):
     adapter = tmp_path / "adapter"
     adapter.mkdir()
+    for name in ("adapter_model", "adapter_config"):
+        (adapter / name).write_text("1")
 
-    def path() -> Path:
-        return notebook_of(tmp_path, "base", adapter, "cpu").path
+    def path(base: dict = BASE, adapter: Path | None = adapter) -> Path:
+        return notebook_of(tmp_path, base, adapter, "cpu").path
 
-    (adapter / "adapter_model.safetensors").write_bytes(b"1")
-    paths = [notebook_of(tmp_path, "base", None, "cpu").path, notebook_of(tmp_path, "other", None, "cpu").path, path()]
-    (adapter / "adapter_model.safetensors").write_bytes(b"2")
-    paths.append(path())
-    assert paths[-1] == path()
+    first = path()
     (adapter / "README.md").write_text("of no matter")
-    assert paths[-1] == path()
-    for name in ("processor_kind", "code"):
-        with monkeypatch.context() as patch:
-            patch.setattr(notebook, name, lambda *_: "another")
-            paths.append(path())
-    assert len(set(paths)) == len(paths)
+    assert path() == first
+    if what in BASE:
+        assert path(BASE | {what: "another"}) != first
+        return
+    if what == "no adapter":
+        assert path(adapter=None) != first
+        return
+    if what in ("adapter_model", "adapter_config"):
+        (adapter / what).write_text("2")
+    if what == "processor":
+        monkeypatch.setattr(notebook, "processor_kind", lambda _: "another")
+    if what == "code":
+        monkeypatch.setattr(cache_key, "package_code", lambda: "another")
+    if what == "library":
+        monkeypatch.setattr(cache_key, "library_versions", dict)
+    assert path() != first
 
 
 def test_the_ones_not_used_for_longest_go(tmp_path):
@@ -76,7 +92,3 @@ def test_the_ones_not_used_for_longest_go(tmp_path):
     assert Notebook(tmp_path / "measured-0.jsonl").known == {"a": 0}
     left = {int(path.stem.partition("-")[2]) for path in tmp_path.iterdir()}
     assert left == {0, *range(4, KEPT + 3)}
-
-
-def test_keys_tell_apart_what_is_not_the_same():
-    assert key_of("loss", [1, 2], [3]) != key_of("loss", [1], [2, 3]) != key_of("answer", [1], [2, 3])

@@ -2,15 +2,20 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from loratune.errors import UserError
 from loratune.models.adapter import REFUSED, adapter_weights, load_adapter, save_adapter
+from loratune.models.find import find_base
+from loratune.models.load import load_base
 from loratune.models.lora import add_lora, without_adapter
-from small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, randomise_lora, reference
+from small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, randomise_lora, reference, save_model
 
 MODELS = {"gpt2": GPT2_SHAPES["cerebras-gpt"], "llama": LLAMA_SHAPES["biases"]}
 TARGETS = {
@@ -39,6 +44,30 @@ def test_our_adapter_gives_the_same_logits_in_peft(name, targets, tmp_path):
     there = PeftModel.from_pretrained(model, tmp_path).eval()
     assert (there(IDS[None]).logits[0] - tuned).abs().max() < 1e-4
     assert (tuned - base).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(("alpha", "rank"), [(32.0, 16), (10, 3), (4.0, 49), (0.1, 11), (2.5, 4)])
+def test_alpha_is_written_as_it_was_asked_for(alpha, rank, tmp_path):
+    """Whole numbers without a point: some readers take no others, such as those in Go."""
+    decoder = ours(reference(MODELS["llama"]))
+    add_lora(decoder, rank=rank, alpha=alpha, dropout=0.0, targets=["q_proj"])
+    save_adapter(decoder, tmp_path, "some/base")
+    written = json.loads((tmp_path / "adapter_config.json").read_text())["lora_alpha"]
+    assert written == alpha and isinstance(written, int) == (alpha % 1 == 0)
+    there = PeftModel.from_pretrained(reference(MODELS["llama"]), tmp_path)
+    assert there.base_model.model.model.layers[0].self_attn.q_proj.scaling["default"] == alpha / rank
+    load_adapter(decoder, tmp_path)
+    assert decoder.layers[0].attention.query.lora.scale == alpha / rank
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_rslora": True}])
+@pytest.mark.parametrize(("alpha", "rank"), [(4, 49), (7, 3)])
+def test_the_scale_of_an_adapter_is_pefts_to_the_bit(alpha, rank, settings, tmp_path):
+    there = trained_by_peft("llama", tmp_path, r=rank, lora_alpha=alpha, **settings)
+    decoder = ours(reference(MODELS["llama"]))
+    load_adapter(decoder, tmp_path)
+    theirs = there.base_model.model.model.layers[0].self_attn.q_proj.scaling["default"]
+    assert decoder.layers[0].attention.query.lora.scale == theirs
 
 
 def trained_by_peft(name, folder, **settings):
@@ -93,7 +122,7 @@ NOT_PLAIN = {
     "init_lora_weights": {"init_lora_weights": "pissa"},
     "'olora'": {"init_lora_weights": "olora"},
     "c_proj an alpha of 2 and 30": {"alpha_pattern": {"mlp.c_proj": 30, "c_proj": 2}},
-    "no place for .*lm_head": {"target_modules": ["lm_head", "c_attn"]},
+    r"the embedding or the head \(lm_head": {"target_modules": ["lm_head", "c_attn"]},
 }
 
 
@@ -185,3 +214,88 @@ def test_non_finite_adapter_is_never_written(tmp_path):
 def test_target_that_the_model_does_not_have():
     with pytest.raises(UserError, match=r"no q_proj; choose from .*attn\.c_attn"):
         add_lora(ours(reference(MODELS["gpt2"])), rank=3, alpha=5, dropout=0.0, targets=["q_proj"])
+
+
+HEADS = {
+    "a whole head": {"modules_to_save": ["lm_head"]},
+    "a whole embedding": {"modules_to_save": ["embed_tokens"]},
+    "both": {"modules_to_save": ["lm_head", "embed_tokens"]},
+    "a LoRA on the head": {"target_modules": ["lm_head", "q_proj"]},
+    "a LoRA on the embedding": {"target_modules": ["embed_tokens", "q_proj"]},
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("settings", HEADS.values(), ids=HEADS)
+@pytest.mark.parametrize("tied", [True, False])
+@torch.no_grad()
+def test_an_adapter_of_the_head_or_the_embedding_is_named_and_the_remedy_works(settings, tied, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_model(tmp_path / "base", LLAMA_SHAPES["smollm2" if tied else "tinyllama"])
+    torch.manual_seed(3)
+    base = AutoModelForCausalLM.from_pretrained("base")
+    usual = {"r": 4, "lora_alpha": 6, "target_modules": ["q_proj"], "init_lora_weights": False}
+    there = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **usual | settings)).eval()
+    for parameter in there.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn(parameter.shape)
+    there.save_pretrained("adapter")
+    with pytest.raises(UserError, match=r"changes the embedding or the head|holds whole layers") as refused:
+        load_adapter(load_base(find_base("base")).decoder, tmp_path / "adapter")
+    exec(str(refused.value).split("`")[1])
+    for file in (tmp_path / "base").glob("tokenizer*"):
+        shutil.copy(file, "MERGED")
+    merged = load_base(find_base("MERGED")).decoder
+    assert (there(IDS[None]).logits[0] - logits(merged, IDS)).abs().max() < 1e-4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_embedding_that_was_saved_along_is_named(tmp_path):
+    there = trained_by_peft("llama", tmp_path)
+    there.save_pretrained(tmp_path, save_embedding_layers=True)
+    with pytest.raises(UserError, match=r"changes the embedding or the head \((model\.embed_tokens|lm_head)\.weight\)"):
+        load_adapter(ours(reference(MODELS["llama"])), tmp_path)
+
+
+def renamed(folder, rename) -> None:
+    """The adapter in `folder` with other names of its matrices; `rename` may give a matrix several."""
+    path = folder / "adapter_model.safetensors"
+    save_file({new: matrix.clone() for old, matrix in load_file(path).items() for new in rename(old)}, path)
+
+
+NAMES = {
+    "with the adapter's name": lambda name: [name.replace(".weight", ".default.weight")],
+    "without the prefix": lambda name: [name.removeprefix("base_model.model.")],
+    "with the name and without the prefix": lambda name: [
+        name.removeprefix("base_model.model.").replace(".weight", ".mine.weight")
+    ],
+    "some with and some without the prefix": lambda name: [name.removeprefix("base_model.model.") if "_A" in name else name],
+}
+
+
+@pytest.mark.parametrize("rename", NAMES.values(), ids=NAMES)
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_matrices_of_other_makers_find_their_places(name, rename, tmp_path):
+    there = trained_by_peft(name, tmp_path)
+    renamed(tmp_path, rename)
+    decoder = ours(reference(MODELS[name]))
+    load_adapter(decoder, tmp_path)
+    assert (there(IDS[None]).logits[0] - logits(decoder, IDS)).abs().max() < 1e-4
+
+
+SEVERAL = {
+    r"several adapters \(default, mine\)": lambda name: [
+        name.replace(".weight", f".{adapter}.weight") for adapter in ("default", "mine")
+    ],
+    r"several adapters \(mine, one without a name\)": lambda name: [name, name.replace(".weight", ".mine.weight")],
+    "twice, with and without base_model.model.": lambda name: [name, name.removeprefix("base_model.model.")],
+}
+
+
+@pytest.mark.parametrize(("told", "rename"), SEVERAL.items(), ids=SEVERAL)
+def test_matrices_for_the_same_place_are_refused(told, rename, tmp_path):
+    trained_by_peft("llama", tmp_path)
+    renamed(tmp_path, rename)
+    with pytest.raises(UserError, match=told):
+        load_adapter(ours(reference(MODELS["llama"])), tmp_path)

@@ -1,13 +1,19 @@
 """Tokens as bytes: what they spell is what the tokenizer's own decoding gives."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
 from tokenizers import pre_tokenizers, processors
 
 from loratune.errors import UserError
+from loratune.models.find import find_base
+from loratune.models.load import load_base
 from loratune.models.tokenizer import Tokenizer, byte_letters, bytes_of
 from small_models import save_model
 
@@ -126,3 +132,148 @@ def test_tokens_spell_the_text_and_special_ones_their_names(smollm2, text):
 
 def test_tokens_of_a_tokenizer_that_is_not_made_of_bytes():
     assert [bytes_of(token, {}) for token in ("▁the", "re", "<0x0A>", "<0xE2>")] == [b" the", b"re", b"\n", b"\xe2"]
+
+
+def edit(path, **changes) -> None:
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | changes))
+
+
+def add_tokens(folder, *tokens: str) -> int:
+    """Put tokens behind the vocabulary, as `add_tokens` does without a larger embedding; returns how many ids the model has."""
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    entries = json.loads((folder / "config.json").read_text())["vocab_size"]
+    how = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    tokenizer["added_tokens"] += [{"id": entries + place, "content": token, **how} for place, token in enumerate(tokens)]
+    path.write_text(json.dumps(tokenizer))
+    return entries
+
+
+@pytest.fixture(scope="module")
+def padded(tmp_path_factory):
+    """A tokenizer as it was delivered, and one with tokens that the model has no embedding for."""
+    plain, more = tmp_path_factory.mktemp("plain"), tmp_path_factory.mktemp("padded")
+    for folder in (plain, more):
+        save_model(folder)
+    entries = add_tokens(more, "<pad>", "[MASK]")
+    edit(more / "tokenizer_config.json", pad_token="<pad>", mask_token="[MASK]")
+    return Tokenizer.load(plain), Tokenizer.load(more), entries
+
+
+texts = st.lists(st.sampled_from(["<pad>", "[MASK]", "<|end|>", "a", " ", "<pa", "d>"]) | st.text(max_size=3)).map("".join)
+
+
+@given(texts.filter(lambda text: text.isprintable() or "\n" in text))
+@settings(max_examples=100, deadline=None)
+def test_the_name_of_a_token_without_an_embedding_is_text_like_any_other(padded, text):
+    plain, more, entries = padded
+    assert more.encode(text) == plain.encode(text) and max(more.encode(text), default=0) < entries
+    assert more.encode_batch([text]) == plain.encode_batch([text])
+
+
+def test_a_tokenizer_with_unused_tokens_is_taken_and_saved(padded, tmp_path):
+    plain, more, entries = padded
+    assert more.size == plain.size == entries and more.eos_id == plain.eos_id and more.end_ids == plain.end_ids
+    assert more.pieces() == plain.pieces()
+    more.save(tmp_path)
+    edit(tmp_path / "config.json", vocab_size=entries)
+    assert Tokenizer.load(tmp_path).encode("a<pad>b") == plain.encode("a<pad>b")
+
+
+def test_tokens_that_the_model_has_an_embedding_for_stay(tmp_path):
+    save_model(tmp_path)
+    entries = add_tokens(tmp_path, "<pad>", "<beyond>")
+    edit(tmp_path / "config.json", vocab_size=entries + 1)
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.hugging_face.get_added_vocab() == {"<|end|>": 0, "<pad>": entries}
+
+
+def test_a_model_whose_tokenizer_has_unused_tokens_is_loaded(tmp_path):
+    save_model(tmp_path)
+    add_tokens(tmp_path, "<pad>")
+    base = load_base(find_base(str(tmp_path)))
+    assert base.tokenizer.size == base.decoder.spec.vocabulary
+
+
+def test_an_end_of_text_without_an_embedding_is_refused(tmp_path):
+    save_model(tmp_path)
+    entries = add_tokens(tmp_path, "<end>")
+    edit(tmp_path / "tokenizer_config.json", eos_token="<end>")
+    with pytest.raises(
+        UserError, match=rf"end-of-text token '<end>' has the id {entries}, but the model's ids end at {entries - 1}"
+    ):
+        Tokenizer.load(tmp_path)
+    edit(tmp_path / "tokenizer_config.json", eos_token="<|end|>")  # as the message says
+    assert Tokenizer.load(tmp_path).eos_id == 0
+
+
+def test_a_token_around_each_text_without_an_embedding_is_refused(tmp_path):
+    save_model(tmp_path)
+    entries = add_tokens(tmp_path, "<start>")
+    around = processors.TemplateProcessing(single="<start> $A", special_tokens=[("<start>", entries)])
+    backend = Backend.from_file(str(tmp_path / "tokenizer.json"))
+    backend.post_processor = around
+    backend.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UserError, match=f"puts '<start>' around each text, which has the id {entries}"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_vocabulary_beyond_the_embedding_is_refused(tmp_path):
+    save_model(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"]["vocab"]["ab"] = 257
+    tokenizer["model"]["merges"] = [["a", "b"]]
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(UserError, match="ids up to 257, the model only up to 256; they do not belong together"):
+        load_base(find_base(str(tmp_path)))
+
+
+def test_a_tokenizer_of_another_form_is_named_with_the_way_to_convert_it(tmp_path):
+    """The way was tried with transformers 5.23, on a file of sentencepiece; its packages are not among the tests' own."""
+    save_model(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "tokenizer.model").write_bytes(b"\x0a\x0e\x0a\x05<unk>")
+    with pytest.raises(UserError, match=r"is there as tokenizer.model alone; a tokenizer.json is needed") as refused:
+        Tokenizer.load(tmp_path)
+    code = str(refused.value).split("`")[3].removeprefix('python -c "').removesuffix('"')
+    compile(code, "remedy", "exec")
+    assert f"AutoTokenizer.from_pretrained('{tmp_path}').save_pretrained('{tmp_path}')" in code
+
+
+def awkward(folder) -> None:
+    """What a tokenizer's and a model's files can hold that other libraries speak of."""
+    save_model(folder)
+    edit(
+        folder / "tokenizer_config.json", tokenizer_class="LlamaTokenizer", model_max_length=5, clean_up_tokenization_spaces=True
+    )
+    scaled = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4, "of_no_matter": 3}
+    edit(folder / "config.json", rope_parameters=scaled, bos_token_id=99999)
+
+
+def large_mistral(folder) -> None:
+    """Large enough for transformers to warn of an expression that some of Mistral's files have."""
+    save_model(folder)
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"]["vocab"] |= {f"token {number}": number for number in range(257, 100_100)}
+    path.write_text(json.dumps(tokenizer))
+    edit(folder / "config.json", model_type="mistral", transformers_version="4.40.0", vocab_size=100_100)
+
+
+@pytest.mark.parametrize("save", [awkward, large_mistral])
+def test_no_other_library_speaks_to_the_user(tmp_path, save):
+    """In a process of its own, in which the libraries have their own settings."""
+    save(tmp_path)
+    program = (
+        "import sys; from pathlib import Path; from loratune.models.tokenizer import Tokenizer\n"
+        "tokenizer = Tokenizer.load(Path(sys.argv[1]))\n"
+        "tokenizer.encode('a longer text'); tokenizer.encode_batch(['a longer text'])\n"
+        "assert tokenizer.decode(tokenizer.encode('a . b')) == 'a . b'\n"
+        "from loratune.models.load import read_weights\n"
+        "if sys.argv[2] == 'awkward': read_weights(Path(sys.argv[1]))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TRANSFORMERS")}
+    command = [sys.executable, "-c", program, str(tmp_path), save.__name__]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -182,13 +182,13 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
         SilentError(
             "Tokens of an earlier run are used again, although the template or the limit has changed",
             "MakazhanAlpamys/Soup#1067 dhruvdcoder/xlm-core#50 axolotl-ai-cloud/axolotl#1136",
-            "the cache's key is a hash of the data, the tokenizer, the template, the limit and the code",
+            "the cache's key is a hash of the data, the base, the template, the limit, the code and the libraries' versions",
             (
                 Fault(
                     "data/recall.py",
-                    "[data, *map(fingerprint, files), template.to_dict(), max_tokens]",
-                    "[data, *map(fingerprint, files), max_tokens]",
-                    "data/test_recall.py::test_the_key_changes_with_everything_that_the_tokens_depend_on",
+                    "template=template.to_dict(), max_tokens=max_tokens",
+                    "max_tokens=max_tokens",
+                    "data/test_recall.py::test_the_key_changes_with_everything_that_the_tokens_depend_on[template]",
                 ),
             ),
         ),
@@ -669,13 +669,19 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
         SilentError(
             "An adapter is put on another base than its own",
             "predibase/lorax#58",
-            "the base's content hash is saved with the adapter and compared",
+            "hashes of the base's weights, configuration and tokenizer are saved with the adapter and compared",
             (
                 Fault(
                     "commands/loading.py",
                     'if made_for and made_for["fingerprint"] != found.fingerprint:',
                     "if False:",
                     "commands/test_compare.py::test_an_adapter_made_for_another_base_is_refused",
+                ),
+                Fault(
+                    "commands/loading.py",
+                    "    elif changed:",
+                    "    elif False:",
+                    "commands/test_base_changed.py::test_both_are_named_together",
                 ),
             ),
         ),
@@ -787,6 +793,25 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "    except GatedRepoError as error:\n",
                     "    except GatedRepoError as error:\n        input('token: ')\n",
                     "test_hub.py::test_a_gated_data_set_is_refused_without_asking_for_a_login",
+                ),
+            ),
+        ),
+        SilentError(
+            "Cached losses and answers of another model are shown: the key does not tell all that they depend on",
+            "EleutherAI/lm-evaluation-harness#4063 EleutherAI/lm-evaluation-harness#2715",
+            "the keys of all caches hold the weights, the configuration, the tokenizer, our code and the libraries' versions",
+            (
+                Fault(
+                    "models/find.py",
+                    '"config": self.config, ',
+                    "",
+                    "commands/test_evaluate_known.py::test_a_base_whose_config_was_edited_is_another_model",
+                ),
+                Fault(
+                    "cache_key.py",
+                    '"code": package_code(), ',
+                    "",
+                    "test_cache_key.py::test_our_code_is_part_of_every_key",
                 ),
             ),
         ),

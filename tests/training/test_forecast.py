@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
+from loratune import cache_key
 from loratune.data.pack import fed_tokens, pack
 from loratune.models import attention
 from loratune.models.attention import packed_attention
@@ -125,6 +126,47 @@ def test_a_trial_is_made_once_for_a_machine_a_model_and_a_choice(made, tmp_path)
     try_out(decoder, rows(), SETTINGS.model_copy(update={"rank": 64}), [("fp32", 256)], tmp_path, ROOM)
     try_out(deep(3), rows(), SETTINGS, [("fp32", 256)], tmp_path, ROOM)
     assert len(made) == 4
+
+
+ROWS = rows()
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["spec", "precision", "micro_tokens", "rank", "targets", "low_memory", "length", "processor", "threads", "code", "library"],
+)
+def test_a_trial_is_made_again_when_what_it_depends_on_has_changed(made, tmp_path, monkeypatch, what):
+    def trial(layers: int = 2, precision: str = "fp32", micro_tokens: int = 256, rows: list = ROWS, **chosen) -> None:
+        try_out(deep(layers), rows, SETTINGS.model_copy(update=chosen), [(precision, micro_tokens)], tmp_path, ROOM)
+
+    trial()
+    changed = {
+        "spec": {"layers": 3},
+        "precision": {"precision": "bf16"},
+        "micro_tokens": {"micro_tokens": 512},
+        "rank": {"rank": 64},
+        "targets": {"targets": ["mlp"]},
+        "low_memory": {"low_memory": True},
+        "length": {"rows": random_rows([(60, 3)], 200)},
+    }
+    if what == "processor":
+        monkeypatch.setattr(forecast, "processor_kind", lambda _: "another")
+    if what == "threads":
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    if what == "code":
+        monkeypatch.setattr(cache_key, "package_code", lambda: "another")
+    if what == "library":
+        monkeypatch.setattr(cache_key, "library_versions", dict)
+    trial(**changed.get(what, {}))
+    trial(**changed.get(what, {}))
+    assert len(made) == 2
+
+
+def test_trials_that_nobody_asks_for_any_more_go(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(forecast, "KEPT", 2)
+    for rank in (1, 2, 3):
+        try_out(deep(2), rows(), SETTINGS.model_copy(update={"rank": rank}), [("fp32", 256)], tmp_path, ROOM)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_what_was_timed_on_a_busy_machine_is_not_kept(made, tmp_path, monkeypatch, capsys):

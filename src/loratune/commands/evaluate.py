@@ -188,7 +188,7 @@ def evaluate_rows(
 
 
 def notebook_for(tuned: Tuned, adapter: Path | None) -> Notebook:
-    return notebook_of(cache_folder(), tuned.base_fingerprint, adapter, tuned.decoder.head_weight.device.type)
+    return notebook_of(cache_folder(), tuned.base.content, adapter, tuned.decoder.head_weight.device.type)
 
 
 def measured_baselines(

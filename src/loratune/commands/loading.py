@@ -8,9 +8,17 @@ from loratune.commands.device import choose_device
 from loratune.console import say, warn
 from loratune.data.template import Template, load_template
 from loratune.errors import UserError
-from loratune.models.adapter import DESCRIPTION, described, load_adapter, refuse_mixed
+from loratune.models.adapter import (
+    CONFIG,
+    DESCRIPTION,
+    described,
+    load_adapter,
+    named_base,
+    refuse_mixed,
+    refuse_no_adapter,
+)
 from loratune.models.decoder import Decoder
-from loratune.models.find import FoundBase, find_base
+from loratune.models.find import FoundBase, bundled_for, find_base
 from loratune.models.load import load_base
 from loratune.models.tokenizer import Tokenizer
 from loratune.settings import AdapterChoice, AdapterUse
@@ -24,7 +32,7 @@ class Tuned:
     tokenizer: Tokenizer
     template: Template
     base_name: str
-    base_fingerprint: str
+    base: FoundBase
     adapter: Path
 
 
@@ -43,7 +51,8 @@ def load_side_by_side(settings: AdapterUse, adapters: Sequence[Path]) -> list[Tu
     device = choose_device(settings.threads, settings.device)
     found = find_base(settings.model) if settings.model else base_of(facts[0], adapters[0])
     for adapter, of_adapter in zip(adapters, facts, strict=True):
-        refuse_another_base(of_adapter, found, adapter)
+        refuse_another_base(of_adapter, found, adapter, chosen=settings.model is not None)
+        refuse_changed_base(of_adapter, found, adapter, chosen=settings.model is not None)
     templates = [template_of(settings, *pair) for pair in zip(adapters, facts, strict=True)]
     refuse_other_templates(adapters, templates)
     base = load_base(found, device=device)
@@ -51,7 +60,7 @@ def load_side_by_side(settings: AdapterUse, adapters: Sequence[Path]) -> list[Tu
         load_adapter(base.decoder, adapter)
     for adapter, of_adapter in zip(adapters, facts, strict=True):
         refuse_mixed(adapter, of_adapter)
-    return [Tuned(base.decoder, base.tokenizer, templates[0], found.name, found.fingerprint, adapter) for adapter in adapters]
+    return [Tuned(base.decoder, base.tokenizer, templates[0], found.name, found, adapter) for adapter in adapters]
 
 
 def refuse_missing(adapters: Sequence[Path]) -> None:
@@ -59,6 +68,8 @@ def refuse_missing(adapters: Sequence[Path]) -> None:
         raise UserError(
             *(f"--adapter {adapter}: there is no such folder; train an adapter with `loratune train`" for adapter in missing)
         )
+    for adapter in adapters:
+        refuse_no_adapter(adapter)
 
 
 def refuse_other_templates(adapters: Sequence[Path], templates: Sequence[Template]) -> None:
@@ -71,24 +82,59 @@ def refuse_other_templates(adapters: Sequence[Path], templates: Sequence[Templat
 
 
 def base_of(facts: dict, adapter: Path) -> FoundBase:
-    """The base that the adapter was trained on."""
-    if "base" not in facts:
-        raise UserError(
-            f"--adapter {adapter}: it does not say which base model it needs (no loratune.json); name it with --model"
-        )
+    """The base that the adapter was trained on: as loratune.json tells, or for another tool's adapter, PEFT's file."""
+    name = facts["base"]["name"] if "base" in facts else base_told_by_peft(adapter)
     try:
-        return find_base(facts["base"]["name"])
+        return find_base(name)
     except UserError as error:
         raise UserError(f"--adapter {adapter}: its base model is not at hand; name it with --model ({error})") from error
 
 
-def refuse_another_base(facts: dict, found: FoundBase, adapter: Path) -> None:
+def base_told_by_peft(adapter: Path) -> str:
+    name = named_base(adapter)
+    if name is None:
+        raise UserError(
+            f"--adapter {adapter}: it does not say which base model it needs (no {DESCRIPTION}, and {CONFIG} has no "
+            "base_model_name_or_path); name it with --model"
+        )
+    if bundled := bundled_for(name):
+        say(f"Base model: {bundled}, the installed copy, in 4 bits, of {name}, which {adapter / CONFIG} names.")
+        return bundled
+    say(f"Base model: {name}, which {adapter / CONFIG} names.")
+    return name
+
+
+def refuse_another_base(facts: dict, found: FoundBase, adapter: Path, chosen: bool) -> None:
+    """Of another tool's adapter the base is known by name alone, so there it is the user who decides: `chosen`."""
     made_for = facts.get("base")
+    if not made_for and not chosen and (named := named_base(adapter)) not in (None, found.name, found.hub_name):
+        raise UserError(
+            f"--adapter {adapter}: {CONFIG} names another base model, {named}, than {found.name}; "
+            "evaluate it by itself, or name the base of all with --model"
+        )
     if made_for and made_for["fingerprint"] != found.fingerprint:
         raise UserError(
             f"--adapter {adapter}: made for the base model {made_for['name']} (weights {made_for['fingerprint'][:12]}), "
             f"not for {found.name} (weights {found.fingerprint[:12]}); choose that base with --model, "
             "or train a new adapter; adapters of different bases are evaluated one by one"
+        )
+
+
+def refuse_changed_base(facts: dict, found: FoundBase, adapter: Path, chosen: bool) -> None:
+    """Raises UserError where the weights are the adapter's own, but not what else the base consists of.
+
+    That may be meant, such as rotary positions that are scaled for longer texts: a base that the user has `chosen` is used
+    with a warning. Adapters of the first version say nothing of it.
+    """
+    made_for, now = facts.get("base", {}), {"config": found.config, "tokenizer": found.tokenizer}
+    words = {"config": "configuration (config.json)", "tokenizer": "tokenizer (its files or generation_config.json)"}
+    changed = " and ".join(words[name] for name in now if name in made_for and made_for[name] != now[name])
+    if changed and chosen:
+        warn(f"--adapter {adapter}: trained with another {changed} of {found.name}; with this one it may answer otherwise")
+    elif changed:
+        raise UserError(
+            f"--adapter {adapter}: the {changed} of its base model {found.name} is another one now than when it was trained; "
+            f"bring that back, or use it as it is now by adding --model {found.name}"
         )
 
 

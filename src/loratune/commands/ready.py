@@ -72,7 +72,7 @@ def made_ready(settings: TrainSettings) -> Ready:
         accepted_changes(settings, made_from(settings, found, made_of, template, device))  # before the long work
     base = load_base(found)
     refuse_long_rows(settings, base)
-    key = key_of(made_of["data"]["train"], found.folder, template, settings.max_tokens)
+    key = key_of(made_of["data"]["train"], found.content, template, settings.max_tokens)
     rows, counts = recalled(cache_folder(), key, lambda: encode_rows(records, template, base.tokenizer, settings.max_tokens))
     all_val_rows, _ = encode_rows(val_records, template, base.tokenizer, settings.max_tokens)
     refuse_no_rows(settings, rows, all_val_rows)

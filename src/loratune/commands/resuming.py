@@ -16,6 +16,7 @@ from loratune.settings import RUNS, TrainSettings, flag, read_toml
 from loratune.training.checkpoint import RunFolder, newest_run
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "loratune")  # that tokens, data order and numbers depend on
+ADDED = ("config", "tokenizer")  # facts that runs of the first version do not have
 # Settings whose default leaves the choice to the machine or the moment; it is made once in a run.
 DECIDED = ("model", "run", "precision", "micro_tokens", "threads", "device")
 
@@ -56,6 +57,8 @@ def made_from(settings: TrainSettings, found: FoundBase, made_of: dict, template
     """All that a run's adapter depends on, down to the last bit; `made_of` says what the data is."""
     return {
         "base": found.fingerprint,
+        "config": found.config,
+        "tokenizer": found.tokenizer,
         **{f"{name}.jsonl": content for name, content in made_of["data"].items()},
         "template": hashlib.sha256(json.dumps(template.to_dict()).encode()).hexdigest(),
         **{package: version(package) for package in PACKAGES},
@@ -69,7 +72,8 @@ def accepted_changes(settings: TrainSettings, now: dict) -> list[Change]:
     then = RunFolder(RUNS / settings.run).facts()
     before = TrainSettings.raise_micro_tokens(then["settings"])
     of_settings = [Change(flag(name), before.get(name), value) for name, value in now["settings"].items()]
-    of_facts = [Change(name, then.get(name), value) for name, value in now.items() if name != "settings"]
+    known = {name: value for name, value in now.items() if name in then or name not in ADDED}
+    of_facts = [Change(name, then.get(name), value) for name, value in known.items() if name != "settings"]
     found = [change for change in of_settings + of_facts if change.then != change.now]
     if fixed := [change for change in found if change.name in map(flag, TrainSettings.FIXED)]:
         raise UserError(*map(str, fixed), "a run keeps these from its beginning to its end; leave them out, or start a new run")

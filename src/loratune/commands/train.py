@@ -110,7 +110,13 @@ def save(ready: Ready, card: str) -> None:
     settings, base, found = ready.settings, ready.base, ready.base.found
     facts = {
         "template": ready.template.to_dict(),
-        "base": {"name": found.name, "hub_name": found.hub_name, "fingerprint": found.fingerprint},
+        "base": {
+            "name": found.name,
+            "hub_name": found.hub_name,
+            "fingerprint": found.fingerprint,
+            "config": found.config,
+            "tokenizer": found.tokenizer,
+        },
         "settings": settings.kept().model_dump(mode="json"),
         **ready.made_of,
         "versions": {package: version(package) for package in ("loratune", "torch", "transformers")},

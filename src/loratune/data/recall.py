@@ -1,23 +1,20 @@
 """Rows that were encoded before: to encode Dolly and FinQA took half of the time before a training run's first step."""
 
-import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from loratune.data import encode
+from loratune.cache_key import cache_key
 from loratune.data.encode import Encoded
 from loratune.data.template import Template
 from loratune.errors import UserError
 from loratune.files import keep_newest, replacing
-from loratune.reading import fingerprint
 
 KEPT = 4  # files, of some ten MB each; the ones not used for longest are removed
-TOKENIZER_FILES = ("tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json")
 
 Rows = tuple[list[Encoded], dict[str, dict[str, int]]]
 
@@ -27,19 +24,19 @@ def recalled(cache: Path, key: str, make: Callable[[], Rows]) -> Rows:
     path = cache / f"tokens-{key}.npz"
     with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         found = read(path)
-        path.touch()
+        with suppress(OSError):  # another user's cache may be read-only
+            path.touch()
         return found
     rows, counts = make()
-    with suppress(UserError):  # a full or read-only disk is no reason to stop
+    with suppress(UserError, OSError):  # a full or read-only disk is no reason to stop
         write(path, rows, counts)
         keep_newest(cache, "tokens-*.npz", KEPT)
     return rows, counts
 
 
-def key_of(data: str, tokenizer: Path, template: Template, max_tokens: int) -> str:
-    """Of all that the tokens depend on: the records' fingerprint, the tokenizer's folder, template, limit and our own code."""
-    files = [*sorted({file for pattern in TOKENIZER_FILES for file in tokenizer.glob(pattern)}), Path(encode.__file__)]
-    return hashlib.sha256(json.dumps([data, *map(fingerprint, files), template.to_dict(), max_tokens]).encode()).hexdigest()[:16]
+def key_of(data: str, base: Mapping[str, str], template: Template, max_tokens: int) -> str:
+    """Of the records' fingerprint and the base's content: its configuration, too, has a say in how its tokenizer is read."""
+    return cache_key(records=data, base=dict(base), template=template.to_dict(), max_tokens=max_tokens)
 
 
 def read(path: Path) -> Rows:

@@ -5,12 +5,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from loratune.cache_key import cache_key
 from loratune.console import progress, say
 from loratune.data.encode import Encoded
 from loratune.data.records import Record
 from loratune.evaluation.answers import Scored, scored, table_of
 from loratune.evaluation.likelihood import response_nll, target_counts
-from loratune.evaluation.notebook import Notebook, key_of
+from loratune.evaluation.notebook import Notebook
 from loratune.generation.both import answer
 from loratune.generation.constraint import Constraint
 from loratune.generation.decode import Answer
@@ -67,7 +68,7 @@ def measure(
 
 def losses(title: str, decoder, rows: Sequence[Encoded], notebook: Notebook) -> np.ndarray:
     """As `response_nll`, with a progress bar, of the rows whose losses are not known yet."""
-    keys = [key_of("loss", row.prompt, row.response) for row in rows]
+    keys = [cache_key(of="loss", prompt=row.prompt, response=row.response) for row in rows]
     new = [number for number, key in enumerate(keys) if key not in notebook.known]
     with progress(title, len(new)) as advance:
 
@@ -107,7 +108,14 @@ def answer_keys(prompts: Sequence[list[int]], end_ids: Collection[int], over: He
     how = settings.model_dump(include=Decoding.model_fields.keys() - {"batch_size", "seed"})
     tables = [table_of(over.records[number]) if over.constraints else None for number in over.answered]
     return [
-        key_of("answer", prompt, sorted(end_ids), how, [settings.constrain, table], settings.temperature and [number, seed])
+        cache_key(
+            of="answer",
+            prompt=prompt,
+            ends=sorted(end_ids),
+            decoding=how,
+            constraint=[settings.constrain, table],
+            draw=settings.temperature and [number, seed],
+        )
         for seed in range(settings.seed, settings.seed + settings.samples)
         for number, (prompt, table) in enumerate(zip(prompts, tables, strict=True))
     ]

@@ -4,16 +4,13 @@ Losses and answers are functions of the model, the row and the settings. Each is
 that only grows: a kill costs what was being computed, and nothing else.
 """
 
-import hashlib
 import json
+from collections.abc import Mapping
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import loratune
+from loratune.cache_key import cache_key
 from loratune.files import keep_newest
 from loratune.machine import processor_kind
 from loratune.reading import fingerprint
@@ -42,19 +39,7 @@ class Notebook:
             file.write(f"\n{json.dumps([key, value])}".encode())
 
 
-def notebook_of(folder: Path, base: str, adapter: Path | None, device: str) -> Notebook:
-    """That of the base with this fingerprint and this adapter on it, as this code computes on this machine."""
-    files = sorted(adapter.glob("adapter_*")) if adapter else []
-    return Notebook(
-        folder / f"measured-{key_of(base, *map(fingerprint, files), processor_kind(device), torch.__version__, code())}.jsonl"
-    )
-
-
-def key_of(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
-
-
-@cache
-def code() -> str:
-    """Of all our own code: what it computes may change with any of it."""
-    return key_of(*(fingerprint(path) for path in sorted(Path(loratune.__file__).parent.rglob("*.py"))))
+def notebook_of(folder: Path, base: Mapping[str, str], adapter: Path | None, device: str) -> Notebook:
+    """That of the base of this content with this adapter on it, as this code computes on this machine."""
+    files = {path.name: fingerprint(path) for path in adapter.glob("adapter_*")} if adapter else {}
+    return Notebook(folder / f"measured-{cache_key(base=dict(base), adapter=files, processor=processor_kind(device))}.jsonl")

@@ -16,7 +16,11 @@ from loratune.models.names import LAYER, TRANSPOSED, outer_name
 from loratune.reading import fingerprint, read_json
 
 WEIGHTS, CONFIG, DESCRIPTION = "adapter_model.safetensors", "adapter_config.json", "loratune.json"
+MLX_WEIGHTS = "adapters.safetensors"
 PREFIX = "base_model.model."
+# PEFT's names of the matrices. Files of other makers lack the prefix, or tell the adapter's name, too: lora_A.default.weight
+MATRIX = re.compile(r"(?:base_model\.model\.)?(?P<layer>.+)\.lora_(?P<letter>[AB])(?:\.(?P<adapter>[^.]+))?\.weight")
+OUTSIDE = re.compile(r"lm_head|embed|\bwte\b|\bwpe\b|modules_to_save")  # in names of what lies outside the blocks
 # Settings of PEFT's LoraConfig with which an adapter computes something else than W + s B A, or on another base.
 REFUSED = (
     "modules_to_save",
@@ -74,7 +78,8 @@ def peft_config(decoder: Decoder, base: str) -> dict:
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
         "r": rank,
-        "lora_alpha": lora.scale * rank,
+        # Some readers take a whole number only if it has no point.
+        "lora_alpha": int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,
         "lora_dropout": lora.dropout,
         "target_modules": sorted({names[name.split(".", 2)[2]] for name, _ in adapted}),
         "fan_in_fan_out": TRANSPOSED[decoder.spec.architecture],
@@ -91,10 +96,9 @@ def load_adapter(decoder: Decoder, folder: Path) -> None:
 
     Raises UserError when it is missing or broken, made for another base, or of a kind that is not plain LoRA.
     """
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"--adapter {folder}: no adapter there ({CONFIG} is missing); train one with `loratune train`")
+    refuse_no_adapter(folder)
     config = read_config(folder)
-    weights = read_adapter_weights(folder)
+    weights = by_usual_names(read_adapter_weights(folder), folder)
     for name, linear in linears(decoder):
         layer = PREFIX + outer_name(decoder.spec.architecture, name)
         a, b = weights.pop(f"{layer}.lora_A.weight", None), weights.pop(f"{layer}.lora_B.weight", None)
@@ -104,6 +108,11 @@ def load_adapter(decoder: Decoder, folder: Path) -> None:
             raise UserError(f"--adapter {folder}: {WEIGHTS} is broken: {layer} has no two matrices with numbers in them")
         scale = None if a is None else scale_of(config, layer, a.shape[0], folder)
         linear.lora = None if a is None else lora_of(a, b, linear.weight, scale, folder, layer)
+    if outside := [name for name in weights if OUTSIDE.search(name)]:
+        raise UserError(
+            f"--adapter {folder}: it changes the embedding or the head ({outside[0].removeprefix(PREFIX)}), not only the "
+            f"layers inside the blocks; {merge_remedy(config, folder)}"
+        )
     if weights:
         raise UserError(
             f"--adapter {folder}: made for another base model, or for more than the linear layers inside its blocks: "
@@ -111,6 +120,63 @@ def load_adapter(decoder: Decoder, folder: Path) -> None:
         )
     if all(linear.lora is None for _, linear in linears(decoder)):
         raise UserError(f"--adapter {folder}: {WEIGHTS} holds no adapter matrices")
+
+
+def refuse_no_adapter(folder: Path) -> None:
+    """Raises UserError unless `folder` holds an adapter of PEFT's form; it says what is there instead."""
+    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    if (isinstance(config, dict) and "lora_parameters" in config) or only_mlx_weights(folder):
+        raise UserError(
+            f"--adapter {folder}: an adapter of MLX's form ({MLX_WEIGHTS}), which cannot be read; merge it into its base with "
+            f"`mlx_lm.fuse --model BASE --adapter-path {folder} --save-path MERGED --dequantize`, and use it with --model MERGED"
+        )
+    if (folder / CONFIG).is_file():
+        return
+    if inside := sorted((path.parent for path in folder.glob(f"*/{CONFIG}")), key=in_order):
+        others = f" (also there: {', '.join(path.name for path in inside[:-1])})" if inside[:-1] else ""
+        raise UserError(f"--adapter {folder}: the adapter lies in a folder inside; name it with --adapter {inside[-1]}{others}")
+    raise UserError(f"--adapter {folder}: no adapter there ({CONFIG} is missing); train one with `loratune train`")
+
+
+def only_mlx_weights(folder: Path) -> bool:
+    return (folder / MLX_WEIGHTS).is_file() and not (folder / WEIGHTS).is_file()
+
+
+def in_order(folder: Path) -> tuple[int, str]:
+    """For checkpoint-500 to come before checkpoint-1000."""
+    number = re.search(r"\d{1,18}$", folder.name)
+    return int(number[0]) if number else -1, folder.name
+
+
+def merge_remedy(config: dict, folder: Path) -> str:
+    base = config.get("base_model_name_or_path") or "BASE"
+    # The head and the embedding may be one matrix in the base. In the merged model they are two.
+    return (
+        "merge it into its base once with PEFT: `from peft import PeftModel; from torch.nn import Parameter; "
+        f"from transformers import AutoModelForCausalLM; base = AutoModelForCausalLM.from_pretrained({base!r}); "
+        "base.lm_head.weight = Parameter(base.lm_head.weight.clone()); base.config.tie_word_embeddings = False; "
+        f"PeftModel.from_pretrained(base, {str(folder)!r}).merge_and_unload().save_pretrained('MERGED')`, copy the tokenizer "
+        "into that folder, and use it with --model MERGED"
+    )
+
+
+def by_usual_names(weights: dict[str, torch.Tensor], folder: Path) -> dict[str, torch.Tensor]:
+    """The matrices by PEFT's names; others as they are. Raises UserError where one place would get two."""
+    found, adapters = {}, set()
+    for name, matrix in weights.items():
+        usual = name
+        if match := MATRIX.fullmatch(name):
+            usual = f"{PREFIX}{match['layer']}.lora_{match['letter']}.weight"
+            adapters.add(match["adapter"])
+        if len(adapters) > 1:
+            names = ", ".join(sorted(f"{adapter or 'one without a name'}" for adapter in adapters))
+            raise UserError(
+                f"--adapter {folder}: {WEIGHTS} holds several adapters ({names}); save one of them to a folder of its own"
+            )
+        if usual in found:
+            raise UserError(f"--adapter {folder}: {WEIGHTS} is broken: it holds {usual} twice, with and without {PREFIX}")
+        found[usual] = matrix
+    return found
 
 
 def read_adapter_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -130,6 +196,8 @@ def read_config(folder: Path) -> dict:
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict):
         raise UserError(f"--adapter {folder}: {CONFIG} must be a JSON object")
+    if modules := config.get("modules_to_save"):
+        raise UserError(f"--adapter {folder}: it holds whole layers (modules_to_save: {modules}); {merge_remedy(config, folder)}")
     problems = [f"{name} is {config[name]!r}" for name in REFUSED if config.get(name)]
     if config.get("peft_type") != "LORA":
         problems.append(f"peft_type is {config.get('peft_type')!r}")
@@ -187,8 +255,15 @@ def lora_of(a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor, scale: float
             f"but {b.shape[0]} x {a.shape[1]} in the adapter"
         )
     lora = Lora(width_in, width_out, rank, alpha=scale * rank, dropout=0.0)
+    lora.scale = scale  # to the last bit
     lora.A.data, lora.B.data = a.float().to(weight.device), b.float().to(weight.device)
     return lora
+
+
+def named_base(folder: Path) -> str | None:
+    """What the adapter's own configuration calls its base: a name on the hub or a folder; None where it names none."""
+    name = read_config(folder).get("base_model_name_or_path")
+    return name if isinstance(name, str) and name.strip() else None
 
 
 def described(folder: Path) -> dict:

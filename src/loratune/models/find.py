@@ -2,14 +2,20 @@
 
 import hashlib
 import importlib.util
+import json
 import os
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from loratune import hub
+from loratune.cache_key import cache_key
 from loratune.console import say
 from loratune.errors import UserError
-from loratune.reading import read_json, reading
+from loratune.reading import fingerprint, read_json, reading
 
 HUB_NAMES = {
     "gpt2": "openai-community/gpt2",
@@ -27,16 +33,24 @@ BUNDLED = {
         "HuggingFaceTB/SmolLM2-135M-Instruct",
     )
 }
-NEEDED_FILES = [
-    "config.json",
-    "generation_config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
+CONFIG_FILES = ("config.json", "*.safetensors.index.json")
+# All that the ids of a text depend on, those that end an answer and the chat template included.
+TOKENIZER_FILES = (
     "tokenizer*",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "tekken.json",
+    "added_tokens.json",
     "special_tokens_map.json",
-]
+    "generation_config.json",
+    "chat_template*",
+    "additional_chat_templates/*",
+)
+NEEDED_FILES = ["*.safetensors", *CONFIG_FILES, *TOKENIZER_FILES]
+IN_USE = 3600.0  # seconds for which an unpacked model stays after it was last asked for
 
 
 @dataclass(frozen=True)
@@ -44,7 +58,14 @@ class FoundBase:
     name: str  # what the user may write to get this base again
     hub_name: str  # what other tools call it
     folder: Path
-    fingerprint: str  # sha256 of the weights, in hexadecimal
+    fingerprint: str  # sha256 of the weights, in hexadecimal; of a GGUF file, which has all in it, that of the file
+    config: str  # the same of the configuration, which decides what is computed with the weights
+    tokenizer: str  # the same of all that decides the ids
+
+    @property
+    def content(self) -> dict[str, str]:
+        """All that the model's answers depend on, for the keys of caches."""
+        return {"weights": self.fingerprint, "config": self.config, "tokenizer": self.tokenizer}
 
 
 def find_base(name: str) -> FoundBase:
@@ -59,7 +80,7 @@ def find_base(name: str) -> FoundBase:
             raise UserError(f"--model {name}: there is no such file")
         return _converted(name, path, hub_name=name)
     if path.is_dir():
-        return FoundBase(name, name, path, fingerprint_of(weights_in(path)))
+        return _in_folder(name, name, path)
     if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise UserError(f"--model {name}: there is no such folder")
     return _from_hub(name)
@@ -93,6 +114,12 @@ def bundled_file(name: str) -> Path | None:
     return path if path and path.is_file() else None
 
 
+def bundled_for(hub_name: str) -> str | None:
+    """The short name of the model that an installed package carries of this one, unless the hub's own is in the local cache."""
+    found = [name for name, (*_, original) in BUNDLED.items() if original == hub_name and bundled_file(name)]
+    return found[0] if found and not hub.cached(hub_name, "model.safetensors") else None
+
+
 def at_hand() -> list[str]:
     """The models with a short name that need no download. Asks nobody."""
     cached = [name for name, repository in HUB_NAMES.items() if hub.cached(repository, "model.safetensors")]
@@ -105,18 +132,48 @@ def _from_hub(name: str) -> FoundBase:
         known = ", ".join([*HUB_NAMES, *BUNDLED])
         raise UserError(f"--model {name}: no such folder and no known short name ({known}); a Hugging Face name is owner/name")
     folder = hub.download(repository, NEEDED_FILES, kind="model")
-    return FoundBase(name, repository, folder, fingerprint_of(weights_in(folder)))
+    return _in_folder(name, repository, folder)
+
+
+def _in_folder(name: str, hub_name: str, folder: Path) -> FoundBase:
+    weights = fingerprint_of(weights_in(folder))
+    config, tokenizer = (identity(folder, patterns) for patterns in (CONFIG_FILES, TOKENIZER_FILES))
+    return FoundBase(name, hub_name, folder, weights, config=config, tokenizer=tokenizer)
+
+
+def identity(folder: Path, patterns: Sequence[str]) -> str:
+    """Return the sha256 of the names and contents of the files in `folder` that match any of the patterns."""
+    files = sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
+    contents = [[str(file.relative_to(folder)), fingerprint(file)] for file in files]
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
 
 def _converted(name: str, gguf: Path, hub_name: str) -> FoundBase:
     """Unpack a GGUF file once to safetensors in the cache: reading it takes 15 s each time, the folder takes 1 s."""
-    fingerprint = fingerprint_of([gguf])
-    folder = cache_folder() / f"gguf-{fingerprint[:16]}"
+    content = fingerprint(gguf)
+    folder = unpacked_folder(content)
     if not (folder / "config.json").is_file():
         from loratune.models.gguf import convert
 
         convert(gguf, folder)
-    return FoundBase(name, hub_name, folder, fingerprint)
+        remove_outdated(folder)
+    with suppress(OSError):  # another user's cache may be read-only
+        os.utime(folder)
+    return FoundBase(name, hub_name, folder, content, config=content, tokenizer=content)
+
+
+def unpacked_folder(content: str) -> Path:
+    """Return where a GGUF file of this sha256 is unpacked by this code."""
+    return cache_folder() / f"gguf-{content[:16]}-{cache_key(gguf=content)[:16]}"
+
+
+def remove_outdated(folder: Path) -> None:
+    """Remove what other versions of the code have unpacked of the same file, unless somebody may be using it now."""
+    same_file = folder.name.rpartition("-")[0]
+    for other in cache_folder().glob(f"{same_file}*"):
+        with suppress(OSError):
+            if other != folder and time.time() - other.stat().st_mtime > IN_USE:
+                shutil.rmtree(other)
 
 
 def cache_folder() -> Path:

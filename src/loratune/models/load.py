@@ -13,6 +13,7 @@ from loratune.models.lora import linears
 from loratune.models.names import TRANSPOSED, outer_name
 from loratune.models.spec import Spec, spec_of
 from loratune.models.tokenizer import Tokenizer
+from loratune.quiet import quiet_libraries
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -32,7 +33,7 @@ def load_base(found: FoundBase, precision: torch.dtype = torch.float32, device: 
     if tokenizer.size > decoder.spec.vocabulary:
         raise UserError(
             f"--model {found.name}: its tokenizer has ids up to {tokenizer.size - 1:,}, the model only up to "
-            f"{decoder.spec.vocabulary - 1:,}; they do not belong together"
+            f"{decoder.spec.vocabulary - 1:,}; they do not belong together; copy its files from the model's source"
         )
     return Base(set_precision(decoder, precision).to(device), tokenizer, found)
 
@@ -40,16 +41,14 @@ def load_base(found: FoundBase, precision: torch.dtype = torch.float32, device: 
 def read_weights(folder: Path) -> tuple[object, dict[str, torch.Tensor]]:
     """The model's configuration and its fp32 weights by their own names, read by `transformers` (safetensors only)."""
     from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
     how = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        # Nothing in the folder chooses what code runs: neither its own (auto_map) nor an attention kernel from the hub.
-        config._attn_implementation = "eager"
-        model, told = AutoModelForCausalLM.from_pretrained(folder, config=config, trust_remote_code=False, **how)
+        with quiet_libraries():
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            # Nothing in the folder chooses what code runs: neither its own (auto_map) nor an attention kernel from the hub.
+            config._attn_implementation = "eager"
+            model, told = AutoModelForCausalLM.from_pretrained(folder, config=config, trust_remote_code=False, **how)
     except Exception as error:  # whatever transformers and safetensors raise for a broken file
         if is_out_of_memory(error):
             raise

@@ -26,6 +26,7 @@ class Lora(nn.Module):
         self.A = nn.Parameter(torch.empty(rank, width_in))
         self.B = nn.Parameter(torch.zeros(width_out, rank))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+        self.alpha = alpha
         self.scale = alpha / rank
         self.dropout = dropout
 

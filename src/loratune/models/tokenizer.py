@@ -1,10 +1,12 @@
 """The model's own tokenizer, adding nothing of its own accord."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from loratune.errors import UserError
+from loratune.quiet import quiet_libraries
 from loratune.reading import read_json
 
 
@@ -22,11 +24,14 @@ class Tokenizer:
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+            with quiet_libraries():
+                tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
         except Exception as error:  # whatever transformers and tokenizers raise for a broken file
-            raise UserError(f"{folder}: no usable tokenizer (tokenizer.json is missing or broken): {error}") from error
+            raise unusable(folder, error) from error
         if tokenizer.eos_token_id is None:
             raise UserError(f"{folder}: the tokenizer names no end-of-text token (eos_token), so answers could not end")
+        if entries := vocabulary_in(folder / "config.json"):
+            remove_tokens_beyond(tokenizer, entries, folder)
         return cls(tokenizer, ends_in(folder / "generation_config.json"))
 
     @property
@@ -71,6 +76,56 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         self.hugging_face.save_pretrained(folder)
+
+
+def unusable(folder: Path, error: Exception) -> UserError:
+    """What is wrong with a tokenizer that cannot be loaded, and what to do."""
+    if (folder / "tokenizer.model").exists() and not (folder / "tokenizer.json").exists():
+        where = repr(str(folder))
+        return UserError(
+            f"{folder}: its tokenizer is there as tokenizer.model alone; a tokenizer.json is needed. Convert it once: "
+            '`pip install sentencepiece protobuf tiktoken`, then `python -c "from transformers import AutoTokenizer; '
+            f'AutoTokenizer.from_pretrained({where}).save_pretrained({where})"`'
+        )
+    return UserError(f"{folder}: no usable tokenizer (tokenizer.json is missing or broken): {error}")
+
+
+def vocabulary_in(path: Path) -> int | None:
+    """How many entries the model's embedding has, as its configuration says; None where it says nothing."""
+    config = read_json(path) if path.is_file() else None
+    entries = config.get("vocab_size") if isinstance(config, dict) else None
+    return entries if type(entries) is int and entries > 0 else None
+
+
+def remove_tokens_beyond(tokenizer, entries: int, folder: Path) -> None:
+    """Take out the added tokens that the model has no embedding for, such as a padding token that was never trained.
+
+    In a text their names are then letters like all others. Raises UserError for those that are needed: the end-of-text
+    token, and what the tokenizer puts around each text.
+    """
+    beyond = {token for token, number in tokenizer.get_added_vocab().items() if number >= entries}
+    if not beyond:
+        return
+    if tokenizer.eos_token in beyond:
+        raise UserError(
+            f"{folder}: its end-of-text token {tokenizer.eos_token!r} has the id {tokenizer.eos_token_id:,}, but the model's "
+            f"ids end at {entries - 1:,}; correct eos_token in tokenizer_config.json"
+        )
+    if around := [number for number in tokenizer("")["input_ids"] if number >= entries]:
+        raise UserError(
+            f"{folder}: its tokenizer puts {tokenizer.convert_ids_to_tokens(around[0])!r} around each text, which has the id "
+            f"{around[0]:,}, but the model's ids end at {entries - 1:,}; copy the tokenizer's files from the model's source again"
+        )
+    from tokenizers import Tokenizer as Backend
+
+    old = tokenizer.backend_tokenizer
+    parts = json.loads(old.to_str())
+    parts["added_tokens"] = [token for token in parts["added_tokens"] if token["content"] not in beyond]
+    if isinstance(vocabulary := parts["model"].get("vocab"), dict):
+        parts["model"]["vocab"] = {token: number for token, number in vocabulary.items() if token not in beyond}
+    new = Backend.from_str(json.dumps(parts))
+    new.encode_special_tokens = old.encode_special_tokens
+    tokenizer._tokenizer = new  # there is no public way to remove a token
 
 
 def ends_in(path: Path) -> list[int]:

@@ -5,7 +5,6 @@ the target rows only, so depths of 2 and 4 layers give a and b. That is enough t
 was chosen is then timed with all layers: what a few of them compute with stays in the processor's caches.
 """
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,13 +16,13 @@ from pathlib import Path
 
 import torch
 
-from loratune import __version__
+from loratune.cache_key import cache_key
 from loratune.console import say, track, warn
 from loratune.data.encode import Encoded
 from loratune.data.pack import Batch, all_steps, epoch_steps, fed_tokens, pack
 from loratune.errors import UserError
-from loratune.files import write_json
-from loratune.machine import Neighbours, processor_name, release_freed_memory, resident_memory
+from loratune.files import keep_newest, write_json
+from loratune.machine import Neighbours, processor_kind, release_freed_memory, resident_memory
 from loratune.models.attention import packed_attention
 from loratune.models.decoder import Decoder
 from loratune.models.load import PRECISIONS, set_precision
@@ -37,6 +36,7 @@ Candidate = tuple[str, int]  # a precision, and tokens at once
 DEPTHS = 2, 4
 SIZES = 1024, 2048  # tokens at once that are tried
 UNUSED = 0.3e9  # bytes that the allocator leaves between blocks, as measured with glibc
+KEPT = 64  # trials in the cache; the ones not used for longest are removed
 ENOUGH = 1.0  # seconds that a timing takes at least; the fastest of its repetitions counts
 
 
@@ -63,10 +63,9 @@ def try_out(
     `decoder` is the base model in fp32, without an adapter; it stays as it is.
     """
     trials = []
-    for candidate in track(candidates, "trying what is fastest here"):
-        trials.append(
-            kept(cache, (decoder.spec, candidate), rows, settings, partial(few_layers, decoder, rows, settings, *candidate))
-        )
+    for precision, micro_tokens in track(candidates, "trying what is fastest here"):
+        what = {"spec": asdict(decoder.spec), "precision": precision, "micro_tokens": micro_tokens, "layers": DEPTHS}
+        trials.append(kept(cache, what, rows, settings, partial(few_layers, decoder, rows, settings, precision, micro_tokens)))
     best = chosen(trials, room)
     if len(trials) > 1:
         say(f"Tried on this machine: {'; '.join(map(str, trials))}. Taken: {best.precision}, {best.micro_tokens:,}.")
@@ -81,20 +80,21 @@ def with_all_layers(decoder: Decoder, rows: Sequence[Encoded], settings: TrainSe
         (train,), (validate,) = (fastest([decoder.train()], batches, training) for training in (True, False))
         return replace(trial, train_seconds=train, validation_seconds=validate)
 
-    return kept(cache, (decoder.spec, trial.precision, trial.micro_tokens, "all layers"), rows, settings, timed)
+    what = {"spec": asdict(decoder.spec), "precision": trial.precision, "micro_tokens": trial.micro_tokens, "layers": "all"}
+    return kept(cache, what, rows, settings, timed)
 
 
-def kept(cache: Path, what: tuple, rows: Sequence[Encoded], settings: TrainSettings, make: Callable[[], Trial]) -> Trial:
+def kept(cache: Path, what: dict, rows: Sequence[Encoded], settings: TrainSettings, make: Callable[[], Trial]) -> Trial:
     """A trial of `what` on this machine, for rows of about this length: from the cache, or made and put there.
 
     What was made while other programs kept the machine busy is not put there.
     """
-    choices = settings.model_dump(include={"rank", "dropout", "targets", "low_memory", "batch_tokens"})
-    mean = f"{sum(map(fed_tokens, rows)) / len(rows):.1e}"
-    circumstances = (processor_name(), torch.get_num_threads(), torch.__version__, __version__)
-    path = cache / f"trial-{hashlib.sha256(repr((circumstances, choices, mean, what)).encode()).hexdigest()[:16]}.json"
+    path = cache / f"trial-{key_of(what, rows, settings)}.json"
     with suppress(UserError, TypeError):  # it is not there, or broken
-        return Trial(**read_json(path))
+        trial = Trial(**read_json(path))
+        with suppress(OSError):  # another user's cache may be read-only
+            path.touch()
+        return trial
     neighbours = Neighbours()
     trial = make()
     release_freed_memory()
@@ -104,9 +104,18 @@ def kept(cache: Path, what: tuple, rows: Sequence[Encoded], settings: TrainSetti
             "a core with --threads. How fast it is will be tried again the next time"
         )
     else:
-        with suppress(UserError):  # a full or read-only disk is no reason to stop
+        with suppress(UserError, OSError):  # a full or read-only disk is no reason to stop
             write_json(path, asdict(trial))
+            keep_newest(cache, "trial-*.json", KEPT)
     return trial
+
+
+def key_of(what: dict, rows: Sequence[Encoded], settings: TrainSettings) -> str:
+    """Of `what` is timed, how and where. Of the rows it has their mean length alone: others alike take as long."""
+    choices = settings.model_dump(mode="json", include={"rank", "dropout", "targets", "low_memory", "batch_tokens"})
+    mean = f"{sum(map(fed_tokens, rows)) / len(rows):.1e}"
+    machine = {"processor": processor_kind("cpu"), "threads": torch.get_num_threads()}
+    return cache_key(what=what, choices=choices, mean_length=mean, machine=machine)
 
 
 def few_layers(decoder: Decoder, rows: Sequence[Encoded], settings: TrainSettings, precision: str, micro_tokens: int) -> Trial:
