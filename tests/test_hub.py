@@ -224,7 +224,7 @@ def test_the_files_of_a_data_set_are_chosen():
     assert choose(["main/a.csv", "other/a.csv"], "o/n", "other") == ["other/a.csv"]
     with pytest.raises(UserError, match="choose one: o/n/main o/n/other"):
         choose(["main/a.csv", "other/a.csv"], "o/n", "")
-    with pytest.raises(UserError, match=r"no \.parquet, \.jsonl, \.json, \.csv files"):
+    with pytest.raises(UserError, match=r"no \.parquet, \.jsonl, \.json, \.csv, \.tsv files"):
         choose(["README.md"], "o/n", "")
 
 
