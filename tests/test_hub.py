@@ -15,7 +15,8 @@ import pyarrow.parquet
 import pytest
 
 from loratune import hub, snapshot
-from loratune.data.sources.hub import choose, part_of
+from loratune.data.sources.hub import choose
+from loratune.data.sources.parts import part_of
 from loratune.errors import UserError
 from small_models import save_model
 

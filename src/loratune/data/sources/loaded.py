@@ -14,3 +14,4 @@ class Loaded:
     records: list[Record]
     split: str | None = None  # train, val or test
     left_out: dict[str, int] = field(default_factory=dict)  # reason: rows that could not become records
+    own: bool = False  # whether it is a file that the user holds out: it stays whole, and other rows give way

@@ -4,7 +4,8 @@ import shlex
 from pathlib import Path
 
 ROW = '{"instruction": "...", "output": "..."}'
-SPREADSHEET = "save it as CSV (UTF-8) in the program that made it, and name that file"
+SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+TO_CSV = "save it as CSV (UTF-8) in the program that made it, and name that file"
 PROSE = f"a text does not say what is asked and what is to be answered; write one JSON object a line, {ROW}, into a .jsonl file"
 DECOMPRESS = {
     ".gz": "gunzip --keep",
@@ -22,7 +23,7 @@ import pyarrow.ipc as a, pyarrow.parquet as p; f = open({path!r}, 'rb'); \
 t = a.open_file(f) if f.read(6) == b'ARROW1' and not f.seek(0) else a.open_stream(f.seek(0) or f); \
 p.write_table(t.read_all(), {out!r})"""
 REMEDIES = {
-    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods", ".numbers"), SPREADSHEET),
+    **dict.fromkeys(SPREADSHEETS, TO_CSV),
     **dict.fromkeys((".md", ".doc", ".docx", ".odt", ".rtf", ".pdf", ".html", ".htm"), PROSE),
     ".txt": f"if tabs or commas separate its columns, rename it to .tsv; if not: {PROSE}",
     **dict.fromkeys((".ndjson", ".jsonlines", ".jl"), "rename it to .jsonl"),
