@@ -15,7 +15,8 @@ import pyarrow.parquet
 import pytest
 
 from loratune import hub, snapshot
-from loratune.data.sources.hub import choose, part_of
+from loratune.data.sources.hub import choose
+from loratune.data.sources.parts import part_of
 from loratune.errors import UserError
 from small_models import save_model
 
@@ -224,7 +225,7 @@ def test_the_files_of_a_data_set_are_chosen():
     assert choose(["main/a.csv", "other/a.csv"], "o/n", "other") == ["other/a.csv"]
     with pytest.raises(UserError, match="choose one: o/n/main o/n/other"):
         choose(["main/a.csv", "other/a.csv"], "o/n", "")
-    with pytest.raises(UserError, match=r"no \.parquet, \.jsonl, \.json, \.csv files"):
+    with pytest.raises(UserError, match=r"no \.parquet, \.jsonl, \.json, \.csv, \.tsv files"):
         choose(["README.md"], "o/n", "")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from loratune.errors import UserError
 from loratune.files import explained
 
+COMMA_REMEDY = "JSON has no comma after the last entry of a list or object, nor between objects outside a list: take it out"
 LONGEST_TOML = 2**16  # characters; Python's reader takes time with the square of a dotted name's length
 
 
@@ -43,26 +44,51 @@ def fingerprint(path: Path) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A file in UTF-8, without its byte order mark, its line ends as they are. Raises UserError with file and line."""
+    """Read a file in UTF-8, or in UTF-16 where its byte order mark says so; line ends stay as they are.
+
+    The byte order mark is left out. Raises UserError with file and line.
+    """
     with reading(path) as file:
         content = file.read().removeprefix(codecs.BOM_UTF8)
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8"
     try:
-        return content.decode("utf-8")
+        return content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8") from error
+        raise UserError(f"{path}, line {line}: not {encoding.upper()} text; save the file as UTF-8") from error
 
 
 def read_json(path: Path):
     """Raises UserError, naming the file and the line, when it is missing or not JSON."""
-    try:
+    with explaining_json(path):
         return parse_json(read_text(path))
+
+
+@contextmanager
+def explaining_json(path: Path):
+    """Turn what Python's JSON reader raises for the whole of a file into a UserError with file and line."""
+    try:
+        yield
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not valid JSON: {error.msg}") from error
+        remedy = f"; {COMMA_REMEDY}" if has_comma_too_many(error) else ""
+        raise UserError(f"{path}, line {error.lineno}: not valid JSON: {json_problem(error)}{remedy}") from error
     except RecursionError:
         raise UserError(f"{path}: not valid JSON: nested too deeply") from None
     except ValueError as error:  # such as a number of more digits than Python reads
         raise UserError(f"{path}: not valid JSON: {error}") from error
+
+
+def json_problem(error: json.JSONDecodeError) -> str:
+    return "a comma too many" if has_comma_too_many(error) else error.msg
+
+
+def has_comma_too_many(error: json.JSONDecodeError) -> bool:
+    """Whether the reader stopped at a comma between objects, or at a bracket behind a comma."""
+    before, rest = error.doc[: error.pos].rstrip(), error.doc[error.pos :].lstrip()
+    if rest.startswith(("}", "]")):
+        return before.endswith(",")
+    # Later versions of Python stop at the comma inside of a list or an object, too.
+    return rest.startswith(",") and (before.endswith(("}", "]")) or rest[1:].lstrip().startswith(("}", "]")))
 
 
 def parse_json(text: str):

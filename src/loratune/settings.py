@@ -181,9 +181,12 @@ class PrepareSettings(ModelChoice, DryRun):
     data: list[str] = Field(
         ["dolly", "finqa"],
         min_length=1,
-        description="what to prepare: dolly, finqa, a .jsonl/.json/.csv/.parquet file, "
-        "a folder with FinQA's own train.json, dev.json and test.json, or a Hugging Face data set (owner/name)",
+        description="what to prepare: dolly, finqa, .jsonl/.json/.csv/.tsv/.parquet files or folders of them "
+        "(those named val or test stay apart), a folder with FinQA's own train.json, dev.json and test.json, "
+        "or a Hugging Face data set (owner/name)",
     )
+    val: list[str] = Field([], description="your own files, or folders of them, to validate on: kept whole, never trained on")
+    test: list[str] = Field([], description="your own files, or folders of them, to test on: kept whole, never trained on")
     source: Literal["auto", "hub", "snapshot"] = Field(
         "auto",
         description="where dolly and finqa come from; auto takes the hub if it answers within seconds, else the shipped snapshot",

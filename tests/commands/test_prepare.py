@@ -186,10 +186,14 @@ GOOD = '{"instruction": "What is this?", "output": "That."}\n'
         ("mine.jsonl", "", "mine.jsonl: the file is empty"),
         ("mine.csv", "text,label\na,b\n", "its columns are text, label"),
         ("mine.jsonl", GOOD, "try a larger one (0.2), another --seed, or add data"),
-        ("mine.pdf", "a", "mine.pdf: neither dolly nor finqa"),
+        ("mine.pdf", "a", "mine.pdf: unknown kind of file; use .parquet, .jsonl, .json, .csv, .tsv; a text does not say"),
+        ("mine.txt", "a", "--data mine.txt: unknown kind of file"),
+        ("mine.xlsx", "a", "save it as CSV"),
+        ("mine", None, "--data mine: neither dolly nor finqa, nor a file"),
         ("mine.json", '{"a": ' + "[" * 100_000, "mine.json: not valid JSON: nested too deeply"),
         ("", None, "--data '': neither dolly nor finqa"),
-        ("/mine", None, "--data /mine: neither dolly nor finqa"),
+        ("/mine", None, "--data /mine: there is no such file or folder"),
+        ("~/mine", None, "--data ~/mine: there is no such file or folder; ~ is not replaced here"),
         ("mine/", None, "--data mine/: neither dolly nor finqa"),
         ("a" * 300, None, "neither dolly nor finqa"),
         ("a" * 300 + ".jsonl", None, "the name is too long"),
@@ -218,7 +222,7 @@ def test_a_folder_named_like_a_shipped_source_is_not_in_its_way(model, tmp_path,
     Path("dolly").mkdir()
     assert prepare(model, Path("out"), "--data", "dolly", "mine.pdf") == 2
     (told,) = capsys.readouterr().err.splitlines()
-    assert "mine.pdf: neither" in told
+    assert "mine.pdf: there is no such file" in told
 
 
 def test_what_was_there_stays_when_the_new_data_is_bad(model, fruits, tmp_path):
@@ -246,11 +250,19 @@ def test_a_full_disk_leaves_nothing_half_written(model, fruits, tmp_path, monkey
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_folder_without_finqas_files_is_refused(model, finqa_folder, tmp_path, capsys):
+def test_a_folder_without_data_is_refused(model, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "README.md").write_text("a")
     assert prepare(model, tmp_path / "out", "--data", tmp_path / "mine") == 2
     (told,) = capsys.readouterr().err.splitlines()
-    assert "train.json, dev.json, test.json missing; a folder must hold FinQA's own" in told
+    assert told == f"error: --data {tmp_path / 'mine'}: no .parquet, .jsonl, .json, .csv, .tsv files in it"
+
+
+def test_a_folder_with_one_of_finqas_files_is_refused(model, finqa_folder, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "dev.json").write_bytes((finqa_folder / "dev.json").read_bytes())
+    assert prepare(model, tmp_path / "out", "--data", tmp_path / "mine") == 2
+    assert "train.json, test.json missing; of FinQA the folder must hold its own train.json" in capsys.readouterr().err
 
 
 def test_a_broken_question_of_finqa_is_named(model, finqa_folder, tmp_path, capsys):
@@ -289,3 +301,244 @@ def test_an_out_that_cannot_be_written_is_refused_before_the_work(model, tmp_pat
     for out in ("taken", "taken/inside"):
         assert prepare(model, tmp_path / out) == 2
         assert "folder" in capsys.readouterr().err
+
+
+def asked_about(things, kind="fruit") -> list[dict]:
+    return [{"question": f"What is a {thing}?", "answer": f"A {thing} is a {kind}."} for thing in things]
+
+
+def of(records) -> list[tuple[str, str]]:
+    return [(record.instruction, record.output) for record in records]
+
+
+def pairs(rows: list[dict]) -> list[tuple[str, str]]:
+    return [(row["question"], row["answer"]) for row in rows]
+
+
+def parts_in(out: Path) -> dict[str, list[Record]]:
+    """The parts that were written; one without rows is an empty file."""
+    paths = {split: out / f"{split}.jsonl" for split in ("train", "val", "test")}
+    return {split: read_records(path) if path.stat().st_size else [] for split, path in paths.items()}
+
+
+TOOLS = ["hammer", "saw", "chisel", "plane", "drill", "file", "vice", "rasp", "awl", "level"]
+RIVERS = ["Rhine", "Nile", "Volga", "Indus", "Congo", "Loire"]
+
+
+@pytest.fixture
+def own(tmp_path) -> Path:
+    """A folder with train.jsonl, valid.jsonl and test.jsonl; some of what is held out is in train.jsonl, too, or nearly."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    write_rows(folder / "valid.jsonl", [*asked_about(TOOLS, "tool"), asked_about(TOOLS, "tool")[0]])
+    write_rows(folder / "test.jsonl", asked_about(RIVERS, "river"))
+    near = [{"question": "WHAT IS A SAW??", "answer": "It cuts."}]
+    write_rows(
+        folder / "train.jsonl", [*asked_about(FRUITS), *asked_about(TOOLS[:1], "Tool"), *near, *asked_about(RIVERS[:2], "river")]
+    )
+    return folder
+
+
+def test_ones_own_validation_file_is_not_trained_on(model, own, tmp_path, capsys):
+    data = [own / "train.jsonl", own / "valid.jsonl"]
+    assert prepare(model, tmp_path / "out", "--data", *data, "--json") == 0
+    captured = capsys.readouterr()
+    report, parts = json.loads(captured.out), parts_in(tmp_path / "out")
+    tools = pairs(asked_about(TOOLS, "tool"))
+    assert sorted(of(parts["val"])) == sorted([*tools, tools[0]]) and parts["test"] == []
+    assert sorted(of(parts["train"])) == sorted(pairs([*asked_about(FRUITS), *asked_about(RIVERS[:2], "river")]))
+    # One data set, named after its folder, and each row is accounted for.
+    (counts,) = report["sources"].values()
+    assert list(report["sources"]) == ["mine"] and {record.source for part in parts.values() for record in part} == {"mine"}
+    assert counts["splits"] == {"train": 18, "val": 11, "test": 0}
+    assert (counts["read"], counts["duplicates"]) == (31, 1)
+    assert counts["left_out"] == {"near-duplicate of a held-out row": 1} and report["in_held_out_files"] == 1
+    told = " ".join(captured.err.split())
+    assert f"mine: {own / 'valid.jsonl'} for val.jsonl alone, as the name says" in told
+    assert "1 rows are in your own files for val or test, too; they stay there and are not trained on" in told
+    assert "warning: no rows for test.jsonl" in told and "name a file with --test, or evaluate with val.jsonl" in told
+
+
+def test_a_folder_is_a_data_set_whose_files_are_for_the_parts_that_they_name(model, own, tmp_path, capsys):
+    (own / "more.csv").write_text("question;answer\nWhat is tea?;A drink.\n")
+    (own / "notes.xlsx").write_text("no data")
+    (own / "prepare_report.json").write_text("{}")
+    assert prepare(model, tmp_path / "out", "--data", own, "--json") == 0
+    captured = capsys.readouterr()
+    parts = parts_in(tmp_path / "out")
+    assert sorted(set(of(parts["val"]))) == sorted(pairs(asked_about(TOOLS, "tool")))
+    assert sorted(of(parts["test"])) == sorted(pairs(asked_about(RIVERS, "river")))
+    assert sorted(of(parts["train"])) == sorted([*pairs(asked_about(FRUITS)), ("What is tea?", "A drink.")])
+    assert list(json.loads(captured.out)["sources"]) == ["mine"]
+    assert f"{own / 'notes.xlsx'} is not read; save it as CSV" in " ".join(captured.err.split())
+
+
+def test_files_named_by_options_are_kept_whole_whatever_they_are_called(model, own, tmp_path, capsys):
+    for old, new in (("train", "faq"), ("valid", "check"), ("test", "final")):
+        (own / f"{old}.jsonl").rename(own / f"{new}.jsonl")
+    options = ("--data", own / "faq.jsonl", "--val", own / "check.jsonl", "--test", own / "final.jsonl")
+    assert prepare(model, tmp_path / "out", *options, "--json") == 0
+    report, parts = json.loads(capsys.readouterr().out), parts_in(tmp_path / "out")
+    assert (len(parts["val"]), len(parts["test"])) == (11, 6) and sorted(of(parts["train"])) == sorted(pairs(asked_about(FRUITS)))
+    assert list(report["sources"]) == ["faq", "check", "final"]
+    assert report["settings"]["val"] == [str(own / "check.jsonl")] and report["in_held_out_files"] == 3
+
+
+def test_what_is_asked_of_an_option_wins_over_the_folder_and_the_name(model, own, tmp_path):
+    assert prepare(model, tmp_path / "out", "--data", own, "--val", own / "test.jsonl") == 0
+    parts = parts_in(tmp_path / "out")
+    assert set(of(parts["val"])) == {*pairs(asked_about(RIVERS, "river")), *pairs(asked_about(TOOLS, "tool"))}
+    assert parts["test"] == [] and sorted(of(parts["train"])) == sorted(pairs(asked_about(FRUITS)))
+
+
+def test_without_ones_own_validation_it_is_drawn_from_what_is_trained_on(model, own, tmp_path):
+    assert prepare(model, tmp_path / "out", "--data", own / "train.jsonl", own / "test.jsonl") == 0
+    parts = parts_in(tmp_path / "out")
+    assert sorted(of(parts["test"])) == sorted(pairs(asked_about(RIVERS, "river")))
+    assert parts["val"] and len(parts["train"]) > len(parts["val"])
+    trained = {*pairs(asked_about(FRUITS)), *pairs(asked_about(TOOLS[:1], "Tool")), ("WHAT IS A SAW??", "It cuts.")}
+    assert {*of(parts["val"]), *of(parts["train"])} == trained
+
+
+def test_other_data_beside_ones_own_validation_file_is_all_trained_on(model, own, fruits, tmp_path):
+    (own / "train.jsonl").write_text('{"question": "What is tea?", "answer": "A drink."}\n')
+    assert prepare(model, tmp_path / "out", "--data", fruits, own / "train.jsonl", own / "valid.jsonl") == 0
+    parts = parts_in(tmp_path / "out")
+    assert {record.source for record in parts["val"]} == {"mine"} and len(parts["val"]) == len(TOOLS) + 1
+    assert (len(parts["train"]), len(parts["test"])) == (len(FRUITS) + 1, 0)
+
+
+def test_a_held_out_file_beside_data_without_a_part_is_held_out(model, own, fruits, tmp_path):
+    """Somebody who names a test file means it, whether or not the other is called train."""
+    assert prepare(model, tmp_path / "out", "--data", fruits, own / "test.jsonl") == 0
+    assert sorted(of(parts_in(tmp_path / "out")["test"])) == sorted(pairs(asked_about(RIVERS, "river")))
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "my_test.jsonl"])
+def test_a_file_alone_is_split_whatever_its_name_and_that_is_said(model, fruits, tmp_path, capsys, name):
+    path = fruits.rename(tmp_path / name)
+    assert prepare(model, tmp_path / "out", "--data", path) == 0
+    assert all(parts_in(tmp_path / "out").values())
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"{path} split like any other file (--val and --test name files of your own for these)" in told
+    assert {record.source for record in read_records(tmp_path / "out" / "train.jsonl")} == {path.stem}
+
+
+def test_shards_and_words_around_the_part_make_one_data_set(model, tmp_path):
+    folder = tmp_path / "any"
+    folder.mkdir()
+    for number in range(2):
+        write_rows(folder / f"faq-train-0000{number}-of-00002.jsonl", asked_about(FRUITS[number::2]))
+    write_rows(folder / "faq-validation-00000-of-00001.jsonl", asked_about(TOOLS, "tool"))
+    assert prepare(model, tmp_path / "out", "--data", *sorted(folder.iterdir())) == 0
+    parts = parts_in(tmp_path / "out")
+    assert (len(parts["train"]), len(parts["val"])) == (len(FRUITS), len(TOOLS))
+    assert {record.source for part in parts.values() for record in part} == {"faq"}
+
+
+def test_a_folder_with_files_named_as_finqas_is_the_users_where_they_are_of_another_form(model, tmp_path, capsys):
+    folder = tmp_path / "alpaca"
+    folder.mkdir()
+    for name, rows in (("train", FRUITS), ("dev", TOOLS), ("test", RIVERS)):
+        found = [{"instruction": f"What is a {one}?", "input": "", "output": "pre_text, table"} for one in rows]
+        (folder / f"{name}.json").write_text(json.dumps(found, indent=2))
+    assert prepare(model, tmp_path / "out", "--data", folder, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["rows"] == {"train": len(FRUITS), "val": len(TOOLS), "test": len(RIVERS)}
+    assert list(report["sources"]) == ["alpaca"]
+
+
+def test_finqas_rows_give_way_to_ones_own_validation_file(model, finqa_folder, tmp_path, capsys):
+    """Also its training rows, which otherwise stand as they are."""
+    assert prepare(model, tmp_path / "alone", "--data", finqa_folder) == 0
+    alone = parts_in(tmp_path / "alone")
+    copied = alone["train"][0]
+    mine = [{"instruction": copied.instruction.lower(), "output": "Another answer."}, {"instruction": "Why?", "output": "So."}]
+    write_rows(tmp_path / "check.jsonl", mine)
+    assert prepare(model, tmp_path / "out", "--data", finqa_folder, "--val", tmp_path / "check.jsonl", "--json") == 0
+    sources = json.loads(capsys.readouterr().out.splitlines()[-1])["sources"]
+    parts = parts_in(tmp_path / "out")
+    assert [record.output for record in parts["val"] if record.source == "check"] == ["Another answer.", "So."]
+    assert copied.id not in {record.id for record in parts["train"]}
+    assert [record.id for record in parts["test"]] == [record.id for record in alone["test"]]
+    assert sources["finqa"]["left_out"]["near-duplicate of a held-out row"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--data", "valid.jsonl", "test.jsonl"], "valid.jsonl, test.jsonl: named for validation or the test alone"),
+        (["--data", "train.jsonl", "--val", "train.jsonl"], "train.jsonl: named for validation or the test alone"),
+        (
+            ["--data", "train.jsonl", "--val", "valid.jsonl", "--test", "valid.jsonl"],
+            "valid.jsonl: it is named for validation and",
+        ),
+        (["--data", "train.jsonl", "--val", "none.jsonl"], "--val none.jsonl: there is no such file"),
+        (["--data", "train.jsonl", "--test", "dolly"], "--test dolly: there is no such file or folder"),
+        (["--data", "train.jsonl", "--test", "a.xlsx"], "--test a.xlsx: there is no such file or folder"),
+        (["--data", "copy.jsonl", "--val", "valid.jsonl"], "nothing is left for train: all its rows are, or nearly are"),
+    ],
+)
+def test_parts_without_rows_of_their_own_are_refused(model, own, monkeypatch, capsys, options, told):
+    monkeypatch.chdir(own)
+    (own / "copy.jsonl").write_bytes((own / "valid.jsonl").read_bytes())
+    assert prepare(model, Path("out"), *options) == 2
+    assert told in capsys.readouterr().err and not Path("out").exists()
+
+
+def test_a_dry_run_tells_the_parts(model, own, tmp_path, capsys):
+    assert prepare(model, tmp_path / "out", "--data", own, "--dry-run", "--json") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["reads"]["mine"].endswith("37 rows")
+    assert "for test.jsonl alone" in " ".join(captured.err.split())
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    """Nobody may be asked for a name, not even whether the hub is there."""
+    from loratune import hub
+
+    for name in ("answers", "listing", "download"):
+        monkeypatch.setattr(hub, name, lambda *_, name=name, **__: pytest.fail(f"the hub was asked: {name}"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "folder/mine.tsv",
+        "folder/mine.txt",
+        "folder/mine.xlsx",
+        "folder/mine.jsonl.gz",
+        "folder/mine.md",
+        "folder/mine",
+        "folder/deeper",
+        "folder/deeper/mine.odd",
+    ],
+)
+@pytest.mark.parametrize("there", [True, False])
+def test_what_is_here_or_looks_like_a_path_is_no_name_on_the_hub(model, tmp_path, monkeypatch, capsys, no_hub, name, there):
+    monkeypatch.chdir(tmp_path)
+    if there:
+        path = Path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if name.endswith("deeper") else path.write_text("question\tanswer\na\tb\n")
+    elif "." not in name:
+        Path("folder").mkdir()  # a private folder, and a slip in the file's name
+    code = prepare(model, Path("out"), "--data", name)
+    told = capsys.readouterr().err
+    assert code == 2 and told.startswith(("error: --data folder", "error: nothing is left for")), told
+
+
+@pytest.mark.parametrize(
+    "name", ["./a/b", "../a/b", "~/a/b", "~", "a\\b", "C:/a/b", "C:\\a", "/a/b", "a/b/", "a//b", ".", "..", "a b/c"]
+)
+def test_paths_that_lead_nowhere_are_no_names_on_the_hub(model, tmp_path, monkeypatch, no_hub, name):
+    monkeypatch.chdir(tmp_path)
+    assert prepare(model, Path("out"), "--data", name) == 2
+
+
+@pytest.mark.parametrize("name", ["owner/data-2.5", "owner/data_v1.0.1", "owner/name/folder"])
+def test_names_on_the_hub_may_have_dots(name):
+    from loratune.data.sources.places import kind_of_place
+
+    assert kind_of_place(name) == "hub"

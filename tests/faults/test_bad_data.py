@@ -127,13 +127,17 @@ def as_json(rows, random) -> bytes:
     return encoded(json.dumps(rows if random.random() < 0.8 else {"data": rows}, ensure_ascii=random.random() < 0.5), random)
 
 
-def as_csv(rows, random) -> bytes:
+def as_csv(rows, random, delimiter=",") -> bytes:
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
-    writer = csv.writer(text, quoting=random.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
+    writer = csv.writer(text, delimiter=delimiter, quoting=random.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
     writer.writerow(names)
     writer.writerows([[row.get(name, "") for name in names] for row in rows])
     return encoded(text.getvalue(), random)
+
+
+def as_tsv(rows, random) -> bytes:
+    return as_csv(rows, random, delimiter=random.choice("\t\t;|"))
 
 
 def as_parquet(rows, random) -> bytes:
@@ -145,7 +149,7 @@ def as_parquet(rows, random) -> bytes:
     return buffer.getvalue()
 
 
-WRITERS = {".jsonl": as_jsonl, ".json": as_json, ".csv": as_csv, ".parquet": as_parquet}
+WRITERS = {".jsonl": as_jsonl, ".json": as_json, ".csv": as_csv, ".tsv": as_tsv, ".parquet": as_parquet}
 randoms = st.randoms(use_true_random=False)
 
 
@@ -372,7 +376,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, kind, place):
         assert isinstance(found, UserError) and len(found.problems) == 1
 
 
-@pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv"])
+@pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv", ".tsv"])
 def test_a_line_of_ten_megabytes(tmp_path, kind):
     path = tmp_path / f"mine{kind}"
     long = "word " * 2_000_000 + "end"
@@ -380,24 +384,30 @@ def test_a_line_of_ten_megabytes(tmp_path, kind):
     (record,) = outcome(lambda path: file_records(path, {}, "mine"), path)
     assert record.instruction == record.output == long
     path.write_bytes(path.read_bytes().replace(b"word end", b'"'))
-    assert isinstance(outcome(lambda path: file_records(path, {}, "mine"), path), UserError) or kind == ".csv"
+    assert isinstance(outcome(lambda path: file_records(path, {}, "mine"), path), UserError) or kind in (".csv", ".tsv")
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf", b" \r\n\t\n"])
-@pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv"])
+@pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv", ".tsv"])
 def test_a_file_without_anything_is_said_to_be_empty(tmp_path, kind, content):
     path = tmp_path / f"mine{kind}"
     path.write_bytes(content)
     found = outcome(read_rows, path)
-    assert "the file is empty" in str(found) or kind == ".csv"
+    assert "the file is empty" in str(found) or kind in (".csv", ".tsv")
     assert isinstance(outcome(lambda path: file_records(path, {}, "mine"), path), UserError)
 
 
-@pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv"])
-def test_utf_16_is_told_from_utf_8(tmp_path, kind):
+@pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv", ".tsv"])
+def test_utf_16_is_read_where_its_mark_says_so(tmp_path, kind):
     path = tmp_path / f"mine{kind}"
-    path.write_bytes(WRITERS[kind]([{"instruction": "a", "output": "b"}], random.Random(3)).decode().encode("utf-16"))
-    assert str(outcome(read_rows, path)) == f"{path}, line 1: not UTF-8 text; save the file as UTF-8"
+    content = WRITERS[kind]([{"instruction": "é", "output": "b"}], random.Random(3)).decode()
+    path.write_bytes(content.encode("utf-16"))
+    (row,) = outcome(read_rows, path)
+    assert row.values == {"instruction": "é", "output": "b"}
+    path.write_bytes(content.encode("utf-16") + b"a")
+    assert str(outcome(read_rows, path)).endswith("not UTF-16 text; save the file as UTF-8")
+    path.write_bytes(content.encode("cp1252"))
+    assert str(outcome(read_rows, path)).endswith("not UTF-8 text; save the file as UTF-8") or kind in (".json", ".jsonl")
 
 
 def test_columns_that_have_one_name_are_refused(tmp_path):

@@ -1,10 +1,10 @@
 """`loratune prepare`: training, validation and test data from Dolly, FinQA, the hub or the user's own files."""
 
 import hashlib
-import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from loratune import hub
@@ -16,13 +16,14 @@ from loratune.data.records import Record, records_text
 from loratune.data.sample import draw_evenly
 from loratune.data.sources.dolly import load_dolly
 from loratune.data.sources.files import load_files
-from loratune.data.sources.finqa import FILES as FINQA_FILES
-from loratune.data.sources.finqa import HELD_OUT, FinqaOptions, fact_recall, load_finqa
+from loratune.data.sources.finqa import FinqaOptions, fact_recall, load_finqa
 from loratune.data.sources.hub import load_dataset
 from loratune.data.sources.loaded import Loaded
-from loratune.data.sources.readers import KINDS, refuse_unreadable
+from loratune.data.sources.other_kinds import REMEDIES
+from loratune.data.sources.parts import part_of
+from loratune.data.sources.places import SHIPPED, Place, find_places, kind_of_place, left_aside, problem_with, problem_with_own
 from loratune.data.sources.survey import Survey, survey_finqa, survey_of
-from loratune.data.split import SPLITS, split_of, without_copies, without_leaks
+from loratune.data.split import HELD_OUT, SPLITS, drawn_parts, split_of, without_copies, without_leaks
 from loratune.data.summary import show, source_counts, token_statistics
 from loratune.data.template import Template, load_template
 from loratune.errors import UserError
@@ -31,8 +32,8 @@ from loratune.models.find import find_base
 from loratune.models.tokenizer import Tokenizer
 from loratune.settings import PrepareSettings
 
-BUILT_IN = {"dolly", "finqa"}
 FILES = (*(f"{split}.jsonl" for split in SPLITS), "prepare_report.json")
+FILES_NAMED = 4  # of one data set, before they are only counted
 TIMED = 256  # rows of each source whose tokens are counted for a forecast
 ENCODED_AT_ONCE = 1024  # rows between two moves of the progress bar
 
@@ -41,19 +42,24 @@ def run(settings: PrepareSettings) -> dict:
     template = load_template(settings.template)
     refuse_unwritable(settings.out, folder=True)
     refuse_unusable_places(settings)
+    places = places_of(settings)
     base = find_base(settings.model)
     tokenizer = Tokenizer.load(base.folder)
+    tell_parts(places)
+    for path in left_aside([*settings.data, *settings.val, *settings.test]):
+        warn(f"{path} is not read; {REMEDIES[path.suffix.lower()]}")
     if settings.dry_run:
         return tell(planned(settings, surveyed(settings, tokenizer), template, tokenizer))
     loaded = load_all(settings, tokenizer)
     parts, counts = split_all(loaded, settings)
-    refuse_empty_parts(parts, settings)
+    refuse_empty_parts(parts, settings, own={one.split for one in loaded if one.own})
     rows, shortened = encode_all([record for part in parts.values() for record in part], template, tokenizer, settings.max_tokens)
     texts = {f"{split}.jsonl": records_text(part) for split, part in parts.items()}
     report = {
         "settings": settings.model_dump(mode="json", exclude={"out", "dry_run"}),
         "tokenizer": base.hub_name,
         "rows": {split: len(part) for split, part in parts.items()},
+        "in_held_out_files": shared_rows(loaded),
         "sources": {name: count | dict(shortened[name]) | token_statistics(rows, name) for name, count in counts.items()},
         "fact_recall": {split: recall for split in ("val", "test") if (recall := fact_recall(parts[split]))},
         "sha256": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
@@ -61,44 +67,48 @@ def run(settings: PrepareSettings) -> dict:
     texts["prepare_report.json"] = json_text(report)  # last, because it speaks of the others
     write_together({settings.out / name: text for name, text in texts.items()})
     show(report, settings)
+    if shared := report["in_held_out_files"]:
+        say(f"{shared:,} rows are in your own files for val or test, too; they stay there and are not trained on")
     return report
 
 
+def shared_rows(loaded: Sequence[Loaded]) -> int:
+    """Rows that are in a file of the user's own for a held-out part, too, and therefore not trained on."""
+    held_out = {content_key(record) for one in loaded if one.own for record in one.records}
+    return sum(content_key(record) in held_out for one in loaded if not one.own for record in one.records)
+
+
 def refuse_unusable_places(settings: PrepareSettings) -> None:
-    """All that is wrong with --data and can be seen before anything is read."""
-    problems = [problem for name in settings.data if name not in BUILT_IN and (problem := problem_with(name))]
-    if settings.columns and all(name in BUILT_IN or is_folder(name) for name in settings.data):
+    """All that is wrong with --data, --val and --test and can be seen before anything is read."""
+    problems = [f"--data {problem}" for name in settings.data if (problem := problem_with(name))]
+    for option, names in (("--val", settings.val), ("--test", settings.test)):
+        problems += [f"{option} {problem}" for name in names if (problem := problem_with_own(name))]
+    if settings.columns and all(kind_of_place(name) in ("shipped", "finqa") for name in settings.data):
         problems.append("--columns: says which columns your own data has, but --data names none; leave it out")
     if problems:
         raise UserError(*problems)
 
 
-def problem_with(name: str) -> str:
-    """What is wrong with a file, folder or data set that --data names; "" if nothing is."""
-    if is_file_name(name):
-        try:
-            refuse_unreadable(Path(name))
-        except UserError as error:
-            return f"--data {error}"
-    elif is_folder(name):
-        if missing := ", ".join(file for file in FINQA_FILES.values() if not os.path.isfile(Path(name) / file)):
-            needed = ", ".join(FINQA_FILES.values())
-            return f"--data {name}: {missing} missing; a folder must hold FinQA's own {needed}; of other data, name the files"
-    elif name.count("/") not in (1, 2) or not all(name.split("/")):
-        kinds = ", ".join(KINDS)
-        return (
-            f"--data {name or repr(name)}: neither dolly nor finqa, nor a {kinds} file, nor a Hugging Face data set (owner/name)"
-        )
-    return ""
+def places_of(settings: PrepareSettings) -> list[Place]:
+    return find_places(settings.data, settings.val, settings.test)
 
 
-def is_folder(name: str) -> bool:
-    # Unlike Path.is_dir, this takes any text.
-    return not is_file_name(name) and os.path.isdir(name)
+def tell_parts(places: Sequence[Place]) -> None:
+    """Say which of the user's own files are held out, and which could be thought to be."""
+    for place in places:
+        held_out = {part: paths for part, paths in place.paths().items() if part}
+        for part, paths in held_out.items():
+            by_name = any(file.by_name for file in place.files if file.part == part)
+            say(f"{place.name}: {listed(paths)} for {part}.jsonl alone" + (", as the name says" if by_name else ""))
+        named = [file.path for file in place.files if part_of(file.path.name)]
+        if named and not held_out:
+            say(f"{place.name}: {listed(named)} split like any other file (--val and --test name files of your own for these)")
 
 
-def is_file_name(name: str) -> bool:
-    return Path(name).suffix.lower() in KINDS
+def listed(paths: Iterable[Path]) -> str:
+    found = list(map(str, paths))
+    more = len(found) - FILES_NAMED
+    return ", ".join(found[:FILES_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def planned(settings: PrepareSettings, surveys: Sequence[Survey], template: Template, tokenizer: Tokenizer) -> Plan:
@@ -119,24 +129,24 @@ def encoding_seconds(survey: Survey, template: Template, tokenizer: Tokenizer, m
 
 
 def surveyed(settings: PrepareSettings, tokenizer: Tokenizer) -> list[Survey]:
-    """What each --data holds, without a download."""
+    """What each data set holds, without a download."""
     place, options = place_of(settings), options_of(settings, tokenizer)
 
-    def survey(name: str) -> Survey:
-        if is_folder(name) or (name == "finqa" and place == "snapshot"):
-            return survey_finqa(Path(name) if is_folder(name) else place, options)
-        if is_file_name(name):
-            return survey_of(load_own(name, settings))
-        if name == "dolly" and place == "snapshot":
+    def survey(one: Place) -> Survey:
+        if one.kind == "own":
+            return survey_of(*load_own(one, settings))
+        if one.kind == "finqa" or (one.name == "finqa" and place == "snapshot"):
+            return survey_finqa(Path(one.name) if one.kind == "finqa" else place, options)
+        if one.name == "dolly" and place == "snapshot":
             return survey_of(load_dolly(from_hub=False))
-        return Survey(name, "the Hugging Face hub", rows=None)
+        return Survey(one.name, "the Hugging Face hub", rows=None)
 
-    return [survey(name) for name in dict.fromkeys(settings.data)]
+    return [survey(one) for one in places_of(settings)]
 
 
 def place_of(settings: PrepareSettings) -> str:
     """Where dolly and finqa come from, if they are wanted."""
-    return choose_place(settings.source) if BUILT_IN & set(settings.data) else "snapshot"
+    return choose_place(settings.source) if set(SHIPPED) & set(settings.data) else "snapshot"
 
 
 def options_of(settings: PrepareSettings, tokenizer: Tokenizer) -> FinqaOptions:
@@ -146,23 +156,27 @@ def options_of(settings: PrepareSettings, tokenizer: Tokenizer) -> FinqaOptions:
 def load_all(settings: PrepareSettings, tokenizer: Tokenizer) -> list[Loaded]:
     place, options = place_of(settings), options_of(settings, tokenizer)
     loaded = []
-    for name in dict.fromkeys(settings.data):
-        if name == "dolly":
-            loaded.append(load_dolly(from_hub=place == "hub"))
-        elif name == "finqa":
+    for one in places_of(settings):
+        if one.kind == "own":
+            loaded += load_own(one, settings)
+        elif one.kind == "finqa":
+            loaded += load_finqa(Path(one.name), options)
+        elif one.kind == "hub":
+            loaded += load_dataset(one.name, settings.columns, settings.skip_bad)
+        elif one.name == "finqa":
             loaded += load_finqa(place, options)
-        elif is_folder(name):
-            loaded += load_finqa(Path(name), options)
-        elif is_file_name(name):
-            loaded.append(load_own(name, settings))
         else:
-            loaded += load_dataset(name, settings.columns, settings.skip_bad)
+            loaded.append(load_dolly(from_hub=place == "hub"))
     return loaded
 
 
-def load_own(name: str, settings: PrepareSettings) -> Loaded:
-    path = Path(name)
-    return load_files([path], settings.columns, path.stem, origin=name, skip_bad=settings.skip_bad)
+def load_own(place: Place, settings: PrepareSettings) -> list[Loaded]:
+    """The user's own files, for each part; what is held out stays whole."""
+    how = {"skip_bad": settings.skip_bad}
+    return [
+        replace(load_files(paths, settings.columns, place.name, origin=listed(paths), split=part, **how), own=part is not None)
+        for part, paths in place.paths().items()
+    ]
 
 
 def choose_place(source: str) -> str:
@@ -190,24 +204,40 @@ def split_all(loaded: Sequence[Loaded], settings: PrepareSettings) -> tuple[dict
     # Of duplicates the first stays: that of the latest part, whatever the order in which the sources were named.
     ranked = sorted(loaded, key=lambda one: SPLITS.index(one.split) if one.split else -1, reverse=True)
     # FinQA's held-out parts are scored over all of their ids, also where one page was asked the same twice.
-    official = [one.records for one in ranked if one.split in HELD_OUT and all(record.group for record in one.records)]
+    # The user's own held-out files stay whole, too.
+    official = [
+        one.records for one in ranked if one.split in HELD_OUT and (one.own or all(record.group for record in one.records))
+    ]
     distinct = without_duplicates([record for one in ranked for record in one.records], official)
     by_content = {content_key(record): one.split for one in reversed(ranked) for record in one.records}
     own_split = {record.id: by_content[content_key(record)] for record in distinct}
+    held_out = {(one.name, one.split) for one in loaded if one.own}
+    kept = {record.id for record in distinct if (record.source, own_split[record.id]) in held_out}
     # FinQA fixes both the parts and the groups, its pages; everything else is grouped by likeness.
-    fixed = [record for record in distinct if record.group and own_split[record.id]]
-    others = [record for record in distinct if not (record.group and own_split[record.id])]
+    fixed = [record for record in distinct if record.group and own_split[record.id] and record.id not in kept]
+    stand = {record.id for record in fixed}
+    others = grouped([record for record in distinct if record.id not in stand])
+    drawn = drawn_parts(loaded)
     parts: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    for record in fixed + grouped(others):
-        parts[own_split[record.id] or split_of(record.group, settings.seed, settings.val_fraction)].append(record)
-    parts, copies = without_copies(parts, fixed)
-    parts, leaks = without_leaks(parts)
+    for record in fixed + others:
+        split = own_split[record.id]
+        if split in drawn:
+            split = split_of(record.group, settings.seed, settings.val_fraction, drawn[split])
+        parts[split].append(record)
+    parts, copies = without_copies(parts, fixed + [record for record in others if record.id in kept], kept)
+    parts, leaks = without_leaks(parts, kept)
     return parts, {
         name: source_counts(name, loaded, distinct, parts, copies + leaks) for name in dict.fromkeys(one.name for one in loaded)
     }
 
 
-def refuse_empty_parts(parts: dict[str, list[Record]], settings: PrepareSettings) -> None:
+def refuse_empty_parts(parts: dict[str, list[Record]], settings: PrepareSettings, own: Collection[str] = ()) -> None:
+    """Raise UserError where a part that is needed has no rows. `own` are those that files of the user's own are for."""
+    if own and (lost := [split for split in SPLITS if not parts[split] and split in ("train", *own)]):
+        raise UserError(
+            f"nothing is left for {' and '.join(lost)}: all its rows are, or nearly are, in the files for a later part, too "
+            "(train, val, test); name files that have no rows in common"
+        )
     needed = ("train", "val") if settings.val_fraction else ("train",)
     if empty := [split for split in needed if not parts[split]]:
         total = sum(map(len, parts.values()))
@@ -216,7 +246,8 @@ def refuse_empty_parts(parts: dict[str, list[Record]], settings: PrepareSettings
             f"--val-fraction {settings.val_fraction:g}; try a larger one (0.2), another --seed, or add data"
         )
     if not parts["test"]:
-        warn("no rows for test.jsonl; evaluate needs some: try a larger --val-fraction")
+        remedy = "name a file with --test, or evaluate with val.jsonl" if own else "try a larger --val-fraction"
+        warn(f"no rows for test.jsonl; evaluate needs some: {remedy}")
 
 
 def encode_all(

@@ -15,19 +15,23 @@ class BadRows:
     def __init__(self, skip: bool = False):
         self.skip = skip
         self.problems: list[str] = []  # "file, line 3: what is wrong", one a row
+        self.remedies: dict[str, None] = {}  # of certain problems, in the order in which they came up
 
-    def add(self, where: str, problem: object) -> None:
+    def add(self, where: str, problem: object, remedy: str = "") -> None:
+        """Note a problem; its own remedy is named once, however many rows have it."""
         self.problems.append(f"{where}: {problem}")
+        if remedy:
+            self.remedies[remedy] = None
 
     def refuse(self, remedy: str = "") -> None:
         """Raise UserError, with the remedy, if there are bad rows and they may not be left out."""
         if not self.skip:
-            raise_listed(self.problems, remedy)
+            raise_listed(self.problems, *self.remedies, remedy)
 
 
-def raise_listed(problems: list[str], remedy: str = "") -> None:
-    """Raise UserError with the first problems, a count of the rest, and the remedy once; nothing where there are none."""
+def raise_listed(problems: list[str], *remedies: str) -> None:
+    """Raise UserError with the first problems, a count of the rest, and the remedies once; nothing where there are none."""
     if problems:
         more = len(problems) - LISTED
         rest = [f"... and {more:,} more like these"] if more > 0 else []
-        raise UserError(*problems[:LISTED], *rest, *([remedy] if remedy else []))
+        raise UserError(*problems[:LISTED], *rest, *filter(None, remedies))

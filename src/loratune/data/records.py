@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from loratune.data.bad_rows import BadRows
 from loratune.errors import UserError
 from loratune.files import write_text
-from loratune.reading import parse_json, read_text
+from loratune.reading import COMMA_REMEDY, has_comma_too_many, json_problem, parse_json, read_text
 
 T = TypeVar("T")
 
@@ -53,7 +53,8 @@ def json_lines(path: Path, convert: Callable[[str, Any], T], bad: BadRows | None
         try:
             results.append(convert(where, parse_json(line)))
         except json.JSONDecodeError as error:
-            problems.add(where, f"not valid JSON: {error.msg} (column {error.colno})")
+            remedy = f"{path}: {COMMA_REMEDY}" if has_comma_too_many(error) else ""
+            problems.add(where, f"not valid JSON: {json_problem(error)} (column {error.colno})", remedy)
         except RecursionError:
             problems.add(where, "not valid JSON: nested too deeply")
         except ValueError as error:

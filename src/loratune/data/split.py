@@ -5,33 +5,47 @@ Records that give way are counted by source and reason.
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
 
 from loratune.data.groups import INPUT_SIMILARITY, INSTRUCTION_SIMILARITY, labels_alike, questions
 from loratune.data.records import Record
+from loratune.data.sources.loaded import Loaded
 
 SPLITS = ("train", "val", "test")
+HELD_OUT = ("val", "test")
 Removed = Counter[tuple[str, str]]  # (source, reason): records
 LIKE_HELD_OUT = "near-duplicate of a held-out row"
 LIKE_TRAINED = "near-duplicate of a row to train on"
 
 
-def split_of(group: str, seed: int, val_fraction: float) -> str:
-    """val and test each get `val_fraction` of the groups, train the rest."""
+def drawn_parts(loaded: Sequence[Loaded]) -> dict[str | None, Collection[str]]:
+    """The parts that are drawn from rows whose source names none (None) and from those that theirs names "train".
+
+    What the user holds out is the whole of its part, and then no test is drawn either: validation alone is needed for
+    training. Where a data set on the hub has a test but no validation, and nothing else has any, that is drawn from its train.
+    """
+    own = {one.split for one in loaded if one.own}
+    free = {"val"} - own if own else set(HELD_OUT)
+    return {None: free} | ({} if {one.split for one in loaded} & {None, "val"} else {"train": {"val"}})
+
+
+def split_of(group: str, seed: int, val_fraction: float, drawn: Collection[str] = HELD_OUT) -> str:
+    """val and test each get `val_fraction` of the groups, as far as they are `drawn`; train gets the rest."""
     digest = hashlib.sha256(f"{seed}:{group}".encode()).digest()
     share = int.from_bytes(digest[:8], "big") / 2**64
-    if share < val_fraction:
-        return "val"
-    return "test" if share < 2 * val_fraction else "train"
+    split = "val" if share < val_fraction else "test" if share < 2 * val_fraction else "train"
+    return split if split in drawn else "train"
 
 
-def without_copies(parts: dict[str, list[Record]], fixed: Sequence[Record]) -> tuple[dict[str, list[Record]], Removed]:
+def without_copies(
+    parts: dict[str, list[Record]], fixed: Sequence[Record], kept: Collection[str] = ()
+) -> tuple[dict[str, list[Record]], Removed]:
     """No row that is nearly, in its question or its input, a row that another source keeps in another part.
 
     `fixed` are the records, among those of `parts`, whose source says both their part and their group. Within one source
     these stand as they are, alike or not: FinQA asks the same of several pages. Between two such sources the earlier part
-    gives way; any other row gives way to both.
+    gives way; any other row gives way to both. Those whose ids are `kept` give way to none.
     """
     asked = dict(zip((record.id for record in chain(*parts.values())), questions([*chain(*parts.values())]), strict=True))
     stands = {record.id for record in fixed}
@@ -39,12 +53,14 @@ def without_copies(parts: dict[str, list[Record]], fixed: Sequence[Record]) -> t
     for source in dict.fromkeys(record.source for record in fixed):
         own = {record.id for record in fixed if record.source == source}
         rows = [(record, split) for split in SPLITS for record in parts[split]]
-        kept = [(record, split) for record, split in rows if record.id in own]
-        others = [(record, split) for record, split in rows if record.id not in own]
+        standing = [(record, split) for record, split in rows if record.id in own]
+        others = [(record, split) for record, split in rows if record.id not in own and record.id not in kept]
         by_question = labels_alike(
-            [asked[one.id] for one, _ in others], [(asked[one.id], split) for one, split in kept], INSTRUCTION_SIMILARITY
+            [asked[one.id] for one, _ in others], [(asked[one.id], split) for one, split in standing], INSTRUCTION_SIMILARITY
         )
-        by_input = labels_alike([one.input for one, _ in others], [(one.input, split) for one, split in kept], INPUT_SIMILARITY)
+        by_input = labels_alike(
+            [one.input for one, _ in others], [(one.input, split) for one, split in standing], INPUT_SIMILARITY
+        )
         for (record, split), *splits in zip(others, by_question, by_input, strict=True):
             stronger = SPLITS[SPLITS.index(split) + 1 :] if record.id in stands else SPLITS
             if found := set().union(*splits).intersection(stronger) - {split}:
@@ -53,15 +69,16 @@ def without_copies(parts: dict[str, list[Record]], fixed: Sequence[Record]) -> t
     return {split: [record for record in part if record.id not in reasons] for split, part in parts.items()}, removed
 
 
-def without_leaks(parts: dict[str, list[Record]]) -> tuple[dict[str, list[Record]], Removed]:
-    """No group in two parts: train gives up what val or test hold, val what test holds.
+def without_leaks(parts: dict[str, list[Record]], kept: Collection[str] = ()) -> tuple[dict[str, list[Record]], Removed]:
+    """No group in two parts: train gives up what val or test hold, val what test holds, but for ids in `kept`.
 
     Only where a source fixes its own parts can there be anything to give up.
     """
-    kept, removed = {}, Removed()
+    left, removed = {}, Removed()
     held_out: set[str] = set()
     for split in reversed(SPLITS):
-        kept[split] = [record for record in parts[split] if record.group not in held_out]
-        removed.update((record.source, LIKE_HELD_OUT) for record in parts[split] if record.group in held_out)
+        leaks = {record.id for record in parts[split] if record.group in held_out and record.id not in kept}
+        left[split] = [record for record in parts[split] if record.id not in leaks]
+        removed.update((record.source, LIKE_HELD_OUT) for record in parts[split] if record.id in leaks)
         held_out |= {record.group for record in parts[split]}
-    return {split: kept[split] for split in SPLITS}, removed
+    return {split: left[split] for split in SPLITS}, removed

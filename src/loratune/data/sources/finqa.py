@@ -14,15 +14,16 @@ from loratune.data.groups import folded
 from loratune.data.ranker import rank
 from loratune.data.records import Record, has_lone_surrogate, kind_of, text_in
 from loratune.data.sources.files import pick
-from loratune.data.sources.hub import dataset_files, part_of
+from loratune.data.sources.hub import dataset_files
 from loratune.data.sources.loaded import Loaded
+from loratune.data.sources.parts import part_of
 from loratune.data.sources.readers import FileRow, read_rows
+from loratune.data.split import HELD_OUT
 from loratune.errors import UserError
 from loratune.reading import parse_json
 
 REPOSITORY = "PTPReasoning/finqa"
 FILES = {"train": "train.json", "val": "dev.json", "test": "test.json"}
-HELD_OUT = ("val", "test")
 LARGEST = 1e300  # result of a program
 FIRST = 3  # as in the FinQA paper's recall of its retriever
 ASK = {"program": "Answer with a program.", "answer": "Answer with the result."}

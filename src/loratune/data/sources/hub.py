@@ -1,27 +1,28 @@
 """Data sets on the Hugging Face hub: which of their files to take, and for which part."""
 
-import re
 from pathlib import Path
 
 from loratune import hub
 from loratune.data.sources.files import load_files
 from loratune.data.sources.loaded import Loaded
+from loratune.data.sources.parts import parts_of
 from loratune.data.sources.readers import KINDS
 from loratune.errors import UserError
 
-PARTS = {"train": "train", "training": "train", "validation": "val", "valid": "val", "val": "val", "dev": "val", "test": "test"}
+# Files beside the data that tell about it.
+DESCRIPTIONS = frozenset(
+    f"{name}.json" for name in ("config", "dataset_dict", "dataset_info", "dataset_infos", "metadata", "prepare_report", "state")
+)
 
 
 def load_dataset(name: str, columns: dict[str, str], skip_bad: bool = False) -> list[Loaded]:
     """Any data set with known columns; where its files are named train, validation or test, these parts stay apart."""
     files = dataset_files(name)
     parts: dict[str | None, list[Path]] = {}
-    for file in files:
-        parts.setdefault(part_of(file.name), []).append(file)
-    # With only one part there is nothing to keep apart; it is split like any other file.
-    if len(parts) == 1:
-        parts = {None: files}
+    for file, part in zip(files, parts_of([file.name for file in files]), strict=True):
+        parts.setdefault(part, []).append(file)
     origin = f"{name} on the Hugging Face hub"
+    # With only one part there is nothing to keep apart; it is split like any other file.
     return [
         load_files(
             paths,
@@ -69,14 +70,4 @@ def choose(files: list[str], name: str, folder: str) -> list[str]:
 
 
 def is_description(file: str) -> bool:
-    return file.startswith(".") or file.rpartition("/")[2] in (
-        "dataset_infos.json",
-        "dataset_info.json",
-        "metadata.json",
-        "config.json",
-    )
-
-
-def part_of(file: str) -> str | None:
-    """train, val or test, as the file's name says; None if it says nothing."""
-    return next((PARTS[word] for word in re.split(r"[^a-z]+", file.lower()) if word in PARTS), None)
+    return file.startswith(".") or file.rpartition("/")[2] in DESCRIPTIONS

@@ -28,3 +28,4 @@ class Loaded:
     split: str | None = None  # train, val or test
     left_out: Mapping[str, int] = field(default_factory=dict)  # reason: rows that could not become records
     files: Sequence[FileNotes] = ()
+    own: bool = False  # whether it is a file that the user holds out: it stays whole, and other rows give way

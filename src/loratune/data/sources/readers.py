@@ -1,23 +1,25 @@
-"""Rows of a file: JSON lines, JSON, CSV or Parquet to one dict of values each, with its place for messages."""
+"""Rows of a file: JSON lines, JSON, CSV, TSV or Parquet to one dict of values each, with its place for messages."""
 
-import csv
-import io
+import json
+import re
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from loratune.data.bad_rows import BadRows
-from loratune.data.records import json_lines, kind_of, object_in, read_lines
+from loratune.data.records import json_lines, kind_of, object_in
+from loratune.data.sources.other_kinds import remedy_for
+from loratune.data.sources.tables import table_rows
 from loratune.errors import UserError
 from loratune.files import explained
-from loratune.reading import read_json, reading
+from loratune.reading import explaining_json, parse_json, read_text, reading, without_repetition
 
-# Of one data set in several kinds of files, the first is taken.
-KINDS = (".parquet", ".jsonl", ".json", ".csv")
 # A small Parquet file may claim billions of equal rows.
 MOST_ROWS_A_BYTE = 100
-LONGEST_CELL = 2**31 - 1  # of a CSV file; Python's own limit is 131,072 characters
+JSON_SPACE = re.compile(r"[ \t\r\n]*")
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,9 @@ def read_rows(path: Path, bad: BadRows | None = None) -> list[FileRow]:
     without it they raise, too.
     """
     path = Path(path)
-    readers = {".jsonl": jsonl_rows, ".json": json_rows, ".csv": csv_rows, ".parquet": parquet_rows}
-    if path.suffix.lower() not in readers:
-        raise UserError(f"{path}: unknown kind of file; use {', '.join(KINDS)}")
     refuse_unreadable(path)
     problems = bad or BadRows()
-    rows = readers[path.suffix.lower()](path, problems)
+    rows = READERS[path.suffix.lower()](path, problems)
     if bad is None:
         problems.refuse()
     if not rows and not problems.problems:
@@ -47,26 +46,28 @@ def read_rows(path: Path, bad: BadRows | None = None) -> list[FileRow]:
 
 
 def refuse_unreadable(path: Path) -> None:
-    """Raises UserError where there is no file, or none that may be read."""
+    """Raise UserError where there is no file, none that may be read, or one of a kind that is not read."""
+    if path.suffix.lower() not in READERS:
+        raise UserError("; ".join([f"{path}: unknown kind of file", f"use {', '.join(KINDS)}", *remedy_for(path)]))
     with reading(path):
         pass
 
 
-def jsonl_rows(path: Path, bad: BadRows) -> list[FileRow]:
-    return json_lines(path, lambda where, value: FileRow(where, object_in(value)), bad)
-
-
 def json_rows(path: Path, bad: BadRows) -> list[FileRow]:
-    """A list of objects, or an object that holds exactly one such list."""
-    if not any(map(str.strip, read_lines(path))):
-        return []
-    content = read_json(path)
-    lists = [value for value in content.values() if isinstance(value, list)] if isinstance(content, dict) else [content]
-    if len(lists) != 1 or not isinstance(lists[0], list):
-        raise UserError(f"{path}: a list of objects is needed, or an object with one list in it; found {kind_of(content)}")
+    """Read objects, one after another or in a list, whether the file is named .json or .jsonl."""
+    text = read_text(path)
+    try:
+        values = json_values(text)
+    except (ValueError, RecursionError) as error:
+        if is_by_line(path, text):
+            return json_lines(path, lambda where, value: FileRow(where, object_in(value)), bad)
+        with explaining_json(path):
+            raise error
+    numbered = [(f"{path}, line {line}", value) for line, value in values]
+    if len(values) == 1 and (found := list_alone(path, values[0][1])) is not None:
+        numbered = [(f"{path}, row {number}", value) for number, value in enumerate(found, 1)]
     rows = []
-    for number, value in enumerate(lists[0], 1):
-        where = f"{path}, row {number}"
+    for where, value in numbered:
         try:
             rows.append(FileRow(where, object_in(value)))
         except ValueError as error:
@@ -74,28 +75,63 @@ def json_rows(path: Path, bad: BadRows) -> list[FileRow]:
     return rows
 
 
-def csv_rows(path: Path, bad: BadRows) -> list[FileRow]:
-    csv.field_size_limit(LONGEST_CELL)
-    reader = csv.reader(io.StringIO("\n".join(read_lines(path)), newline=""), strict=True)
-    header: list[str] = []
-    rows = []
-    first_line = 1  # of the row that is read next; a row may have several
+def list_alone(path: Path, content: Any) -> list | None:
+    """The list of rows that a file consists of; None where its only value is a row itself.
+
+    An object in a .json file that holds exactly one list stands for that list.
+    """
+    if path.suffix.lower() == ".jsonl":
+        return content if isinstance(content, list) and any(isinstance(value, dict) for value in content) else None
+    if isinstance(content, dict):
+        lists = [value for value in content.values() if isinstance(value, list)]
+        # An object of objects is a table by columns or by keys.
+        if not lists and not all(isinstance(value, dict) for value in content.values()):
+            return None
+    else:
+        lists = [content]
+    if len(lists) != 1 or not isinstance(lists[0], list):
+        raise UserError(f"{path}: a list of objects is needed, or an object with one list in it; found {kind_of(content)}")
+    return lists[0]
+
+
+def json_values(text: str) -> list[tuple[int, Any]]:
+    """Each of the values that stand one after another in a text, and the line on which it begins.
+
+    Raises ValueError, as json.loads does, and RecursionError.
+    """
+    decoder = json.JSONDecoder(object_pairs_hook=without_repetition)
+    found = []
+    line, counted = 1, 0
+    position = JSON_SPACE.match(text).end()
+    while position < len(text):
+        line += text.count("\n", counted, position)
+        counted = position
+        value, position = decoder.raw_decode(text, position)
+        found.append((line, value))
+        position = JSON_SPACE.match(text, position).end()
+    return found
+
+
+def is_by_line(path: Path, text: str) -> bool:
+    """Whether a text that is not JSON as a whole is one row a line, so that each broken line can be named."""
+    first, *others = [line for line in text.split("\n") if line.strip()]
+    if not others:
+        return path.suffix.lower() == ".jsonl"
+    return is_json(first) or (first.lstrip().startswith("{") and any(line.startswith("{") and is_json(line) for line in others))
+
+
+def is_json(line: str) -> bool:
     try:
-        for cells in reader:
-            where = f"{path}, line {reader.line_num}"
-            if not header:
-                header = cells
-                if twice := [name for name, count in Counter(header).items() if name and count > 1]:
-                    raise UserError(f"{where}: the header names {', '.join(map(repr, twice))} twice; rename one column")
-            elif len(cells) == len(header):
-                rows.append(FileRow(where, dict(zip(header, cells, strict=True))))
-            elif cells:
-                bad.add(where, f"the row has not as many cells as the {len(header)} columns of the header")
-            first_line = reader.line_num + 1
-    except csv.Error as error:
-        told = "a quote that opens in this row is not closed" if "unexpected end" in str(error) else error
-        bad.add(f"{path}, line {first_line}", f"not valid CSV: {told}")
-    return rows
+        parse_json(line)
+    except json.JSONDecodeError:
+        return False
+    except (ValueError, RecursionError):
+        pass  # JSON, but of a kind that is refused, and that is said with its line
+    return True
+
+
+def delimited_rows(path: Path, bad: BadRows) -> list[FileRow]:
+    return [FileRow(f"{path}, line {line}", values) for line, values in table_rows(path, bad)]
 
 
 def parquet_rows(path: Path, bad: BadRows) -> list[FileRow]:
@@ -105,9 +141,47 @@ def parquet_rows(path: Path, bad: BadRows) -> list[FileRow]:
         claimed, size = parquet.read_metadata(path).num_rows, path.stat().st_size
         if claimed > MOST_ROWS_A_BYTE * size:
             raise ValueError(f"{claimed:,} rows in {size:,} bytes cannot be texts")
-        values = parquet.read_table(path).to_pylist()
+        table = parquet.read_table(path)
     except Exception as error:  # whatever Arrow raises for a broken file
         if (known := explained(error, path)) is not error:
             raise known from error
         raise UserError(f"{path}: cannot be read as Parquet: {error}") from error
-    return [FileRow(f"{path}, row {number}", row) for number, row in enumerate(values, 1)]
+    if len(set(table.column_names)) < table.num_columns:
+        twice, _ = Counter(table.column_names).most_common(1)[0]
+        raise UserError(f"{path}: two columns have the name {twice!r}; rename one")
+    columns = {name: column_values(path, name, table.column(name)) for name in table.column_names}
+    names = [name for name, values in columns.items() if values is not None]
+    rows = zip(*(columns[name] for name in names), strict=True)
+    return [FileRow(f"{path}, row {number}", dict(zip(names, row, strict=True))) for number, row in enumerate(rows, 1)]
+
+
+def column_values(path: Path, name: str, column) -> list | None:
+    """The values of an Arrow column as Python's own.
+
+    None where Python has no word for them, such as a date of the year 300,000: that can be no text. Text that is not
+    UTF-8 raises UserError.
+    """
+    kind = str(column.type)
+    try:
+        if kind in ("binary", "large_binary"):  # as some writers keep texts
+            with suppress(ValueError):
+                column = column.cast("large_string")
+        return column.to_pylist()
+    except Exception as error:  # of many kinds, depending on the type
+        if "string" in kind:
+            raise UserError(f"{path}: column {name!r} is not UTF-8 text: {error}") from error
+    try:
+        return column.cast("string").to_pylist()  # a time in nanoseconds, for one
+    except Exception:
+        return None
+
+
+READERS: dict[str, Callable[[Path, BadRows], list[FileRow]]] = {
+    ".parquet": parquet_rows,
+    ".jsonl": json_rows,
+    ".json": json_rows,
+    ".csv": delimited_rows,
+    ".tsv": delimited_rows,
+}
+# Of one data set in several kinds of files, the first is taken.
+KINDS = tuple(READERS)

@@ -20,9 +20,10 @@ class Survey:
     sample: list[Record] = field(default_factory=list)
 
 
-def survey_of(loaded: Loaded) -> Survey:
-    """Of a source whose records are made as fast as it is read."""
-    return Survey(loaded.name, loaded.origin, len(loaded.records), sample=loaded.records)
+def survey_of(*parts: Loaded) -> Survey:
+    """Of a source, in one part or several, whose records are made as fast as it is read."""
+    records = [record for one in parts for record in one.records]
+    return Survey(parts[0].name, ", ".join(one.origin for one in parts), len(records), sample=records)
 
 
 def survey_finqa(place: str | Path, options: FinqaOptions) -> Survey:

@@ -1,0 +1,340 @@
+"""Tables and JSON as other programs write them: the rows come out as they were meant, or the refusal names the remedy."""
+
+import csv
+import io
+import json
+import shlex
+import string
+import subprocess
+import sys
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from loratune.data.bad_rows import BadRows
+from loratune.data.sources.readers import read_rows
+from loratune.errors import UserError
+
+HEADER = ["question", "answer"]
+DELIMITERS = {",": ".csv", ";": ".csv", "\t": ".tsv", "|": ".csv"}
+
+
+def values_in(path) -> list[dict]:
+    return [row.values for row in read_rows(path)]
+
+
+def written(folder, name: str, content: str | bytes):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def refusal(path) -> tuple[str, ...]:
+    with pytest.raises(UserError) as caught:
+        read_rows(path)
+    return caught.value.problems
+
+
+ONE = [{"question": "Why, oh why?", "answer": "So; it | is."}]
+
+AS_WRITTEN = {
+    "semicolons": ("mine.csv", 'question;answer\nWhy, oh why?;"So; it | is."\n'),
+    "semicolons with a byte order mark and CRLF": ("mine.csv", '\ufeffquestion;answer\r\n"Why, oh why?";"So; it | is."\r\n'),
+    "tabs in .tsv": ("mine.tsv", "question\tanswer\nWhy, oh why?\tSo; it | is.\n"),
+    "tabs in .csv": ("mine.csv", "question\tanswer\nWhy, oh why?\tSo; it | is.\n"),
+    "commas in .tsv": ("mine.tsv", 'question,answer\n"Why, oh why?",So; it | is.\n'),
+    "pipes": ("mine.csv", 'question|answer\nWhy, oh why?|"So; it | is."\n'),
+    "Excel's first line": ("mine.csv", 'sep=;\r\nquestion;answer\r\nWhy, oh why?;"So; it | is."\r\n'),
+    "Excel's first line in quotes": ("mine.csv", '\ufeff"sep=|"\nquestion|answer\nWhy, oh why?|"So; it | is."\n'),
+    "UTF-16": ("mine.csv", "question\tanswer\r\nWhy, oh why?\tSo; it | is.\r\n".encode("utf-16")),
+    "UTF-16, big endian": ("mine.csv", b"\xfe\xff" + 'question,answer\n"Why, oh why?",So; it | is.\n'.encode("utf-16-be")),
+    "line ends of old Macs": ("mine.csv", 'question,answer\r"Why, oh why?",So; it | is.\r'),
+    "spaces in the header": ("mine.csv", ' question ,answer\xa0\n"Why, oh why?",So; it | is.\n'),
+    "a comma at each row's end": ("mine.csv", 'question,answer\n"Why, oh why?",So; it | is.,\n'),
+    "commas at each line's end": ("mine.csv", 'question,answer,,\n"Why, oh why?",So; it | is.,,\n'),
+    "commas at the header's end": ("mine.csv", 'question,answer,\n"Why, oh why?",So; it | is.\n'),
+    "empty rows around": ("mine.csv", ',,\nquestion,answer,\n, ,\n"Why, oh why?",So; it | is.,\n,,\n,,\n'),
+    "a column without a name": ("mine.csv", ',question,answer\n0,"Why, oh why?",So; it | is.\n'),
+    "spaces before quotes": ("mine.csv", 'question, answer\n"Why, oh why?", "So; it | is."\n'),
+    "JSON Lines in .json": ("mine.json", json.dumps(ONE[0]) + "\n\n"),
+    "a list on one line in .jsonl": ("mine.jsonl", json.dumps(ONE)),
+    "a list in .jsonl": ("mine.jsonl", json.dumps(ONE, indent=2)),
+    "an object over lines in .jsonl": ("mine.jsonl", json.dumps(ONE[0], indent=2)),
+    "an object over lines in .json": ("mine.json", json.dumps(ONE[0], indent=2)),
+    "JSON in UTF-16": ("mine.json", json.dumps(ONE).encode("utf-16")),
+}
+
+
+@pytest.mark.parametrize("name", AS_WRITTEN)
+def test_one_row_however_it_is_written(tmp_path, name):
+    assert values_in(written(tmp_path, *AS_WRITTEN[name])) == ONE
+
+
+def test_the_examples_of_excel(tmp_path):
+    """European texts with commas, decimal commas, quotes and line breaks; cells are quoted where needed."""
+    rows = [{"question": f'Was kostet {n},50 €?\nUnd "mehr"?', "answer": f"{n},5; nicht mehr"} for n in range(9)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, HEADER, delimiter=";")
+    writer.writeheader()
+    writer.writerows(rows)
+    assert values_in(written(tmp_path, "mine.csv", "\ufeff" + text.getvalue())) == rows
+
+
+# Letters that mean something in one of the dialects are frequent.
+cells = st.text(st.sampled_from(",;\t|\"'\n =\\a1") | st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
+# An empty row is none, and a table has a header.
+tables = st.lists(st.tuples(cells, cells), min_size=1, max_size=5).filter(
+    lambda rows: all(any(cell.strip() for cell in row) for row in rows)
+)
+names = st.lists(st.text(string.ascii_letters, min_size=1, max_size=6), min_size=2, max_size=2, unique=True)
+STYLES = {
+    "quoted where needed": {"quoting": csv.QUOTE_MINIMAL},
+    "all quoted": {"quoting": csv.QUOTE_ALL},
+    "texts quoted": {"quoting": csv.QUOTE_NONNUMERIC},
+}
+
+
+def as_table(rows, **style) -> str:
+    text = io.StringIO()
+    csv.writer(text, **style).writerows(rows)
+    return text.getvalue()
+
+
+@pytest.mark.parametrize("delimiter", DELIMITERS)
+@pytest.mark.parametrize("style", STYLES)
+@given(header=names, rows=tables)
+def test_tables_are_read_back(tmp_path_factory, delimiter, style, header, rows):
+    path = tmp_path_factory.mktemp("tables") / f"mine{DELIMITERS[delimiter]}"
+    text = as_table([header, *rows], delimiter=delimiter, **STYLES[style])
+    path.write_text(text, encoding="utf-8-sig", newline="")
+    assert values_in(path) == [dict(zip(header, row, strict=True)) for row in rows]
+
+
+@given(header=st.lists(cells.map(str.strip).filter(bool), min_size=2, max_size=3, unique=True), rows=tables, data=st.data())
+def test_an_ordinary_csv_file_stays_what_it_is_whatever_its_header(tmp_path_factory, header, rows, data):
+    rows = [[*row, *data.draw(st.lists(cells, min_size=len(header) - 2, max_size=len(header) - 2))] for row in rows]
+    path = tmp_path_factory.mktemp("tables") / "mine.csv"
+    path.write_text(as_table([header, *rows]), encoding="utf-8", newline="")
+    assert values_in(path) == [dict(zip(header, row, strict=True)) for row in rows]
+
+
+@pytest.mark.parametrize("delimiter", DELIMITERS)
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONE])
+@given(rows=tables)
+def test_quotes_that_are_escaped_with_a_backslash(tmp_path_factory, delimiter, quoting, rows):
+    path = tmp_path_factory.mktemp("tables") / f"mine{DELIMITERS[delimiter]}"
+    # A row that shows that backslashes escape: without one they are what they are.
+    rows = [('say "hi" to', f'me{delimiter} "you" and'), *rows]
+    style = {"delimiter": delimiter, "doublequote": False, "escapechar": "\\", "quoting": quoting}
+    path.write_text(as_table([HEADER, *rows], **style), encoding="utf-8", newline="")
+    assert values_in(path) == [dict(zip(HEADER, row, strict=True)) for row in rows]
+
+
+@given(rows=tables)
+def test_other_backslashes_stay_where_quotes_are_escaped(tmp_path_factory, rows):
+    r"""Some writers escape the quotes alone, and not the backslash of \n or \alpha."""
+    rows = [[cell.replace('"', "").replace("\\", r"\n") for cell in row] for row in rows]
+    assume(not any("\\" in cell[-1:] for row in rows for cell in row))
+    rows = [[r'say "hi" \alpha', 'and "you"'], *rows]
+    lines = [",".join('"' + cell.replace('"', r"\"") + '"' for cell in row) for row in [HEADER, *rows]]
+    path = tmp_path_factory.mktemp("tables") / "mine.csv"
+    path.write_text("\n".join(lines), encoding="utf-8", newline="")
+    assert values_in(path) == [dict(zip(HEADER, row, strict=True)) for row in rows]
+
+
+def test_backslashes_of_an_ordinary_file_stay(tmp_path):
+    rows = [("C:\\", 'a "b" \\alpha'), (r"\"", r"\\x"), ("\\", '\\",\\"')]
+    path = written(tmp_path, "mine.csv", as_table([HEADER, *rows], quoting=csv.QUOTE_ALL))
+    assert values_in(path) == [dict(zip(HEADER, row, strict=True)) for row in rows]
+
+
+def test_tabs_without_any_quoting(tmp_path):
+    """A quote is a letter there: it neither swallows the lines up to the next one nor goes away."""
+    path = written(tmp_path, "mine.tsv", 'question\tanswer\n"Yes" or no?\tYes\n5" or 7" pipe?\t"Five\nWhat else?\t"None\n')
+    assert [tuple(row.values()) for row in values_in(path)] == [
+        ('"Yes" or no?', "Yes"),
+        ('5" or 7" pipe?', '"Five'),
+        ("What else?", '"None'),
+    ]
+
+
+def test_tabs_with_quoting_that_is_broken_are_not_read_as_tabs_without(tmp_path):
+    """Its quotes would become part of the texts."""
+    path = written(tmp_path, "mine.tsv", 'question\tanswer\n"a\tb"\t"c"\n"d" e\tf\n')
+    assert "not valid CSV" in refusal(path)[0]
+
+
+def test_a_row_that_cannot_be_parsed_ends_all_even_where_bad_rows_may_be_left_out(tmp_path):
+    """Nobody knows where it ends: what follows would be lost with it, uncounted."""
+    path = written(tmp_path, "mine.csv", 'question,answer\na,"b\nc,d\ne,f\n')
+    with pytest.raises(UserError) as caught:
+        read_rows(path, BadRows(skip=True))
+    assert str(caught.value).startswith(f"{path}, line 2: not valid CSV: a quote that opens in this row is not closed")
+
+
+def test_the_remedy_for_ragged_rows_is_named_once(tmp_path):
+    path = written(tmp_path, "mine.csv", "question;answer\n" + "a;b\nc;d;e\nf\n" * 3)
+    *problems, remedy = refusal(path)
+    assert problems == [
+        f"{path}, line {line}: the row has not as many cells as the 2 columns of the header" for line in (3, 4, 6, 7, 9, 10)
+    ]
+    assert remedy.startswith(f"{path}: ") and "double quotes" in remedy and "';'" in remedy
+
+
+def test_ragged_rows_may_be_left_out(tmp_path):
+    bad = BadRows(skip=True)
+    rows = read_rows(written(tmp_path, "mine.csv", "question,answer\na,b\nc,d,e\nf,g\n"), bad)
+    assert [row.values["question"] for row in rows] == ["a", "f"] and len(bad.problems) == 1
+
+
+def test_a_cell_beside_the_named_columns_is_no_harm(tmp_path):
+    path = written(tmp_path, "mine.csv", "question,answer,,\na,b,,a note\nc,d,,\n")
+    assert values_in(path) == [{"question": "a", "answer": "b"}, {"question": "c", "answer": "d"}]
+
+
+@pytest.mark.parametrize("kind", [".json", ".jsonl"])
+def test_json_is_read_by_its_content_not_by_its_name(tmp_path, kind):
+    rows = [{"question": f"{number}?\u2028", "answer": ["a", {"b": None}]} for number in range(3)]
+    forms = {
+        "lines": "".join(json.dumps(row) + "\n" for row in rows),
+        "list": json.dumps(rows),
+        "pretty list": json.dumps(rows, indent=2),
+        "pretty objects": "\n".join(json.dumps(row, indent=2) for row in rows),
+        "objects in a row": " ".join(map(json.dumps, rows)),
+        "old Macs": "".join(json.dumps(row) + "\r" for row in rows),
+    }
+    for form, text in forms.items():
+        assert values_in(written(tmp_path, f"mine{kind}", "\ufeff" + text)) == rows, form
+
+
+def test_the_place_of_an_object_is_its_first_line(tmp_path):
+    path = written(tmp_path, "mine.jsonl", json.dumps({"a": 1}, indent=1) + "\n\n" + json.dumps({"a": 2}, indent=1))
+    assert [row.where for row in read_rows(path)] == [f"{path}, line 1", f"{path}, line 5"]
+    path.write_text(json.dumps({"a": 1}, indent=1) + "\n3\n")
+    assert refusal(path) == (f"{path}, line 4: a JSON object is needed, not a number",)
+
+
+@pytest.mark.parametrize("kind", [".json", ".jsonl"])
+def test_every_broken_line_of_json_lines_is_named_whatever_the_files_name(tmp_path, kind):
+    path = written(tmp_path, f"mine{kind}", '{"a": 1}\n{"a": \n{"a": 3}\n{"a" 4}\n')
+    assert [problem.partition(" not")[0] for problem in refusal(path)] == [f"{path}, line 2:", f"{path}, line 4:"]
+    bad = BadRows(skip=True)
+    assert [row.values for row in read_rows(path, bad)] == [{"a": 1}, {"a": 3}] and len(bad.problems) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("mine.json", '[\n {"a": 1},\n {"a": 2},\n]', 4),
+        ("mine.json", '[\n {"a": 1,},\n {"a": 2}\n]', 2),
+        ("mine.jsonl", '[{"a": 1},\n{"a": 2},\n]', 3),
+        ("mine.json", '{"a": 1},\n{"a": 2},\n', 1),
+        ("mine.jsonl", '{"a": [1,]}', 1),
+    ],
+)
+def test_a_comma_too_many_in_json_is_named_with_the_remedy(tmp_path, name, content, line):
+    path = written(tmp_path, name, content)
+    told = "\n".join(refusal(path))
+    assert told.startswith(f"{path}, line {line}: not valid JSON: a comma too many") and told.count("take it out") == 1
+
+
+def test_the_remedy_for_commas_after_each_line_is_named_once(tmp_path):
+    path = written(tmp_path, "mine.jsonl", '{"a": 1},\n' * 30 + '{"a": 2}\n')
+    told = "\n".join(refusal(path))
+    assert told.count("a comma too many") == 20 and told.count("take it out") == 1 and "... and 10 more" in told
+
+
+def test_a_list_in_pieces_is_not_told_line_by_line(tmp_path):
+    path = written(tmp_path, "mine.jsonl", json.dumps([{"a": "b"}] * 9, indent=1).replace('"b"', "b", 1))
+    assert refusal(path) == (f"{path}, line 3: not valid JSON: Expecting value",)
+
+
+def test_columns_of_any_type_in_parquet(tmp_path):
+    """What is no text stays what it is, or is left out where Python has no word for it; texts kept as bytes are texts."""
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    columns = {
+        "prompt": pyarrow.array(["a", None]),
+        "bytes": pyarrow.array(["é".encode(), b"b"], pyarrow.binary()),
+        "image": pyarrow.array([b"\xff", None], pyarrow.large_binary()),
+        "messages": pyarrow.array([turns, []]),
+        "price": pyarrow.array([Decimal("1.50"), None]),
+        "day": pyarrow.array([date(2024, 2, 29), None]),
+        "far": pyarrow.array([10**9, 0], pyarrow.date32()),
+        "moment": pyarrow.array([1, 2], pyarrow.timestamp("ns")),
+        "length": pyarrow.array([timedelta(1), None]),
+        "kind": pyarrow.array(["x", "y"]).dictionary_encode(),
+        "tags": pyarrow.array([[("a", 1)], []], pyarrow.map_(pyarrow.string(), pyarrow.int64())),
+        "then": pyarrow.array([datetime(2024, 1, 1), None]),
+    }
+    path = tmp_path / "mine.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    first, second = values_in(path)
+    assert first["prompt"] == "a" and second["prompt"] is None
+    assert (first["bytes"], first["image"], second["bytes"]) == ("é", b"\xff", "b")
+    assert first["messages"] == turns and second["messages"] == []
+    assert (first["price"], first["day"], first["kind"]) == (Decimal("1.50"), date(2024, 2, 29), "x")
+    assert first["length"] == timedelta(1)
+
+
+def test_text_of_parquet_that_is_no_text_is_named_by_its_column(tmp_path):
+    broken = pyarrow.Array.from_buffers(
+        pyarrow.string(), 1, [None, pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0"), pyarrow.py_buffer(b"\xff")]
+    )
+    path = tmp_path / "mine.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": ["a"], "completion": broken}), path)
+    (told,) = refusal(path)
+    assert "completion" in told and "UTF-8" in told
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("mine.xlsx", "save it as CSV"),
+        ("mine.XLS", "save it as CSV"),
+        ("mine.ods", "save it as CSV"),
+        ("mine.txt", "rename it to .tsv"),
+        ("mine.md", "instruction"),
+        ("mine.docx", "instruction"),
+        ("mine.ndjson", "rename it to .jsonl"),
+        ("mine.jsonl.gz", "gunzip"),
+        ("mine.jsonl.zst", "zstd"),
+        ("mine.jsonl.xz", "xz"),
+        ("mine.zip", "unzip"),
+        ("mine.arrow", "python -c"),
+        ("mine.feather", "python -c"),
+        ("mine", "use .parquet, .jsonl, .json, .csv, .tsv"),
+        ("mine.sqlite", "use .parquet, .jsonl, .json, .csv, .tsv"),
+    ],
+)
+def test_an_unknown_kind_of_file_is_refused_with_the_remedy(tmp_path, name, told):
+    path = written(tmp_path, name, b"a")
+    (problem,) = refusal(path)
+    assert problem.startswith(f"{path}: ") and told in problem
+
+
+@pytest.mark.parametrize(("kind", "pack"), [(".gz", "gzip"), (".xz", "xz"), (".bz2", "bzip2")])
+def test_the_remedy_for_compressed_files_works(tmp_path, kind, pack):
+    path = written(tmp_path, "my rows.jsonl", json.dumps(ONE[0]))
+    subprocess.run([pack, str(path)], check=True)
+    (problem,) = refusal(tmp_path / f"my rows.jsonl{kind}")
+    subprocess.run(shlex.split(problem.partition("in it: ")[2]), check=True)
+    assert values_in(path) == ONE
+
+
+@pytest.mark.parametrize("form", ["stream", "file"])
+@pytest.mark.parametrize("name", ["mine.arrow", "it's mine.feather"])
+def test_the_remedy_for_arrow_files_works(tmp_path, monkeypatch, form, name):
+    monkeypatch.chdir(tmp_path)
+    table = pyarrow.Table.from_pylist(ONE)
+    new = pyarrow.ipc.new_stream if form == "stream" else pyarrow.ipc.new_file
+    with new(name, table.schema) as writer:
+        writer.write_table(table)
+    (problem,) = refusal(tmp_path / name)
+    command = shlex.split(problem.partition("of it: ")[2])
+    subprocess.run([sys.executable, *command[1:]], check=True)
+    assert values_in((tmp_path / name).with_suffix(".parquet")) == ONE
