@@ -324,7 +324,7 @@ def test_bad_rows_are_refused_or_by_wish_left_out_counted_and_listed(model, tmp_
     assert all(f"left out: {problem}" in told for problem in notes["bad_rows"])
 
 
-@pytest.mark.parametrize("line", ["{oops", json.dumps({"instruction": "a", "output": ""})])
+@pytest.mark.parametrize("line", ["[1]", json.dumps({"instruction": "a", "output": ""})])
 def test_where_no_row_can_be_used_leaving_bad_ones_out_is_no_remedy(model, tmp_path, capsys, line):
     data = tmp_path / "mine.jsonl"
     data.write_text(f"{line}\n" * 3)
