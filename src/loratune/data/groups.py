@@ -7,7 +7,6 @@ the first |set| - ceil(t |set|) + 1 words of each, when the words are put in one
 
 import hashlib
 import math
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from loratune.data.records import Record
+from loratune.words import terms, words
 
 # Chosen on Dolly: at 0.7 its largest group is 42 rows of one series of questions, at 0.6 unrelated "who is the best ..." join.
 INSTRUCTION_SIMILARITY = 0.7
@@ -25,11 +25,10 @@ INPUT_SIMILARITY = 0.8
 # then, and rows of the task may be parted. (Dolly's most frequent one has 15 inputs.)
 TASK_INPUTS = 20
 STOP_WORDS = frozenset(
-    re.findall(
-        r"\w+",
+    words(
         "a an the of in on at to for from by with and or is are was were be been being do does did can could would should will "
         "shall may might i me my we you your it its that this these those there which what who whom whose when where why how as "
-        "if not no s t please give tell list some following text passage paragraph given",
+        "if not no s t please give tell list some following text passage paragraph given"
     )
 )
 
@@ -147,7 +146,7 @@ def labels_alike(texts: Sequence[str], others: Iterable[tuple[str, str]], simila
 
 
 def word_set(text: str) -> frozenset[str]:
-    found = frozenset(re.findall(r"\w+", text.casefold()))
+    found = frozenset(terms(text))
     return found - STOP_WORDS or found
 
 
