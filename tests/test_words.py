@@ -23,7 +23,7 @@ MIXED = st.text("aZé_ 9-.\n\u0301\u00ad\u200d\u200bße\u0130हिन्दी�
         ("Tu\u0308r", ["tür"]),  # decomposed
         ("हिन्दी में जवाब", ["हिन्दी", "में", "जवाब"]),  # vowel signs are combining marks
         ("مُحَمَّد قال", ["مُحَمَّد", "قال"]),
-        ("می\u200cخواهم", ["میخواهم"]),  # one word with a zero-width non-joiner in it
+        ("\u0645\u06cc\u200c\u062e", ["\u0645\u06cc\u062e"]),  # one word with a zero-width non-joiner in it
         ("Wort\u00adtrennung", ["worttrennung"]),
         ("天空是蓝色的。", ["天", "空", "是", "蓝", "色", "的"]),
         ("GPT-4很好", ["gpt", "4", "很", "好"]),
@@ -51,7 +51,7 @@ def test_decimals_of_ascii_text(text):
 
 
 def test_decimals_of_any_script():
-    assert words("वर्ष ३.५ – 3.5% 天3.5", decimals=True) == ["वर्ष", "३.५", "3.5", "天", "3.5"]
+    assert words("वर्ष ३.५ / 3.5% 天3.5", decimals=True) == ["वर्ष", "३.५", "3.5", "天", "3.5"]
     assert words("वर्ष ३.५. ", decimals=False) == ["वर्ष", "३", "५"]
 
 
@@ -88,7 +88,7 @@ def test_tokens_of_ascii_text_are_words_space_and_signs(text):
 def test_terms_are_pairs_where_a_script_has_no_spaces():
     assert terms("天空是蓝色 GPT-4很好 山") == ["天空", "空是", "是蓝", "蓝色", "gpt", "4", "很好", "山"]
     assert terms("हिन्दी में") == words("हिन्दी में")
-    assert terms("山，水") == ["山", "水"]
+    assert terms("山、水") == ["山", "水"]
 
 
 @given(MIXED)

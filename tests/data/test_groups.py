@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratune.data.groups import TASK_INPUTS, content_key, grouped, labels_alike, questions, similar_pairs, without_duplicates
+from loratune.data.groups import (
+    TASK_INPUTS,
+    Words,
+    content_key,
+    grouped,
+    labels_alike,
+    questions,
+    similar_pairs,
+    without_duplicates,
+    word_set,
+)
 from loratune.data.records import Record
 from loratune.data.split import LIKE_HELD_OUT, LIKE_TRAINED, split_of, without_copies, without_leaks
 
@@ -49,8 +59,9 @@ def test_likes_are_those_of_comparing_all(ones, others, similarity):
         }
         for one in ones
     ]
+    ones, others = ([Words(word_set(text), word_set(text)) for text in side] for side in (ones, others))
     assert labels_alike(ones, [(other, f"label {number % 3}") for number, other in enumerate(others)], similarity) == expected
-    assert labels_alike(ones, [], similarity) == [set() for _ in ones] and labels_alike([], [("aa", "")], similarity) == []
+    assert labels_alike(ones, [], similarity) == [set() for _ in ones] and labels_alike([], [(others[0], "")], similarity) == []
 
 
 def test_near_duplicates_share_a_group_and_others_do_not():

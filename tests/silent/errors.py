@@ -205,7 +205,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 ),
                 Fault(
                     "data/groups.py",
-                    "        alike(questions(records), INSTRUCTION_SIMILARITY),\n",
+                    "        alike(asked, INSTRUCTION_SIMILARITY),\n",
                     "",
                     "data/test_groups.py::test_near_duplicates_share_a_group_and_others_do_not",
                 ),

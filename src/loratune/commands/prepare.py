@@ -10,8 +10,9 @@ from pathlib import Path
 from loratune import hub
 from loratune.commands.plan import Plan, tell
 from loratune.console import progress, say, warn
+from loratune.data.divide import divide
 from loratune.data.encode import Encoded, encode_rows
-from loratune.data.groups import content_key, grouped, without_duplicates
+from loratune.data.groups import content_key, without_duplicates
 from loratune.data.records import Record, records_text
 from loratune.data.sample import draw_evenly
 from loratune.data.sources.dolly import load_dolly
@@ -21,7 +22,7 @@ from loratune.data.sources.finqa import HELD_OUT, FinqaOptions, fact_recall, loa
 from loratune.data.sources.hub import load_dataset
 from loratune.data.sources.loaded import Loaded
 from loratune.data.sources.survey import Survey, survey_finqa, survey_of
-from loratune.data.split import SPLITS, split_of, without_copies, without_leaks
+from loratune.data.split import SPLITS, without_copies, without_leaks
 from loratune.data.summary import show, source_counts, token_statistics
 from loratune.data.template import Template, load_template
 from loratune.errors import UserError
@@ -46,6 +47,7 @@ def run(settings: PrepareSettings) -> dict:
         return tell(planned(settings, surveyed(settings, tokenizer), template, tokenizer))
     loaded = load_all(settings, tokenizer)
     parts, counts = split_all(loaded, settings)
+    show_notes(counts)
     refuse_empty_parts(parts, settings)
     rows, shortened = encode_all([record for part in parts.values() for record in part], template, tokenizer, settings.max_tokens)
     texts = {f"{split}.jsonl": records_text(part) for split, part in parts.items()}
@@ -191,26 +193,46 @@ def split_all(loaded: Sequence[Loaded], settings: PrepareSettings) -> tuple[dict
     # FinQA fixes both the parts and the groups, its pages; everything else is grouped by likeness.
     fixed = [record for record in distinct if record.group and own_split[record.id]]
     others = [record for record in distinct if not (record.group and own_split[record.id])]
+    divided = divide(others, own_split, settings.seed, settings.val_fraction)
     parts: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    for record in fixed + grouped(others):
-        parts[own_split[record.id] or split_of(record.group, settings.seed, settings.val_fraction)].append(record)
+    for record in fixed:
+        parts[own_split[record.id]].append(record)
+    for record, split in zip(divided.records, divided.splits, strict=True):
+        parts[split].append(record)
     parts, copies = without_copies(parts, fixed)
     parts, leaks = without_leaks(parts)
     return parts, {
-        name: source_counts(name, loaded, distinct, parts, copies + leaks) for name in dict.fromkeys(one.name for one in loaded)
+        name: source_counts(name, loaded, distinct, parts, copies + leaks) | {"notes": divided.notes.get(name, [])}
+        for name in dict.fromkeys(one.name for one in loaded)
     }
 
 
 def refuse_empty_parts(parts: dict[str, list[Record]], settings: PrepareSettings) -> None:
     needed = ("train", "val") if settings.val_fraction else ("train",)
+    total = sum(map(len, parts.values()))
     if empty := [split for split in needed if not parts[split]]:
-        total = sum(map(len, parts.values()))
+        rows = "1 row is" if total == 1 else f"{total:,} rows are"
         raise UserError(
-            f"nothing is left for {' and '.join(empty)}: {total} rows are too few, or too much alike, to be parted with "
-            f"--val-fraction {settings.val_fraction:g}; try a larger one (0.2), another --seed, or add data"
+            f"nothing is left for {' and '.join(empty)}: {rows} too few, or of too few groups, for training and validation; "
+            "add rows, or give them no group or smaller ones"
         )
     if not parts["test"]:
-        warn("no rows for test.jsonl; evaluate needs some: try a larger --val-fraction")
+        tell_no_test(settings)
+
+
+def tell_no_test(settings: PrepareSettings) -> None:
+    remedy = (
+        "add rows, or give them no group or smaller ones"
+        if settings.val_fraction
+        else "--val-fraction 0 holds nothing out; choose 0.05"
+    )
+    warn(f"no rows for test.jsonl; evaluate needs some: {remedy}")
+
+
+def show_notes(counts: dict[str, dict]) -> None:
+    for name, count in counts.items():
+        for note in count["notes"]:
+            say(f"{name}: {note}")
 
 
 def encode_all(

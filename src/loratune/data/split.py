@@ -8,22 +8,26 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
 
-from loratune.data.groups import INPUT_SIMILARITY, INSTRUCTION_SIMILARITY, labels_alike, questions
+from loratune.data.groups import INPUT_SIMILARITY, INSTRUCTION_SIMILARITY, labels_alike, likeness
 from loratune.data.records import Record
 
-SPLITS = ("train", "val", "test")
+HELD_OUT = ("val", "test")
+SPLITS = ("train", *HELD_OUT)
 Removed = Counter[tuple[str, str]]  # (source, reason): records
 LIKE_HELD_OUT = "near-duplicate of a held-out row"
 LIKE_TRAINED = "near-duplicate of a row to train on"
 
 
-def split_of(group: str, seed: int, val_fraction: float) -> str:
-    """val and test each get `val_fraction` of the groups, train the rest."""
+def split_of(group: str, seed: int, val_fraction: float, wanted: Sequence[str] = HELD_OUT) -> str:
+    """Each of the `wanted` parts gets `val_fraction` of the groups, train the rest."""
+    share = share_of(group, seed)
+    return next((split for number, split in enumerate(wanted, 1) if share < number * val_fraction), "train")
+
+
+def share_of(group: str, seed: int) -> float:
+    """A number from 0 to 1 that looks random and is a function of group and seed alone."""
     digest = hashlib.sha256(f"{seed}:{group}".encode()).digest()
-    share = int.from_bytes(digest[:8], "big") / 2**64
-    if share < val_fraction:
-        return "val"
-    return "test" if share < 2 * val_fraction else "train"
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def without_copies(parts: dict[str, list[Record]], fixed: Sequence[Record]) -> tuple[dict[str, list[Record]], Removed]:
@@ -33,7 +37,8 @@ def without_copies(parts: dict[str, list[Record]], fixed: Sequence[Record]) -> t
     these stand as they are, alike or not: FinQA asks the same of several pages. Between two such sources the earlier part
     gives way; any other row gives way to both.
     """
-    asked = dict(zip((record.id for record in chain(*parts.values())), questions([*chain(*parts.values())]), strict=True))
+    everything = [*chain(*parts.values())]
+    asked, inputs = (dict(zip((one.id for one in everything), words, strict=True)) for words in likeness(everything))
     stands = {record.id for record in fixed}
     reasons: dict[str, str] = {}
     for source in dict.fromkeys(record.source for record in fixed):
@@ -44,7 +49,9 @@ def without_copies(parts: dict[str, list[Record]], fixed: Sequence[Record]) -> t
         by_question = labels_alike(
             [asked[one.id] for one, _ in others], [(asked[one.id], split) for one, split in kept], INSTRUCTION_SIMILARITY
         )
-        by_input = labels_alike([one.input for one, _ in others], [(one.input, split) for one, split in kept], INPUT_SIMILARITY)
+        by_input = labels_alike(
+            [inputs[one.id] for one, _ in others], [(inputs[one.id], split) for one, split in kept], INPUT_SIMILARITY
+        )
         for (record, split), *splits in zip(others, by_question, by_input, strict=True):
             stronger = SPLITS[SPLITS.index(split) + 1 :] if record.id in stands else SPLITS
             if found := set().union(*splits).intersection(stronger) - {split}:
