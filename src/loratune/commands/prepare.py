@@ -202,9 +202,19 @@ def split_all(loaded: Sequence[Loaded], settings: PrepareSettings) -> tuple[dict
     parts, copies = without_copies(parts, fixed)
     parts, leaks = without_leaks(parts)
     return parts, {
-        name: source_counts(name, loaded, distinct, parts, copies + leaks) | {"notes": divided.notes.get(name, [])}
+        name: source_counts(name, loaded, distinct, parts, copies + leaks)
+        | {"notes": [*divided.notes.get(name, []), *without_target(name, parts)]}
         for name in dict.fromkeys(one.name for one in loaded)
     }
+
+
+def without_target(source: str, parts: dict[str, list[Record]]) -> list[str]:
+    counts = {split: sum(one.source == source and not one.has_target for one in part) for split, part in parts.items()}
+    return [
+        f"{count:,} rows in {split} have no wanted response, only a result: they are answered and scored, and in no loss"
+        for split, count in counts.items()
+        if count
+    ]
 
 
 def refuse_empty_parts(parts: dict[str, list[Record]], settings: PrepareSettings) -> None:
