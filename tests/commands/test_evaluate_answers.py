@@ -210,7 +210,7 @@ def test_a_question_without_a_gold_program_is_answered_and_scored_and_in_no_loss
     assert last["tuned"]["result"] == 1.5 and "rouge_l" not in last["tuned"]["scores"]
     assert last["id"] not in [id for ids in result["telling"].values() for id in ids]
     evaluation = read_evaluation(place / "evaluation.json")
-    summary = dict.fromkeys(("regular", "fine_tuned"), {"eos_rate": 1.0, "mean_tokens": 3.0, "rep_4": 0.0})
+    summary = {side: {"eos_rate": 1.0, "mean_tokens": 3.0, "rep_4": 0.0} for side in ("regular", "fine_tuned")}
     page = comparison_page(Comparison([], summary, "base", place / "adapter", evaluation=evaluation))
     assert evaluation.without_target == 2 and "On 5 held-out rows" in page
 
