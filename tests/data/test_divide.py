@@ -71,6 +71,15 @@ def test_chats_with_few_system_messages_are_split_as_if_they_had_none(count, per
     assert any("does not make rows alike" in note or "divided row by row" in note for note in found.notes["mine"])
 
 
+def test_near_duplicates_behind_a_system_message_stay_together():
+    chats = [chat(number, PERSONAS[number % 8]) for number in range(400)]
+    again = [Record(f"{one.instruction} Please!", one.input, one.output, f"again {one.id}", one.source) for one in chats]
+    found = divided(chats + again)
+    assert ordinary(found, 800)
+    groups = {record.id: record.group for record in found.records}
+    assert all(groups[one.id] == groups[f"again {one.id}"] for one in chats) and len(set(groups.values())) == 400
+
+
 def test_personas_of_eight_are_held_out_together_with_others():
     found = divided([chat(number, PERSONAS[number % 8]) for number in range(400)])
     for held_out in ("val", "test"):

@@ -167,6 +167,15 @@ def test_written_programs_read_back_the_same(program):
     assert same_program(program, program) or "divide" in written(program)
 
 
+def test_a_comma_in_a_number_is_read_and_a_currency_sign_is_not():
+    assert [result_of(text) for text in ("add(1,234, 5)", "add(1, 234)", "add($5, 1)", "add($ 1,234, 5)")] == [
+        1239,
+        235,
+        None,
+        None,
+    ]
+
+
 def test_the_canonical_text_has_no_thousands_commas_and_is_linear():
     text = "divide(subtract( 1,234.50 ,5 %),const_m1)"
     assert written(parse(text)) == "subtract(1234.50, 5%), divide(#0, const_m1)"
