@@ -10,6 +10,9 @@ from evaluating import PROGRAM, ROWS, evaluate, finqa_row, measured, tokenizer_o
 from loratune.evaluation import model as measuring
 from loratune.evaluation.statistics import paired_difference
 from loratune.generation.decode import Answer
+from loratune.report.headline import Comparison
+from loratune.report.measured import read_evaluation
+from loratune.report.page import comparison_page
 
 
 def test_answers_are_scored(place, monkeypatch):
@@ -162,3 +165,62 @@ def test_rows_with_an_answer_as_target_are_not_scored_as_programs(place):
     write_rows(place, [finqa_row(1) | {"output": "150%"}])
     assert evaluate("--generate", "1") == 0
     assert "execution_accuracy" not in written(place)["base"]
+
+
+def without_program(number: int, **meta) -> dict:
+    """A question of FinQA of which only the result is known, as `prepare` writes it."""
+    return finqa_row(number, program=None, no_target=True, **meta) | {"output": "1.5"}
+
+
+def test_a_question_without_a_gold_program_is_answered_and_scored_and_in_no_loss(place, monkeypatch, capsys):
+    tokenizer = tokenizer_of(place)
+
+    def answer(decoder, prompts, end_ids, decoding, title, constraints, samples, known, on_answer):
+        chosen = ["0"] * 3 + [PROGRAM, "$1", "add(1, 0.5)", PROGRAM]
+        return [Answer(tokenizer.encode(text if title.startswith("tuned") else "0"), "eos") for text in chosen[: len(prompts)]]
+
+    monkeypatch.setattr(measuring, "answer", answer)
+    rows = [*ROWS[:3], *(finqa_row(number, split_ids=4) for number in range(2))]
+    write_rows(place, rows)
+    alone = measured(place, "--generate", "9")
+    write_rows(place, [*rows, *(without_program(number, split_ids=4) for number in (2, 3))])
+    result = measured(place, "--generate", "9")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2 rows have no wanted response: they are answered and scored, and in no loss." in said
+    for path in ((), ("by_source", "finqa")):
+        before, after = (functools.reduce(dict.__getitem__, path, one) for one in (alone, result))
+        assert (after["rows"], after["answered_rows"], after["without_target"]) == (
+            before["rows"] + 2,
+            before["answered_rows"] + 2,
+            2,
+        )
+        for name in ("nll", "perplexity", "bits_per_byte", "target_tokens", "rouge_l"):
+            assert after["tuned"][name] == before["tuned"][name] and after["base"][name] == before["base"][name]
+        for name in ("nll", "bits_per_byte"):
+            assert after["difference"][name] == before["difference"][name]
+        assert [after[name] for name in ("improved", "tied", "regressed")] == [
+            before[name] for name in ("improved", "tied", "regressed")
+        ]
+    # One of two, then three of four with the right result; the right program is unknown for two: none is it.
+    assert (alone["tuned"]["execution_accuracy"], result["tuned"]["execution_accuracy"]) == (1 / 2, 3 / 4)
+    assert (alone["tuned"]["program_accuracy"], result["tuned"]["program_accuracy"]) == (1 / 2, 1 / 4)
+    assert result["tuned"]["execution_accuracy_all"] == 3 / 4 and alone["tuned"]["execution_accuracy_all"] == 1 / 4
+    last = result["examples"][-1]
+    assert (last["target_tokens"], last["change"], last["tuned"]["nll"], last["wanted_result"]) == (0, None, None, 1.5)
+    assert last["tuned"]["result"] == 1.5 and "rouge_l" not in last["tuned"]["scores"]
+    assert last["id"] not in [id for ids in result["telling"].values() for id in ids]
+    evaluation = read_evaluation(place / "evaluation.json")
+    summary = {side: {"eos_rate": 1.0, "mean_tokens": 3.0, "rep_4": 0.0} for side in ("regular", "fine_tuned")}
+    page = comparison_page(Comparison([], summary, "base", place / "adapter", evaluation=evaluation))
+    assert evaluation.without_target == 2 and "On 5 held-out rows" in page
+
+
+def test_rows_none_of_which_has_a_wanted_response_are_scored_alone(place, capsys):
+    write_rows(place, [without_program(number, category="growth") for number in range(2)])
+    assert evaluate("--dry-run") == 0
+    result = measured(place, "--generate", "2", "--constrain")
+    assert "nll" not in result["base"] and "nll" not in result["difference"]
+    assert result["answered_rows"] == 2 and result["tuned"]["execution_accuracy"] == 0
+    assert (result["improved"], result["tied"], result["regressed"]) == (0, 0, 0)
+    assert "Of 0 rows 0 improved" in capsys.readouterr().out
+    read_evaluation(place / "evaluation.json")

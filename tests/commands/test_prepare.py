@@ -165,6 +165,49 @@ def test_duplicates_and_shortened_rows_are_counted(model, tmp_path, capsys):
     assert told["tokens"]["95 %"] <= 256
 
 
+def chats(count: int) -> list[dict]:
+    system = "You are Mila, the patient caretaker of a town's store of old things. Answer in one sentence."
+    asked = [f"How is the {fruit} of {number} kept at {number * 7}?" for number in range(count // 16 + 1) for fruit in FRUITS]
+    return [
+        {"messages": [{"role": role, "content": text} for role, text in zip(("system", "user", "assistant"), said, strict=True)]}
+        for said in [(system, question, f"Well, {number}.") for number, question in enumerate(asked[:count])]
+    ]
+
+
+@pytest.mark.parametrize("count", [5, 40, 400])
+def test_unlike_chats_with_one_system_message_have_an_ordinary_split(model, tmp_path, capsys, count):
+    write_rows(tmp_path / "chats.jsonl", chats(count))
+    options = ["prepare", "--model", model, "--data", str(tmp_path / "chats.jsonl"), "--out", str(tmp_path / "out"), "--json"]
+    assert main(options) == 0
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
+    assert all(max(1, 0.025 * count) <= report["rows"][split] <= max(1, 0.15 * count) for split in ("val", "test"))
+    (note,) = report["sources"]["chats"]["notes"]
+    assert f"chats: {note}" in captured.err and "You are Mila" in note
+
+
+def test_a_group_that_is_all_of_the_data_is_refused_and_the_remedy_works(model, tmp_path, capsys):
+    rows = [{"instruction": f"What is a {fruit}?", "output": "A fruit.", "group": "all"} for fruit in FRUITS]
+    write_rows(tmp_path / "mine.jsonl", rows)
+    assert prepare(model, tmp_path / "out", "--data", tmp_path / "mine.jsonl") == 2
+    captured = capsys.readouterr()
+    assert 'mine: 16 of 16 rows have the group "all"' in captured.out
+    assert "nothing is left for val: 16 rows are too few, or of too few groups" in captured.err
+    for row in rows:
+        del row["group"]
+    write_rows(tmp_path / "mine.jsonl", rows)
+    assert prepare(model, tmp_path / "out", "--data", tmp_path / "mine.jsonl") == 0
+
+
+def test_two_rows_are_enough_to_train_and_the_missing_test_is_told(model, tmp_path, capsys):
+    write_rows(tmp_path / "mine.jsonl", [{"instruction": f"What is a {fruit}?", "output": "A fruit."} for fruit in FRUITS[:2]])
+    assert prepare(model, tmp_path / "out", "--data", tmp_path / "mine.jsonl") == 0
+    assert "warning: no rows for test.jsonl; evaluate needs some: add rows" in capsys.readouterr().out
+    assert main(["prepare", "--model", model, "--data", str(tmp_path / "mine.jsonl"), "--out", str(tmp_path / "out"),
+                 "--val-fraction", "0"]) == 0  # fmt: skip
+    assert "--val-fraction 0 holds nothing out; choose 0.05" in capsys.readouterr().out
+
+
 def test_columns_are_mapped(model, tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("frage,antwort\n" + "".join(f"Was ist {fruit}?,Obst {fruit}\n" for fruit in FRUITS))
@@ -185,7 +228,11 @@ GOOD = '{"instruction": "What is this?", "output": "That."}\n'
         ("mine.jsonl", '{"instruction": "a"}\n', "mine.jsonl: no column for output"),
         ("mine.jsonl", "", "mine.jsonl: the file is empty"),
         ("mine.csv", "text,label\na,b\n", "its columns are text, label"),
-        ("mine.jsonl", GOOD, "try a larger one (0.2), another --seed, or add data"),
+        (
+            "mine.jsonl",
+            GOOD,
+            "nothing is left for val: 1 row is too few, or of too few groups, for training and validation; add rows",
+        ),
         ("mine.pdf", "a", "mine.pdf: unknown kind of file; use .parquet, .jsonl, .json, .csv, .tsv; a text does not say"),
         ("mine.txt", "a", "--data mine.txt: unknown kind of file"),
         ("mine.xlsx", "a", "save it as CSV"),

@@ -59,6 +59,19 @@ def test_the_same_run_twice_gives_the_same_adapter(workplace):
     assert same(adapter(workplace / "one"), adapter(workplace / "two"))
 
 
+def test_a_row_without_a_wanted_response_is_never_trained_on_or_validated(workplace):
+    """The adapter and the validation are, to the bit, those without such rows."""
+    assert train("--steps", "4", "--run", "one", "--out", "one") == 0
+    for name in ("train", "val"):
+        path = workplace / "data" / f"{name}.jsonl"
+        row = {"instruction": "How much?", "input": "", "output": "0.5", "meta": {"no_target": True}, "source": "count"}
+        path.write_text(json.dumps(row) + "\n" + path.read_text())
+    assert train("--steps", "4", "--run", "two", "--out", "two") == 0
+    assert same(adapter(workplace / "one"), adapter(workplace / "two"))
+    summaries = [json.loads((workplace / "runs" / run / "summary.json").read_text()) for run in ("one", "two")]
+    assert summaries[0]["best_val_nll"] == summaries[1]["best_val_nll"]
+
+
 def test_repeated_trainings_are_those_of_one_seed_after_the_other(workplace, capsys):
     words = ["--steps", "4", "--val-rows", "2"]
     assert train(*words, "--run", "r", "--out", "adapters/r", "--seed", "5", "--repeat", "2", "--json") == 0

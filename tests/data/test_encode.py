@@ -151,3 +151,13 @@ def test_whatever_is_cut_is_counted(instruction, input, output, max_tokens):
     # The instruction is there to its last letter.
     bare = TEMPLATE.render(instruction).partition("### Response:\n")[0]
     assert TOKENIZER.decode(row.prompt).startswith(bare) or "<|end|>" in instruction or "### Response" in instruction
+
+
+@given(filled, words, st.integers(8, 200))
+def test_a_row_without_a_wanted_response_has_no_target(instruction, input, max_tokens):
+    record = Record(instruction, input, "0.5", id="1", source="s", meta={"no_target": True})
+    row, count = encoded(record, max_tokens)
+    if row is None:
+        assert count["dropped"] == 1
+    else:
+        assert row.response == [] and len(row.prompt) < max_tokens and count["responses_cut"] == 0

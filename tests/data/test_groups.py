@@ -1,10 +1,25 @@
 from itertools import combinations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratune.data.groups import TASK_INPUTS, content_key, grouped, labels_alike, questions, similar_pairs, without_duplicates
+from loratune.data.groups import (
+    FEW,
+    TASK_INPUTS,
+    Words,
+    alike,
+    components,
+    content_key,
+    grouped,
+    labels_alike,
+    questions,
+    shared_sentences,
+    similar_pairs,
+    without_duplicates,
+    word_set,
+)
 from loratune.data.records import Record
 from loratune.data.split import LIKE_HELD_OUT, LIKE_TRAINED, split_of, without_copies, without_leaks
 
@@ -49,8 +64,33 @@ def test_likes_are_those_of_comparing_all(ones, others, similarity):
         }
         for one in ones
     ]
+    ones, others = ([Words(word_set(text), word_set(text)) for text in side] for side in (ones, others))
     assert labels_alike(ones, [(other, f"label {number % 3}") for number, other in enumerate(others)], similarity) == expected
-    assert labels_alike(ones, [], similarity) == [set() for _ in ones] and labels_alike([], [("aa", "")], similarity) == []
+    assert labels_alike(ones, [], similarity) == [set() for _ in ones] and labels_alike([], [(others[0], "")], similarity) == []
+
+
+@given(st.lists(st.tuples(st.frozensets(st.sampled_from("abcdef")), st.frozensets(st.sampled_from("abcdef"))), max_size=9))
+def test_texts_are_alike_with_and_without_what_many_share(pairs):
+    """So that leaving out what is shared never joins rows."""
+    texts = [Words(every, every & own) for every, own in pairs]
+    found = components(alike(texts, 0.7), len(texts))
+
+    def near(one, other):
+        return bool(one and other) and len(one & other) >= 0.7 * len(one | other) - 1e-9
+
+    edges = [
+        (one, other)
+        for one, other in combinations(range(len(texts)), 2)
+        if near(texts[one].all, texts[other].all) and near(texts[one].own, texts[other].own)
+    ]
+    expected = components(np.array(edges, dtype=np.int64).reshape(-1, 2), len(texts))
+    assert [found.index(label) for label in found] == [expected.index(label) for label in expected]
+
+
+def test_the_same_prompt_with_many_responses_shares_nothing():
+    rows = [record("How high is it?", "Mount Everest. It stands in Nepal.", output=str(number)) for number in range(3 * FEW)]
+    assert shared_sentences([row.input for row in rows], [row.input for row in rows]) == {}
+    assert len(groups_of(rows)) == 1
 
 
 def test_near_duplicates_share_a_group_and_others_do_not():

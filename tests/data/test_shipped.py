@@ -15,6 +15,7 @@ from loratune.data.facts import page_facts
 from loratune.data.groups import INPUT_SIMILARITY, INSTRUCTION_SIMILARITY, folded, word_set
 from loratune.data.sources.dolly import load_dolly
 from loratune.data.sources.finqa import FinqaOptions, fact_recall, load_finqa, with_gold_facts
+from loratune.evaluation.answers import wants_program
 from loratune.settings import PrepareSettings
 
 SPLITS = ("train", "val", "test")
@@ -78,12 +79,19 @@ def test_no_group_id_or_content_is_in_two_parts(parts):
             assert not set(map(key, parts[one])) & set(map(key, parts[other])), (one, other)
 
 
-def test_held_out_parts_of_finqa_have_all_ids_that_have_a_program(parts):
+def test_held_out_parts_of_finqa_have_all_ids(parts):
     for split, name, ids in (("val", "dev", 883), ("test", "test", 1147)):
         records, rows = of(parts, "finqa", split), snapshot.read(f"finqa_{name}")
-        assert {record.id for record in records} == {row["id"] for row in rows if row["program"]}
+        assert [record.id for record in records] == [row["id"] for row in rows]
+        assert len(records) == ids
+        assert {record.id for record in records if not record.has_target} == {row["id"] for row in rows if not row["program"]}
         assert len(records) == len({record.id for record in records})
         assert {record.meta["split_ids"] for record in records} == {ids}
+
+
+def test_every_row_to_train_on_has_a_target(parts):
+    assert all(record.has_target for record in parts["train"]) and all(record.has_target for record in parts["val"])
+    assert sum(not record.has_target for record in parts["test"]) == 15
 
 
 def test_no_held_out_question_or_page_of_finqa_is_trained_on(parts):
@@ -128,7 +136,9 @@ def test_held_out_finqa_rows_see_retrieved_facts_and_carry_what_scoring_needs(pa
         for record in of(parts, "finqa", split):
             meta = record.meta
             assert meta["facts"] == "retrieved"
-            assert meta["program"] == record.output and meta["table"] and meta["page"] == record.id.rpartition("-")[0]
+            assert meta["table"] and meta["page"] == record.id.rpartition("-")[0] and wants_program(record)
+            wanted = (meta["program"], None) if record.has_target else (str(meta["exe_ans"]), meta["program"])
+            assert (record.output, None) == wanted
             assert meta["answer"] or meta["exe_ans"] is not None
     recall = fact_recall(parts["val"])
     assert recall["rows"] > 800 and recall["all_gold_facts"] > 0.88 and recall["recall_at_3"] > 0.79

@@ -50,7 +50,16 @@ def test_gold_programs_give_the_gold_results(split, agreeing, programs):
         ("subtract(5829, 5735), divide(#0, 5735)", 0.01639),
         ("divide(subtract(5829, 5735), 5735)", 0.01639),
         ("add(subtract(9, 4), 1), multiply(#0, 2)", 12.0),  # #0 is the addition, not the subtraction inside it
-        ("multiply(5%, $ 200)", 10.0),
+        ("multiply(5%, 200)", 10.0),
+        ("multiply(5 %, 200)", 10.0),
+        ("add(1, 234)", 235.0),
+        ("add(1,234)", 235.0),
+        ("add(1,234, 5)", 1239.0),
+        ("add(1,234.5, 2)", 1236.5),
+        ("subtract(12,345,678, -1,234)", 12346912.0),
+        ("divide(1,000%, 10)", 1.0),
+        ("divide(1,000,10)", 100.0),  # 000 begins no number
+        ("add(subtract(1,234, 34), 1,000), divide(#0, 2,200)", 1.0),
         ("divide(.5, const_m1)", -0.5),
         ("exp(2, const_10)", 1024.0),
         ("greater(1, 2)", "no"),
@@ -79,6 +88,15 @@ def test_results(text, result):
         ("add(1, --2)", "'--2' is not a number"),
         ("add(1, \N{ARABIC-INDIC DIGIT TWO})", "is not a number"),
         ("power(1, 2)", "'power' is no operation"),
+        ("multiply(5, $ 200)", r"'\$ 200' is not a number"),
+        ("multiply($5, 200)", r"'\$5' is not a number"),
+        ("multiply(5, 1 200)", "'1 200' is not a number"),
+        ("multiply(5, - 3)", "'- 3' is not a number"),
+        ("add(1,234,567)", "in several ways"),
+        ("add(1, 234, 567)", "3 arguments"),
+        ("add(0,123, 4)", "3 arguments"),
+        ("add(1,23, 4)", "3 arguments"),
+        ("add(1,234,)", "'' is not a number"),
         ("add(1, #0)", "#0 does not refer to an earlier operation"),
         ("add(1, 2), add(#1, 1)", "#1 does not refer"),
         ("add(1, 2), add(#-1, 1)", "#-1 does not refer"),
@@ -149,6 +167,35 @@ def test_written_programs_read_back_the_same(program):
     assert same_program(program, program) or "divide" in written(program)
 
 
+def test_a_comma_in_a_number_is_read_and_a_currency_sign_is_not():
+    assert [result_of(text) for text in ("add(1,234, 5)", "add(1, 234)", "add($5, 1)", "add($ 1,234, 5)")] == [
+        1239,
+        235,
+        None,
+        None,
+    ]
+
+
+def test_the_canonical_text_has_no_thousands_commas_and_is_linear():
+    text = "divide(subtract( 1,234.50 ,5 %),const_m1)"
+    assert written(parse(text)) == "subtract(1234.50, 5%), divide(#0, const_m1)"
+    assert same_program(parse("add(1234, 5)"), parse("add(5,1,234)"))
+
+
+@given(*2 * [st.integers(-(10**12), 10**12) | st.decimals(-(10**9), 10**9, places=2)], st.sampled_from(ARITHMETIC))
+def test_thousands_commas_are_no_separators_and_separators_no_thousands_commas(first, second, operation):
+    plain = (Step(operation, (str(first), str(second))),)
+    for one in (f"{first}", f"{first:,}"):
+        for other in (f"{second}", f"{second:,}"):
+            assert parse(f"{operation}({one}, {other})") == plain
+            # Without a space, nothing else may be read.
+            try:
+                assert parse(f"{operation}({one},{other})") == plain
+            except ProgramError as error:
+                assert "in several ways" in str(error)
+    assert parse(f"{operation}({first},{second})") == plain
+
+
 @given(programs())
 def test_nested_and_linear_forms_have_the_same_result(program):
     nested = []
@@ -197,6 +244,8 @@ def test_no_text_breaks_the_parser(count):
         "add(1, 2), " * 10**4 + "add(#0, 1)",
         "add(" + "const_" * 10**5 + ", 1)",
         "table_max(" + ",(" * 10**5,
+        "add(" + "1," * 10**5 + "1)",
+        "add(1" + ",000" * 10**5 + ", 1)",
     ],
     ids=lambda text: text[:12],
 )

@@ -33,3 +33,10 @@ def test_a_word_in_common_by_chance_is_no_common_part():
     ours, theirs = differences("The profit rose by 5 % in 2019.", "The profit rose by 7 % in 2019.")
     assert [piece.text for piece in ours if not piece.shared] == ["5"]
     assert [piece.text for piece in theirs if not piece.shared] == ["7"]
+
+
+def test_what_differs_in_other_scripts_is_a_word_or_a_letter():
+    ours, theirs = differences("天空是蓝色的。", "天空是红色的。")
+    assert [piece.text for side in (ours, theirs) for piece in side if not piece.shared] == ["蓝", "红"]
+    ours, theirs = differences("यह हिन्दी है", "यह हिन्द है")
+    assert [piece.text for side in (ours, theirs) for piece in side if not piece.shared] == ["हिन्दी", "हिन्द"]

@@ -10,8 +10,9 @@ from pathlib import Path
 from loratune import hub
 from loratune.commands.plan import Plan, tell
 from loratune.console import progress, say, warn
+from loratune.data.divide import divide
 from loratune.data.encode import Encoded, encode_rows
-from loratune.data.groups import content_key, grouped, without_duplicates
+from loratune.data.groups import content_key, without_duplicates
 from loratune.data.records import Record, records_text
 from loratune.data.sample import draw_evenly
 from loratune.data.sources.dolly import load_dolly
@@ -23,7 +24,7 @@ from loratune.data.sources.other_kinds import REMEDIES
 from loratune.data.sources.parts import part_of
 from loratune.data.sources.places import SHIPPED, Place, find_places, kind_of_place, left_aside, problem_with, problem_with_own
 from loratune.data.sources.survey import Survey, survey_finqa, survey_of
-from loratune.data.split import HELD_OUT, SPLITS, drawn_parts, split_of, without_copies, without_leaks
+from loratune.data.split import HELD_OUT, SPLITS, drawn_parts, without_copies, without_leaks
 from loratune.data.summary import show, source_counts, token_statistics
 from loratune.data.template import Template, load_template
 from loratune.errors import UserError
@@ -52,6 +53,7 @@ def run(settings: PrepareSettings) -> dict:
         return tell(planned(settings, surveyed(settings, tokenizer), template, tokenizer))
     loaded = load_all(settings, tokenizer)
     parts, counts = split_all(loaded, settings)
+    show_notes(counts)
     refuse_empty_parts(parts, settings, own={one.split for one in loaded if one.own})
     rows, shortened = encode_all([record for part in parts.values() for record in part], template, tokenizer, settings.max_tokens)
     texts = {f"{split}.jsonl": records_text(part) for split, part in parts.items()}
@@ -216,19 +218,30 @@ def split_all(loaded: Sequence[Loaded], settings: PrepareSettings) -> tuple[dict
     # FinQA fixes both the parts and the groups, its pages; everything else is grouped by likeness.
     fixed = [record for record in distinct if record.group and own_split[record.id] and record.id not in kept]
     stand = {record.id for record in fixed}
-    others = grouped([record for record in distinct if record.id not in stand])
-    drawn = drawn_parts(loaded)
+    others = [record for record in distinct if record.id not in stand]
+    how = {"drawn": drawn_parts(loaded), "seed": settings.seed, "val_fraction": settings.val_fraction}
+    divided = divide(others, own_split, **how)
     parts: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    for record in fixed + others:
-        split = own_split[record.id]
-        if split in drawn:
-            split = split_of(record.group, settings.seed, settings.val_fraction, drawn[split])
+    for record in fixed:
+        parts[own_split[record.id]].append(record)
+    for record, split in zip(divided.records, divided.splits, strict=True):
         parts[split].append(record)
-    parts, copies = without_copies(parts, fixed + [record for record in others if record.id in kept], kept)
+    parts, copies = without_copies(parts, fixed + [record for record in divided.records if record.id in kept], kept)
     parts, leaks = without_leaks(parts, kept)
     return parts, {
-        name: source_counts(name, loaded, distinct, parts, copies + leaks) for name in dict.fromkeys(one.name for one in loaded)
+        name: source_counts(name, loaded, distinct, parts, copies + leaks)
+        | {"notes": [*divided.notes.get(name, []), *without_target(name, parts)]}
+        for name in dict.fromkeys(one.name for one in loaded)
     }
+
+
+def without_target(source: str, parts: dict[str, list[Record]]) -> list[str]:
+    counts = {split: sum(one.source == source and not one.has_target for one in part) for split, part in parts.items()}
+    return [
+        f"{count:,} rows in {split} have no wanted response, only a result: they are answered and scored, and in no loss"
+        for split, count in counts.items()
+        if count
+    ]
 
 
 def refuse_empty_parts(parts: dict[str, list[Record]], settings: PrepareSettings, own: Collection[str] = ()) -> None:
@@ -239,15 +252,30 @@ def refuse_empty_parts(parts: dict[str, list[Record]], settings: PrepareSettings
             "(train, val, test); name files that have no rows in common"
         )
     needed = ("train", "val") if settings.val_fraction else ("train",)
+    total = sum(map(len, parts.values()))
     if empty := [split for split in needed if not parts[split]]:
-        total = sum(map(len, parts.values()))
+        rows = "1 row is" if total == 1 else f"{total:,} rows are"
         raise UserError(
-            f"nothing is left for {' and '.join(empty)}: {total} rows are too few, or too much alike, to be parted with "
-            f"--val-fraction {settings.val_fraction:g}; try a larger one (0.2), another --seed, or add data"
+            f"nothing is left for {' and '.join(empty)}: {rows} too few, or of too few groups, for training and validation; "
+            "add rows, or give them no group or smaller ones"
         )
     if not parts["test"]:
-        remedy = "name a file with --test, or evaluate with val.jsonl" if own else "try a larger --val-fraction"
-        warn(f"no rows for test.jsonl; evaluate needs some: {remedy}")
+        tell_no_test(settings, own)
+
+
+def tell_no_test(settings: PrepareSettings, own: Collection[str]) -> None:
+    remedy = "add rows, or give them no group or smaller ones"
+    if own:
+        remedy = "name a file with --test, or evaluate with the rows of val.jsonl"
+    elif not settings.val_fraction:
+        remedy = "--val-fraction 0 holds nothing out; choose 0.05"
+    warn(f"no rows for test.jsonl; evaluate needs some: {remedy}")
+
+
+def show_notes(counts: dict[str, dict]) -> None:
+    for name, count in counts.items():
+        for note in count["notes"]:
+            say(f"{name}: {note}")
 
 
 def encode_all(

@@ -118,6 +118,8 @@ def show_improvement(measured: dict) -> None:
         table.add_column(column, justify="left" if not column else "right")
     parts = {"all": measured, **measured["by_source"]}
     for name, part in parts.items():
+        if "nll" not in part["difference"]:  # no row has a wanted response
+            continue
         base, tuned, difference = part["base"], part["tuned"], part["difference"]["nll"]
         low, high = difference["interval"]
         table.add_row(

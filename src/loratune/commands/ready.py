@@ -75,6 +75,7 @@ def made_ready(settings: TrainSettings) -> Ready:
     key = key_of(made_of["data"]["train"], found.content, template, settings.max_tokens)
     rows, counts = recalled(cache_folder(), key, lambda: encode_rows(records, template, base.tokenizer, settings.max_tokens))
     all_val_rows, _ = encode_rows(val_records, template, base.tokenizer, settings.max_tokens)
+    rows, all_val_rows = with_targets(rows), with_targets(all_val_rows)
     refuse_no_rows(settings, rows, all_val_rows)
     besides_weights = memory_besides_weights(base.decoder)
     settings, trial = settled(settings, base, rows, device)
@@ -114,6 +115,10 @@ def refuse_long_rows(settings: TrainSettings, base: Base) -> None:
     most = base.decoder.spec.max_positions
     if settings.max_tokens > most:
         raise UserError(f"--max-tokens {settings.max_tokens}: this model has only {most} positions; choose at most {most}")
+
+
+def with_targets(rows: list[Encoded]) -> list[Encoded]:
+    return [row for row in rows if row.response]
 
 
 def refuse_no_rows(settings: TrainSettings, rows: list[Encoded], val_rows: list[Encoded]) -> None:

@@ -11,7 +11,7 @@ from loratune.data.template import Template
 @dataclass(frozen=True)
 class Encoded:
     prompt: list[int]
-    response: list[int]  # what is trained on; ends with end-of-text unless it was cut
+    response: list[int]  # what is trained on; ends with end-of-text unless it was cut; empty for a row without a target
     id: str
     source: str
 
@@ -32,6 +32,8 @@ def encode_rows(
         count = counts[record.source]
         count["rows"] += 1
         row = Encoded(prompt, [*response, tokenizer.eos_id], record.id, record.source)
+        if not record.has_target:
+            row = replace(row, response=[])
         if over(row, max_tokens) > 0 and record.input:
             row = replace(row, prompt=shorter_prompt(record, row, template, tokenizer, max_tokens))
             count["inputs_cut"] += 1

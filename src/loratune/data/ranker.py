@@ -14,14 +14,14 @@ from itertools import pairwise
 import numpy as np
 
 from loratune.data.facts import row_name
+from loratune.words import words
 
 # A sentence needs some words at all.
 FEWEST_WORDS = 3
 STOP_WORDS = frozenset(
-    re.findall(
-        r"\w+",
+    words(
         "a an the of in on at to for from by with and or is are was were be been do does did what how much many as that this "
-        "which it its if not has have had",
+        "which it its if not has have had"
     )
 )
 ENDING = re.compile(r"(?<=[a-z]{3})(?:(?<!s)s|(?<=[a-z])(?:ations?|ments?|ings?|ions?|ies|es|ed|al|ly|e|y))$")
@@ -156,5 +156,4 @@ def share(wanted: set, found: Iterable) -> float:
 @lru_cache(4096)  # a page's facts are looked at for each of its questions
 def stems(text: str) -> tuple[str, ...]:
     """Words without their commonest endings, and numbers, in lower case, without stop words."""
-    found = re.findall(r"[a-z0-9]+(?:\.[0-9]+)?", text.lower())
-    return tuple(ENDING.sub("", word) for word in found if word not in STOP_WORDS)
+    return tuple(ENDING.sub("", word) for word in words(text, decimals=True) if word not in STOP_WORDS)

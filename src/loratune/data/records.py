@@ -25,6 +25,11 @@ class Record:
     group: str = ""  # records of one group are never split between training and held-out data
     meta: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def has_target(self) -> bool:
+        """Whether the output is the text of a wanted response. A row without one is answered and scored, never trained on."""
+        return self.meta.get("no_target") is not True
+
 
 def content_id(instruction: str, input: str, output: str) -> str:
     """A name that is a function of the content alone."""

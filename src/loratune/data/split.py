@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import chain
 
-from loratune.data.groups import INPUT_SIMILARITY, INSTRUCTION_SIMILARITY, labels_alike, questions
+from loratune.data.groups import INPUT_SIMILARITY, INSTRUCTION_SIMILARITY, labels_alike, likeness
 from loratune.data.records import Record
 from loratune.data.sources.loaded import Loaded
 
-SPLITS = ("train", "val", "test")
 HELD_OUT = ("val", "test")
+SPLITS = ("train", *HELD_OUT)
 Removed = Counter[tuple[str, str]]  # (source, reason): records
 LIKE_HELD_OUT = "near-duplicate of a held-out row"
 LIKE_TRAINED = "near-duplicate of a row to train on"
@@ -30,12 +30,16 @@ def drawn_parts(loaded: Sequence[Loaded]) -> dict[str | None, Collection[str]]:
     return {None: free} | ({} if {one.split for one in loaded} & {None, "val"} else {"train": {"val"}})
 
 
-def split_of(group: str, seed: int, val_fraction: float, drawn: Collection[str] = HELD_OUT) -> str:
-    """val and test each get `val_fraction` of the groups, as far as they are `drawn`; train gets the rest."""
+def split_of(group: str, seed: int, val_fraction: float, wanted: Sequence[str] = HELD_OUT) -> str:
+    """Each of the `wanted` parts gets `val_fraction` of the groups, train the rest."""
+    share = share_of(group, seed)
+    return next((split for number, split in enumerate(wanted, 1) if share < number * val_fraction), "train")
+
+
+def share_of(group: str, seed: int) -> float:
+    """A number from 0 to 1 that looks random and is a function of group and seed alone."""
     digest = hashlib.sha256(f"{seed}:{group}".encode()).digest()
-    share = int.from_bytes(digest[:8], "big") / 2**64
-    split = "val" if share < val_fraction else "test" if share < 2 * val_fraction else "train"
-    return split if split in drawn else "train"
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def without_copies(
@@ -47,7 +51,8 @@ def without_copies(
     these stand as they are, alike or not: FinQA asks the same of several pages. Between two such sources the earlier part
     gives way; any other row gives way to both. Those whose ids are `kept` give way to none.
     """
-    asked = dict(zip((record.id for record in chain(*parts.values())), questions([*chain(*parts.values())]), strict=True))
+    everything = [*chain(*parts.values())]
+    asked, inputs = (dict(zip((one.id for one in everything), words, strict=True)) for words in likeness(everything))
     stands = {record.id for record in fixed}
     reasons: dict[str, str] = {}
     for source in dict.fromkeys(record.source for record in fixed):
@@ -59,7 +64,7 @@ def without_copies(
             [asked[one.id] for one, _ in others], [(asked[one.id], split) for one, split in standing], INSTRUCTION_SIMILARITY
         )
         by_input = labels_alike(
-            [one.input for one, _ in others], [(one.input, split) for one, split in standing], INPUT_SIMILARITY
+            [inputs[one.id] for one, _ in others], [(inputs[one.id], split) for one, split in standing], INPUT_SIMILARITY
         )
         for (record, split), *splits in zip(others, by_question, by_input, strict=True):
             stronger = SPLITS[SPLITS.index(split) + 1 :] if record.id in stands else SPLITS

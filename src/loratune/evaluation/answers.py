@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from loratune.data.records import Record
-from loratune.evaluation.finqa import ProgramError, Table, Value, parse, result_of, same_program, same_result
+from loratune.evaluation.finqa import Program, ProgramError, Table, Value, execute, parse, result_of, same_program, same_result
 from loratune.evaluation.text import rep_4, rouge_l
 from loratune.generation.decode import Answer
 
@@ -20,38 +20,64 @@ class Scored:
 
 def scored(answer: Answer, tokenizer, record: Record) -> Scored:
     text = tokenizer.decode(answer.ids).strip()
-    result = result_of(text, table_of(record)) if wants_program(record) else None
+    program = parsed(text) if wants_program(record) else None
+    result = result_of_program(program, table_of(record))
     # Each score is a number whose mean over rows is the measure of that name in `evaluation.json`.
     scores = {
-        "rouge_l": rouge_l(text, record.output),
+        **({"rouge_l": rouge_l(text, record.output)} if record.has_target else {}),
         "eos_rate": float(answer.ended == "eos"),
         "cap_rate": float(answer.ended == "length"),
         "mean_tokens": float(len(answer.ids)),
         "rep_4": rep_4(answer.ids),
     }
     if wants_program(record):
-        scores |= program_scores(text, result, record)
+        scores |= program_scores(program, result, record)
     return Scored(answer, text, scores, result)
 
 
-def program_scores(text: str, result: Value | None, record: Record) -> dict[str, float]:
-    """Is the answer a program, has it the right result, is it the right program?"""
+def program_scores(program: Program | None, result: Value | None, record: Record) -> dict[str, float]:
+    """Is the answer a program, has it the right result, is it the right program?
+
+    Where the right program is unknown no program is it, as in the paper's own evaluation.
+    """
+    gold = parsed(record.output) if record.has_target else None
     return {
         "execution_accuracy": float(same_result(result, gold_result(record))),
-        "program_accuracy": float(is_program(text, record.output)),
+        "program_accuracy": float(gold is not None and program is not None and same_program(gold, program)),
         "valid_programs": float(result is not None),
     }
 
 
+def parsed(text: str) -> Program | None:
+    try:
+        return parse(text)
+    except ProgramError:
+        return None
+
+
+def result_of_program(program: Program | None, table: Table | None) -> Value | None:
+    try:
+        return execute(program, table) if program else None
+    except ProgramError:
+        return None
+
+
 def wants_program(record: Record) -> bool:
-    wanted = record.meta.get("program")
-    return bool(wanted) and record.output == wanted
+    """Whether a program is the wanted response, or, where that is unknown, the result of one is recorded."""
+    program = record.meta.get("program")
+    if not record.has_target:
+        return not program and is_result(record.meta.get("exe_ans"))
+    return bool(program) and record.output == program
 
 
 def gold_result(record: Record) -> Value | None:
     """FinQA's recorded result; where it has none, that of its program."""
     recorded = record.meta.get("exe_ans")
-    return recorded if isinstance(recorded, int | float | str) else result_of(record.meta["program"], table_of(record))
+    return recorded if is_result(recorded) else result_of(record.meta["program"], table_of(record))
+
+
+def is_result(value: object) -> bool:
+    return isinstance(value, int | float | str)
 
 
 def table_of(record: Record) -> Table | None:
@@ -59,10 +85,3 @@ def table_of(record: Record) -> Table | None:
     table = record.meta.get("table")
     rows = table if isinstance(table, list) and all(isinstance(row, list) for row in table) else []
     return table if rows and all(isinstance(cell, str) for row in rows for cell in row) else None
-
-
-def is_program(text: str, wanted: str) -> bool:
-    try:
-        return same_program(parse(wanted), parse(text))
-    except ProgramError:
-        return False

@@ -35,10 +35,17 @@ def example(over: HeldOut, baselines: dict[str, Measured], tuned: Sequence[Measu
 
 
 def side(model: Measured, number: int, targets: int) -> dict:
-    """One model on one row: `nll` in nats a token, and the answer where there is one; of several the first, and all `samples`."""
+    """One model on one row: `nll` in nats a token, and the answer where there is one; of several the first, and all `samples`.
+
+    `nll` is None for a row without a wanted response.
+    """
     samples = [told(answers[number]) for answers in model.answers if number in answers]
     first = samples[0] if samples else {}
-    return {"nll": float(model.nll[number] / targets), **first, **({"samples": samples} if len(samples) > 1 else {})}
+    return {
+        "nll": float(model.nll[number] / targets) if targets else None,
+        **first,
+        **({"samples": samples} if len(samples) > 1 else {}),
+    }
 
 
 def told(scored: Scored) -> dict:
@@ -51,15 +58,16 @@ def told(scored: Scored) -> dict:
     }
 
 
-def change(base: Measured, tuned: Measured, number: int, targets: int) -> float:
-    """Nats a token; negative is better."""
-    return float((tuned.nll[number] - base.nll[number]) / targets)
+def change(base: Measured, tuned: Measured, number: int, targets: int) -> float | None:
+    """Nats a token; negative is better. None for a row without a wanted response."""
+    return float((tuned.nll[number] - base.nll[number]) / targets) if targets else None
 
 
 def telling(over: HeldOut, base: Measured, tuned: Measured) -> dict[str, list[str]]:
     """Ids of the rows with the largest gain, the largest loss and the smallest change, in that order; none comes twice."""
-    changes = [change(base, tuned, number, targets) for number, targets in enumerate(over.targets.tolist())]
-    rising = sorted(range(len(changes)), key=changes.__getitem__)
+    every = (change(base, tuned, number, targets) for number, targets in enumerate(over.targets.tolist()))
+    changes = {number: value for number, value in enumerate(every) if value is not None}
+    rising = sorted(changes, key=changes.__getitem__)
     gained = [number for number in rising if changes[number] < -TIE][:TELLING]
     lost = [number for number in reversed(rising) if changes[number] > TIE][:TELLING]
     others = [number for number in rising if number not in gained + lost]

@@ -18,7 +18,10 @@ DEEPEST = 50  # operations inside each other
 CALL = re.compile(r"([a-z_]+)\s*\(")
 REFERENCE = re.compile(r"#([0-9]{1,4})")
 CONSTANT = re.compile(r"const_(m?)([0-9]+)")
-NUMBER = re.compile(r"(?:-?\$?|\$-)(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)%?")
+NUMBER = re.compile(r"(?:-?\$?|\$-)(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)%?")  # in a cell of a table, without commas and spaces
+OPERAND = re.compile(r"(-?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)) ?(%?)")
+THOUSANDS = re.compile(r"-?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]*)?(?: ?%)?")
+MOST_PARTS = 16  # between commas, of two numbers: 10^21 has 8
 
 Value = float | str  # the string is yes or no
 Table = Sequence[Sequence[str]]  # the first cell of a row is its name
@@ -44,13 +47,13 @@ def parse(text: str) -> Program:
     """A linear or nested program as linear steps. Raises ProgramError."""
     steps: list[Step] = []
     results: list[str] = []  # `#0` in the text is the first operation's result, however many steps are nested in it
-    for call in split_at_commas(text.strip()):
-        results.append(flatten(call, steps, results))
+    for call in split_at_commas(text):
+        results.append(flatten(call.strip(), steps, results))
     return tuple(steps)
 
 
 def written(program: Program) -> str:
-    """The linear form."""
+    """The canonical text: the linear form, numbers without thousands commas. This is what an answer is scored by."""
     return ", ".join(map(str, program))
 
 
@@ -62,15 +65,13 @@ def flatten(call: str, steps: list[Step], results: Sequence[str], depth: int = 1
     if depth > DEEPEST:
         raise ProgramError(f"operations are nested more than {DEEPEST} deep")
     operation, inside = match[1], call[match.end() : -1]
-    arguments = split_at_commas(inside)
+    parts = split_at_commas(inside)
     if operation in TABLE:
         arguments = row_of(inside, call)
     elif operation in ARITHMETIC:
-        arguments = [operand(argument, steps, results, depth) for argument in arguments]
+        arguments = [operand(argument, steps, results, depth) for argument in two_arguments(parts, call)]
     else:
         raise ProgramError(f"{operation!r} is no operation; there are {', '.join(ARITHMETIC + TABLE)}")
-    if len(arguments) != 2:
-        raise ProgramError(f"{call!r} has {len(arguments)} arguments; two are needed")
     steps.append(Step(operation, tuple(arguments)))
     return f"#{len(steps) - 1}"
 
@@ -83,6 +84,33 @@ def row_of(inside: str, call: str) -> list[str]:
     return [name, last]
 
 
+def two_arguments(parts: Sequence[str], call: str) -> tuple[str, str]:
+    """Both arguments, from the parts between commas: a comma divides arguments or a number's thousands.
+
+    `add(1, 234)` has two numbers, and so has `add(1,234, 5)`, because three parts make two arguments in one way only. Raises
+    ProgramError where there is no way, or more than one, as for `add(1,234,567)`.
+    """
+    ways = []
+    if len(parts) <= MOST_PARTS:
+        pairs = ((as_argument(parts[:place]), as_argument(parts[place:])) for place in range(1, len(parts)))
+        ways = [(first, second) for first, second in pairs if first is not None and second is not None]
+    if not ways:
+        raise ProgramError(f"{call!r} has {len(parts)} arguments; two are needed")
+    if len(ways) > 1:
+        raise ProgramError(
+            f"{call!r} can be read in several ways: its numbers must be without commas, or a space after an argument"
+        )
+    return ways[0]
+
+
+def as_argument(parts: Sequence[str]) -> str | None:
+    """One part alone, or a number with its thousands joined; None where the parts are no number."""
+    text = ",".join(parts).strip()
+    if len(parts) == 1:
+        return text
+    return text.replace(",", "") if THOUSANDS.fullmatch(text) else None
+
+
 def operand(text: str, steps: list[Step], results: Sequence[str], depth: int) -> str:
     if CALL.match(text):
         return flatten(text, steps, results, depth + 1)
@@ -91,28 +119,35 @@ def operand(text: str, steps: list[Step], results: Sequence[str], depth: int) ->
         if not reference or int(reference[1]) >= len(results):
             raise ProgramError(f"{text} does not refer to an earlier operation")
         return results[int(reference[1])]
-    number_of(text)
-    return text
+    if CONSTANT.fullmatch(text):
+        number_of(text)
+        return text
+    # A `$` makes an operand no number in the paper's own evaluation, too.
+    number = OPERAND.fullmatch(text)
+    if not number:
+        raise ProgramError(f"{text!r} is not a number")
+    number_of(number[1])
+    return number[1] + number[2]
 
 
 def split_at_commas(text: str) -> list[str]:
-    """Parts between commas outside all brackets. Raises ProgramError when a bracket has no partner."""
+    """Parts, with their spaces, between commas outside all brackets. Raises ProgramError when a bracket has no partner."""
     parts, depth, start = [], 0, 0
     for place, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
         if depth < 0:
             break
         if letter == "," and depth == 0:
-            parts.append(text[start:place].strip())
+            parts.append(text[start:place])
             start = place + 1
     if depth:
         raise ProgramError(f"a bracket has no partner in {text!r}")
-    parts.append(text[start:].strip())
+    parts.append(text[start:])
     return parts
 
 
 def number_of(text: str) -> float:
-    """`5735`, `$ 1,200`, `5%`, `const_100` or `const_m1`. Raises ProgramError."""
+    """Of an operand or a cell: `5735`, `$ 1,200`, `5%`, `const_100` or `const_m1`. Raises ProgramError."""
     plain = text.replace(",", "").replace(" ", "")
     if constant := CONSTANT.fullmatch(plain):
         plain = "-" * bool(constant[1]) + constant[2]

@@ -19,7 +19,10 @@ NO_END = frozenset()  # answers that never end
 
 
 def reading_seconds(decoder, rows: Sequence[Encoded]) -> float:
-    """What `response_nll` takes for the rows."""
+    """What `response_nll` takes for the rows; those without a target are not read."""
+    rows = [row for row in rows if row.response]
+    if not rows:
+        return 0.0
     tokens = sum(map(fed_tokens, rows))
     some = evenly(rows, round(PIECE / max(tokens, 1) * len(rows)))
     response_nll(decoder, some[:1])  # warms up

@@ -37,7 +37,7 @@ def response_nll(
 
 def target_counts(rows: Sequence[Encoded]) -> np.ndarray:
     """The response tokens of each row that are predicted: all, save the first where no prompt stands before it."""
-    return np.array([len(row.response) - (not row.prompt) for row in rows])
+    return np.array([max(len(row.response) - (not row.prompt), 0) for row in rows])
 
 
 def means(nll: np.ndarray, targets: np.ndarray, response_bytes: np.ndarray) -> dict[str, float]:

@@ -50,8 +50,10 @@ def part(over: HeldOut, models: dict[str, Measured], rows: Sequence[int], seed: 
     """Each model on some of the rows, tuned against the others with intervals, and how many rows improved."""
     tuned, others = models["tuned"], {name: change for name, change in DIFFERENCES.items() if name in models}
     answered = [number for number in rows if number in tuned.answers[0]]
+    without_target = len(rows) - len(with_targets(over, rows))
     return {
         "rows": len(rows),
+        **({"without_target": without_target} if without_target else {}),
         "answered_rows": len(answered),
         **({"split_ids": over.split_ids} if missing_ids(over, rows) is not None else {}),
         **{name: summary(over, model, rows) for name, model in models.items()},
@@ -63,10 +65,16 @@ def part(over: HeldOut, models: dict[str, Measured], rows: Sequence[int], seed: 
 
 def summary(over: HeldOut, model: Measured, rows: Sequence[int]) -> dict:
     """Of the losses one global sum over one global count; of each score its mean over the rows it applies to and the samples."""
-    losses = means(model.nll[rows], over.targets[rows], over.sizes[rows])
+    known = with_targets(over, rows)
+    losses = means(model.nll[known], over.targets[known], over.sizes[known]) if known else {}
     scores = {name: fmean(values) for name, values in in_samples(over, model, rows).items()}
     programs = [over.records[number] for number in rows if number in model.answers[0] and wants_program(over.records[number])]
     return {**losses, **scores, **facts_of(programs)}
+
+
+def with_targets(over: HeldOut, rows: Sequence[int]) -> list[int]:
+    """Those of the rows that have a wanted response; losses are over these."""
+    return [number for number in rows if over.targets[number] > 0]
 
 
 def deviations(over: HeldOut, models: dict[str, Measured], rows: Sequence[int]) -> dict[str, dict]:
@@ -124,12 +132,14 @@ def facts_of(records: Sequence[Record]) -> dict[str, str]:
 
 def difference(over: HeldOut, base: Measured, tuned: Measured, rows: Sequence[int], seed: int) -> dict[str, dict]:
     """Without perplexity, which nll tells, and distinct_2: answers drawn twice would repeat themselves, so no bootstrap."""
-    before, after = base.nll[rows], tuned.nll[rows]
-    bits = math.log(2)
-    changes = {
-        "nll": paired_difference(before, after, over.targets[rows], seed),
-        "bits_per_byte": paired_difference(before / bits, after / bits, over.sizes[rows], seed),
-    }
+    changes = {}
+    if known := with_targets(over, rows):
+        before, after = base.nll[known], tuned.nll[known]
+        bits = math.log(2)
+        changes = {
+            "nll": paired_difference(before, after, over.targets[known], seed),
+            "bits_per_byte": paired_difference(before / bits, after / bits, over.sizes[known], seed),
+        }
     theirs = of_rows(over, base, rows)
     for name, ours in of_rows(over, tuned, rows).items():
         changes[name] = paired_difference(theirs[name], ours, seed=seed)
@@ -137,8 +147,9 @@ def difference(over: HeldOut, base: Measured, tuned: Measured, rows: Sequence[in
 
 
 def flipped(over: HeldOut, base: Measured, tuned: Measured, rows: Sequence[int]) -> dict:
-    targets = over.targets[rows]
-    return {**flips(base.nll[rows] / targets, tuned.nll[rows] / targets, TIE), "tie_threshold": TIE}
+    known = with_targets(over, rows)
+    targets = over.targets[known]
+    return {**flips(base.nll[known] / targets, tuned.nll[known] / targets, TIE), "tie_threshold": TIE}
 
 
 def forgotten(windows: Sequence[Encoded], base: np.ndarray, tuned: np.ndarray, seed: int) -> dict[str, dict]:

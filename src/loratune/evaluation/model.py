@@ -26,7 +26,7 @@ class HeldOut:
 
     records: Sequence[Record]
     answered: Sequence[int]  # numbers of the rows that are answered
-    targets: np.ndarray  # [rows]: tokens whose likelihood counts
+    targets: np.ndarray  # [rows]: tokens whose likelihood counts; 0 for a row that has no wanted response
     sizes: np.ndarray  # [rows]: bytes of these
     constraints: Constraints = None  # what each answer is held to
     split_ids: int | None = None  # questions in the official part of FinQA, where all its rows are answered
@@ -67,7 +67,14 @@ def measure(
 
 
 def losses(title: str, decoder, rows: Sequence[Encoded], notebook: Notebook) -> np.ndarray:
-    """As `response_nll`, with a progress bar, of the rows whose losses are not known yet."""
+    """As `response_nll`, with a progress bar, of the rows whose losses are not known yet; 0 for a row without a target."""
+    with_target = [number for number, row in enumerate(rows) if row.response]
+    nll = np.zeros(len(rows))
+    nll[with_target] = known_losses(title, decoder, [rows[number] for number in with_target], notebook)
+    return nll
+
+
+def known_losses(title: str, decoder, rows: Sequence[Encoded], notebook: Notebook) -> list[float]:
     keys = [cache_key(of="loss", prompt=row.prompt, response=row.response) for row in rows]
     new = [number for number, key in enumerate(keys) if key not in notebook.known]
     with progress(title, len(new)) as advance:
@@ -79,7 +86,7 @@ def losses(title: str, decoder, rows: Sequence[Encoded], notebook: Notebook) -> 
 
         response_nll(decoder, [rows[number] for number in new], on_rows)
     tell_known(title, len(rows) - len(new), len(rows))
-    return np.array([notebook.known[key] for key in keys])
+    return [notebook.known[key] for key in keys]
 
 
 def answered(

@@ -3,17 +3,32 @@
 from collections.abc import Sequence
 from functools import cache
 
+from loratune.words import words
+
 
 def rouge_l(answer: str, reference: str) -> float:
-    """F-measure of the longest common subsequence of stemmed words, 0 to 1 (Lin 2004, "ROUGE", section 3)."""
+    """F-measure of the longest common subsequence of stemmed words, 0 to 1 (Lin 2004, "ROUGE", section 3).
+
+    Of text in ASCII it is that of the package rouge-score with its stemmer; words of other scripts, which that package drops,
+    count as they are.
+    """
     return scorer().score(reference, answer)["rougeL"].fmeasure
 
 
 @cache
 def scorer():
+    from nltk.stem.porter import PorterStemmer
     from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import Tokenizer
 
-    return RougeScorer(["rougeL"], use_stemmer=True)
+    stemmer = PorterStemmer()
+
+    class Words(Tokenizer):
+        def tokenize(self, text: str) -> list[str]:
+            # As the package does: English endings, and only of words with more than three letters.
+            return [stemmer.stem(word) if len(word) > 3 and word.isascii() else word for word in words(text)]
+
+    return RougeScorer(["rougeL"], tokenizer=Words())
 
 
 def rep_4(ids: Sequence[int]) -> float:

@@ -1,12 +1,12 @@
 """Where two texts differ, in words."""
 
-import re
 from collections.abc import Iterator
 from difflib import SequenceMatcher
 from itertools import groupby
 from typing import NamedTuple
 
-WORD = re.compile(r"\w+|\s+|[^\w\s]")
+from loratune.words import tokens as tokens_of
+
 LEAST_SHARED = 2  # words: a shorter match between two changes is chance ("the", a comma) and would only tear them apart
 
 
@@ -17,7 +17,7 @@ class Piece(NamedTuple):
 
 def differences(first: str, second: str) -> tuple[list[Piece], list[Piece]]:
     """Each text cut in pieces that, joined, are the text again; the shared pieces of both are the same, in the same order."""
-    a, b = WORD.findall(first), WORD.findall(second)
+    a, b = tokens_of(first), tokens_of(second)
     matches = [match for match in SequenceMatcher(None, a, b).get_matching_blocks() if telling(match, a, b)]
     return (
         list(pieces(a, [(match.a, match.a + match.size) for match in matches])),

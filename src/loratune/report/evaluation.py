@@ -69,8 +69,8 @@ def sections(adapters: Sequence[dict]) -> Iterator[tuple[str, str, list[Line]]]:
         for name in adapters[0]["by_source"]:
             parts = [one["by_source"][name] for one in adapters]
             yield heading(name, parts), answered(parts), lines_of(parts)
-    if categories := adapters[0]["by_category"]:
-        of_each = {name: [one["by_category"][name] for one in adapters] for name in categories}
+    if with_loss := [name for name, part in adapters[0]["by_category"].items() if "nll" in part["base"]]:
+        of_each = {name: [one["by_category"][name] for one in adapters] for name in with_loss}
         yield "loss by category: rows", "", [(f"{name}: {parts[0]['rows']:,}", "nll", parts) for name, parts in of_each.items()]
     plain = [one["forgetting"] for one in adapters]
     yield f"plain text: {plain[0]['windows']:,} pieces", "", lines_of(plain)
@@ -105,7 +105,7 @@ def cells(measure: str, parts: Sequence[dict], with_bare: bool) -> list[str]:
 
 def figure(measure: str, part: dict, model: str) -> str:
     """A model's number, with its standard deviation where there are several samples; blank where it was not measured."""
-    if model not in part:
+    if measure not in part.get(model, {}):
         return ""
     _, factor, decimals = MEASURES[measure]
     if over_samples := part.get("over_samples", {}).get(model, {}).get(measure):
@@ -128,14 +128,17 @@ def changed(difference: dict | None, factor: int, decimals: int) -> tuple[str, s
 def explained(result: dict, adapters: Sequence[dict]) -> list[str]:
     """What the columns are, and what is in no column."""
     told = [
-        f"{'' if len(adapters) == 1 else name + ': '}Of {one['rows']:,} rows {one['improved']:,} improved, "
-        f"{one['tied']:,} changed by at most {one['tie_threshold']} nats a token, {one['regressed']:,} regressed."
+        f"{'' if len(adapters) == 1 else name + ': '}Of {one['rows'] - one.get('without_target', 0):,} rows "
+        f"{one['improved']:,} improved, {one['tied']:,} changed by at most {one['tie_threshold']} nats a token, "
+        f"{one['regressed']:,} regressed."
         for name, one in zip(short_names(adapters), adapters, strict=True)
     ]
     if "spread" in result:
         told.append(f"mean±deviation: over the {len(adapters)} adapters; where only their seeds differ, it is chance.")
     if facts := result["tuned"].get("facts"):
         told.append(f"FinQA's rows show {facts} facts.")
+    if "without_target" in result:
+        told.append(f"{result['without_target']:,} rows have no wanted response: they are answered and scored, and in no loss.")
     if "over_samples" in result:
         told.append(f"±: standard deviation of the score over {result['decoding']['samples']} samples of every answer.")
     if "split_ids" in result:

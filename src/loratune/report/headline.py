@@ -128,7 +128,7 @@ def sentence(comparison: Comparison) -> str:
     right = measures(part, ["execution_accuracy"])
     finqa = f", and right FinQA results go from {right[0].base} to {right[0].tuned} %" if right else ""
     return (
-        f"On {counted(part.rows, 'held-out row')} the adapter {verb} the perplexity "
+        f"On {counted(part.rows - part.without_target, 'held-out row')} the adapter {verb} the perplexity "
         f"from {perplexity.base} to {perplexity.tuned}{change}: "
         f"{part.improved:,} improved, {part.regressed:,} regressed{finqa}."
     )

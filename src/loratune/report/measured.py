@@ -64,6 +64,7 @@ class Part(Compared):
     """On all held-out rows, or on those of one source or category."""
 
     rows: Count
+    without_target: Count = 0  # rows that have no wanted response: they are in no loss
     answered_rows: Count = 0
     improved: Count
     tied: Count

@@ -70,6 +70,8 @@ def body(row: Fitted, tokenizer, coloured: bool) -> Text:
     if row.input_cut:
         told.append(f" ✂ {row.input_cut:,} tokens of the input left out ✂ ", CUT)
     told.append(prompt(row.kept.prompt[row.input_cut_at :], tokenizer))
+    if not row.whole.response:  # a row without a target: nothing is learned
+        return told
     ended = row.response_cut == 0
     ids = row.kept.response[:-1] if ended else row.kept.response
     told.append(Text.assemble(*target(pieces(tokenizer.spelled(ids)), coloured, ended)))

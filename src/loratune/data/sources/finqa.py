@@ -175,7 +175,9 @@ def refuse_broken(name: str, texts: Iterable[str]) -> None:
 def as_loaded(split: str, questions: list[Question], held_out: set[str], origin: str, options: FinqaOptions) -> Loaded:
     """Without the questions in `held_out`: a few are asked word for word of pages in two parts."""
     fresh = [question for question in questions if folded(question.text) not in held_out]
-    usable = [question for question in fresh if target_of(question, options.target)]
+    usable = [
+        question for question in fresh if target_of(question, options.target) or (split in HELD_OUT and is_scored(question))
+    ]
     left_out = {"question also held out": len(questions) - len(fresh), f"no {options.target}": len(fresh) - len(usable)}
     if not usable:
         raise UserError(
@@ -189,7 +191,10 @@ def as_loaded(split: str, questions: list[Question], held_out: set[str], origin:
 
 
 def records_of(questions: Sequence[Question], split: str, options: FinqaOptions) -> Iterator[Record]:
-    """The rows of one part, as they are shown to a model; those of val and test see retrieved facts only."""
+    """The rows of one part, as they are shown to a model; those of val and test see retrieved facts only.
+
+    A held-out question whose program nobody knows has its result as output, and `no_target` in its `meta`.
+    """
     pages = {question.page: page_facts(question.pre_text, question.post_text, question.table) for question in questions}
     # One call for all texts of a part: tokenising many at once uses all cores.
     texts = list(dict.fromkeys(chain.from_iterable(facts.values() for facts in pages.values())))
@@ -200,9 +205,16 @@ def records_of(questions: Sequence[Question], split: str, options: FinqaOptions)
 
 
 def target_of(question: Question, target: str) -> str:
-    if target == "program":
-        return question.program
-    return question.answer or ("" if question.exe_ans is None else str(question.exe_ans))
+    return question.program if target == "program" else question.answer or recorded_result(question)
+
+
+def recorded_result(question: Question) -> str:
+    return "" if question.exe_ans is None else str(question.exe_ans)
+
+
+def is_scored(question: Question) -> bool:
+    """Execution accuracy needs no program, only the result: such a held-out question is answered and scored."""
+    return question.exe_ans is not None
 
 
 def record_of_question(
@@ -230,10 +242,14 @@ def record_of_question(
             "gold_facts": {name: text for name, text in facts.items() if name in question.gold} if question.gold else None,
             "table": question.table,
         }
+    target = target_of(question, options.target)
+    if split in HELD_OUT and not target:
+        meta["no_target"] = True
+        target = recorded_result(question)
     return Record(
         f"{question.text}\n{ASK[options.target]}",
         shown(facts, kept),
-        target_of(question, options.target),
+        target,
         id=question.id,
         source="finqa",
         group=question.page,

@@ -1,0 +1,123 @@
+"""Words of a text in any script: what ROUGE-L, near-duplicates, retrieval and the report's comparison of answers count.
+
+A word is a run of letters and digits with their combining marks. Scripts that put no spaces between words (Chinese, Japanese,
+Thai, Lao, Khmer, Burmese ...) give one word a letter, marks included: to divide them further needs a dictionary.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+# Blocks of scripts without spaces between words, first and last character (Unicode 16, Blocks.txt).
+WITHOUT_SPACES = (
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x1000, 0x109F),  # Myanmar
+    (0x1780, 0x17FF),  # Khmer
+    (0x1950, 0x19DF),  # Tai Le, New Tai Lue
+    (0x1A20, 0x1AAF),  # Tai Tham
+    (0x2E80, 0x312F),  # Han radicals, Hiragana, Katakana, Bopomofo
+    (0x31A0, 0x31FF),  # Bopomofo and Katakana extensions
+    (0x3400, 0x4DBF),  # Han
+    (0x4E00, 0xA4CF),  # Han, Yi
+    (0xA9E0, 0xA9FF),  # Myanmar
+    (0xAA60, 0xAADF),  # Myanmar, Tai Viet
+    (0xF900, 0xFAFF),  # Han
+    (0xFF66, 0xFF9F),  # Katakana, half width
+    (0x16FE0, 0x18DFF),  # Han marks, Tangut, Khitan
+    (0x1AFF0, 0x1B2FF),  # Kana extensions, Nushu
+    (0x20000, 0x3FFFF),  # Han
+)
+# Soft hyphen and zero-width (non-)joiner: within words, not seen.
+INVISIBLE = "\u00ad\u200c\u200d"
+ASCII_WORD = re.compile(r"[a-z0-9]+")
+ASCII_WORD_OR_DECIMAL = re.compile(r"[a-z0-9]+(?:\.[0-9]+)?")
+# In a text's kinds of characters, see `kind_of`: a letter of a script without spaces, or a run of others.
+WORD = re.compile(r"lm*|(?:[wd]m*)+")
+WORD_OR_DECIMAL = re.compile(r"lm*|(?:[wd]m*)+(?:\.d+)?")
+# A text in pieces that, joined, are the text: words as Python has them (`_` is part of one), white space, other characters.
+TOKEN = re.compile(r"lm*|(?:[wd_]m*)+|s+|.m*")
+
+
+class Word(NamedTuple):
+    text: str
+    start: int  # in the folded text
+    end: int
+    is_letter: bool  # of a script without spaces
+
+
+def words(text: str, decimals: bool = False) -> list[str]:
+    """The words in order, in one form: composed (NFC) and without differences in case.
+
+    With `decimals`, a point and the digits after it belong to a word: 3.5 is one word, not two.
+    """
+    if text.isascii():
+        return (ASCII_WORD_OR_DECIMAL if decimals else ASCII_WORD).findall(text.lower())
+    return [word.text for word in found(text, WORD_OR_DECIMAL if decimals else WORD)]
+
+
+def terms(text: str) -> list[str]:
+    """The words, but for each pair of neighbouring letters of a script without spaces that pair, as search engines do.
+
+    A single letter says little: a long Chinese text has most of the common ones.
+    """
+    if text.isascii():
+        return words(text)
+    terms: list[str] = []
+    alone = True  # no pair has the word before
+    for word, following in pairwise([*found(text), None]):
+        is_pair = following is not None and word.is_letter and following.is_letter and word.end == following.start
+        if is_pair:
+            terms.append(word.text + following.text)
+        elif alone or not word.is_letter:
+            terms.append(word.text)
+        alone = not is_pair
+    return terms
+
+
+def tokens(text: str) -> list[str]:
+    """The text cut into words, white space and single other characters; joined, they are the text again."""
+    return [text[match.start() : match.end()] for match in TOKEN.finditer(kinds(text))]
+
+
+def found(text: str, pattern: re.Pattern[str] = WORD) -> Iterator[Word]:
+    text = folded(text)
+    for match in pattern.finditer(kinds(text)):
+        yield Word(text[match.start() : match.end()], match.start(), match.end(), match[0][0] == "l")
+
+
+def folded(text: str) -> str:
+    visible = text.translate(dict.fromkeys(map(ord, INVISIBLE)))
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", visible).casefold())
+
+
+def kinds(text: str) -> str:
+    """One letter for each character of the text: `kind_of`."""
+    return text.translate(KINDS)
+
+
+def kind_of(character: str) -> str:
+    """w: letter, l: letter of a script without spaces, d: digit, m: combining mark, s: white space, . and _, o: other."""
+    if character in "._":
+        return character
+    if character.isspace():
+        return "s"
+    if character in INVISIBLE or unicodedata.category(character).startswith("M"):
+        return "m"
+    if not character.isalnum():
+        return "o"
+    if character.isdecimal():
+        return "d"
+    return "l" if any(first <= ord(character) <= last for first, last in WITHOUT_SPACES) else "w"
+
+
+class Kinds(dict[int, str]):
+    """Each character's kind, found when it is first met."""
+
+    def __missing__(self, code: int) -> str:
+        self[code] = kind = kind_of(chr(code))
+        return kind
+
+
+KINDS = Kinds()
