@@ -403,7 +403,7 @@ def test_ones_own_validation_file_is_not_trained_on(model, own, tmp_path, capsys
     told = " ".join(captured.err.split())
     assert f"mine: {own / 'valid.jsonl'} for val.jsonl alone, as the name says" in told
     assert "1 rows are in your own files for val or test, too; they stay there and are not trained on" in told
-    assert "warning: no rows for test.jsonl" in told and "name a file with --test, or evaluate with val.jsonl" in told
+    assert "warning: no rows for test.jsonl" in told and "name a file with --test, or evaluate with --data" in told
 
 
 def test_a_folder_is_a_data_set_whose_files_are_for_the_parts_that_they_name(model, own, tmp_path, capsys):

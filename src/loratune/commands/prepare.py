@@ -266,7 +266,7 @@ def refuse_empty_parts(parts: dict[str, list[Record]], settings: PrepareSettings
 def tell_no_test(settings: PrepareSettings, own: Collection[str]) -> None:
     remedy = "add rows, or give them no group or smaller ones"
     if own:
-        remedy = "name a file with --test, or evaluate with the rows of val.jsonl"
+        remedy = f"name a file with --test, or evaluate with --data {settings.out}/val.jsonl"
     elif not settings.val_fraction:
         remedy = "--val-fraction 0 holds nothing out; choose 0.05"
     warn(f"no rows for test.jsonl; evaluate needs some: {remedy}")
