@@ -68,7 +68,7 @@ def run(settings: PrepareSettings) -> dict:
     write_together({settings.out / name: text for name, text in texts.items()})
     show(report, settings)
     if shared := report["in_held_out_files"]:
-        say(f"{shared:,} rows are in your own files for val or test, too; they stay there and are not trained on")
+        say(f"Rows that are in your own files for val or test, too, and are therefore not trained on: {shared:,}")
     return report
 
 
