@@ -16,7 +16,6 @@ import pytest
 
 from loratune import hub, snapshot
 from loratune.data.sources.hub import choose
-from loratune.data.sources.parts import part_of
 from loratune.errors import UserError
 from small_models import save_model
 
@@ -101,6 +100,10 @@ def place(tmp_path_factory):
             f"data/{part}-00000-of-00001.parquet": finqa_parquet(folder, name)
             for part, name in (("train", "finqa_train"), ("validation", "finqa_dev"), ("test", "finqa_test"))
         },
+        "datasets/somebody/parted": {
+            "train.jsonl": jsonl([{"prompt": f"What is {n} times itself?", "completion": str(n * n)} for n in range(30)]),
+            "test.jsonl": jsonl([{"prompt": f"Name a {one}.", "completion": "No."} for one in ("river", "hill")]),
+        },
         "datasets/somebody/own": {
             "train.csv": b"prompt,completion\nName a red fruit,Cherry\nName a green tree,Fir\n",
             "test.csv": b"prompt,completion\nName a blue flower,Flax\n",
@@ -141,6 +144,13 @@ def test_dolly_finqa_and_any_other_data_set_come_from_the_hub_and_then_from_the_
     assert offline.returncode == 0, offline.stderr
     for file in ("train.jsonl", "val.jsonl", "test.jsonl"):
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
+
+
+def test_where_a_data_set_has_train_and_test_alone_validation_is_drawn_from_train(place, tmp_path):
+    result = prepare(place, "--data", "somebody/parted", "--out", str(tmp_path / "data"))
+    assert result.returncode == 0, result.stderr
+    counts = json.loads(result.stdout)["rows"]
+    assert counts["test"] == 2 and counts["val"] > 0 and counts["train"] + counts["val"] == 30
 
 
 def test_a_data_set_that_the_hub_does_not_have_is_refused(place, tmp_path):
@@ -227,15 +237,3 @@ def test_the_files_of_a_data_set_are_chosen():
         choose(["main/a.csv", "other/a.csv"], "o/n", "")
     with pytest.raises(UserError, match=r"no \.parquet, \.jsonl, \.json, \.csv, \.tsv files"):
         choose(["README.md"], "o/n", "")
-
-
-def test_the_part_is_in_the_files_name():
-    names = (
-        "train-00000-of-00001.parquet",
-        "validation.csv",
-        "my_dev.json",
-        "test.jsonl",
-        "databricks-dolly-15k.jsonl",
-        "latest.csv",
-    )
-    assert [part_of(name) for name in names] == ["train", "val", "val", "test", None, None]

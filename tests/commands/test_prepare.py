@@ -1,6 +1,7 @@
 """`loratune prepare` through its command line, on small data of one's own."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from loratune import snapshot
 from loratune.cli import main
 from loratune.data.records import Record, read_records
+from loratune.data.sources.places import kind_of_place, problem_with
+from loratune.data.sources.readers import read_rows
 from small_models import save_model
 
 FILES = ("prepare_report.json", "test.jsonl", "train.jsonl", "val.jsonl")
@@ -402,7 +405,7 @@ def test_ones_own_validation_file_is_not_trained_on(model, own, tmp_path, capsys
     assert counts["left_out"] == {"near-duplicate of a held-out row": 1} and report["in_held_out_files"] == 1
     told = " ".join(captured.err.split())
     assert f"mine: {own / 'valid.jsonl'} for val.jsonl alone, as the name says" in told
-    assert "1 rows are in your own files for val or test, too; they stay there and are not trained on" in told
+    assert "in your own files for val or test, too, and are therefore not trained on: 1" in told
     assert "warning: no rows for test.jsonl" in told and "name a file with --test, or evaluate with --data" in told
 
 
@@ -469,6 +472,72 @@ def test_a_file_alone_is_split_whatever_its_name_and_that_is_said(model, fruits,
     told = " ".join(capsys.readouterr().out.split())
     assert f"{path} split like any other file (--val and --test name files of your own for these)" in told
     assert {record.source for record in read_records(tmp_path / "out" / "train.jsonl")} == {path.stem}
+
+
+def test_ones_own_validation_file_stays_whole_beside_ones_own_test_file(model, tmp_path, capsys):
+    """Near copies stay in both, with or without groups; of a row that is in both files the test keeps the only one."""
+    test = asked_about(TOOLS, "tool")
+    near = [{"question": row["question"].upper(), "answer": f"{number}"} for number, row in enumerate(test)]
+    for rows, group in ((asked_about(FRUITS), "a"), ([*near, test[0]], "b"), (test, "b")):
+        for number, row in enumerate(rows):
+            row["group"] = f"{group}{number}"
+    write_rows(tmp_path / "train.jsonl", asked_about(FRUITS))
+    write_rows(tmp_path / "val.jsonl", [*near, test[0]])
+    write_rows(tmp_path / "test.jsonl", test)
+    files = [tmp_path / f"{split}.jsonl" for split in ("train", "val", "test")]
+    assert prepare(model, tmp_path / "out", "--data", *files, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["rows"] == {"train": len(FRUITS), "val": len(TOOLS), "test": len(TOOLS)}
+    assert [one["duplicates"] for one in report["sources"].values()] == [1]
+
+
+@pytest.mark.parametrize("grouped", ["train", "valid"])
+def test_training_gives_way_also_where_rows_have_groups_of_the_users(model, own, tmp_path, grouped):
+    path = own / f"{grouped}.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    write_rows(path, [row | {"group": f"g{number}"} for number, row in enumerate(rows)])
+    assert prepare(model, tmp_path / "out", "--data", own / "train.jsonl", own / "valid.jsonl") == 0
+    parts = parts_in(tmp_path / "out")
+    assert len(parts["val"]) == len(TOOLS) + 1
+    assert sorted(of(parts["train"])) == sorted(pairs([*asked_about(FRUITS), *asked_about(RIVERS[:2], "river")]))
+
+
+def test_a_folder_named_like_finqa_is_no_finqa(model, own, tmp_path, capsys):
+    folder = own.rename(tmp_path / "finqa")
+    assert prepare(model, tmp_path / "out", "--data", folder, "--json") == 0
+    assert list(json.loads(capsys.readouterr().out)["sources"]) == ["own finqa"]
+
+
+DATASETS = """
+import json, pathlib
+class Part:
+    def to_json(self, name): pathlib.Path(name).write_text(json.dumps({"question": "a", "answer": "b"}))
+def load_from_disk(folder): return {"train": Part()} if pathlib.Path(folder, "dataset_dict.json").exists() else Part()
+"""
+
+
+@pytest.mark.parametrize(("mark", "made"), [("state.json", "it's mine.jsonl"), ("dataset_dict.json", "train.jsonl")])
+def test_a_folder_of_save_to_disk_is_refused_with_a_command_that_makes_files_of_it(tmp_path, monkeypatch, mark, made):
+    """With a stand-in for `datasets`, which is not needed here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    Path("datasets.py").write_text(DATASETS)
+    folder = Path("it's mine")
+    folder.mkdir()
+    (folder / mark).write_text("{}")
+    (folder / "data-00000-of-00001.arrow").write_bytes(b"")
+    told = problem_with(str(folder))
+    assert told.startswith(f"{folder}: saved by `datasets`")
+    command = shlex.split(told.partition("name that: ")[2])
+    subprocess.run([sys.executable, *command[1:]], check=True)
+    assert [row.values for row in read_rows(Path(made))] == [{"question": "a", "answer": "b"}]
+
+
+def test_a_folder_whose_data_is_in_folders_below_names_them(tmp_path):
+    (tmp_path / "README.md").write_text("a")
+    (tmp_path / "my data").mkdir()
+    (tmp_path / "my data" / "train.parquet").write_bytes(b"")
+    assert problem_with(str(tmp_path)).endswith(f"; name one of its folders: '{tmp_path / 'my data'}'")
 
 
 def test_shards_and_words_around_the_part_make_one_data_set(model, tmp_path):
@@ -586,6 +655,4 @@ def test_paths_that_lead_nowhere_are_no_names_on_the_hub(model, tmp_path, monkey
 
 @pytest.mark.parametrize("name", ["owner/data-2.5", "owner/data_v1.0.1", "owner/name/folder"])
 def test_names_on_the_hub_may_have_dots(name):
-    from loratune.data.sources.places import kind_of_place
-
     assert kind_of_place(name) == "hub"

@@ -243,6 +243,40 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 ),
             ),
         ),
+        SilentError(
+            "One's own validation or test file is trained on: files that are named together are mixed",
+            "OpenRLHF/OpenRLHF#367 Lightning-AI/litgpt#1029 huggingface/datasets#5778",
+            "files whose names say val or test, or that `--val` and `--test` name, stay apart and whole, and training gives up "
+            "what is in them, too, counted",
+            (
+                Fault(
+                    "commands/prepare.py",
+                    "replace(load_files(paths, settings.columns, place.name, **how), own=part is not None)",
+                    'load_files(paths, settings.columns, place.name, **how | {"split": None})',
+                    "commands/test_prepare.py::test_ones_own_validation_file_is_not_trained_on",
+                ),
+                Fault(
+                    "data/split.py",
+                    "record.group in held_out and record.id not in kept}",
+                    "record.group in held_out}",
+                    "commands/test_prepare.py::test_ones_own_validation_file_stays_whole_beside_ones_own_test_file",
+                ),
+            ),
+        ),
+        SilentError(
+            "A stray quote in a CSV or TSV file swallows rows up to the next quote, or all to the end",
+            "tidyverse/vroom#484 NVIDIA/cudf#10490 pandas-dev/pandas#25228 apple/turicreate#1692 pytorch/text#612",
+            "such a file is refused with the line, also where bad rows may be left out; one with tabs is read without quoting "
+            "where only that fits every row",
+            (
+                Fault(
+                    "data/sources/tables.py",
+                    "strict=True",
+                    "strict=False",
+                    "data/test_readers.py::test_a_row_that_cannot_be_parsed_ends_all_even_where_bad_rows_may_be_left_out",
+                ),
+            ),
+        ),
     ),
     "The step": (
         SilentError(

@@ -70,7 +70,7 @@ def run(settings: PrepareSettings) -> dict:
     write_together({settings.out / name: text for name, text in texts.items()})
     show(report, settings)
     if shared := report["in_held_out_files"]:
-        say(f"{shared:,} rows are in your own files for val or test, too; they stay there and are not trained on")
+        say(f"Rows that are in your own files for val or test, too, and are therefore not trained on: {shared:,}")
     return report
 
 
@@ -174,11 +174,11 @@ def load_all(settings: PrepareSettings, tokenizer: Tokenizer) -> list[Loaded]:
 
 def load_own(place: Place, settings: PrepareSettings) -> list[Loaded]:
     """The user's own files, for each part; what is held out stays whole."""
-    how = {"skip_bad": settings.skip_bad}
-    return [
-        replace(load_files(paths, settings.columns, place.name, origin=listed(paths), split=part, **how), own=part is not None)
-        for part, paths in place.paths().items()
-    ]
+    loaded = []
+    for part, paths in place.paths().items():
+        how = {"origin": listed(paths), "split": part, "skip_bad": settings.skip_bad}
+        loaded.append(replace(load_files(paths, settings.columns, place.name, **how), own=part is not None))
+    return loaded
 
 
 def choose_place(source: str) -> str:

@@ -1,0 +1,57 @@
+"""Which part a file is for, as its name says, and whether that counts."""
+
+import pytest
+
+from loratune.data.sources.parts import name_without_part, part_of, parts_of
+
+
+@pytest.mark.parametrize(
+    ("file", "part", "name"),
+    [
+        ("train-00000-of-00001.parquet", "train", ""),
+        ("validation.csv", "val", ""),
+        ("my_dev.json", "val", "my"),
+        ("test.jsonl", "test", ""),
+        ("Faq Training.tsv", "train", "Faq"),
+        ("faq.eval.jsonl", "val", "faq"),
+        ("gsm8k-test-00000-of-00002.parquet", "test", "gsm8k"),
+        ("trainset.csv", "train", ""),
+        ("testdata.csv", "test", ""),
+        ("valid2.jsonl", "val", ""),
+        # The last word counts: a part of the training data that is set apart.
+        ("train_dev.jsonl", "val", ""),
+        ("test_run_train.jsonl", "train", "run"),
+        ("databricks-dolly-15k.jsonl", None, "databricks-dolly-15k"),
+        ("latest.csv", None, "latest"),
+        ("contest.csv", None, "contest"),
+        ("retrain.csv", None, "retrain"),
+        ("device.csv", None, "device"),
+    ],
+)
+def test_the_part_is_in_the_files_name(file, part, name):
+    assert part_of(file) == part
+    assert name_without_part(file.rpartition(".")[0]) == name
+
+
+@pytest.mark.parametrize(
+    ("files", "parts"),
+    [
+        (["train.jsonl", "valid.jsonl"], ["train", "val"]),
+        (["train.jsonl", "test.jsonl"], ["train", "test"]),
+        (["faq.csv", "train.jsonl", "dev.jsonl"], [None, "train", "val"]),
+        (["faq.csv", "test.jsonl"], [None, "test"]),
+        (["dev.jsonl", "test.jsonl"], ["val", "test"]),
+        (["train.jsonl"], [None]),
+        (["test.jsonl"], [None]),
+        (["test-1.jsonl", "test-2.jsonl"], [None, None]),
+        (["train.jsonl", "faq.csv"], [None, None]),
+        ([], []),
+    ],
+)
+def test_a_part_counts_where_something_else_is_there_to_train_on(files, parts):
+    assert parts_of(files) == parts
+
+
+def test_other_data_is_something_to_train_on():
+    assert parts_of(["test.jsonl"], beside=True) == ["test"]
+    assert parts_of(["train.jsonl"], beside=True) == [None]
