@@ -277,6 +277,78 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 ),
             ),
         ),
+        SilentError(
+            "Of a chat with several answers one is learned, and nobody is told; with a tool's call in it, the wrong one",
+            "huggingface/trl#1282 oobabooga/textgen#3343",
+            "answers that are only context are counted; a chat with calls of tools, which a record cannot hold, is refused with "
+            "file and line",
+            (
+                Fault(
+                    "data/sources/chats.py",
+                    "    counts[CONTEXT_ONLY] += sum(number < last for number in answers)\n",
+                    "",
+                    "commands/test_prepare_own_data.py::test_answers_of_a_chat_that_are_only_context_are_counted",
+                ),
+                Fault(
+                    "data/sources/chats.py",
+                    "    if calls := [name for name in CALLS if not is_blank(message.get(name))]:\n",
+                    "    if calls := []:\n",
+                    "commands/test_prepare_own_data.py::test_what_a_record_cannot_hold_is_refused_with_file_and_line",
+                ),
+            ),
+        ),
+        SilentError(
+            "Answers that are marked as bad are learned: weight 0 in a chat, or false in the label column of KTO's form",
+            "axolotl-ai-cloud/axolotl#1703 verl-project/verl#5316 unslothai/unsloth-zoo#912",
+            "they are neither learned nor context of what is, and they are counted",
+            (
+                Fault(
+                    "data/sources/chats.py",
+                    "    return all(marks.values())",
+                    "    return True",
+                    "commands/test_prepare_own_data.py::test_an_answer_of_weight_0_is_never_learned",
+                ),
+                Fault(
+                    "data/sources/files.py",
+                    "    if label := kto_label(table.rows, unused):",
+                    '    if label := "":',
+                    "commands/test_prepare_own_data.py::test_bad_answers_of_ktos_form_are_left_out",
+                ),
+            ),
+        ),
+        SilentError(
+            "Spaces and line ends around texts are stripped: an answer that is code loses its indentation",
+            "EleutherAI/lm-evaluation-harness#4196",
+            "the texts of one's own files stay to the byte; only what is wholly blank is blank",
+            (
+                Fault(
+                    "data/sources/values.py",
+                    "        return text\n",
+                    "        return text.strip()\n",
+                    "commands/test_prepare_own_data.py::test_texts_stay_to_the_byte",
+                ),
+            ),
+        ),
+        SilentError(
+            "Columns that change what a row means are dropped without a word: the system prompt, earlier turns, the question",
+            "huggingface/trl#1186 huggingface/transformers#25054 huggingface/alignment-handbook#137",
+            "what was taken from which column is said, every other column is named, and those that are known to matter are "
+            "warned of; no column is taken twice",
+            (
+                Fault(
+                    "data/sources/columns.py",
+                    "    filled = [name for name in unused if",
+                    "    filled = [name for name in [] if",
+                    "commands/test_prepare_own_data.py::test_columns_that_are_not_used_are_named_and_those_that_matter_warned_of",
+                ),
+                Fault(
+                    "data/sources/columns.py",
+                    "    return sorted(candidates, key=lambda name: is_constant(rows, name))",
+                    "    return list(candidates)",
+                    "commands/test_prepare_own_data.py::test_a_question_is_taken_before_a_prompt_that_never_changes",
+                ),
+            ),
+        ),
     ),
     "The step": (
         SilentError(
