@@ -156,7 +156,7 @@ class ModelChoice(Settings):
     model: str = Field(
         "auto",
         description="base model: a short name (gpt2, smollm2-135m), a Hugging Face name, a folder, a .gguf file, "
-        "or auto (GPT-2 if it is at hand, else SmolLM2-135M)",
+        "or auto (GPT-2 if it is at hand, else SmolLM2-135M-Instruct)",
     )
 
 

@@ -148,7 +148,7 @@ def compared(
     return Comparison(
         rows=rows,
         summary=summary,
-        base=tuned.base_name,
+        base=tuned.base.title,
         adapter=tuned.adapter,
         settings=settings_in_words(settings, tuned, evaluation),
         evaluation=evaluation,
@@ -162,7 +162,7 @@ def compared(
 def settings_in_words(settings: CompareSettings, tuned: Tuned, evaluation: Evaluation | None) -> dict[str, str]:
     measured = {"Held-out data": evaluation.data, "Evaluation": str(settings.evaluation)} if evaluation else {}
     return {
-        "Base model": tuned.base_name,
+        "Base model": tuned.base.title,
         "Adapter": str(tuned.adapter),
         "Template": tuned.template.name,
         "Decoding": in_words(settings),

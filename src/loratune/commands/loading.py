@@ -19,7 +19,7 @@ from loratune.models.adapter import (
 )
 from loratune.models.decoder import Decoder
 from loratune.models.find import FoundBase, bundled_for, find_base
-from loratune.models.load import load_base
+from loratune.models.load import Base, load_base
 from loratune.models.tokenizer import Tokenizer
 from loratune.settings import AdapterChoice, AdapterUse
 
@@ -60,7 +60,17 @@ def load_side_by_side(settings: AdapterUse, adapters: Sequence[Path]) -> list[Tu
         load_adapter(base.decoder, adapter)
     for adapter, of_adapter in zip(adapters, facts, strict=True):
         refuse_mixed(adapter, of_adapter)
+    tell_own_template(base, templates[0])
     return [Tuned(base.decoder, base.tokenizer, templates[0], found.name, found, adapter) for adapter in adapters]
+
+
+def tell_own_template(base: Base, template: Template) -> None:
+    """Say that an instruct model is not asked as its makers ask it: as the base of a comparison it is not at its best."""
+    if base.tokenizer.has_chat_template:
+        say(
+            f"{base.found.title} has a chat template of its own, so it was tuned to answer already. It is asked in the template "
+            f"{template.name!r} instead, in which it may answer worse than it can."
+        )
 
 
 def refuse_missing(adapters: Sequence[Path]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from loratune.commands.device import choose_device
+from loratune.commands.loading import tell_own_template
 from loratune.commands.resuming import accepted_changes, made_from, resume_command
 from loratune.console import say
 from loratune.data.encode import Encoded, encode_rows
@@ -71,6 +72,7 @@ def made_ready(settings: TrainSettings) -> Ready:
     if settings.resume:
         accepted_changes(settings, made_from(settings, found, made_of, template, device))  # before the long work
     base = load_base(found)
+    tell_own_template(base, template)
     refuse_long_rows(settings, base)
     key = key_of(made_of["data"]["train"], found.content, template, settings.max_tokens)
     rows, counts = recalled(cache_folder(), key, lambda: encode_rows(records, template, base.tokenizer, settings.max_tokens))

@@ -88,7 +88,7 @@ def announce(ready: Ready) -> None:
     total = sum(parameter.numel() for parameter in base.decoder.parameters())
     lengths = [fed_tokens(row) for row in ready.rows]
     steps = len(epoch_steps(lengths, settings.batch_tokens, settings.micro_tokens, settings.seed, 0))
-    say(f"Base: {base.found.name}, {total - adapter:,} numbers, {settings.precision}, {torch.get_num_threads()} threads.")
+    say(f"Base: {base.found.title}, {total - adapter:,} numbers, {settings.precision}, {torch.get_num_threads()} threads.")
     say(f"Adapter: rank {settings.rank} on {len(ready.layers)} layers, {adapter:,} trained numbers ({adapter / total:.1%}).")
     say(f"Data: {len(lengths):,} rows, {sum(lengths):,} tokens and {steps:,} steps of {settings.batch_tokens:,} tokens an epoch.")
     for source, count in ready.counts.items():

