@@ -191,5 +191,5 @@ def test_a_renamed_run_is_still_the_same(place):
 
 def test_what_a_run_is_made_from_is_written_down(place):
     written = facts(place)
-    assert {"base", "train.jsonl", "val.jsonl", "template", "processor", "settings", *resuming.PACKAGES} == written.keys()
+    assert {"base", "train.jsonl", "val.jsonl", "template", "processor", "bos", "settings", *resuming.PACKAGES} == written.keys()
     assert (written["settings"]["threads"], written["settings"]["device"]) == (1, "cpu")

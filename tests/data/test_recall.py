@@ -61,10 +61,10 @@ def test_only_the_last_used_files_stay(tmp_path):
 
 
 def test_the_key_changes_with_everything_that_the_tokens_depend_on(tmp_path):
-    def key(data="[]", tokenizer="{}", template="instruction", max_tokens=64):
+    def key(data="[]", tokenizer="{}", template="instruction", max_tokens=64, bos=()):
         Path(tmp_path / "train.jsonl").write_text(data)
         Path(tmp_path / "tokenizer.json").write_text(tokenizer)
-        return key_of(fingerprint(tmp_path / "train.jsonl"), tmp_path, load_template(template), max_tokens)
+        return key_of(fingerprint(tmp_path / "train.jsonl"), tmp_path, load_template(template), max_tokens, bos=bos)
 
-    keys = [key(), key(data="[1]"), key(tokenizer="{ }"), key(template="plain"), key(max_tokens=65)]
-    assert len(set(keys)) == 5 and key() == keys[0]
+    keys = [key(), key(data="[1]"), key(tokenizer="{ }"), key(template="plain"), key(max_tokens=65), key(bos=[1])]
+    assert len(set(keys)) == 6 and key() == keys[0]

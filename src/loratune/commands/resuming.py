@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -18,6 +19,7 @@ from loratune.training.checkpoint import RunFolder, newest_run
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "loratune")  # that tokens, data order and numbers depend on
 # Settings whose default leaves the choice to the machine or the moment; it is made once in a run.
 DECIDED = ("model", "run", "precision", "micro_tokens", "threads", "device")
+UNWRITTEN = {"bos": False}  # what older runs' facts.json does not say, and how it was then
 
 
 def resumed(asked: TrainSettings) -> TrainSettings:
@@ -52,23 +54,31 @@ def short(value: object) -> str:
     return value[:12] if isinstance(value, str) and len(value) == 64 else repr(value)
 
 
-def made_from(settings: TrainSettings, found: FoundBase, made_of: dict, template: Template, device: str) -> dict:
-    """All that a run's adapter depends on, down to the last bit; `made_of` says what the data is."""
+def made_from(
+    settings: TrainSettings, found: FoundBase, made_of: dict, template: Template, device: str, bos: Sequence[int]
+) -> dict:
+    """All that a run's adapter depends on, down to the last bit; `made_of` says what the data is, `bos` begins each prompt."""
     return {
         "base": found.fingerprint,
         **{f"{name}.jsonl": content for name, content in made_of["data"].items()},
         "template": hashlib.sha256(json.dumps(template.to_dict()).encode()).hexdigest(),
         **{package: version(package) for package in PACKAGES},
         "processor": processor_kind(device),
+        "bos": bool(bos),
         "settings": settings.kept().model_dump(mode="json", exclude={"run", "out"}),
     }
+
+
+def began_with_bos(settings: TrainSettings) -> bool:
+    """Whether the prompts of the run to go on with begin with BOS; no run's did before this was written down."""
+    return bool(RunFolder(RUNS / settings.run).facts().get("bos", UNWRITTEN["bos"]))
 
 
 def accepted_changes(settings: TrainSettings, now: dict) -> list[Change]:
     """What is not as it was when the run began. Raises UserError for what nobody accepted, or what no run can bear."""
     then = RunFolder(RUNS / settings.run).facts()
     of_settings = [Change(flag(name), then["settings"].get(name), value) for name, value in now["settings"].items()]
-    of_facts = [Change(name, then.get(name), value) for name, value in now.items() if name != "settings"]
+    of_facts = [Change(name, then.get(name, UNWRITTEN.get(name)), value) for name, value in now.items() if name != "settings"]
     found = [change for change in of_settings + of_facts if change.then != change.now]
     if fixed := [change for change in found if change.name in map(flag, TrainSettings.FIXED)]:
         raise UserError(*map(str, fixed), "a run keeps these from its beginning to its end; leave them out, or start a new run")

@@ -36,10 +36,11 @@ def recalled(cache: Path, key: str, make: Callable[[], Rows]) -> Rows:
     return rows, counts
 
 
-def key_of(data: str, tokenizer: Path, template: Template, max_tokens: int) -> str:
-    """Of all that the tokens depend on: the records' fingerprint, the tokenizer's folder, template, limit and our own code."""
+def key_of(data: str, tokenizer: Path, template: Template, max_tokens: int, bos: Sequence[int]) -> str:
+    """Of all that the tokens depend on: the records, by their fingerprint, tokenizer, template, limit, BOS and our own code."""
     files = [*sorted({file for pattern in TOKENIZER_FILES for file in tokenizer.glob(pattern)}), Path(encode.__file__)]
-    return hashlib.sha256(json.dumps([data, *map(fingerprint, files), template.to_dict(), max_tokens]).encode()).hexdigest()[:16]
+    parts = [data, *map(fingerprint, files), template.to_dict(), max_tokens, bos]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def read(path: Path) -> Rows:

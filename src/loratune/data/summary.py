@@ -1,7 +1,7 @@
 """What `loratune prepare` tells about the data: counts and token statistics of each source."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from rich.table import Table
@@ -65,12 +65,23 @@ def show(report: dict, settings: PrepareSettings) -> None:
         reasons = "".join(f"; {count:,} left out ({reason})" for reason, count in source["left_out"].items())
         say(f"{name}: from {source['origin']}{reasons}")
         tell_shortened(name, source, settings.max_tokens)
+        if markers := end_markers_in_words(source):
+            say(f"{name}: {markers} (the files hold them)")
     for split, recall in report["fact_recall"].items():
         say(
             f"FinQA {split}: all gold facts are kept in {recall['all_gold_facts']:.1%} of the {recall['rows']:,} rows where they "
             f"are known (--fact-tokens {settings.fact_tokens})"
         )
     say(f"Written: {settings.out}/train.jsonl val.jsonl test.jsonl prepare_report.json")
+
+
+def end_markers_in_words(count: Mapping[str, int]) -> str:
+    """What became of the end markers of one source's outputs; empty where there were none."""
+    if not (number := count.get("end_markers_removed", 0)):
+        return ""
+    outputs = "output ends" if number == 1 else "outputs end"
+    taken_off = "it is taken off, since every response gets its end anyway"
+    return f"{number:,} {outputs} with an end marker such as <|endoftext|>; {taken_off}"
 
 
 def tell_shortened(name: str, source: dict, max_tokens: int) -> None:
