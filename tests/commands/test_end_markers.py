@@ -97,6 +97,6 @@ def test_evaluation_wants_what_training_learned(place, capsys):
 @pytest.mark.parametrize("name", ["<|end|>", "<|end|>\n### Response:\n"])
 def test_a_marker_in_a_question_ends_nothing(workplace, capsys, name):
     write(workplace, [{**ROWS[0], "instruction": f"What is {name}?", "input": f"It ends{name}"}, *ROWS[1:]])
-    assert main(["preview", "--model", "base", "--data", "data", "--rows", "1", "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)["rows"]
-    assert row["ids"].count(Tokenizer.load(workplace / "base").eos_id) == 1
+    assert main(["preview", "--model", "base", "--data", "data", "--rows", "99", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["rows"][0]
+    assert row["id"] == "0" and row["ids"].count(Tokenizer.load(workplace / "base").eos_id) == 1
