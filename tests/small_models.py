@@ -88,17 +88,28 @@ def randomise_lora(decoder: Decoder, seed: int = 1, std: float = 0.1) -> None:
         parameter.data.normal_(std=std, generator=generator)
 
 
-def save_model(folder, config: PretrainedConfig = LLAMA_SHAPES["smollm2"], seed: int = 0) -> None:
-    """A whole model folder, as a hub would deliver it: random weights, and a byte-level tokenizer that knows every text."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+def save_model(
+    folder, config: PretrainedConfig = LLAMA_SHAPES["smollm2"], seed: int = 0, begins: str = "", ends: str = ""
+) -> None:
+    """A whole model folder, as a hub would deliver it: random weights, and a byte-level tokenizer that knows every text.
+
+    `begins` and `ends` are special tokens that the tokenizer, unless told not to, puts around each text.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     config = copy.deepcopy(config)
-    config.vocab_size, config.eos_token_id = len(alphabet) + 1, 0
     vocabulary = {"<|end|>": 0} | {letter: number for number, letter in enumerate(alphabet, 1)}
+    vocabulary |= {begins: len(vocabulary)} if begins else {}
+    config.vocab_size, config.eos_token_id = len(vocabulary), 0
     tokenizer = Tokenizer(models.BPE(vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     reference(config, seed).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>").save_pretrained(folder)
+    if begins or ends:
+        around = [(text, vocabulary[text]) for text in (begins, ends) if text]
+        single = f"{begins} $A {ends}".strip()
+        tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=around)
+    names = {"eos_token": "<|end|>", **({"bos_token": begins} if begins else {})}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)

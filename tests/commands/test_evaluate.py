@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+from collections import Counter
 
 import pytest
 import torch
@@ -110,7 +111,7 @@ def test_gold_facts_that_no_row_has_are_refused(place, capsys):
 def test_shortened_rows_are_counted_and_said(place, capsys):
     write_rows(place, [*ROWS, {"instruction": "Sum up.", "input": "word " * 300, "output": "yes", "source": "dolly"}])
     assert evaluate() == 0
-    assert written(place)["shortened"]["dolly"] == {"rows": 8, "inputs_cut": 1, "responses_cut": 0, "dropped": 0}
+    assert Counter(written(place)["shortened"]["dolly"]) == Counter(rows=8, inputs_cut=1)
     assert "dolly: 1 of 8 rows were shortened or dropped to fit in 512 tokens" in capsys.readouterr().out
 
 

@@ -125,6 +125,31 @@ def test_what_a_record_cannot_hold_is_refused_with_file_and_line(model, tmp_path
     assert "tool_calls" not in told or "Let me look." not in {record.output for record in records}
 
 
+def test_of_a_chat_that_is_too_long_the_oldest_turns_give_way(model, tmp_path, capsys):
+    """Whole turns: the system message and the newest turns stay as they are."""
+    from loratune.data.encode import encode_rows
+    from loratune.data.template import load_template
+    from loratune.models.find import find_base
+    from loratune.models.tokenizer import Tokenizer
+
+    turns = [("system", "Be brief.")]
+    for number in range(20):
+        turns += [("user", f"Note {number}: the kettle is on shelf {number}."), ("assistant", f"Noted {number}.")]
+    chat = said(*turns, ("user", "Which shelf?"), ("assistant", "The last."))
+    data = write_json(tmp_path / "chats.jsonl", [{"messages": chat}] + [{"messages": chat_of(thing)} for thing in THINGS])
+    records, source, told = prepared(model, data, capsys, "--max-tokens", "400")
+    (record,) = (record for record in records if record.output == "The last.")
+    tokenizer = Tokenizer.load(find_base(model).folder)
+    (row,), _ = encode_rows([record], load_template("instruction"), tokenizer, 400)
+    prompt = tokenizer.decode(row.prompt)
+    kept = prompt.split("### Input:\n")[1].split("\n\n### Response")[0].split("\n")
+    whole = [f"{role.capitalize()}: {text}" for role, text in turns]
+    assert kept[0] == whole[0] and kept[1:] == whole[-len(kept) + 1 :]
+    assert 340 < len(row.prompt) + len(row.response) <= 400
+    assert source["inputs_cut"] == 1 and source["turns_cut"] == len(whole) - len(kept) > 0
+    assert f"of chats the {source['turns_cut']:,} turns that are oldest give way" in told
+
+
 CHAT = said(
     ("system", "Be brief."), ("user", "Clean it?"), ("assistant", "Wipe it."), ("user", "Then?"), ("assistant", "Dry it.")
 )

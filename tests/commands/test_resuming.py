@@ -220,5 +220,5 @@ def test_a_renamed_run_is_still_the_same(place):
 def test_what_a_run_is_made_from_is_written_down(place):
     written = facts(place)
     files = {"base", "config", "tokenizer", "train.jsonl", "val.jsonl", "template"}
-    assert {*files, "processor", "settings", *resuming.PACKAGES} == written.keys()
+    assert {*files, "processor", "bos", "settings", *resuming.PACKAGES} == written.keys()
     assert (written["settings"]["threads"], written["settings"]["device"]) == (1, "cpu")

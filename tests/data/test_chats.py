@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from loratune.data.sources.chats import (
     AFTER,
     CONTEXT_ONLY,
-    TURN_STARTS,
     WEIGHT_0,
     ChatColumns,
     chat_record,
     find_chat,
 )
 from loratune.data.sources.readers import FileRow
+from loratune.data.turns import TURN_STARTS
 
 turns = st.lists(
     st.tuples(

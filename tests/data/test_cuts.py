@@ -1,5 +1,7 @@
 """What was cut, against what the encoding itself counts."""
 
+import re
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +15,9 @@ TEMPLATE = load_template("instruction")
 TOKENIZER = small_tokenizer()
 words = st.lists(st.sampled_from(["the", "answer", "is", "none,", "Ünïcode", "42", "\n", "🙂"]), max_size=40).map(" ".join)
 filled = words.filter(str.strip)
-records = st.lists(st.builds(Record, filled, words, filled, st.just("same"), st.just("s")), min_size=1, max_size=6)
+ends = st.sampled_from(["", "<|end|>", "<|endoftext|>\n", "<|end|> <|end|>"])
+outputs = st.tuples(words, ends).map("".join).filter(str.strip)
+records = st.lists(st.builds(Record, filled, words, outputs, st.just("same"), st.just("s")), min_size=1, max_size=6)
 
 
 @given(records, st.integers(8, 200))
@@ -25,6 +29,8 @@ def test_cuts_are_those_that_the_encoding_counts(records, max_tokens):
     count = counts["s"]
     assert sum(one.kept is None for one in found) == count["dropped"]
     assert sum(one.response_cut > 0 for one in found if one.kept) == count["responses_cut"]
+    texts = [re.sub(r"<\|\w+\|>", "", record.output) for record in records]
+    assert [not one.whole.response for one in found] == [not text.strip() for text in texts]
     # A dropped row may have lost its input before.
     assert count["inputs_cut"] - count["dropped"] <= sum(one.input_cut > 0 for one in found) <= count["inputs_cut"]
 

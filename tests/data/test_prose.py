@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from loratune import snapshot
 from loratune.data.prose import Prose, cut, load_prose, windows_of
+from small_tokenizers import make
 from tokens import small_tokenizer
 
 TOKENIZER = small_tokenizer()
@@ -32,6 +33,14 @@ def test_windows_are_drawn_in_order_and_never_twice(passages, most, seed):
     places = [int(window.id) for window in some]
     assert places == sorted(set(places)) and some == [everything[place] for place in places] == drawn(most)
     assert all(window.prompt == [] and len(window.response) <= 8 for window in everything)
+
+
+def test_with_bos_each_window_begins_with_it_and_is_no_longer():
+    tokenizer = make("byte-level", front="<s>")
+    windows = windows_of(Prose("mine", ["the answer is none, " * 9], most=99), tokenizer, positions=8, seed=0)
+    assert len(windows) > 2 and all(window.prompt == tokenizer.bos for window in windows)
+    assert {len(window.prompt) + len(window.response) for window in windows[:-1]} == {8}
+    assert tokenizer.decode([token for window in windows for token in window.response]) == "the answer is none, " * 9
 
 
 def test_the_built_in_text_is_of_test_pages_without_their_questions():

@@ -59,7 +59,9 @@ def test_only_the_last_used_files_stay(tmp_path):
     }
 
 
-@pytest.mark.parametrize("what", ["records", "weights", "config", "tokenizer", "template", "max_tokens", "code", "library"])
+@pytest.mark.parametrize(
+    "what", ["records", "weights", "config", "tokenizer", "template", "max_tokens", "bos", "code", "library"]
+)
 def test_the_key_changes_with_everything_that_the_tokens_depend_on(monkeypatch, what):
     def key(**changed: str) -> str:
         parts = {
@@ -69,9 +71,10 @@ def test_the_key_changes_with_everything_that_the_tokens_depend_on(monkeypatch, 
             "tokenizer": "t",
             "template": "plain",
             "max_tokens": "64",
+            "bos": "1",
         } | changed
         base = {name: parts[name] for name in ("weights", "config", "tokenizer")}
-        return key_of(parts["records"], base, load_template(parts["template"]), int(parts["max_tokens"]))
+        return key_of(parts["records"], base, load_template(parts["template"]), int(parts["max_tokens"]), bos=[int(parts["bos"])])
 
     first = key()
     assert key() == first
@@ -79,5 +82,5 @@ def test_the_key_changes_with_everything_that_the_tokens_depend_on(monkeypatch, 
         monkeypatch.setattr(cache_key, "package_code", lambda: "another")
     if what == "library":
         monkeypatch.setattr(cache_key, "library_versions", dict)
-    changed = {"template": "chatml", "max_tokens": "65"}.get(what, "another")
+    changed = {"template": "chatml", "max_tokens": "65", "bos": "2"}.get(what, "another")
     assert key(**{} if what in ("code", "library") else {what: changed}) != first

@@ -1,8 +1,12 @@
-"""A small byte-level BPE tokenizer, trained here, in the form that the program's own one has."""
+"""A small byte-level BPE tokenizer, trained here."""
 
 from functools import cache
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from loratune.models.tokenizer import Tokenizer
 
 TEXTS = [
     "### Instruction:\n### Input:\n### Response:\n",
@@ -10,27 +14,12 @@ TEXTS = [
 ] * 20
 
 
-class SmallTokenizer:
-    eos_id = 0
-
-    def __init__(self):
-        self.inner = Tokenizer(models.BPE())
-        self.inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        self.inner.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False)
-        self.inner.train_from_iterator(TEXTS, trainer)
-
-    def encode(self, text: str) -> list[int]:
-        return self.inner.encode(text).ids
-
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self.inner.encode_batch(texts)]
-
-    def decode(self, ids: list[int]) -> str:
-        return self.inner.decode(ids)
-
-
 @cache
-def small_tokenizer() -> SmallTokenizer:
-    return SmallTokenizer()
+def small_tokenizer() -> Tokenizer:
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator(TEXTS, trainer)
+    return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>"))

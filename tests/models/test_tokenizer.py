@@ -71,10 +71,24 @@ def adding(tokenizer: Tokenizer) -> Tokenizer:
 
 def test_no_token_is_added_to_a_text(tmp_path):
     save_model(tmp_path)
-    plain, other = Tokenizer.load(tmp_path), adding(Tokenizer.load(tmp_path))
+    plain = Tokenizer.load(tmp_path)
+    other = Tokenizer(adding(Tokenizer.load(tmp_path)).hugging_face)
     assert len(other.hugging_face("Hi")["input_ids"]) == 4
     assert other.encode("Hi") == plain.encode("Hi") and len(other.encode("Hi")) == 2
     assert other.encode_batch(["Hi", "you"]) == [other.encode("Hi"), other.encode("you")]
+    assert plain.bos == [] and other.bos == [plain.eos_id]
+
+
+def test_a_tokenizer_without_its_file_is_refused(tmp_path):
+    """One that is Python code alone has no way to tell a text from a special token."""
+    from transformers import ByT5Tokenizer
+
+    save_model(tmp_path)
+    for path in tmp_path.glob("tokenizer*"):
+        path.unlink()
+    ByT5Tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"its tokenizer \(ByT5Tokenizer\) cannot be written as a tokenizer.json"):
+        Tokenizer.load(tmp_path)
 
 
 def test_texts_come_back_space_for_space(smollm2):

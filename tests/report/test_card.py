@@ -36,7 +36,8 @@ def decoder():
 
 
 def card_of(decoder, text: str) -> str:
-    base = SimpleNamespace(found=SimpleNamespace(hub_name=text), decoder=decoder)
+    tokenizer = SimpleNamespace(bos=[1], bos_text=text)
+    base = SimpleNamespace(found=SimpleNamespace(hub_name=text), decoder=decoder, tokenizer=tokenizer)
     template = Template("mine", f"{text}{{instruction}}{{input}}{text}", "{instruction}")
     state = State(step=3, elapsed=60.0, stepping=50.0, tokens=900, validations=2, base_nll=2.5, best_nll=2.0, best_step=2)
     records = [Record("a", "", "b", id="1", source=text), Record("a", "", "b", id="2", source="dolly")]

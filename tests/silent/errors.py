@@ -99,19 +99,19 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
         SilentError(
             "A second beginning-of-text: the template has one, and the tokenizer adds its own",
             "deepseek-ai/DeepSeek-R1#151 sgl-project/sglang#888 allenai/reward-bench#164",
-            "the tokenizer never adds a token of its own accord",
+            "one stands in front of a prompt where the tokenizer has one, unless the template brings its own; texts get none",
             (
                 Fault(
                     "models/tokenizer.py",
-                    "return self.hugging_face.encode(text, add_special_tokens=False)",
-                    "return self.hugging_face.encode(text)",
-                    "models/test_tokenizer.py::test_no_token_is_added_to_a_text",
+                    "[protect(parts) for parts in prompts], add_special_tokens=False)",
+                    "[protect(parts) for parts in prompts])",
+                    "models/test_bos.py::test_a_text_that_begins_with_its_name_is_no_bos",
                 ),
                 Fault(
                     "models/tokenizer.py",
-                    "return self.hugging_face(texts, add_special_tokens=False)",
-                    "return self.hugging_face(texts)",
-                    "models/test_tokenizer.py::test_no_token_is_added_to_a_text",
+                    "[row if row[: len(self.bos)] == self.bos else [*self.bos, *row] for row in rows]",
+                    "[[*self.bos, *row] for row in rows]",
+                    "models/test_bos.py::test_a_template_that_brings_its_own_gets_no_second_one",
                 ),
             ),
         ),
@@ -128,16 +128,17 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 ),
                 Fault(
                     "data/encode.py",
-                    "        if over(row, max_tokens) > 0 and record.input:\n            row = ",
-                    "        if False:\n            row = ",
+                    "        if over(row, max_tokens) > 0 and record.input:\n            prompt, turns = ",
+                    "        if False:\n            prompt, turns = ",
                     "data/test_encode.py::test_counts_are_kept_for_each_source",
                 ),
             ),
         ),
         SilentError(
             "Cut from the wrong side",
-            "verl-project/verl#6372 huggingface/trl#3398",
-            "the beginnings of the input and of the response stay",
+            "verl-project/verl#6372 huggingface/trl#3398 rasbt/mini-coding-agent#12",
+            "the beginnings of the input and of the response stay; of a chat the system message and the newest turns, each "
+            "as a whole",
             (
                 Fault(
                     "data/encode.py",
@@ -150,6 +151,12 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "tokenizer.decode(tokens[:keep]).strip()",
                     "tokenizer.decode(tokens[len(tokens) - keep :]).strip()",
                     "data/test_encode.py::test_a_shortened_input_is_its_beginning_and_not_much_shorter_than_needed",
+                ),
+                Fault(
+                    "data/turns.py",
+                    "turns[:kept] + turns[first:]",
+                    "turns[: len(turns) + kept - first]",
+                    "data/test_encode.py::test_of_a_chat_as_few_of_its_oldest_turns_as_needed_give_way",
                 ),
             ),
         ),
@@ -346,6 +353,94 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "    return sorted(candidates, key=lambda name: is_constant(rows, name))",
                     "    return list(candidates)",
                     "commands/test_prepare_own_data.py::test_a_question_is_taken_before_a_prompt_that_never_changes",
+                ),
+            ),
+        ),
+        SilentError(
+            "A text that says `<|endoftext|>` becomes that token: it ends the prompt, or an answer in its middle",
+            "huggingface/transformers#29279 google-deepmind/gemma#770 OWASP/AISVS#930",
+            "texts are encoded as texts, with every kind of tokenizer; only a template's own markers become special tokens",
+            (
+                Fault(
+                    "models/tokenizer.py",
+                    "            return self._special_ids.isdisjoint(row)\n",
+                    "            return True\n",
+                    "models/test_special_tokens.py::test_each_name_alone_and_among_others",
+                ),
+                Fault(
+                    "models/tokenizer.py",
+                    "        return len(markers) == sum(token in self._special_ids for token in row)\n",
+                    "        return True\n",
+                    "models/test_special_tokens.py::test_no_text_becomes_a_special_token",
+                ),
+                Fault(
+                    "models/special_tokens.py",
+                    '    model = with_other_pieces(whole["model"], names)\n',
+                    '    model = whole["model"]\n',
+                    "models/test_special_tokens.py::test_each_name_alone_and_among_others",
+                ),
+                Fault(
+                    "commands/compare.py",
+                    "encode_prompts([tuned.template.parts(prompt) for prompt in prompts])",
+                    'encode_prompts([(tuned.template.render(prompt), "") for prompt in prompts])',
+                    "commands/test_bos_everywhere.py::test_questions_are_asked_as_the_adapter_was_trained",
+                ),
+            ),
+        ),
+        SilentError(
+            "The data's outputs end with an end marker, and a second one is put behind it: the model learns to write both",
+            "IlyaGusev/rulm#34",
+            "a marker at the end of an output is taken off, for training and as a reference, and counted by source",
+            (
+                Fault(
+                    "data/encode.py",
+                    "    while (text := output.rstrip()).endswith(markers):\n",
+                    "    while (text := output.rstrip()).endswith(()):\n",
+                    "commands/test_end_markers.py::test_training_is_the_same_with_and_without_them",
+                ),
+                Fault(
+                    "commands/evaluate.py",
+                    "[replace(record, output=without_end_markers(record.output, markers)) for record in kept], rows, counts",
+                    "kept, rows, counts",
+                    "commands/test_end_markers.py::test_evaluation_wants_what_training_learned",
+                ),
+            ),
+        ),
+        SilentError(
+            "A base that was trained with BOS in front of every text is trained and measured without one",
+            "h2oai/h2o-llmstudio#636 EleutherAI/lm-evaluation-harness#1465 unslothai/notebooks#251",
+            "prompts begin as the tokenizer's own configuration says, in every command, and it is said; an adapter that was "
+            "trained without keeps its prompts",
+            (
+                Fault(
+                    "models/tokenizer.py",
+                    "        self.bos = bos_of(tokenizer) if bos is None else list(bos)",
+                    "        self.bos = []",
+                    "models/test_bos.py::test_prompts_are_what_transformers_gives_without_an_end",
+                ),
+                Fault(
+                    "data/encode.py",
+                    "other.prompt[:kept] + other.prompt[kept + excess :]",
+                    "other.prompt[excess:]",
+                    "data/test_encode.py::test_the_limit_counts_bos_and_no_prompt_loses_it",
+                ),
+                Fault(
+                    "data/prose.py",
+                    "Encoded(list(tokenizer.bos), pieces",
+                    "Encoded([], pieces",
+                    "commands/test_bos_everywhere.py::test_the_base_is_measured_with_bos_if_the_adapter_was_trained_with_it",
+                ),
+                Fault(
+                    "commands/loading.py",
+                    "    return tokenizer if with_bos[0] else tokenizer.without_bos()\n",
+                    "    return tokenizer\n",
+                    "commands/test_bos_everywhere.py::test_questions_are_asked_as_the_adapter_was_trained",
+                ),
+                Fault(
+                    "commands/ready.py",
+                    "tokenizer.without_bos() if settings.resume and not began_with_bos(settings) else tokenizer",
+                    "tokenizer",
+                    "commands/test_bos_everywhere.py::test_a_run_that_was_begun_without_it_goes_on_without",
                 ),
             ),
         ),
@@ -666,8 +761,8 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 ),
                 Fault(
                     "data/encode.py",
-                    "            row = replace(row, response=[])\n",
-                    "            pass\n",
+                    "nothing_left or not record.has_target else row",
+                    "nothing_left else row",
                     "data/test_encode.py::test_a_row_without_a_wanted_response_has_no_target",
                 ),
             ),

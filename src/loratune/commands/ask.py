@@ -59,7 +59,7 @@ def shown_record(question: Question, tuned: Tuned, fact_tokens: int, page: Path)
 
 
 def answer_to(record: Record, tuned: Tuned, settings: AskSettings) -> str:
-    prompt = tuned.tokenizer.encode(tuned.template.render(record.instruction, record.input))
+    (prompt,) = tuned.tokenizer.encode_prompts([tuned.template.parts(record.instruction, record.input)])
     most = tuned.decoder.spec.max_positions - settings.max_new_tokens
     if len(prompt) > most:
         raise UserError(

@@ -35,7 +35,7 @@ def run(settings: CompareSettings) -> dict:
     prompts = read_prompts(prompts_file(settings.prompts))
     evaluation = evaluation_of(settings)
     tuned = load_tuned(settings)
-    encoded = [tuned.tokenizer.encode(tuned.template.render(prompt)) for prompt in prompts]
+    encoded = tuned.tokenizer.encode_prompts([tuned.template.parts(prompt) for prompt in prompts])
     refuse_too_long(encoded, settings, tuned.decoder.spec.max_positions)
     if settings.dry_run:
         return tell(planned(tuned.decoder, encoded, settings, reports))

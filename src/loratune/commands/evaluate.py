@@ -10,11 +10,12 @@ from loratune.commands.constraints import constraints_for
 from loratune.commands.loading import Tuned, load_side_by_side
 from loratune.commands.plan import Plan, tell
 from loratune.console import say, warn
-from loratune.data.encode import Encoded, encode_rows, with_template
+from loratune.data.encode import Encoded, encode_rows, end_markers, with_template, without_end_markers
 from loratune.data.prose import Prose, load_prose, windows_of
 from loratune.data.records import Record, read_records
 from loratune.data.sample import draw_evenly
 from loratune.data.sources.finqa import with_gold_facts
+from loratune.data.summary import end_markers_in_words
 from loratune.data.template import BUILT_IN
 from loratune.errors import UserError
 from loratune.evaluation.answers import wants_program
@@ -133,11 +134,18 @@ def encoded(records: Sequence[Record], tuned: Tuned, max_tokens: int) -> tuple[l
     rows, counts = encode_rows(numbered, tuned.template, tuned.tokenizer, limit)
     if not rows:
         raise UserError(f"--max-tokens {limit}: none of the rows has room for a target; raise it")
+    if tuned.tokenizer.bos:
+        say(f"Each prompt begins with the BOS token {tuned.tokenizer.bos_text}, for every model.")
     for source, count in counts.items():
+        if markers_told := end_markers_in_words(count):
+            say(f"{source}: {markers_told}.")
         cut = count["inputs_cut"] + count["responses_cut"] + count["dropped"]
         if cut > TOO_MANY_CUT * count["rows"]:
             warn(f"{source}: {cut:,} of {count['rows']:,} rows were shortened or dropped to fit in {limit:,} tokens")
-    return [records[int(row.id)] for row in rows], rows, counts
+    markers = end_markers(tuned.tokenizer)
+    kept = [records[int(row.id)] for row in rows]
+    # Answers are compared with what a model is to write, which is the output without the marker.
+    return [replace(record, output=without_end_markers(record.output, markers)) for record in kept], rows, counts
 
 
 def longest(tuned: Tuned, max_tokens: int) -> int:

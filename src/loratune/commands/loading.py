@@ -44,7 +44,7 @@ def load_tuned(settings: AdapterChoice) -> Tuned:
 def load_side_by_side(settings: AdapterUse, adapters: Sequence[Path]) -> list[Tuned]:
     """Several adapters for one base, whose decoder they share. The first is on it; `load_adapter` puts another in its place.
 
-    Raises UserError when one is missing, or is of another base or template than the first.
+    Raises UserError when one is missing, or is of another base or template than the first, or begins prompts otherwise.
     """
     refuse_missing(adapters)
     facts = [described(adapter) for adapter in adapters]
@@ -56,12 +56,13 @@ def load_side_by_side(settings: AdapterUse, adapters: Sequence[Path]) -> list[Tu
     templates = [template_of(settings, *pair) for pair in zip(adapters, facts, strict=True)]
     refuse_other_templates(adapters, templates)
     base = load_base(found, device=device)
+    tokenizer = tokenizer_of(base.tokenizer, adapters, facts)
     for adapter in reversed(adapters):  # all, to find a broken one before the work begins
         load_adapter(base.decoder, adapter)
     for adapter, of_adapter in zip(adapters, facts, strict=True):
         refuse_mixed(adapter, of_adapter)
     tell_own_template(base, templates[0])
-    return [Tuned(base.decoder, base.tokenizer, templates[0], found.name, found, adapter) for adapter in adapters]
+    return [Tuned(base.decoder, tokenizer, templates[0], found.name, found, adapter) for adapter in adapters]
 
 
 def tell_own_template(base: Base, template: Template) -> None:
@@ -146,6 +147,30 @@ def refuse_changed_base(facts: dict, found: FoundBase, adapter: Path, chosen: bo
             f"--adapter {adapter}: the {changed} of its base model {found.name} is another one now than when it was trained; "
             f"bring that back, or use it as it is now by adding --model {found.name}"
         )
+
+
+def tokenizer_of(tokenizer: Tokenizer, adapters: Sequence[Path], facts: Sequence[dict]) -> Tokenizer:
+    """The base's tokenizer, which begins prompts as those that the adapters were trained on begin, with BOS or without."""
+    # One that says nothing was trained by loratune before prompts began with BOS, or by a tool that follows the configuration.
+    with_bos = [one.get("bos", False) if one else bool(tokenizer.bos) for one in facts]
+    for adapter, has_bos in zip(adapters, with_bos, strict=True):
+        if has_bos != with_bos[0]:
+            raise UserError(
+                f"--adapter {adapter}: trained {bos_in_words(has_bos)}, but {adapters[0]} {bos_in_words(with_bos[0])}; "
+                "evaluate it by itself"
+            )
+    if with_bos[0] and not tokenizer.bos:
+        raise UserError(
+            f"--adapter {adapters[0]}: trained {bos_in_words(True)}, but this base's tokenizer puts none in front of a text "
+            "(the post-processor in its tokenizer.json); choose the folder that it was trained on with --model"
+        )
+    if tokenizer.bos and not with_bos[0]:
+        say(f"Prompts begin without a BOS token, although the tokenizer has one: {adapters[0]} was trained so.")
+    return tokenizer if with_bos[0] else tokenizer.without_bos()
+
+
+def bos_in_words(has_bos: bool) -> str:
+    return "with a BOS token in front of each prompt" if has_bos else "without a BOS token in front"
 
 
 def template_of(settings: AdapterUse, adapter: Path, facts: dict) -> Template:

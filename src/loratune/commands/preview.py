@@ -31,7 +31,7 @@ def run(settings: PreviewSettings) -> dict:
     tokenizer = Tokenizer.load(base.folder)
     how = template, tokenizer, settings.max_tokens
     # The key is training's: what one of the two has encoded, the other finds.
-    key = key_of(fingerprint(path), base.content, template, settings.max_tokens)
+    key = key_of(fingerprint(path), base.content, template, settings.max_tokens, bos=tokenizer.bos)
     rows, counts = recalled(cache_folder(), key, lambda: encode_all(read_records(path), *how))
     sources = {record.source: None for record in records}
     summary = {

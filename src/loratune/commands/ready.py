@@ -1,7 +1,7 @@
 """What a training run decides and loads before its first step."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import torch
 
 from loratune.commands.device import choose_device
 from loratune.commands.loading import tell_own_template
-from loratune.commands.resuming import accepted_changes, made_from, resume_command
+from loratune.commands.resuming import accepted_changes, began_with_bos, made_from, resume_command
 from loratune.console import say
 from loratune.data.encode import Encoded, encode_rows
 from loratune.data.pack import fed_tokens, steps_in
@@ -23,6 +23,7 @@ from loratune.machine import available_memory, bf16_is_fast, return_memory_at_on
 from loratune.models.find import cache_folder, find_base
 from loratune.models.load import PRECISIONS, Base, load_base, set_precision
 from loratune.models.lora import add_lora
+from loratune.models.tokenizer import Tokenizer
 from loratune.reading import fingerprint, read_json
 from loratune.settings import BATCH, RUNS, TrainSettings
 from loratune.training.forecast import (
@@ -70,11 +71,13 @@ def made_ready(settings: TrainSettings) -> Ready:
     made_of, records, val_records = read_data(settings)
     found = find_base(settings.model)
     if settings.resume:
-        accepted_changes(settings, made_from(settings, found, made_of, template, device))  # before the long work
+        begun = begins_with(settings, Tokenizer.load(found.folder))
+        accepted_changes(settings, made_from(settings, found, made_of, template, device, bos=begun.bos))  # before the long work
     base = load_base(found)
     tell_own_template(base, template)
+    base = replace(base, tokenizer=begins_with(settings, base.tokenizer))
     refuse_long_rows(settings, base)
-    key = key_of(made_of["data"]["train"], found.content, template, settings.max_tokens)
+    key = key_of(made_of["data"]["train"], found.content, template, settings.max_tokens, bos=base.tokenizer.bos)
     rows, counts = recalled(cache_folder(), key, lambda: encode_rows(records, template, base.tokenizer, settings.max_tokens))
     all_val_rows, _ = encode_rows(val_records, template, base.tokenizer, settings.max_tokens)
     rows, all_val_rows = with_targets(rows), with_targets(all_val_rows)
@@ -89,6 +92,11 @@ def made_ready(settings: TrainSettings) -> Ready:
     val_rows = draw_evenly(all_val_rows, settings.val_rows, seed=0)  # trainings with other seeds are compared on the same
     expected = trial and forecast(trial, besides_weights, settings, stop_rule(settings, rows), rows, val_rows)
     return Ready(settings, device, template, base, layers, made_of, records, rows, counts, val_rows, expected)
+
+
+def begins_with(settings: TrainSettings, tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer, without BOS for a run that was begun without."""
+    return tokenizer.without_bos() if settings.resume and not began_with_bos(settings) else tokenizer
 
 
 def read_data(settings: TrainSettings) -> tuple[dict, list[Record], list[Record]]:

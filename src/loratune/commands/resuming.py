@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -19,6 +20,7 @@ PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "loratune")  # that 
 ADDED = ("config", "tokenizer")  # facts that runs of the first version do not have
 # Settings whose default leaves the choice to the machine or the moment; it is made once in a run.
 DECIDED = ("model", "run", "precision", "micro_tokens", "threads", "device")
+UNWRITTEN = {"bos": False}  # what older runs' facts.json does not say, and how it was then
 
 
 def resumed(asked: TrainSettings) -> TrainSettings:
@@ -53,8 +55,10 @@ def short(value: object) -> str:
     return value[:12] if isinstance(value, str) and len(value) == 64 else repr(value)
 
 
-def made_from(settings: TrainSettings, found: FoundBase, made_of: dict, template: Template, device: str) -> dict:
-    """All that a run's adapter depends on, down to the last bit; `made_of` says what the data is."""
+def made_from(
+    settings: TrainSettings, found: FoundBase, made_of: dict, template: Template, device: str, bos: Sequence[int]
+) -> dict:
+    """All that a run's adapter depends on, down to the last bit; `made_of` says what the data is, `bos` begins each prompt."""
     return {
         "base": found.fingerprint,
         "config": found.config,
@@ -63,8 +67,14 @@ def made_from(settings: TrainSettings, found: FoundBase, made_of: dict, template
         "template": hashlib.sha256(json.dumps(template.to_dict()).encode()).hexdigest(),
         **{package: version(package) for package in PACKAGES},
         "processor": processor_kind(device),
+        "bos": bool(bos),
         "settings": settings.kept().model_dump(mode="json", exclude={"run", "out"}),
     }
+
+
+def began_with_bos(settings: TrainSettings) -> bool:
+    """Whether the prompts of the run to go on with begin with BOS; no run's did before this was written down."""
+    return bool(RunFolder(RUNS / settings.run).facts().get("bos", UNWRITTEN["bos"]))
 
 
 def accepted_changes(settings: TrainSettings, now: dict) -> list[Change]:
@@ -73,7 +83,7 @@ def accepted_changes(settings: TrainSettings, now: dict) -> list[Change]:
     before = TrainSettings.raise_micro_tokens(then["settings"])
     of_settings = [Change(flag(name), before.get(name), value) for name, value in now["settings"].items()]
     known = {name: value for name, value in now.items() if name in then or name not in ADDED}
-    of_facts = [Change(name, then.get(name), value) for name, value in known.items() if name != "settings"]
+    of_facts = [Change(name, then.get(name, UNWRITTEN.get(name)), value) for name, value in known.items() if name != "settings"]
     found = [change for change in of_settings + of_facts if change.then != change.now]
     if fixed := [change for change in found if change.name in map(flag, TrainSettings.FIXED)]:
         raise UserError(*map(str, fixed), "a run keeps these from its beginning to its end; leave them out, or start a new run")

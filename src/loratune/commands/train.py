@@ -10,6 +10,7 @@ from loratune.commands.resuming import made_from, open_run, resumable, resume_co
 from loratune.console import say, warn
 from loratune.data.encode import Encoded
 from loratune.data.pack import epoch_steps, fed_tokens, fit_together, pack
+from loratune.data.summary import end_markers_in_words
 from loratune.evaluation.statistics import mean_and_deviation
 from loratune.files import filling, locked, write_json, write_text
 from loratune.machine import peak_memory_mb
@@ -66,7 +67,8 @@ def foretold(ready: Ready) -> dict:
 def trained(ready: Ready) -> dict:
     """The run, from its folder to the saved adapter or, where somebody stopped it, to its last checkpoint."""
     settings, base = ready.settings, ready.base
-    folder = open_run(settings, made_from(settings, base.found, ready.made_of, ready.template, ready.device))
+    facts = made_from(settings, base.found, ready.made_of, ready.template, ready.device, bos=base.tokenizer.bos)
+    folder = open_run(settings, facts)
     val = val_batches(ready.val_rows, settings, ready.device)
     rule = stop_rule(settings, ready.rows)
     job = Job(base.decoder, ready.rows, val, settings, rule, folder, base.found.hub_name, ready.device)
@@ -92,10 +94,14 @@ def announce(ready: Ready) -> None:
     say(f"Adapter: rank {settings.rank} on {len(ready.layers)} layers, {adapter:,} trained numbers ({adapter / total:.1%}).")
     say(f"Data: {len(lengths):,} rows, {sum(lengths):,} tokens and {steps:,} steps of {settings.batch_tokens:,} tokens an epoch.")
     for source, count in ready.counts.items():
-        if cut := {what: number for what, number in count.items() if what != "rows" and number}:
+        if cut := {what: count[what] for what in ("inputs_cut", "responses_cut", "dropped") if count[what]}:
             told = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in cut.items())
             tell = warn if sum(cut.values()) > 0.05 * count["rows"] else say
             tell(f"{source}: of {count['rows']:,} rows, {told}, to fit in {settings.max_tokens} tokens")
+        if markers := end_markers_in_words(count):
+            say(f"{source}: {markers}.")
+    if base.tokenizer.bos:
+        say(f"Each prompt begins with the BOS token {base.tokenizer.bos_text}, as the tokenizer is configured.")
     if ready.expected:
         say(f"Expected: {ready.expected}.")
 
@@ -110,6 +116,7 @@ def save(ready: Ready, card: str) -> None:
     settings, base, found = ready.settings, ready.base, ready.base.found
     facts = {
         "template": ready.template.to_dict(),
+        "bos": bool(base.tokenizer.bos),  # whether each prompt began with the tokenizer's BOS; none did before this was written
         "base": {
             "name": found.name,
             "hub_name": found.hub_name,

@@ -1,10 +1,9 @@
 """What the limit on length took from a row: seen by encoding it with the limit and without."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from loratune.data.encode import Encoded, encode_rows
+from loratune.data.encode import Encoded, encode_rows, encode_whole
 from loratune.data.records import Record
 from loratune.data.template import Template
 
@@ -14,7 +13,7 @@ SEARCHED_AT_ONCE = 256  # records
 @dataclass(frozen=True)
 class Fitted:
     record: Record
-    whole: Encoded  # as it would be if there were room for everything
+    whole: Encoded  # as it would be if there were room for everything; no response: the output is but an end marker
     kept: Encoded | None  # as the model sees it; None: dropped
 
     @property
@@ -43,7 +42,7 @@ class Fitted:
 def fitted(records: Sequence[Record], template: Template, tokenizer, max_tokens: int) -> list[Fitted]:
     """The records in their order, as training encodes them."""
     numbered = [replace(record, id=str(number)) for number, record in enumerate(records)]
-    whole, _ = encode_rows(numbered, template, tokenizer, sys.maxsize)
+    whole = encode_whole(numbered, template, tokenizer)
     kept = {row.id: row for row in encode_rows(numbered, template, tokenizer, max_tokens)[0]}
     return [Fitted(record, row, kept.get(row.id)) for record, row in zip(records, whole, strict=True)]
 

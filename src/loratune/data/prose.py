@@ -35,13 +35,15 @@ def load_prose(path: Path | None) -> Prose:
 def windows_of(prose: Prose, tokenizer, positions: int, seed: int) -> list[Encoded]:
     """At most `most` windows, drawn by the seed, in their order. Each is a response without a prompt: no template, no end.
 
-    `positions` is the model's longest text; windows are as long at most. Raises UserError where nothing can be predicted.
+    BOS, where prompts begin with it, is the only prompt that a window has. `positions` is the model's longest text; windows
+    are as long at most. Raises UserError where nothing can be predicted.
     """
-    pieces = [piece for ids in tokenizer.encode_batch(list(prose.passages)) for piece in cut(ids, min(WINDOW, positions))]
+    length = min(WINDOW, positions) - len(tokenizer.bos)
+    pieces = [piece for ids in tokenizer.encode_batch(list(prose.passages)) for piece in cut(ids, length)]
     if not pieces:
         raise UserError(f"--forgetting {prose.name}: the text is a single token; it needs more")
     drawn = np.random.default_rng(seed).permutation(len(pieces))[: prose.most]
-    return [Encoded([], pieces[number], id=str(number), source=prose.name) for number in sorted(drawn.tolist())]
+    return [Encoded(list(tokenizer.bos), pieces[number], id=str(number), source=prose.name) for number in sorted(drawn.tolist())]
 
 
 def cut(ids: Sequence[int], length: int) -> Iterator[list[int]]:

@@ -34,9 +34,12 @@ def recalled(cache: Path, key: str, make: Callable[[], Rows]) -> Rows:
     return rows, counts
 
 
-def key_of(data: str, base: Mapping[str, str], template: Template, max_tokens: int) -> str:
-    """Of the records' fingerprint and the base's content: its configuration, too, has a say in how its tokenizer is read."""
-    return cache_key(records=data, base=dict(base), template=template.to_dict(), max_tokens=max_tokens)
+def key_of(data: str, base: Mapping[str, str], template: Template, max_tokens: int, *, bos: Sequence[int]) -> str:
+    """Of the records' fingerprint, the base's content, the template, the limit, and what each prompt begins with.
+
+    The base's configuration is part of it, since it has a say in how its tokenizer is read.
+    """
+    return cache_key(records=data, base=dict(base), template=template.to_dict(), max_tokens=max_tokens, bos=list(bos))
 
 
 def read(path: Path) -> Rows:

@@ -1,7 +1,7 @@
 """What `loratune prepare` tells about the data: counts and token statistics of each source."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -70,6 +70,8 @@ def show(report: dict, settings: PrepareSettings) -> None:
         for notes in source.get("files", []):
             show_file(notes)
         tell_shortened(name, source, settings.max_tokens)
+        if markers := end_markers_in_words(source):
+            say(f"{name}: {markers} (the files hold them)")
     for split, recall in report["fact_recall"].items():
         say(
             f"FinQA {split}: all gold facts are kept in {recall['all_gold_facts']:.1%} of the {recall['rows']:,} rows where they "
@@ -93,9 +95,19 @@ def show_file(notes: dict) -> None:
         warn(f"left out: {more:,} more, listed in prepare_report.json")
 
 
+def end_markers_in_words(count: Mapping[str, int]) -> str:
+    """What became of the end markers of one source's outputs; empty where there were none."""
+    if not (number := count.get("end_markers_removed", 0)):
+        return ""
+    outputs = "output ends" if number == 1 else "outputs end"
+    taken_off = "it is taken off, since every response gets its end anyway"
+    return f"{number:,} {outputs} with an end marker such as <|endoftext|>; {taken_off}"
+
+
 def tell_shortened(name: str, source: dict, max_tokens: int) -> None:
     cut = {what: source[what] for what in ("inputs_cut", "responses_cut", "dropped") if source[what]}
     if cut:
         told = ", ".join(f"{number:,} {what.replace('_', ' ')}" for what, number in cut.items())
         tell = warn if sum(cut.values()) > MANY * source["rows"] else say
-        tell(f"{name}: {told} when rows are shortened to {max_tokens} tokens for training (the files hold them whole)")
+        turns = f"; of chats the {source['turns_cut']:,} turns that are oldest give way" if source["turns_cut"] else ""
+        tell(f"{name}: {told} when rows are shortened to {max_tokens} tokens for training (the files hold them whole){turns}")

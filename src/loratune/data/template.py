@@ -19,12 +19,17 @@ class Template:
     with_input: str  # holds {instruction} and {input}
     without_input: str  # holds {instruction}
 
-    def render(self, instruction: str, input: str = "") -> str:
+    def parts(self, instruction: str, input: str = "") -> tuple[str, ...]:
+        """The prompt in parts, the template's own text and the user's in turn: a marker is a special token in the first alone."""
         form = self.with_input if input else self.without_input
         # Parts are joined, not formatted: a text with braces in it stays as it is.
         before, _, rest = form.partition("{instruction}")
         middle, _, after = rest.partition("{input}")
-        return before + instruction + (middle + input + after if input else rest)
+        return (before, instruction, middle, input, after) if input else (before, instruction, rest)
+
+    def render(self, instruction: str, input: str = "") -> str:
+        """The prompt as one text, for people to read; what models read is made of its parts."""
+        return "".join(self.parts(instruction, input))
 
     def to_dict(self) -> dict[str, str]:
         return asdict(self)

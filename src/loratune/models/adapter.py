@@ -281,6 +281,8 @@ def described(folder: Path) -> dict:
     prepared = facts.get("prepared", {})
     if not isinstance(prepared, dict) or type(prepared.get("fact_tokens", 1)) is not int:
         raise UserError(f"{path}: prepared: broken: it must be an object, and its fact_tokens a whole number")
+    if not isinstance(facts.get("bos", False), bool):
+        raise UserError(f"{path}: bos: broken: it must be true or false")
     return facts
 
 

@@ -1,22 +1,28 @@
-"""The model's own tokenizer, adding nothing of its own accord."""
+"""The model's own tokenizer: texts stay texts, and prompts begin with BOS where the tokenizer's configuration says so."""
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from loratune.errors import UserError
+from loratune.models.special_tokens import new_names, special_tokens, with_other_names
 from loratune.quiet import quiet_libraries
 from loratune.reading import read_json
 
+Parts = Sequence[str]  # of a prompt: a template's own text and somebody else's in turn, the template's first
+
 
 class Tokenizer:
-    """Text to ids and back. No beginning-of-text or other special token is ever added."""
+    """Text to ids and back. A text never becomes a special token, whatever it says; a template's own markers do."""
 
-    def __init__(self, tokenizer, more_ends: Sequence[int] = ()):
+    def __init__(self, tokenizer, more_ends: Iterable[int] = (), bos: Sequence[int] | None = None):
         self.hugging_face = tokenizer
         self.eos_id: int = tokenizer.eos_token_id  # what training puts after a response
         self.end_ids = frozenset([self.eos_id, *more_ends])  # what ends an answer: some bases were taught another token, too
+        self.bos = bos_of(tokenizer) if bos is None else list(bos)  # what every prompt begins with, usually one id or none
+        self._markers: dict[str, list[tuple[int, int]]] = {}
 
     @classmethod
     def load(cls, folder: Path, **options) -> "Tokenizer":
@@ -28,6 +34,9 @@ class Tokenizer:
                 tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
         except Exception as error:  # whatever transformers and tokenizers raise for a broken file
             raise unusable(folder, error) from error
+        if not tokenizer.is_fast:
+            kind = type(tokenizer).__name__
+            raise UserError(f"{folder}: its tokenizer ({kind}) cannot be written as a tokenizer.json; use a base that has one")
         if tokenizer.eos_token_id is None:
             raise UserError(f"{folder}: the tokenizer names no end-of-text token (eos_token), so answers could not end")
         if entries := vocabulary_in(folder / "config.json"):
@@ -44,11 +53,96 @@ class Tokenizer:
         """One more than the largest id."""
         return 1 + max(self.hugging_face.get_vocab().values())
 
-    def encode(self, text: str) -> list[int]:
-        return self.hugging_face.encode(text, add_special_tokens=False)
+    @property
+    def bos_text(self) -> str:
+        """What prompts begin with, in words; empty without BOS."""
+        return "".join(self.hugging_face.convert_ids_to_tokens(self.bos))
 
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        return self.hugging_face(texts, add_special_tokens=False)["input_ids"] if texts else []
+    def without_bos(self) -> "Tokenizer":
+        """For what was trained before prompts began with BOS."""
+        return Tokenizer(self.hugging_face, self.end_ids, bos=())
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Encode texts as texts: no special token, and nothing added."""
+        return self._encode_joined([("", text) for text in texts])
+
+    def encode_prompts(self, prompts: Sequence[Parts]) -> list[list[int]]:
+        """Encode prompts: BOS, if there is one and the template does not bring its own, then the parts as one text."""
+        rows = self._encode_joined(prompts)
+        return [row if row[: len(self.bos)] == self.bos else [*self.bos, *row] for row in rows]
+
+    def _encode_joined(self, prompts: Sequence[Parts]) -> list[list[int]]:
+        """Encode each prompt as one text, in which only the template's own markers are special tokens."""
+        if not prompts:
+            return []
+        encoded = self.hugging_face(["".join(parts) for parts in prompts], add_special_tokens=False)
+        rows = encoded["input_ids"]
+        wrong = [number for number, parts in enumerate(prompts) if not self._has_no_others(encoded, number, parts)]
+        for number, row in zip(wrong, self._encode_protected([prompts[number] for number in wrong]), strict=True):
+            rows[number] = row
+        return rows
+
+    def _has_no_others(self, encoded, number: int, parts: Parts) -> bool:
+        """Whether the special tokens of a row are the template's own, each at its place."""
+        row, markers = encoded["input_ids"][number], self._markers_of(parts)
+        if not markers:
+            return self._special_ids.isdisjoint(row)
+        tokens = [encoded.char_to_token(number, place) for place, _ in markers]
+        if None in tokens or [row[token] for token in tokens] != [special for _, special in markers]:
+            return False
+        return len(markers) == sum(token in self._special_ids for token in row)
+
+    def _encode_protected(self, prompts: Sequence[Parts]) -> list[list[int]]:
+        """The same with the template's markers, and no others, under names that only we know."""
+        if not prompts:
+            return []
+        names, tokenizer = self._protected
+
+        def protect(parts: Parts) -> str:
+            own = [self._pattern.sub(lambda marker: names[marker[0]], part) for part in parts[::2]]
+            return "".join(own[number // 2] if number % 2 == 0 else part for number, part in enumerate(parts))
+
+        encodings = tokenizer.encode_batch([protect(parts) for parts in prompts], add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def _markers_of(self, parts: Parts) -> list[tuple[int, int]]:
+        """The place in the joined text and the id of each special token that the template's own parts hold."""
+        found, start = [], 0
+        for number, part in enumerate(parts):
+            if number % 2 == 0:
+                if part not in self._markers:  # a template has few parts, and a tokenizer may have thousands of special tokens
+                    markers = self._pattern.finditer(part)
+                    self._markers[part] = [(marker.start(), self.special_tokens[marker[0]]) for marker in markers]
+                found += [(start + place, special) for place, special in self._markers[part]]
+            start += len(part)
+        return found
+
+    @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        return special_tokens(self.hugging_face, self.end_ids)
+
+    @cached_property
+    def end_texts(self) -> tuple[str, ...]:
+        """What the tokens that end an answer are called, where they are special tokens."""
+        return tuple(text for text, number in self.special_tokens.items() if number in self.end_ids)
+
+    @cached_property
+    def _special_ids(self) -> frozenset[int]:
+        return frozenset(self.special_tokens.values())
+
+    @cached_property
+    def _pattern(self) -> re.Pattern:
+        longest_first = sorted(self.special_tokens, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+    @cached_property
+    def _protected(self):
+        """New names of the special tokens, and the tokenizer that knows them by these. Takes a second to make; few need it."""
+        names = new_names(self.special_tokens)
+        return names, with_other_names(self.hugging_face.backend_tokenizer, names)
 
     def decode(self, ids: list[int]) -> str:
         """The text without special tokens, spaces exactly as they are."""
@@ -131,6 +225,12 @@ def remove_tokens_beyond(tokenizer, entries: int, folder: Path) -> None:
     new = Backend.from_str(json.dumps(parts))
     new.encode_special_tokens = old.encode_special_tokens
     tokenizer._tokenizer = new  # there is no public way to remove a token
+
+
+def bos_of(tokenizer) -> list[int]:
+    """What a `transformers` tokenizer, as it is configured, puts in front of a text."""
+    text, whole = tokenizer("x", add_special_tokens=False)["input_ids"], tokenizer("x")["input_ids"]
+    return next((whole[:start] for start in range(len(whole)) if whole[start : start + len(text)] == text), [])
 
 
 def ends_in(path: Path) -> list[int]:

@@ -44,7 +44,7 @@ the base model's licence applies in any case.
 The adapter was trained on exactly this form (template {template_name}); another one makes it worse:
 
 {prompt}
-
+{bos}
 ## Use
 
 ```
@@ -98,6 +98,7 @@ def model_card(
         sources="\n".join(f"* {escaped(source)}: {number:,} rows" for source, number in sources.items()),
         template_name=escaped(template.name),
         prompt=fenced(template.render("{instruction}", "{input}")),
+        bos=f"\nIn front of it stands the BOS token {escaped(base.tokenizer.bos_text)}.\n" if base.tokenizer.bos else "",
     )
 
 

@@ -23,6 +23,7 @@ LINES: dict[str, Callable[[dict], str]] = {
     "inputs shortened": lambda source: f"{source['inputs_cut']:,}",
     "responses shortened": lambda source: f"{source['responses_cut']:,}",
     "rows dropped": lambda source: f"{source['dropped']:,}",
+    "end markers taken off outputs": lambda source: f"{source['end_markers_removed']:,}",
     "tokens": lambda source: f"{source['tokens']:,}",
     "learned": lambda source: f"{source['learned'] / max(source['tokens'], 1):.0%}",
     **{
@@ -61,6 +62,8 @@ def heading(number: int, row: Fitted) -> Text:
 
 
 def body(row: Fitted, tokenizer, coloured: bool) -> Text:
+    if not row.whole.response:
+        return Text.assemble(prompt(row.whole.prompt, tokenizer), (" ✂ dropped: the output is nothing but an end marker", CUT))
     if row.kept is None:
         return Text.assemble(
             prompt(row.whole.prompt, tokenizer),

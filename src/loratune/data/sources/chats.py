@@ -15,6 +15,7 @@ from loratune.data.records import Record, kind_of, object_in
 from loratune.data.sources.columns import candidates_for
 from loratune.data.sources.readers import FileRow
 from loratune.data.sources.values import cell_text, is_blank
+from loratune.data.turns import TURN_STARTS
 from loratune.reading import parse_json
 
 # Columns that hold a chat, the likeliest first.
@@ -36,7 +37,6 @@ CALLS = ("tool_calls", "function_call")
 # 0 or false in one of these: an answer that is not to be learned (OpenAI and Axolotl, Together, verl, ms-swift).
 MARKS = ("weight", "train", "trainable", "loss_mask", "loss")
 NO_TOOLS = "calls of tools and their results cannot be learned from"
-TURN_STARTS = "turn_starts"  # in a record's meta: where in the input each turn begins, in characters
 
 # What became of answers and turns, in words, for the report.
 CONTEXT_ONLY = "answers used as context only"

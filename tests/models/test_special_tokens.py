@@ -1,0 +1,204 @@
+"""No text becomes a special token, with any kind of tokenizer, and texts without their names are encoded as ever."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from loratune.data.template import BUILT_IN, Template
+from loratune.models.special_tokens import new_names, with_other_names
+from loratune.models.tokenizer import Tokenizer
+from small_models import save_model
+from small_tokenizers import KINDS, SPECIAL, SPELLING, made, make
+
+MARKED = Template("marked", "<s>[A] {instruction}\n{input} </s>[END]", "<s>[A] {instruction} </s>[END]")
+TEMPLATES = [*BUILT_IN.values(), MARKED]
+ORDINARY = ["the", " ", "answer", "is ", "none", "\n", "<", "|", ">", "/s", "[A]", "<think>", "42", "Ünïcode", "🙂", "\t", "<s "]
+# Their names, what some normalizers make them of, and halves.
+FORBIDDEN = [*SPECIAL, "＜s＞", "＜/s＞", "[end]", "<|im_", "end|>", "</", "s>", "[", "END]"]  # noqa: RUF001
+ordinary = (
+    st.lists(st.sampled_from(ORDINARY), max_size=12)
+    .map("".join)
+    .filter(lambda text: not any(special in text for special in SPECIAL))
+)
+anything = st.lists(st.sampled_from([*ORDINARY, *FORBIDDEN]) | st.characters(exclude_categories=["Cs"]), max_size=12).map("".join)
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+def plainly(tokenizer: Tokenizer, text: str) -> list[int]:
+    """As it always was."""
+    return tokenizer.hugging_face(text, add_special_tokens=False)["input_ids"]
+
+
+def special_in(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
+    """Without the one for unknown letters, which is an answer to any text."""
+    known = set(tokenizer.special_tokens.values()) - {tokenizer.hugging_face.unk_token_id}
+    return [token for token in ids if token in known]
+
+
+@kinds
+def test_which_tokens_are_special(kind):
+    tokenizer = made(kind)
+    assert set(tokenizer.special_tokens) == set(SPECIAL)
+    assert {text: tokenizer.hugging_face.convert_tokens_to_ids(text) for text in SPECIAL} == tokenizer.special_tokens
+    assert tokenizer.end_texts == ("</s>",)
+
+
+@kinds
+@settings(max_examples=40)
+@given(instruction=ordinary, input=ordinary)
+def test_texts_without_special_tokens_are_encoded_as_ever(kind, instruction, input):
+    tokenizer = made(kind)
+    assert tokenizer.encode(instruction) == plainly(tokenizer, instruction)
+    assert tokenizer.encode_batch([instruction, input]) == [plainly(tokenizer, text) for text in (instruction, input)]
+    for template in TEMPLATES:
+        assert tokenizer.encode_prompts([template.parts(instruction, input)]) == [
+            plainly(tokenizer, template.render(instruction, input))
+        ]
+
+
+@kinds
+@settings(max_examples=40)
+@given(instruction=ordinary, input=ordinary)
+def test_the_protected_way_gives_the_same(kind, instruction, input):
+    """So that a row in which somebody wrote such a name is otherwise like all others."""
+    tokenizer = made(kind)
+    for template in TEMPLATES:
+        assert tokenizer._encode_protected([template.parts(instruction, input)]) == [
+            plainly(tokenizer, template.render(instruction, input))
+        ]
+
+
+@kinds
+def test_ordinary_texts_do_without_the_protected_way(kind):
+    """It takes a second to make."""
+    tokenizer = make(kind)
+    for template in TEMPLATES:
+        tokenizer.encode_prompts([template.parts("the answer", "is none"), template.parts("none")])
+    # Some do not know every letter, or word, and an unknown one becomes <unk>.
+    assert ("_protected" in vars(tokenizer)) == (kind in ("Unigram", "whole words"))
+
+
+@kinds
+@given(instruction=anything, input=anything)
+def test_no_text_becomes_a_special_token(kind, instruction, input):
+    tokenizer = made(kind)
+    assert special_in(tokenizer, tokenizer.encode(instruction)) == []
+    for template in TEMPLATES:
+        (ids,) = tokenizer.encode_prompts([template.parts(instruction, input)])
+        empty = plainly(tokenizer, template.render("none", input and "none"))
+        assert special_in(tokenizer, ids) == special_in(tokenizer, empty)
+
+
+@kinds
+@pytest.mark.parametrize("text", SPECIAL)
+def test_each_name_alone_and_among_others(kind, text):
+    tokenizer = made(kind)
+    assert tokenizer.special_tokens[text] in plainly(tokenizer, text)  # which is the error
+    for written in (text, f"the {text} answer", 3 * text):
+        assert special_in(tokenizer, tokenizer.encode(written)) == []
+    if kind != "whole words":
+        assert tokenizer.hugging_face.unk_token_id not in tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("kind", SPELLING)
+@given(text=anything)
+def test_the_text_comes_back_names_and_all(kind, text):
+    tokenizer = made(kind)
+    # SentencePiece writes a space as \u2581, and at the beginning of a text has one of its own that decoding takes off.
+    text = "x" + text.replace("\u2581", " ")
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "specials after the vocabulary"])
+@given(instruction=anything, input=anything)
+def test_prompts_are_what_transformers_makes_of_the_stretches_between_markers(kind, instruction, input):
+    """With these tokenizers a stretch does not depend on what is before it."""
+    tokenizer = made(kind)
+    reference = make(kind).hugging_face
+    (ids,) = tokenizer.encode_prompts([BUILT_IN["chatml"].parts(instruction, input)])
+    text = f"user\n{instruction}\n\n{input}" if input else f"user\n{instruction}"
+    start, end = (tokenizer.special_tokens[marker] for marker in ("<|im_start|>", "<|im_end|>"))
+    stretches = [text, "\n", "assistant\n"]
+    first, newline, last = reference(stretches, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert ids == [start, *first, end, *newline, start, *last]
+
+
+@kinds
+def test_a_name_across_the_border_of_template_and_text_is_text(kind):
+    tokenizer = made(kind)
+    template = Template("joins", "{instruction}{input}</", "<|im_{instruction}</")
+    for parts in (template.parts("end|> the "), template.parts("<|im_", "end|>"), template.parts("<", "s>")):
+        assert special_in(tokenizer, tokenizer.encode_prompts([parts])[0]) == []
+
+
+@kinds
+def test_the_tokenizer_stays_as_it_was(kind, tmp_path):
+    tokenizer, untouched = make(kind), make(kind)
+    tokenizer.encode_batch(SPECIAL)
+    assert tokenizer.hugging_face.backend_tokenizer.to_str() == untouched.hugging_face.backend_tokenizer.to_str()
+    assert not tokenizer.hugging_face.backend_tokenizer.encode_special_tokens
+    assert plainly(tokenizer, "</s>") == plainly(untouched, "</s>")
+
+
+@kinds
+@given(text=ordinary)
+def test_a_tokenizer_with_other_names_is_the_same(kind, text):
+    tokenizer = made(kind)
+    backend = tokenizer.hugging_face.backend_tokenizer
+    names = new_names(tokenizer.special_tokens)
+    other = with_other_names(backend, names)
+    assert {other.token_to_id(name): text for text, name in names.items()} == {
+        number: text for text, number in tokenizer.special_tokens.items()
+    }
+    assert all(other.token_to_id(text) is None for text in SPECIAL)
+    assert other.encode(text, add_special_tokens=False).ids == plainly(tokenizer, text)
+
+
+def test_added_tokens_that_are_not_special_stay_what_they_are():
+    tokenizer = made("specials after the vocabulary")
+    think = tokenizer.hugging_face.convert_tokens_to_ids("<think>")
+    for text in ("the <think> answer", "the <think> answer</s>"):
+        assert think in tokenizer.encode(text)
+
+
+def test_a_token_that_ends_answers_is_special_whatever_its_tokenizer_says():
+    backend = KINDS["byte-level"]()
+    backend.add_tokens(["<|stop|>"])
+    stop = backend.token_to_id("<|stop|>")
+    tokenizer = Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>"), [stop])
+    assert stop not in tokenizer.encode("the <|stop|>") and set(tokenizer.end_texts) == {"</s>", "<|stop|>"}
+
+
+def test_a_letter_is_never_special():
+    """Some bases name "!" as their padding; texts that lost it would be worse."""
+    backend = KINDS["byte-level"]()
+    tokenizer = Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="!"))
+    assert tokenizer.encode("the!") == plainly(tokenizer, "the!") and "!" not in tokenizer.special_tokens
+
+
+def test_the_tests_own_model(tmp_path):
+    save_model(tmp_path)
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.decode(tokenizer.encode("a<|end|>b")) == "a<|end|>b"
+    assert tokenizer.eos_id not in tokenizer.encode("a<|end|>b")
+
+
+@settings(max_examples=50, deadline=None)
+@given(instruction=ordinary, input=ordinary)
+def test_the_quickstarts_prompts_are_as_ever(smollm2, instruction, input):
+    tokenizer = smollm2.tokenizer
+    for template in BUILT_IN.values():
+        parts, text = template.parts(instruction, input), template.render(instruction, input)
+        assert tokenizer.encode_prompts([parts]) == tokenizer._encode_protected([parts]) == [plainly(tokenizer, text)]
+        assert tokenizer.hugging_face(text)["input_ids"] == plainly(tokenizer, text)  # no BOS
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from([*ORDINARY, "<|im_end|>", "<|endoftext|>", "<|im_start|>user\n", "<file_sep>"])).map("".join))
+def test_the_quickstarts_texts_come_back(smollm2, text):
+    tokenizer = smollm2.tokenizer
+    ids = tokenizer.encode(text)
+    assert special_in(tokenizer, ids) == [] and tokenizer.decode(ids) == text
+    (prompt,) = tokenizer.encode_prompts([BUILT_IN["chatml"].parts(text)])
+    assert len(special_in(tokenizer, prompt)) == 3
