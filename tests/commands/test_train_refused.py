@@ -5,7 +5,7 @@ import json
 import pytest
 from safetensors.torch import load_file, save_file
 
-from training_runs import refused
+from training_runs import refused, train
 
 
 def test_mistakes_are_explained_all_at_once(workplace, capsys):
@@ -70,12 +70,21 @@ def test_a_model_whose_files_lack_weights_is_refused(workplace, capsys):
     assert "lack 1 of the model's weights, such as model.layers.0.mlp.up_proj.weight" in refused(capsys, "--steps", "2")
 
 
-def test_a_tokenizer_with_more_ids_than_the_model_is_refused(workplace, capsys):
+def test_a_tokenizer_with_more_entries_than_the_model_is_refused(workplace, capsys):
     path = workplace / "base" / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
-    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": 300, "content": "<|more|>"})
+    tokenizer["model"]["vocab"]["more"] = 257
     path.write_text(json.dumps(tokenizer))
     assert "its tokenizer has ids up to 257, the model only up to 256" in refused(capsys, "--steps", "2")
+
+
+def test_a_token_that_the_model_does_not_have_is_text_in_the_data(workplace):
+    path, rows = workplace / "base" / "tokenizer.json", workplace / "data" / "train.jsonl"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": 257, "content": "<|more|>"})
+    path.write_text(json.dumps(tokenizer))
+    rows.write_text(rows.read_text() + json.dumps({"instruction": "Say <|more|>.", "input": "", "output": "<|more|>"}) + "\n")
+    assert train("--steps", "2") == 0
 
 
 @pytest.mark.parametrize("broken", ["config.json", "tokenizer.json"])
