@@ -13,13 +13,14 @@ from decimal import Decimal
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from loratune.data.bad_rows import BadRows
 from loratune.data.sources.readers import read_rows
 from loratune.errors import UserError
 
+patient = settings(deadline=None)  # files are written for each example
 HEADER = ["question", "answer"]
 DELIMITERS = {",": ".csv", ";": ".csv", "\t": ".tsv", "|": ".csv"}
 
@@ -107,6 +108,7 @@ def as_table(rows, **style) -> str:
 
 @pytest.mark.parametrize("delimiter", DELIMITERS)
 @pytest.mark.parametrize("style", STYLES)
+@patient
 @given(header=names, rows=tables)
 def test_tables_are_read_back(tmp_path_factory, delimiter, style, header, rows):
     path = tmp_path_factory.mktemp("tables") / f"mine{DELIMITERS[delimiter]}"
@@ -115,6 +117,7 @@ def test_tables_are_read_back(tmp_path_factory, delimiter, style, header, rows):
     assert values_in(path) == [dict(zip(header, row, strict=True)) for row in rows]
 
 
+@patient
 @given(header=st.lists(cells.map(str.strip).filter(bool), min_size=2, max_size=3, unique=True), rows=tables, data=st.data())
 def test_an_ordinary_csv_file_stays_what_it_is_whatever_its_header(tmp_path_factory, header, rows, data):
     rows = [[*row, *data.draw(st.lists(cells, min_size=len(header) - 2, max_size=len(header) - 2))] for row in rows]
@@ -125,6 +128,7 @@ def test_an_ordinary_csv_file_stays_what_it_is_whatever_its_header(tmp_path_fact
 
 @pytest.mark.parametrize("delimiter", DELIMITERS)
 @pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONE])
+@patient
 @given(rows=tables)
 def test_quotes_that_are_escaped_with_a_backslash(tmp_path_factory, delimiter, quoting, rows):
     path = tmp_path_factory.mktemp("tables") / f"mine{DELIMITERS[delimiter]}"
@@ -135,6 +139,7 @@ def test_quotes_that_are_escaped_with_a_backslash(tmp_path_factory, delimiter, q
     assert values_in(path) == [dict(zip(HEADER, row, strict=True)) for row in rows]
 
 
+@patient
 @given(rows=tables)
 def test_other_backslashes_stay_where_quotes_are_escaped(tmp_path_factory, rows):
     r"""Some writers escape the quotes alone, and not the backslash of \n or \alpha."""
