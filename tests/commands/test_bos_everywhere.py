@@ -199,7 +199,7 @@ def test_a_run_that_was_begun_with_it_does_not_lose_it_silently(place, capsys):
     write_json(path, read_json(path) | {"post_processor": None})
     assert main(["train", "--run", "one", "--resume"]) == 2
     assert "bos: True when the run began, False now" in capsys.readouterr().err
-    assert evaluate("--adapter", "new") == 2
+    assert evaluate("--adapter", "new", "--model", "base") == 2
     assert "trained with a BOS token in front of each prompt, but this base's tokenizer" in capsys.readouterr().err
 
 

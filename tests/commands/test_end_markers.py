@@ -36,6 +36,7 @@ def test_training_is_the_same_with_and_without_them(workplace, capsys):
     assert json.loads(captured.out)["rows"]["mine"] == {
         "rows": 13,
         "inputs_cut": 0,
+        "turns_cut": 0,
         "responses_cut": 0,
         "dropped": 1,
         "end_markers_removed": 13,
@@ -60,7 +61,7 @@ def test_preparation_counts_them_and_leaves_the_files_whole(workplace, capsys):
     assert json.loads(captured.out)["sources"]["mine"]["end_markers_removed"] == 12
     assert f"mine: 12 {TOLD}" in " ".join(captured.err.split())
     lines = [line for path in (workplace / "new").glob("*.jsonl") for line in path.read_text().splitlines()]
-    assert sorted(json.loads(line)["output"] for line in lines) == sorted(row["output"].strip() for row in MARKED)
+    assert sorted(json.loads(line)["output"] for line in lines) == sorted(row["output"] for row in MARKED)
 
 
 def test_preview_shows_rows_without_them(workplace, capsys):

@@ -114,7 +114,7 @@ def test_while_the_adapter_is_written_the_old_one_stays(place, capsys, monkeypat
 def test_other_commands_end_without_a_trace(place, capsys, monkeypatch, words, number):
     before = content(place)
     monkeypatch.setattr(Tokenizer, "encode_batch", sending(1, number, Tokenizer.encode_batch))
-    monkeypatch.setattr(Tokenizer, "encode", sending(1, number, Tokenizer.encode))
+    monkeypatch.setattr(Tokenizer, "encode_prompts", sending(1, number, Tokenizer.encode_prompts))
     assert main(words) == 128 + number
     assert capsys.readouterr().err.endswith("interrupted\n")
     assert content(place) == before
