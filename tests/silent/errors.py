@@ -307,7 +307,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
         SilentError(
             "Answers that are marked as bad are learned: weight 0 in a chat, or false in the label column of KTO's form",
             "axolotl-ai-cloud/axolotl#1703 verl-project/verl#5316 unslothai/unsloth-zoo#912",
-            "they are neither learned nor context of what is, and they are counted",
+            "they are not learned (a marked answer of a chat may be context of a later one), and they are counted",
             (
                 Fault(
                     "data/sources/chats.py",
