@@ -233,6 +233,19 @@ def test_bad_answers_of_ktos_form_are_left_out(model, tmp_path, capsys, labels):
     assert source["left_out"] == {"label is false: a bad answer": 20} and "the 20 bad ones are left out" in told
 
 
+def test_bad_chats_of_ktos_form_are_left_out(model, tmp_path, capsys):
+    rows = [{"messages": chat_of(thing), "label": n % 2 == 0} for n, thing in enumerate(THINGS)]
+    data = write_json(tmp_path / "kto.jsonl", rows)
+    records, source, told = prepared(model, data, capsys)
+    assert {record.output for record in records} == {f"Dry the {thing}." for thing in THINGS[::2]}
+    assert source["left_out"] == {"label is false: a bad answer": 10} and "the 10 bad ones are left out" in told
+
+
+def test_a_file_of_bad_answers_alone_is_refused(model, tmp_path, capsys):
+    data = write_json(tmp_path / "kto.jsonl", [qa(thing, label=False) for thing in THINGS])
+    assert "the column 'label' marks all its 20 answers as bad" in refused(model, data, capsys)
+
+
 def test_a_label_that_is_not_true_or_false_is_a_column_like_any_other(model, tmp_path, capsys):
     rows = [qa(thing, label=number % 2) for number, thing in enumerate(THINGS)]
     records, source, _ = prepared(model, write_json(tmp_path / "mine.jsonl", rows), capsys)

@@ -110,14 +110,14 @@ def chat_record(values: dict, columns: ChatColumns, source: str, counts: Counter
     learned = [number for number in answers if turns[number].learned]
     if not answers or (learned and "user" not in {turn.role for turn in turns[: learned[-1]]}):
         raise ValueError(f"{columns.answer} has no turn of the user that the assistant answers")
-    counts[WEIGHT_0] += sum(not turn.learned for turn in said if turn.role == "assistant")
-    if not learned:
-        return None
-    last = learned[-1]
-    if turns[last - 1].role == "assistant":
+    last = learned[-1] if learned else 0
+    if learned and turns[last - 1].role == "assistant":
         raise ValueError(
             f"{columns.answer}, number {last + 1 - len(before)}: an answer that follows another one; join them into one message"
         )
+    counts[WEIGHT_0] += sum(not turn.learned for turn in said if turn.role == "assistant")
+    if not learned:
+        return None
     asked = max(number for number in range(last) if turns[number].role == "user")
     counts[CONTEXT_ONLY] += sum(number < last for number in answers)
     counts[AFTER] += len(turns) - 1 - last

@@ -18,9 +18,9 @@ SYNONYMS = {
 NEEDED = ("instruction", "output")
 # Columns that change what a row means, and that nothing is taken from.
 MATTERS = {
-    "system": "the system prompt of a row; write the rows as messages to keep it",
-    "system_prompt": "the system prompt of a row; write the rows as messages to keep it",
-    "history": "earlier turns of a conversation; write the rows as messages to keep them",
+    "system": "the system prompt of a row; to keep it, write it as the first of the row's messages",
+    "system_prompt": "the system prompt of a row; to keep it, write it as the first of the row's messages",
+    "history": "earlier turns of a conversation; to keep them, write them as messages",
     "weight": "the weights of rows; all rows that are left weigh the same",
     "rejected": "worse answers; loratune learns from answers, not from preferences",
     "tools": "the definitions of tools; the prompts do not show them",

@@ -81,15 +81,25 @@ def read_file(
     rows = read_rows(path, bad)
     if not rows:
         raise_listed(bad.problems, f"{path}: {ALL_BAD}")
-    table = Table(path, rows, list(dict.fromkeys(name for row in rows for name in row.values)))
+    names = list(dict.fromkeys(name for row in rows for name in row.values))
+    label = kto_label(rows, [name for name in names if name not in columns.values()])
+    good = [row for row in rows if not label or truth_of(row.values[label])]
+    if not good:
+        raise UserError(f"{path}: the column {label!r} marks all its {len(rows):,} answers as bad; there is nothing to learn")
+    table = Table(path, good, names)
     if chat := find_chat(table.rows, table.names, columns):
         records, left_out, notes = read_chats(table, chat, columns, source=source, bad=bad)
     else:
-        records, left_out, notes = read_columns(table, columns, source=source, bad=bad)
+        records, notes = read_columns(table, columns, source=source, bad=bad)
+        left_out = Counter()
     if not records:
         raise_listed(bad.problems, f"{path}: {ALL_BAD}")
     bad.refuse(f"{path}: {REMEDY}")
-    return records, left_out + Counter({UNUSABLE: len(bad.problems)}), replace(notes, bad_rows=bad.problems)
+    left_out += Counter({BAD_ANSWER: len(rows) - len(good), UNUSABLE: len(bad.problems)})
+    if label:
+        told = f"the column {label!r} marks good and bad answers: the {len(rows) - len(good):,} bad ones are left out"
+        notes = replace(notes, warnings=[*notes.warnings, told])
+    return records, left_out, replace(notes, bad_rows=bad.problems)
 
 
 def read_chats(
@@ -114,24 +124,16 @@ def read_chats(
     return records, Counter({NOTHING_LEARNED: len(found) - len(records)}), notes
 
 
-def read_columns(
-    table: Table, columns: Mapping[str, str], *, source: str, bad: BadRows
-) -> tuple[list[Record], Counter[str], FileNotes]:
+def read_columns(table: Table, columns: Mapping[str, str], *, source: str, bad: BadRows) -> tuple[list[Record], FileNotes]:
     choice = choose_columns(table.rows, table.names, columns)
     refuse_columns(table, choice.problems)
     unused = unused_columns(table.names, choice.columns)
     warnings = warn_of_unused(table.rows, unused)
-    good = list(table.rows)
-    if label := kto_label(table.rows, unused):
-        good = [row for row in table.rows if truth_of(row.values[label])]
-        gone = len(table.rows) - len(good)
-        warnings.append(f"the column {label!r} marks good and bad answers: the {gone:,} bad ones are left out")
     counts: Counter[str] = Counter()
-    records = pick(good, lambda values: mapped_record(values, choice.columns, source, counts), bad)
+    records = pick(table.rows, lambda values: mapped_record(values, choice.columns, source, counts), bad)
     if counts[NO_OUTPUT]:
         warnings.append(f"{counts[NO_OUTPUT]:,} {NO_OUTPUT}")
-    notes = FileNotes(str(table.path), choice.columns, unused, warnings, dict(+counts))
-    return records, Counter({BAD_ANSWER: len(table.rows) - len(good)}), notes
+    return records, FileNotes(str(table.path), choice.columns, unused, warnings, dict(+counts))
 
 
 def refuse_columns(table: Table, problems: Sequence[str]) -> None:
@@ -140,9 +142,9 @@ def refuse_columns(table: Table, problems: Sequence[str]) -> None:
         raise UserError(*sorted(told), f"{table.path}: its columns are {', '.join(map(str, table.names))}")
 
 
-def kto_label(rows: Sequence[FileRow], unused: Sequence[str]) -> str:
+def kto_label(rows: Sequence[FileRow], names: Sequence[str]) -> str:
     """The column that says of each row whether its answer is a good one, as KTO's data has it; "" where none does."""
-    for name in candidates_for((KTO,), unused):
+    for name in candidates_for((KTO,), names):
         if all(truth_of(row.values.get(name)) is not None for row in rows):
             return name
     return ""
