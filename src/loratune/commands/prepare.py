@@ -238,7 +238,7 @@ def split_all(loaded: Sequence[Loaded], settings: PrepareSettings) -> tuple[dict
 def without_target(source: str, parts: dict[str, list[Record]]) -> list[str]:
     counts = {split: sum(one.source == source and not one.has_target for one in part) for split, part in parts.items()}
     return [
-        f"{count:,} rows in {split} have no wanted response, only a result: they are answered and scored, and in no loss"
+        f"rows in {split} without a wanted response, which are answered and scored by their result, and in no loss: {count:,}"
         for split, count in counts.items()
         if count
     ]

@@ -138,7 +138,9 @@ def explained(result: dict, adapters: Sequence[dict]) -> list[str]:
     if facts := result["tuned"].get("facts"):
         told.append(f"FinQA's rows show {facts} facts.")
     if "without_target" in result:
-        told.append(f"{result['without_target']:,} rows have no wanted response: they are answered and scored, and in no loss.")
+        told.append(
+            f"Rows without a wanted response, which are answered and scored, and in no loss: {result['without_target']:,}."
+        )
     if "over_samples" in result:
         told.append(f"±: standard deviation of the score over {result['decoding']['samples']} samples of every answer.")
     if "split_ids" in result:
