@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from loratune.data.divide import HANDFUL, Divided, divide
@@ -283,6 +283,7 @@ TEXTS = st.lists(st.sampled_from(["a b c.", "d e f.", "g h i", "j", "k l m n"]),
 @given(
     st.lists(st.tuples(TEXTS, TEXTS, st.sampled_from(["", "", "", "x", "y"])), max_size=40), st.sampled_from([0.05, 0.2, 0.49])
 )
+@example([("", "", "")] * 2 + [("", "", "x")] * 3, 0.49)
 def test_whatever_the_rows_a_part_is_empty_only_where_it_must_be(texts, val_fraction):
     records = [row(number, asked, input, group) for number, (asked, input, group) in enumerate(texts)]
     found = divided(records, val_fraction=val_fraction)

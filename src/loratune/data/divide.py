@@ -127,11 +127,12 @@ def dealt(
     left = sorted(sizes.keys() - parts.keys(), key=lambda group: (share_of(group, seed), group))
     rows = sum(sizes.values())
     aim = max(1, min(round(val_fraction * rows), (rows - 1) // max(len(wanted), 1)))
-    for split in wanted:
+    for number, split in enumerate(wanted):
+        reserved = len(wanted) - number  # a group for each part that follows, and for training
         room = aim - sum(sizes[group] for group, other in parts.items() if other == split)
         chosen: list[str] = []
         for group in left:
-            if sizes[group] <= room and len(chosen) < len(left) - 1:  # one is left for training
+            if sizes[group] <= room and len(chosen) < len(left) - reserved:
                 chosen.append(group)
                 room -= sizes[group]
         if room == aim and len(left) > 1:
