@@ -10,7 +10,10 @@ from small_models import save_model
 from tuned_models import save_tuned
 
 CHAT_TEMPLATE = "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}{% endfor %}"
-TOLD = "base has a chat template of its own, so it was tuned to answer already. It is asked in the template 'instruction' instead"
+TOLD = (
+    "base has a chat template of its own: it may have been tuned to answer already. "
+    "It is asked in the template 'instruction' instead"
+)
 
 
 @pytest.fixture(params=[True, False], ids=["instruct", "plain"])

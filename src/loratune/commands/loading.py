@@ -66,11 +66,11 @@ def load_side_by_side(settings: AdapterUse, adapters: Sequence[Path]) -> list[Tu
 
 
 def tell_own_template(base: Base, template: Template) -> None:
-    """Say that an instruct model is not asked as its makers ask it: as the base of a comparison it is not at its best."""
+    """Say that a base with a chat template is not asked as its makers ask it, so it may not be at its best in a comparison."""
     if base.tokenizer.has_chat_template:
         say(
-            f"{base.found.title} has a chat template of its own, so it was tuned to answer already. It is asked in the template "
-            f"{template.name!r} instead, in which it may answer worse than it can."
+            f"{base.found.title} has a chat template of its own: it may have been tuned to answer already. It is asked "
+            f"in the template {template.name!r} instead, in which it may answer worse than it can."
         )
 
 

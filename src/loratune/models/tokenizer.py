@@ -45,7 +45,7 @@ class Tokenizer:
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether the model's makers say how it is asked; then it was tuned to answer already."""
+        """Whether the model's makers say how it is asked; then it may have been tuned to answer already."""
         return bool(self.hugging_face.chat_template)
 
     @property
