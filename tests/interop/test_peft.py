@@ -134,6 +134,19 @@ def test_an_adapter_that_cannot_be_computed_right_is_refused_by_name(told, setti
         load_adapter(ours(reference(MODELS["gpt2"])), tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapter_with_matrices_that_have_no_place_here_is_refused(tmp_path):
+    """As one of a base with more layers: those that do fit are not enough."""
+    trained_by_peft("gpt2", tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    weights = load_file(path)
+    surplus = {name.replace(".h.1.", ".h.7."): matrix.clone() for name, matrix in weights.items() if ".h.1." in name}
+    assert surplus
+    save_file(weights | surplus, path)
+    with pytest.raises(UserError, match=r"this one has no place for base_model\.model\.transformer\.h\.7\."):
+        load_adapter(ours(reference(MODELS["gpt2"])), tmp_path)
+
+
 def test_each_setting_of_pefts_lora_is_known():
     """Those of a new version of PEFT are to be looked at: computed, refused, or without effect on a trained adapter."""
     read_elsewhere = {"peft_type", "bias", "init_lora_weights", "lora_alpha", "alpha_pattern", "use_rslora"}
