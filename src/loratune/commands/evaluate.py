@@ -47,7 +47,7 @@ def run(settings: EvaluateSettings) -> dict:
     if settings.dry_run:
         return tell(planned(tuned, records, rows, settings, prose))
     result = {
-        "base_model": tuned[0].base_name,
+        "base_model": tuned[0].base.name,
         "adapter": str(tuned[0].adapter),
         "data": settings.data,
         "template": tuned[0].template.name,

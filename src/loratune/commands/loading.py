@@ -31,7 +31,6 @@ class Tuned:
     decoder: Decoder
     tokenizer: Tokenizer
     template: Template
-    base_name: str
     base: FoundBase
     adapter: Path
 
@@ -62,7 +61,7 @@ def load_side_by_side(settings: AdapterUse, adapters: Sequence[Path]) -> list[Tu
     for adapter, of_adapter in zip(adapters, facts, strict=True):
         refuse_mixed(adapter, of_adapter)
     tell_own_template(base, templates[0])
-    return [Tuned(base.decoder, tokenizer, templates[0], found.name, found, adapter) for adapter in adapters]
+    return [Tuned(base.decoder, tokenizer, templates[0], found, adapter) for adapter in adapters]
 
 
 def tell_own_template(base: Base, template: Template) -> None:

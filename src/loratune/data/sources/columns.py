@@ -57,9 +57,13 @@ def choose_columns(rows: Sequence[FileRow], names: Sequence[str], asked: Mapping
     return ColumnChoice(chosen, problems)
 
 
-def resolve_asked(names: Sequence[str], asked: Mapping[str, str], roles: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+def resolve_asked(
+    names: Sequence[str], asked: Mapping[str, str], roles: Sequence[str], *, form: str = ""
+) -> tuple[dict[str, str], list[str]]:
     """What --columns says, in the file's own spelling, and what is wrong with it."""
-    problems = [f"--columns {role}: unknown; the left side is one of {', '.join(roles)}" for role in asked if role not in roles]
+    problems = [
+        f"--columns {role}: unknown{form}; the left side is one of {', '.join(roles)}" for role in asked if role not in roles
+    ]
     found = {}
     for role, name in asked.items():
         known = [name] if name in names else candidates_for((folded(name),), names)

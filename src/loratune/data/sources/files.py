@@ -105,8 +105,8 @@ def read_file(
 def read_chats(
     table: Table, chat: ChatColumns, columns: Mapping[str, str], *, source: str, bad: BadRows
 ) -> tuple[list[Record], Counter[str], FileNotes]:
-    asked, problems = resolve_asked(table.names, columns, BESIDE_MESSAGES)
-    refuse_columns(table, [problem.replace(": unknown;", ": unknown for messages;") for problem in problems])
+    asked, problems = resolve_asked(table.names, columns, BESIDE_MESSAGES, form=" for messages")
+    refuse_columns(table, problems)
     chat = replace(chat, answer=asked.pop("messages", chat.answer))
     beside = {role: found[0] for role in ("group", "id") if (found := candidates_for((role,), table.names))}
     roles = beside | asked
