@@ -1,9 +1,11 @@
 """The silent errors of the field: where each was seen, what loratune does, and how to put it into our code.
 
-A fault is a small change to our source with which the error is there, and the test that fails then. `docs/silent_errors.md`
-is written from this list: python tests/silent/errors.py
+A fault is a small change to our source with which the error is there, and the test that fails then. Its code is found wherever
+it stands and however it is laid out, so moving or reformatting code breaks no fault. `docs/silent_errors.md` is written from
+this list: python tests/silent/errors.py
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +15,35 @@ DOCS = ROOT / "docs" / "silent_errors.md"
 
 @dataclass(frozen=True)
 class Fault:
-    file: str  # in src/loratune
-    old: str  # occurs there exactly once
+    old: str  # occurs exactly once in the package, white space and trailing commas apart
     new: str
     test: str  # in tests/, as pytest names it
+
+    def find(self, package: Path) -> tuple[Path, re.Match[str]]:
+        """Return the file below `package` and the place in it. Raises ValueError unless there is exactly one."""
+        pattern = laid_out_anyhow(self.old)
+        sources = {path: path.read_text(encoding="utf-8") for path in sorted(package.rglob("*.py"))}
+        places = [(path, match) for path, code in sources.items() for match in pattern.finditer(code)]
+        if len(places) != 1:
+            where = ", ".join(str(path.relative_to(package)) for path, _ in places) or "nowhere"
+            raise ValueError(f"found {where}, not in one place: {self.old}")
+        return places[0]
+
+    def changed(self, match: re.Match[str]) -> str:
+        """Return the code of the whole file in which `match` was found, with the fault in it."""
+        return match.string[: match.start()] + self.new + match.string[match.end() :]
+
+
+def laid_out_anyhow(code: str) -> re.Pattern[str]:
+    """Return a pattern of the code with any white space between its words and signs."""
+    parts = re.findall(r"\w+|[^\w\s]", code)
+    pattern = r"[ \t]*" if code[:1].isspace() else ""
+    for before, part in zip(["", *parts], parts, strict=False):
+        if before:
+            pattern += r"\s+" if before[-1].isidentifier() and part[0].isidentifier() else r"\s*"
+            pattern += r"(?:,\s*)?" if part in ")]}" and before != "," else ""
+        pattern += re.escape(part)
+    return re.compile(pattern)
 
 
 @dataclass(frozen=True)
@@ -35,13 +62,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "end-of-text is a target of every whole response; there is no padding, and no token is masked by its id",
             (
                 Fault(
-                    "data/encode.py",
                     "[*response, tokenizer.eos_id]",
                     "[*response]",
                     "data/test_encode.py::test_prompt_and_response_are_tokenised_apart",
                 ),
                 Fault(
-                    "data/pack.py",
                     "target_index += range(start + first - 1, start + length)\n"
                     "        targets += row.response[first - len(row.prompt) :]\n"
                     "        owners += [number] * (length - first + 1)",
@@ -59,7 +84,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "what that names ends an answer, too",
             (
                 Fault(
-                    "models/tokenizer.py",
                     "        return cls(tokenizer,",
                     "        from transformers import AutoConfig\n\n"
                     "        tokenizer.eos_token_id = AutoConfig.from_pretrained(folder).eos_token_id\n"
@@ -74,7 +98,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "targets are the response alone, wherever they are counted",
             (
                 Fault(
-                    "data/pack.py",
                     "        first = max(len(row.prompt), 1)",
                     '        row = Encoded([], row.prompt + row.response, "", "")\n        first = 1',
                     "data/test_pack.py::test_every_target_sits_behind_its_predecessor",
@@ -87,7 +110,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "prompt and response are tokenised apart and joined; the mask follows from their lengths, and nothing is searched",
             (
                 Fault(
-                    "data/encode.py",
                     "        row = Encoded(prompt, [*response, tokenizer.eos_id], record.id, record.source)",
                     "        whole = tokenizer.encode(template.render(record.instruction, record.input) + record.output)\n"
                     "        response = whole[len(prompt) :]\n"
@@ -102,13 +124,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "one stands in front of a prompt where the tokenizer has one, unless the template brings its own; texts get none",
             (
                 Fault(
-                    "models/tokenizer.py",
                     "[protect(parts) for parts in prompts], add_special_tokens=False)",
                     "[protect(parts) for parts in prompts])",
                     "models/test_bos.py::test_a_text_that_begins_with_its_name_is_no_bos",
                 ),
                 Fault(
-                    "models/tokenizer.py",
                     "[row if row[: len(self.bos)] == self.bos else [*self.bos, *row] for row in rows]",
                     "[[*self.bos, *row] for row in rows]",
                     "models/test_bos.py::test_a_template_that_brings_its_own_gets_no_second_one",
@@ -121,13 +141,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "the input gives way first, then the end of the response; each is counted by source, and over 5 % is a warning",
             (
                 Fault(
-                    "data/encode.py",
                     'count["responses_cut"] += 1',
                     "pass",
                     "data/test_encode.py::test_counts_are_kept_for_each_source",
                 ),
                 Fault(
-                    "data/encode.py",
                     "        if over(row, max_tokens) > 0 and record.input:\n            prompt, turns = ",
                     "        if False:\n            prompt, turns = ",
                     "data/test_encode.py::test_counts_are_kept_for_each_source",
@@ -141,19 +159,16 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "as a whole",
             (
                 Fault(
-                    "data/encode.py",
                     "row.response[: max_tokens - len(row.prompt)]",
                     "row.response[len(row.prompt) - max_tokens :]",
                     "data/test_encode.py::test_truncation_keeps_the_instruction_and_then_the_response",
                 ),
                 Fault(
-                    "data/encode.py",
                     "tokenizer.decode(tokens[:keep]).strip()",
                     "tokenizer.decode(tokens[len(tokens) - keep :]).strip()",
                     "data/test_encode.py::test_a_shortened_input_is_its_beginning_and_not_much_shorter_than_needed",
                 ),
                 Fault(
-                    "data/turns.py",
                     "turns[:kept] + turns[first:]",
                     "turns[: len(turns) + kept - first]",
                     "data/test_encode.py::test_of_a_chat_as_few_of_its_oldest_turns_as_needed_give_way",
@@ -166,7 +181,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "such rows are dropped and counted; a run without any row is refused",
             (
                 Fault(
-                    "data/encode.py",
                     "        if len(row.prompt) >= max_tokens:",
                     "        if False:",
                     "data/test_encode.py::test_counts_are_kept_for_each_source",
@@ -179,7 +193,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "`loratune preview` shows rows as the step sees them, targets coloured, cuts marked, and counts what became of all",
             (
                 Fault(
-                    "commands/preview.py",
                     '"mask": [0] * len(prompt) + [1] * len(response)',
                     '"mask": [1] * len(prompt) + [1] * len(response)',
                     "commands/test_preview.py::test_ids_and_mask_are_what_training_learns_from",
@@ -192,7 +205,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "the cache's key is a hash of the data, the base, the template, the limit, the code and the libraries' versions",
             (
                 Fault(
-                    "data/recall.py",
                     "template=template.to_dict(), max_tokens=max_tokens",
                     "max_tokens=max_tokens",
                     "data/test_recall.py::test_the_key_changes_with_everything_that_the_tokens_depend_on[template]",
@@ -205,19 +217,16 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "near-duplicates form groups, groups are never parted, and a row like a held-out one gives way, counted",
             (
                 Fault(
-                    "data/split.py",
                     "held_out |= {record.group for record in parts[split]}",
                     "pass",
                     "data/test_groups.py::test_held_out_groups_leave_the_earlier_parts",
                 ),
                 Fault(
-                    "data/groups.py",
                     "        alike(asked, INSTRUCTION_SIMILARITY),\n",
                     "",
                     "data/test_groups.py::test_near_duplicates_share_a_group_and_others_do_not",
                 ),
                 Fault(
-                    "data/groups.py",
                     "        kept = first.setdefault(content_key(record), record)\n",
                     "        kept = record\n",
                     "data/test_groups.py::test_duplicates_go_whatever_their_case_and_spaces_and_ids_become_unique",
@@ -231,19 +240,16 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "where chance leaves a part nearly empty, groups are dealt out in turn; shared passages stay in one part",
             (
                 Fault(
-                    "data/divide.py",
                     "    return dealt(sizes, taken, wanted, seed=seed, val_fraction=val_fraction)\n",
                     "    return by_chance\n",
                     "data/test_divide.py::test_unlike_rows_of_a_small_file_fill_all_parts",
                 ),
                 Fault(
-                    "data/groups.py",
                     "    limit = min(max(FEW, SHARE * len(set(prompts))), MANY)\n",
                     "    limit = math.inf\n",
                     "data/test_divide.py::test_near_duplicates_behind_a_system_message_stay_together",
                 ),
                 Fault(
-                    "data/groups.py",
                     "FEW, SHARE, MANY = 30, 0.02, 500\n",
                     "FEW, SHARE, MANY = 3, 0.02, 500\n",
                     "data/test_divide.py::test_a_passage_with_its_questions_stays_whole",
@@ -257,13 +263,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "what is in them, too, counted",
             (
                 Fault(
-                    "commands/prepare.py",
                     "replace(load_files(paths, settings.columns, place.name, **how), own=part is not None)",
                     'load_files(paths, settings.columns, place.name, **how | {"split": None})',
                     "commands/test_prepare.py::test_ones_own_validation_file_is_not_trained_on",
                 ),
                 Fault(
-                    "data/split.py",
                     "record.group in held_out and record.id not in kept}",
                     "record.group in held_out}",
                     "commands/test_prepare.py::test_ones_own_validation_file_stays_whole_beside_ones_own_test_file",
@@ -277,9 +281,8 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "where only that fits every row",
             (
                 Fault(
-                    "data/sources/tables.py",
-                    "strict=True",
-                    "strict=False",
+                    "delimiter=delimiter, strict=True",
+                    "delimiter=delimiter, strict=False",
                     "data/test_readers.py::test_a_row_that_cannot_be_parsed_ends_all_even_where_bad_rows_may_be_left_out",
                 ),
             ),
@@ -291,13 +294,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "file and line",
             (
                 Fault(
-                    "data/sources/chats.py",
                     "    counts[CONTEXT_ONLY] += sum(number < last for number in answers)\n",
                     "",
                     "commands/test_prepare_own_data.py::test_answers_of_a_chat_that_are_only_context_are_counted",
                 ),
                 Fault(
-                    "data/sources/chats.py",
                     "    if calls := [name for name in CALLS if not is_blank(message.get(name))]:\n",
                     "    if calls := []:\n",
                     "commands/test_prepare_own_data.py::test_what_a_record_cannot_hold_is_refused_with_file_and_line",
@@ -310,13 +311,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "they are not learned (a marked answer of a chat may be context of a later one), and they are counted",
             (
                 Fault(
-                    "data/sources/chats.py",
                     "    return all(marks.values())",
                     "    return True",
                     "commands/test_prepare_own_data.py::test_an_answer_of_weight_0_is_never_learned",
                 ),
                 Fault(
-                    "data/sources/files.py",
                     "    good = [row for row in rows if not label or",
                     "    good = [row for row in rows if True or",
                     "commands/test_prepare_own_data.py::test_bad_answers_of_ktos_form_are_left_out",
@@ -329,9 +328,8 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "the texts of one's own files stay to the byte; only what is wholly blank is blank",
             (
                 Fault(
-                    "data/sources/values.py",
-                    "        return text\n",
-                    "        return text.strip()\n",
+                    "    if text.strip():\n        return text\n",
+                    "    if text.strip():\n        return text.strip()\n",
                     "commands/test_prepare_own_data.py::test_texts_stay_to_the_byte",
                 ),
             ),
@@ -343,13 +341,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "warned of; no column is taken twice",
             (
                 Fault(
-                    "data/sources/columns.py",
                     "    filled = [name for name in unused if",
                     "    filled = [name for name in [] if",
                     "commands/test_prepare_own_data.py::test_columns_that_are_not_used_are_named_and_those_that_matter_warned_of",
                 ),
                 Fault(
-                    "data/sources/columns.py",
                     "    return sorted(candidates, key=lambda name: is_constant(rows, name))",
                     "    return list(candidates)",
                     "commands/test_prepare_own_data.py::test_a_question_is_taken_before_a_prompt_that_never_changes",
@@ -362,25 +358,21 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "texts are encoded as texts, with every kind of tokenizer; only a template's own markers become special tokens",
             (
                 Fault(
-                    "models/tokenizer.py",
                     "            return self._special_ids.isdisjoint(row)\n",
                     "            return True\n",
                     "models/test_special_tokens.py::test_each_name_alone_and_among_others",
                 ),
                 Fault(
-                    "models/tokenizer.py",
                     "        return len(markers) == sum(token in self._special_ids for token in row)\n",
                     "        return True\n",
                     "models/test_special_tokens.py::test_no_text_becomes_a_special_token",
                 ),
                 Fault(
-                    "models/special_tokens.py",
                     '    model = with_other_pieces(whole["model"], names)\n',
                     '    model = whole["model"]\n',
                     "models/test_special_tokens.py::test_each_name_alone_and_among_others",
                 ),
                 Fault(
-                    "commands/compare.py",
                     "encode_prompts([tuned.template.parts(prompt) for prompt in prompts])",
                     'encode_prompts([(tuned.template.render(prompt), "") for prompt in prompts])',
                     "commands/test_bos_everywhere.py::test_questions_are_asked_as_the_adapter_was_trained",
@@ -393,13 +385,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "a marker at the end of an output is taken off, for training and as a reference, and counted by source",
             (
                 Fault(
-                    "data/encode.py",
                     "    while (text := output.rstrip()).endswith(markers):\n",
                     "    while (text := output.rstrip()).endswith(()):\n",
                     "commands/test_end_markers.py::test_training_is_the_same_with_and_without_them",
                 ),
                 Fault(
-                    "commands/evaluate.py",
                     "[replace(record, output=without_end_markers(record.output, markers)) for record in kept], rows, counts",
                     "kept, rows, counts",
                     "commands/test_end_markers.py::test_evaluation_wants_what_training_learned",
@@ -413,31 +403,26 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "trained without keeps its prompts",
             (
                 Fault(
-                    "models/tokenizer.py",
                     "        self.bos = bos_of(tokenizer) if bos is None else list(bos)",
                     "        self.bos = []",
                     "models/test_bos.py::test_prompts_are_what_transformers_gives_without_an_end",
                 ),
                 Fault(
-                    "data/encode.py",
                     "other.prompt[:kept] + other.prompt[kept + excess :]",
                     "other.prompt[excess:]",
                     "data/test_encode.py::test_the_limit_counts_bos_and_no_prompt_loses_it",
                 ),
                 Fault(
-                    "data/prose.py",
                     "Encoded(list(tokenizer.bos), pieces",
                     "Encoded([], pieces",
                     "commands/test_bos_everywhere.py::test_the_base_is_measured_with_bos_if_the_adapter_was_trained_with_it",
                 ),
                 Fault(
-                    "commands/loading.py",
                     "    return tokenizer if with_bos[0] else tokenizer.without_bos()\n",
                     "    return tokenizer\n",
                     "commands/test_bos_everywhere.py::test_questions_are_asked_as_the_adapter_was_trained",
                 ),
                 Fault(
-                    "commands/ready.py",
                     "tokenizer.without_bos() if settings.resume and not began_with_bos(settings) else tokenizer",
                     "tokenizer",
                     "commands/test_bos_everywhere.py::test_a_run_that_was_begun_without_it_goes_on_without",
@@ -452,7 +437,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "divided by the number of target tokens of the whole step",
             (
                 Fault(
-                    "training/step.py",
                     "packed_attention(batch.lengths)) / targets",
                     "packed_attention(batch.lengths)) / len(batch.targets) / len(micro_batches)",
                     "training/test_step.py::test_the_step_does_not_depend_on_the_micro_batches[llama]",
@@ -465,7 +449,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "one sum over the targets, divided by their number",
             (
                 Fault(
-                    "training/step.py",
                     "targets = sum(len(batch.targets) for batch in micro_batches)",
                     "targets = sum(len(batch.ids) for batch in micro_batches)",
                     "training/test_step.py::test_the_step_does_not_depend_on_the_micro_batches[llama]",
@@ -478,7 +461,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "clipped once, when all of it is there",
             (
                 Fault(
-                    "training/step.py",
                     "        part.backward()\n",
                     "        part.backward()\n        torch.nn.utils.clip_grad_norm_(trained_parameters(decoder), 0.01)\n",
                     "training/test_step.py::test_clipping_shortens_only_what_is_longer_and_keeps_its_direction",
@@ -491,13 +473,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "set to zero once a step, after it",
             (
                 Fault(
-                    "training/step.py",
                     "        optimizer.step()\n    optimizer.zero_grad(set_to_none=False)\n",
                     "        optimizer.step()\n",
                     "training/test_step.py::test_steps_are_those_of_adamw[0.0]",
                 ),
                 Fault(
-                    "training/step.py",
                     "    for batch in micro_batches:\n",
                     "    for batch in micro_batches:\n        decoder.zero_grad()\n",
                     "training/test_step.py::test_clipping_shortens_only_what_is_longer_and_keeps_its_direction",
@@ -510,7 +490,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "the rate is a function of the optimiser step, or of the share of the budget that is gone",
             (
                 Fault(
-                    "training/loop.py",
                     "state.step, state.tokens = state.step + 1,",
                     "state.step, state.tokens = state.step + len(groups),",
                     "commands/test_train.py::test_micro_batches_change_neither_the_steps_nor_their_rates",
@@ -523,7 +502,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "the adapter, its gradient and the optimiser's moments are fp32, whatever the base is",
             (
                 Fault(
-                    "models/lora.py",
                     "dropout).to(linear.weight.device)",
                     "dropout).to(linear.weight)",
                     "training/test_step.py::test_the_adapter_learns_in_fp32_on_a_base_in_bf16",
@@ -536,7 +514,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "the order is a function of seed and epoch",
             (
                 Fault(
-                    "data/pack.py",
                     "np.random.default_rng((seed, epoch))",
                     "np.random.default_rng(seed)",
                     "data/test_pack.py::test_each_epoch_and_each_seed_has_an_order_of_its_own",
@@ -549,13 +526,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "the run stops with the step, the rows and a remedy; an adapter with such a number is neither written nor read",
             (
                 Fault(
-                    "training/step.py",
                     "    if not finite:\n",
                     "    if False:\n",
                     "training/test_step.py::test_non_finite_stops_and_leaves_the_adapter_alone",
                 ),
                 Fault(
-                    "models/adapter.py",
                     "    weights = adapter_weights(decoder)\n",
                     "    weights = {name: matrix.nan_to_num() for name, matrix in adapter_weights(decoder).items()}\n",
                     "interop/test_peft.py::test_non_finite_adapter_is_never_written",
@@ -568,7 +543,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "the optimiser has the adapter's matrices alone; embedding and head stay frozen",
             (
                 Fault(
-                    "models/lora.py",
                     "    return [\n        parameter for _, linear in linears(decoder) if linear.lora is not None",
                     "    return [decoder.embedding.weight.requires_grad_()] + [\n"
                     "        parameter for _, linear in linears(decoder) if linear.lora is not None",
@@ -584,7 +558,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "attention is computed for each document by itself; packed equals alone",
             (
                 Fault(
-                    "models/attention.py",
                     "list(blocks_of(lengths))",
                     "list(blocks_of([sum(lengths)]))",
                     "models/test_decoder.py::test_packed_documents_do_not_see_each_other[smollm2]",
@@ -597,7 +570,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "positions begin at 0 in each document",
             (
                 Fault(
-                    "data/pack.py",
                     "positions += range(length)",
                     "positions += range(start, start + length)",
                     "training/test_step.py::test_packed_equals_alone[gpt2]",
@@ -610,7 +582,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "no padding; each token has its own position, and a batch writes what each prompt writes alone",
             (
                 Fault(
-                    "generation/decode.py",
                     "positions += range(len(answer.prompt))",
                     "positions += range(len(ids) - len(answer.prompt), len(ids))",
                     "generation/test_decode.py::test_greedy_answers_are_those_of_transformers[gpt2]",
@@ -623,7 +594,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "rows and answers end where the window would begin to count",
             (
                 Fault(
-                    "models/spec.py",
                     "min(config.max_position_embeddings, window or config.max_position_embeddings)",
                     "config.max_position_embeddings",
                     "models/test_decoder.py::test_beyond_a_window_of_attention_nothing_is_computed",
@@ -638,7 +608,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "one global sum over one global count, in validation and in `evaluate`",
             (
                 Fault(
-                    "training/validate.py",
                     "    total = sum(target_nll(decoder, batch).sum(dtype=torch.float64).item() for batch in batches)\n"
                     "    decoder.train(was_training)\n"
                     "    return total / sum(len(batch.targets) for batch in batches)",
@@ -648,7 +617,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "training/test_step.py::test_validation_is_the_plain_mean_however_the_rows_are_cut",
                 ),
                 Fault(
-                    "evaluation/likelihood.py",
                     "    mean = nll.sum() / targets.sum()",
                     "    mean = (nll / targets).mean()",
                     "evaluation/test_likelihood.py::test_means_are_global_sums_over_global_counts",
@@ -661,7 +629,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "measured in evaluation mode, and back to what it was",
             (
                 Fault(
-                    "training/validate.py",
                     "    decoder.eval()\n",
                     "",
                     "training/test_step.py::test_validation_is_the_plain_mean_however_the_rows_are_cut",
@@ -674,7 +641,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "1,024 words at a time, in training and measuring; no matrix of all targets and the vocabulary exists",
             (
                 Fault(
-                    "models/decoder.py",
                     "VOCABULARY_BLOCK = 1024 ",
                     "VOCABULARY_BLOCK = 1 << 30 ",
                     "training/test_step.py::test_no_matrix_of_all_targets_and_the_vocabulary_ever_exists",
@@ -688,13 +654,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "differences have intervals",
             (
                 Fault(
-                    "models/lora.py",
                     "        linear.adapted = False\n    try:\n        yield decoder",
                     "        pass\n    try:\n        yield decoder",
                     "commands/test_compare.py::test_the_regular_answers_are_those_of_the_base_alone",
                 ),
                 Fault(
-                    "evaluation/statistics.py",
                     "    low, high = np.percentile(resampled_ratios(change, weights, seed), (tail, 100 - tail))",
                     "    before = resampled_ratios(np.asarray(base, float), weights, seed)\n"
                     "    after = resampled_ratios(np.asarray(tuned, float), weights, seed + 1)\n"
@@ -709,7 +673,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "texts come back space for space, whatever the tokenizer's configuration asks for",
             (
                 Fault(
-                    "models/tokenizer.py",
                     ", clean_up_tokenization_spaces=False)",
                     ")",
                     "models/test_tokenizer.py::test_texts_come_back_space_for_space",
@@ -722,13 +685,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "words are letters and digits of any script with their combining marks; English scores are those of `rouge-score`",
             (
                 Fault(
-                    "words.py",
                     "    if text.isascii():\n        return (ASCII_WORD_OR_DECIMAL",
                     "    if True:\n        return (ASCII_WORD_OR_DECIMAL",
                     "evaluation/test_text.py::test_rouge_l_of_any_script",
                 ),
                 Fault(
-                    "words.py",
                     '        return "m"\n',
                     '        return "o"\n',
                     "test_words.py::test_words_by_hand",
@@ -742,25 +703,21 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "number, and a question without a gold program is scored by its result, in no loss, never trained on",
             (
                 Fault(
-                    "evaluation/finqa.py",
                     'text.replace(",", "") if THOUSANDS.fullmatch(text) else None',
                     "None",
                     "evaluation/test_finqa.py::test_a_comma_in_a_number_is_read_and_a_currency_sign_is_not",
                 ),
                 Fault(
-                    "evaluation/finqa.py",
                     'OPERAND = re.compile(r"(-?',
                     'OPERAND = re.compile(r"[$]?(-?',
                     "evaluation/test_finqa.py::test_a_comma_in_a_number_is_read_and_a_currency_sign_is_not",
                 ),
                 Fault(
-                    "data/sources/finqa.py",
                     " or (split in HELD_OUT and is_scored(question))",
                     "",
                     "data/test_shipped.py::test_held_out_parts_of_finqa_have_all_ids",
                 ),
                 Fault(
-                    "data/encode.py",
                     "nothing_left or not record.has_target else row",
                     "nothing_left else row",
                     "data/test_encode.py::test_a_row_without_a_wanted_response_has_no_target",
@@ -775,13 +732,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "each matrix must have its place, in the right shape; what is saved is read back and compared",
             (
                 Fault(
-                    "models/adapter.py",
                     "    if weights:\n        raise",
                     "    if False:\n        raise",
                     "interop/test_peft.py::test_an_adapter_with_matrices_that_have_no_place_here_is_refused",
                 ),
                 Fault(
-                    "commands/loading.py",
                     "        load_adapter(base.decoder, adapter)\n",
                     "        pass\n",
                     "commands/test_compare.py::test_json_contract",
@@ -794,13 +749,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "one function makes every prompt; the template is saved with the adapter, and another one must be asked for",
             (
                 Fault(
-                    "commands/loading.py",
                     '    return own or load_template("instruction")',
                     '    return load_template("instruction")',
                     "commands/test_evaluate.py::test_the_template_of_the_adapter_is_used_unless_another_is_asked_for",
                 ),
                 Fault(
-                    "data/template.py",
                     '"### Instruction:\\n{instruction}\\n\\n### Input:\\n{input}\\n\\n### Response:\\n"',
                     '"### Instruction:\\n{instruction}\\n\\n### Input:\\n{input}\\n\\n### Response: "',
                     "data/test_template.py::test_the_default_template_word_for_word",
@@ -813,7 +766,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "tested against `transformers` for every layer, and both ways against PEFT",
             (
                 Fault(
-                    "models/load.py",
                     "tensor.t() if name in transposed else tensor",
                     "tensor.t() if name in transposed and tensor.shape[0] != tensor.shape[1] else tensor",
                     "models/test_decoder.py::test_logits_equal_transformers[cerebras-gpt]",
@@ -826,7 +778,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "neither is ever adapted; models of both kinds are tested, and adapters of the head are refused",
             (
                 Fault(
-                    "models/decoder.py",
                     "return self.embedding.weight if self.head is None else self.head.weight",
                     "return self.embedding.weight",
                     "models/test_decoder.py::test_logits_equal_transformers[tinyllama]",
@@ -839,7 +790,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "alpha / √rank where the adapter says so",
             (
                 Fault(
-                    "models/adapter.py",
                     '(rank**0.5 if config.get("use_rslora") else rank)',
                     "rank",
                     "interop/test_peft.py::test_peft_adapter_gives_the_same_logits_here[llama-rank-stabilised]",
@@ -853,13 +803,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "save, the adapter is refused",
             (
                 Fault(
-                    "models/adapter.py",
                     "if end_of_name(pattern).match(name)}",
                     "if name.endswith(pattern)}",
                     "interop/test_peft.py::test_peft_adapter_gives_the_same_logits_here[gpt2-alphas of no layer]",
                 ),
                 Fault(
-                    "models/adapter.py",
                     "    if len(own) > 1:",
                     "    if False:",
                     "interop/test_peft.py::test_an_adapter_that_cannot_be_computed_right_is_refused_by_name",
@@ -872,7 +820,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "alpha must be there, and a finite number",
             (
                 Fault(
-                    "models/adapter.py",
                     '(config.get("lora_alpha"), *patterns.values())',
                     '(config.setdefault("lora_alpha", 0), *patterns.values())',
                     "commands/test_compare.py::test_broken_adapters_are_refused",
@@ -885,13 +832,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "what is more than W + s B A is refused by name; a test fails when a new PEFT has a setting that is not known here",
             (
                 Fault(
-                    "models/adapter.py",
                     '    "alora_invocation_tokens",\n',
                     "",
                     "interop/test_peft.py::test_an_adapter_that_cannot_be_computed_right_is_refused_by_name",
                 ),
                 Fault(
-                    "models/adapter.py",
                     'if config.get("bias", "none") != "none":',
                     "if False:",
                     "interop/test_peft.py::test_other_kinds_of_adapter_are_refused",
@@ -904,7 +849,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "refused, with the way out",
             (
                 Fault(
-                    "models/adapter.py",
                     'if config.get("init_lora_weights") not in STARTS:',
                     "if False:",
                     "interop/test_peft.py::test_an_adapter_that_cannot_be_computed_right_is_refused_by_name",
@@ -917,13 +861,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "merging makes copies for the time that answers are written; afterwards the very same weights are back",
             (
                 Fault(
-                    "models/merge.py",
                     "alpha=lora.scale)",
                     "alpha=2 * lora.scale)",
                     "models/test_merge.py::test_merged_logits_are_the_unmerged_ones_and_the_weights_come_back[plain-gpt2]",
                 ),
                 Fault(
-                    "models/merge.py",
                     "            linear.weight, linear.adapted, linear.packed = weight, adapted, None",
                     "            linear.weight.data -= linear.lora.scale * linear.lora.B.data @ linear.lora.A.data\n"
                     "            linear.adapted, linear.packed = adapted, None",
@@ -937,7 +879,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "answers are written in fp32; a merged weight is summed in fp32 and rounded once",
             (
                 Fault(
-                    "models/merge.py",
                     "torch.addmm(linear.weight.float(), lora.B, lora.A, alpha=lora.scale).to(linear.weight.dtype)",
                     "linear.weight + (lora.scale * lora.B @ lora.A).to(linear.weight.dtype)",
                     "models/test_merge.py::test_in_bf16_the_sum_is_rounded_once[gpt2]",
@@ -950,13 +891,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "hashes of the base's weights, configuration and tokenizer are saved with the adapter and compared",
             (
                 Fault(
-                    "commands/loading.py",
                     'if made_for and made_for["fingerprint"] != found.fingerprint:',
                     "if False:",
                     "commands/test_compare.py::test_an_adapter_made_for_another_base_is_refused",
                 ),
                 Fault(
-                    "commands/loading.py",
                     "    elif changed:",
                     "    elif False:",
                     "commands/test_base_changed.py::test_both_are_named_together",
@@ -969,7 +908,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "refused, with the first name",
             (
                 Fault(
-                    "models/load.py",
                     'if missing := sorted(told["missing_keys"]):',
                     "if missing := []:",
                     "commands/test_train_refused.py::test_a_model_whose_files_lack_weights_is_refused",
@@ -984,19 +922,16 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "the data's order is a function of seed and step; the resumed run ends with the bit-identical adapter",
             (
                 Fault(
-                    "training/loop.py",
                     "size, settings.seed, state.step):",
                     "size, settings.seed):",
                     "commands/test_train.py::test_interrupted_and_resumed_equals_uninterrupted",
                 ),
                 Fault(
-                    "training/checkpoint.py",
                     "    if not tensors:\n        return\n",
                     "    return\n",
                     "commands/test_train.py::test_interrupted_and_resumed_equals_uninterrupted",
                 ),
                 Fault(
-                    "training/loop.py",
                     "torch.manual_seed(settings.seed * 1_000_003 + state.step)",
                     "_ = settings.seed",
                     "commands/test_train.py::test_interrupted_and_resumed_equals_uninterrupted",
@@ -1009,13 +944,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "the one with the lowest validation loss; a run that was never better than the base says so",
             (
                 Fault(
-                    "commands/train.py",
                     "        put_weights(base.decoder, best_weights(folder))\n",
                     "",
                     "commands/test_train.py::test_the_best_adapter_is_kept_not_the_last",
                 ),
                 Fault(
-                    "commands/train.py",
                     "    if finished and not state.best_step:",
                     "    if False:",
                     "commands/test_train.py::test_an_adapter_that_learned_nothing_is_warned_of",
@@ -1028,7 +961,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "unknown names are refused, with a suggestion, on the command line and in settings files",
             (
                 Fault(
-                    "settings.py",
                     'extra="forbid"',
                     'extra="ignore"',
                     "commands/test_train.py::test_settings_file_and_its_mistakes",
@@ -1041,7 +973,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "fp32, unless a short test on this machine shows that bf16 is faster",
             (
                 Fault(
-                    "training/forecast.py",
                     '["fp32", "bf16"] if bf16_is_fast else ["fp32"]',
                     '["fp32", "bf16"]',
                     "training/test_forecast.py::test_only_what_the_settings_leave_open_is_tried",
@@ -1054,7 +985,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "with a model and data at hand no connection is ever opened, by us or by a library",
             (
                 Fault(
-                    "models/find.py",
                     "    path = Path(name)\n    if path.suffix",
                     "    path = Path(name)\n    hub.answers()\n    if path.suffix",
                     "test_hub.py::test_with_a_model_and_data_at_hand_nobody_is_called",
@@ -1067,7 +997,6 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "never; a gated model or data set is refused with the way out, telemetry is off, and there are no trackers",
             (
                 Fault(
-                    "hub.py",
                     "    except GatedRepoError as error:\n",
                     "    except GatedRepoError as error:\n        input('token: ')\n",
                     "test_hub.py::test_a_gated_data_set_is_refused_without_asking_for_a_login",
@@ -1080,13 +1009,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "the keys of all caches hold the weights, the configuration, the tokenizer, our code and the libraries' versions",
             (
                 Fault(
-                    "models/find.py",
                     '"config": self.config, ',
                     "",
                     "commands/test_evaluate_known.py::test_a_base_whose_config_was_edited_is_another_model",
                 ),
                 Fault(
-                    "cache_key.py",
                     '"code": package_code(), ',
                     "",
                     "test_cache_key.py::test_our_code_is_part_of_every_key",
