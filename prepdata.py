@@ -3,7 +3,7 @@
 import sys
 
 try:
-    from loratune.cli import main
+    from loratune.cli.main import main
 except ModuleNotFoundError:
     sys.exit("loratune is not installed for this Python; run `make setup`, then `.venv/bin/python prepdata.py`")
 

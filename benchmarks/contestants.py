@@ -14,20 +14,22 @@ os.environ |= {"GOMP_SPINCOUNT": "3000"}  # loratune.machine.share_cores; for al
 import torch
 from transformers import TrainerCallback
 
-from loratune.data.encode import Encoded, encode_rows
-from loratune.data.pack import fed_tokens, fill, fit_together, pack
+from loratune.config.train import BATCH
+from loratune.data.example import Encoded
+from loratune.data.packing import fed_tokens, fill, fit_together, pack
 from loratune.data.sample import draw_evenly
 from loratune.data.sources.dolly import load_dolly
-from loratune.data.sources.finqa import FinqaOptions, load_finqa
 from loratune.data.template import load_template
+from loratune.data.tokenize import encode_rows
 from loratune.evaluation.likelihood import response_nll, target_counts
-from loratune.machine import physical_cores, return_memory_at_once
 from loratune.models.adapter import load_adapter, save_adapter
-from loratune.models.find import find_base
 from loratune.models.load import PRECISIONS, load_base, set_precision
 from loratune.models.lora import add_lora
+from loratune.models.resolve import find_base
 from loratune.models.tokenizer import Tokenizer
-from loratune.settings import BATCH
+from loratune.system.hardware import physical_cores
+from loratune.system.memory import return_memory_at_once
+from loratune.tasks.finqa.questions import FinqaOptions, load_finqa
 from loratune.training.step import BETAS, adamw, train_step
 
 RANK, ALPHA, RATE, STEP_ROWS, PADDED, HELD_OUT = 16, 32, 1e-3, 8, 512, 40

@@ -31,8 +31,8 @@ os.environ |= {"GOMP_SPINCOUNT": "3000"}  # loratune.machine.share_cores
 
 from peers import make_base, say
 
+from loratune.config.shared import Decoding
 from loratune.models.load import PRECISIONS
-from loratune.settings import Decoding
 
 DEFAULT = Decoding().batch_size
 TIE = 1e-3  # a gap of two logits that fp32 rounding can close
@@ -93,11 +93,12 @@ def fastest(run: Callable, options, prompts: list[list[int]]) -> int:
 
 
 def loratune(options, prompts: list[list[int]], size: int) -> Outcome:
-    from loratune.generation.decode import generate
-    from loratune.machine import peak_memory_mb, use_machine
+    from loratune.generation.engine import generate
     from loratune.models.adapter import load_adapter
-    from loratune.models.find import find_base
     from loratune.models.load import load_base
+    from loratune.models.resolve import find_base
+    from loratune.system.hardware import use_machine
+    from loratune.system.memory import peak_memory_mb
 
     use_machine(0, "cpu")
     base = load_base(find_base(options.base), PRECISIONS[options.precision])
@@ -111,7 +112,8 @@ def loratune(options, prompts: list[list[int]], size: int) -> Outcome:
 
 
 def transformers(options, prompts: list[list[int]], size: int) -> Outcome:
-    from loratune.machine import peak_memory_mb, use_machine
+    from loratune.system.hardware import use_machine
+    from loratune.system.memory import peak_memory_mb
 
     use_machine(0, "cpu")
     model, eos = reference(options)

@@ -35,19 +35,20 @@ from peers import make_base, median_of, say
 from torch import Tensor
 
 from generation import apart
-from loratune.data.encode import Encoded
-from loratune.data.pack import Batch, fed_tokens, fill, fit_together, pack
-from loratune.machine import bf16_is_fast, peak_memory_mb, return_memory_at_once, use_machine
+from loratune.data.example import Encoded
+from loratune.data.packing import Batch, fed_tokens, fill, fit_together, pack
 from loratune.models import decoder as decoder_module
-from loratune.models import fused
-from loratune.models.attention import Attend, causal_attention
 from loratune.models.decoder import Decoder
-from loratune.models.find import find_base
 from loratune.models.load import PRECISIONS, load_base, set_precision
 from loratune.models.lora import Linear, add_lora, trained_parameters
+from loratune.models.ops import elementwise
+from loratune.models.ops.attention import Attend, causal_attention
+from loratune.models.resolve import find_base
 from loratune.models.tokenizer import Tokenizer
+from loratune.system.hardware import bf16_is_fast, use_machine
+from loratune.system.memory import peak_memory_mb, return_memory_at_once
 from loratune.training import step
-from loratune.training.loss import HeadCrossEntropy
+from loratune.training.objective import HeadCrossEntropy
 
 STEP_TOKENS = 2048  # more than MICRO_TOKENS: a step that fits at once would not show what micro-batches cost
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # of loss and gradient norm, relative; bf16 has 3 digits
@@ -112,8 +113,8 @@ def undo_above(rung: int) -> None:
         step.packed_attention = attention_by_document
     if rung < BY_HAND:
         decoder_module.feed, decoder_module.Rotate = feed_by_autograd, SimpleNamespace(apply=rotated)
-        fused.Elementwise = SimpleNamespace(apply=lambda operation, *inputs: operation(*inputs)[0])
-        fused.RootMeanSquareNorm.operation = root_mean_square_norm
+        elementwise.Elementwise = SimpleNamespace(apply=lambda operation, *inputs: operation(*inputs)[0])
+        elementwise.RootMeanSquareNorm.operation = root_mean_square_norm
     if rung < HEAD:
         step.target_loss = loss_of_all_logits
     elif rung < LAST_LAYER:
@@ -172,7 +173,7 @@ def loss_of_whole_layers(decoder: Decoder, batch: Batch, attend: Attend) -> Tens
     return HeadCrossEntropy.apply(hidden, decoder.head_weight, batch.targets)
 
 
-def feed_by_autograd(layers: list[Linear], operation: fused.Operation, *inputs: Tensor) -> tuple[Tensor, ...]:
+def feed_by_autograd(layers: list[Linear], operation: elementwise.Operation, *inputs: Tensor) -> tuple[Tensor, ...]:
     h = operation(*inputs)[0]
     return tuple(layer.with_dropout(h) for layer in layers)  # of 0: it is the way that autograd differentiates
 
@@ -182,7 +183,7 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
-def root_mean_square_norm(self: fused.RootMeanSquareNorm, x: Tensor) -> tuple[Tensor, None]:
+def root_mean_square_norm(self: elementwise.RootMeanSquareNorm, x: Tensor) -> tuple[Tensor, None]:
     return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight, None
 
 

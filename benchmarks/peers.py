@@ -67,15 +67,15 @@ def say(text: str) -> None:
 
 
 def bf16_pays() -> bool:
-    from loratune.diagnosis.hardware import PRODUCT
-    from loratune.machine import bf16_is_fast
+    from loratune.doctor.hardware import PRODUCT
+    from loratune.system.hardware import bf16_is_fast
 
     return bf16_is_fast(*PRODUCT)
 
 
 def make_base(model: str, folder: Path) -> str:
     """A model folder for all three; gpt2-shape has random weights, and SmolLM2's tokenizer, whose ids fit."""
-    from loratune.models.find import find_base
+    from loratune.models.resolve import find_base
 
     if model != "gpt2-shape":
         return str(find_base(model).folder)

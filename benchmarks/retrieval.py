@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 import bm25s
 import numpy as np
 
-from loratune import snapshot
-from loratune.data.facts import page_facts, within
-from loratune.data.ranker import STOP_WORDS, rank, rankable
-from loratune.models.find import find_base
+from loratune.data import snapshot
+from loratune.models.resolve import find_base
 from loratune.models.tokenizer import Tokenizer
+from loratune.tasks.finqa.facts import page_facts, within
+from loratune.tasks.finqa.ranker import STOP_WORDS, rank, rankable
 
 BUDGETS = (320, 200, 128)
 FIRST = (3, 5)

@@ -21,15 +21,15 @@ from dataclasses import replace
 
 import torch
 
-from loratune.data.encode import Encoded
-from loratune.data.pack import pack
-from loratune.machine import physical_cores
+from loratune.config.train import TrainSettings
+from loratune.data.example import Encoded
+from loratune.data.packing import pack
 from loratune.models.decoder import Decoder
 from loratune.models.load import PRECISIONS
 from loratune.models.lora import linears
 from loratune.models.spec import Spec
-from loratune.settings import TrainSettings
-from loratune.training.forecast import DEPTHS, fastest, first_layers
+from loratune.system.hardware import physical_cores
+from loratune.training.autotune import DEPTHS, fastest, first_layers
 
 TOKENS, AT_ONCE, TARGET_SHARE, LENGTH, RANK, ROUNDS = 2048, 1024, 4, 256, 16, 5
 LENGTHS, RANKS = (128, 512, 1024), (1, 8, 64, 128)
@@ -108,8 +108,8 @@ def random_decoder(spec: Spec) -> Decoder:
 
 def shape_of(name: str) -> Spec:
     if name not in GPT2:
-        from loratune.models.find import find_base
         from loratune.models.load import load_base
+        from loratune.models.resolve import find_base
 
         return load_base(find_base(name)).decoder.spec
     from transformers import GPT2Config

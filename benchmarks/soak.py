@@ -21,8 +21,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from loratune.commands import evaluate, train
-from loratune.machine import release_finished_work, resident_memory
-from loratune.settings import RUNS, EvaluateSettings, TrainSettings, parse_duration, read_toml
+from loratune.config.base import read_toml
+from loratune.config.evaluate import EvaluateSettings
+from loratune.config.shared import RUNS, parse_duration
+from loratune.config.train import TrainSettings
+from loratune.system.memory import release_finished_work, resident_memory
 
 EVERY = 2.0  # seconds between two looks at the memory
 ANSWERED = 32  # rows answered after each stretch

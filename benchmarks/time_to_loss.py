@@ -34,17 +34,20 @@ from transformers import TrainerCallback
 
 from generation import apart
 from loratune.commands import prepare
-from loratune.data.encode import Encoded, encode_rows
-from loratune.data.pack import fed_tokens
-from loratune.data.records import read_records
+from loratune.config.prepare import PrepareSettings
+from loratune.config.train import TrainSettings
+from loratune.data.example import Encoded
+from loratune.data.jsonl import read_records
+from loratune.data.packing import fed_tokens
 from loratune.data.sample import draw_evenly
 from loratune.data.template import load_template
-from loratune.machine import peak_memory_mb, physical_cores
-from loratune.models.find import find_base
+from loratune.data.tokenize import encode_rows
 from loratune.models.load import load_base
+from loratune.models.resolve import find_base
 from loratune.models.tokenizer import Tokenizer
-from loratune.reading import read_json
-from loratune.settings import PrepareSettings, TrainSettings
+from loratune.system.hardware import physical_cores
+from loratune.system.memory import peak_memory_mb
+from loratune.system.read import read_json
 from loratune.training.schedule import StopRule, learning_rate_factor
 
 DEFAULTS = TrainSettings()

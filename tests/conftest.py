@@ -20,8 +20,8 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
 @pytest.fixture(scope="session")
 def smollm2():
     """The real small model that the quickstart uses."""
-    from loratune.models.find import find_base
     from loratune.models.load import load_base
+    from loratune.models.resolve import find_base
 
     return load_base(find_base("smollm2-135m"))
 
@@ -35,6 +35,6 @@ def cache(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def messages_on_stdout(monkeypatch):
     """A test with --json sends them to stderr, for itself alone."""
-    from loratune.console import console
+    from loratune.system.console import console
 
     monkeypatch.setattr(console, "stderr", False)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from loratune import snapshot
-from loratune.cli import main
-from loratune.diagnosis import programs
+from loratune.cli.main import main
+from loratune.data import snapshot
+from loratune.doctor import packages
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -82,13 +82,13 @@ DECLARED = ["torch>=2.9", "numpy >= 2", "rich", "psutil>=7.0.1", 'colorama>=1; s
 def declared(monkeypatch):
     """Which versions are there, of what DECLARED asks for."""
     there = {"torch": "2.9.0+cpu", "numpy": "2.0rc1", "rich": "1", "psutil": "7.0.10"}
-    monkeypatch.setattr(programs, "requires", lambda _: DECLARED)
-    monkeypatch.setattr(programs, "installed", there.get)
+    monkeypatch.setattr(packages, "requires", lambda _: DECLARED)
+    monkeypatch.setattr(packages, "installed", there.get)
     return there
 
 
 def test_packages_that_are_new_enough_are_no_finding(declared):
-    assert programs.outdated() == {}
+    assert packages.outdated() == {}
 
 
 @pytest.mark.parametrize(
@@ -98,16 +98,16 @@ def test_packages_that_are_new_enough_are_no_finding(declared):
 def test_a_package_that_is_too_old_stops_each_command_but_the_doctor(declared, capsys, monkeypatch, name, version):
     declared[name] = version
     needed = {"torch": "2.9", "numpy": "2", "psutil": "7.0.1"}[name]
-    assert programs.outdated() == {name: needed}
+    assert packages.outdated() == {name: needed}
     assert main(["train", "--dry-run"]) == 2
     told = capsys.readouterr().err
     assert f"error: {name} {version} is too old: loratune needs {needed} or newer; pip install '{name}>={needed}'" in told
-    assert programs.look_at_programs().outdated == {name: needed}
+    assert packages.look_at_programs().outdated == {name: needed}
 
 
 def test_each_bound_is_kept_by_the_tested_versions():
-    pinned = programs.pinned_versions(ROOT / "requirements.txt")
+    pinned = packages.pinned_versions(ROOT / "requirements.txt")
     bounds = dict(re.fullmatch(r"([\w-]+)(?:>=([\d.]+))?", one).groups() for one in PROJECT["project"]["dependencies"])
     assert {"torch", "transformers", "huggingface_hub", "numpy", "pydantic"} <= {name for name, bound in bounds.items() if bound}
     for name, bound in bounds.items():
-        assert not bound or not programs.is_older(pinned[name], bound)
+        assert not bound or not packages.is_older(pinned[name], bound)

@@ -2,7 +2,7 @@
 
 import sys
 
-from loratune.cli import main
+from loratune.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,10 +2,10 @@
 
 import pytest
 
-from evaluating import ROWS, write_rows
-from loratune.data import prose
-from training_runs import fill
-from tuned_models import save_tuned
+from loratune.evaluation import forgetting
+from support.evaluating import ROWS, write_rows
+from support.training_runs import fill
+from support.tuned_models import save_tuned
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def place(tmp_path, monkeypatch):
     """A folder with a base, an adapter and held-out rows; also the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(prose, "prose_of_test_pages", lambda: ["net sales rose in 2010 .", "the company has no debt ."])
+    monkeypatch.setattr(forgetting, "prose_of_test_pages", lambda: ["net sales rose in 2010 .", "the company has no debt ."])
     save_tuned(tmp_path)
     write_rows(tmp_path, ROWS)
     return tmp_path

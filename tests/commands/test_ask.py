@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-from loratune.cli import main
+from loratune.cli.main import main
 from loratune.commands import ask as command
-from loratune.data.sources.finqa import FinqaOptions, question_of, records_of
+from loratune.config.prepare import PrepareSettings
 from loratune.data.template import load_template
-from loratune.evaluation.finqa import execute, parse
-from loratune.files import write_json
-from loratune.reading import read_json
-from loratune.settings import PrepareSettings
-from tuned_models import save_tuned
+from loratune.system.atomic import write_json
+from loratune.system.read import read_json
+from loratune.tasks.finqa.program import execute, parse
+from loratune.tasks.finqa.questions import FinqaOptions, question_of, records_of
+from support.tuned_models import save_tuned
 
 TABLE = [["( in millions )", "2010", "2009"], ["net sales", "$ 5829", "$ 5735"], ["cost of goods", "200", "300"]]
 PAGE = {

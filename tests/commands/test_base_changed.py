@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from evaluating import evaluate, measured
+from support.evaluating import evaluate, measured
 
 
 def change_config(place) -> None:

@@ -11,19 +11,19 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evaluating import ROWS, evaluate, measured, write_rows, written
-from loratune.cli import main
+from loratune.cli.main import main
 from loratune.commands import ask, compare
-from loratune.data import prose
-from loratune.files import write_json
-from loratune.generation.decode import Answer
+from loratune.evaluation import forgetting
+from loratune.generation.engine import Answer
 from loratune.models import tokenizer as module
 from loratune.models.tokenizer import Tokenizer
-from loratune.reading import read_json
-from small_models import save_model
-from training_runs import ROWS as TRAINED
-from training_runs import TRAIN, adapter, same
-from tuned_models import save_tuned
+from loratune.system.atomic import write_json
+from loratune.system.read import read_json
+from support.evaluating import ROWS, evaluate, measured, write_rows, written
+from support.small_models import save_model
+from support.training_runs import ROWS as TRAINED
+from support.training_runs import TRAIN, adapter, same
+from support.tuned_models import save_tuned
 
 TOLD = "Each prompt begins with the BOS token <|begin|>"
 CLOSE = 1e-5  # to a random model BOS makes little difference
@@ -35,7 +35,7 @@ def place(tmp_path, monkeypatch):
     """A folder with such a base, data and held-out rows, and an adapter whose loratune.json says nothing of BOS."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(prose, "prose_of_test_pages", lambda: ["net sales rose in 2010 .", "the company has no debt ."])
+    monkeypatch.setattr(forgetting, "prose_of_test_pages", lambda: ["net sales rose in 2010 .", "the company has no debt ."])
     save_model(tmp_path / "base", seed=4, begins="<|begin|>", ends="<|end|>")
     save_tuned(tmp_path)
     write_rows(tmp_path, ROWS)
@@ -87,7 +87,7 @@ def test_the_base_is_measured_with_bos_if_the_adapter_was_trained_with_it(place,
         prompts = [expected(prompt_of(row, bare), bos) for row in ROWS]
         total = sum(nll(model, prompt, response) for prompt, response in zip(prompts, responses, strict=True))
         assert result[part]["nll"] == pytest.approx(total / tokens, rel=CLOSE)
-    windows = [expected(text, bos) for text in prose.prose_of_test_pages()]
+    windows = [expected(text, bos) for text in forgetting.prose_of_test_pages()]
     total = sum(nll(model, window[:1], window[1:]) for window in windows)
     targets = sum(len(window) - 1 for window in windows)
     assert result["forgetting"]["base"]["target_tokens"] == targets

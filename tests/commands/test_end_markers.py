@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from evaluating import evaluate, measured, write_rows, written
-from loratune.cli import main
+from loratune.cli.main import main
 from loratune.models.tokenizer import Tokenizer
-from training_runs import TRAIN, adapter, same
+from support.evaluating import evaluate, measured, write_rows, written
+from support.training_runs import TRAIN, adapter, same
 
 THINGS = ["key", "lamp", "bucket", "ladder", "kettle", "whistle", "marble", "boot", "tent", "oven", "flute", "anchor"]
 ROWS = [

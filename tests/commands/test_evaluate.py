@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from evaluating import ROWS, evaluate, finqa_row, measured, tokenizer_of, write_rows, written
-from tuned_models import save_tuned
+from support.evaluating import ROWS, evaluate, finqa_row, measured, tokenizer_of, write_rows, written
+from support.tuned_models import save_tuned
 
 
 @torch.no_grad()

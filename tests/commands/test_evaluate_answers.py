@@ -6,13 +6,13 @@ import statistics
 
 import pytest
 
-from evaluating import PROGRAM, ROWS, evaluate, finqa_row, measured, tokenizer_of, write_rows, written
-from loratune.evaluation import model as measuring
+from loratune.evaluation import runner as measuring
 from loratune.evaluation.statistics import paired_difference
-from loratune.generation.decode import Answer
-from loratune.report.headline import Comparison
-from loratune.report.measured import read_evaluation
-from loratune.report.page import comparison_page
+from loratune.generation.engine import Answer
+from loratune.report.html import comparison_page
+from loratune.report.schema import read_evaluation
+from loratune.report.summary import Comparison
+from support.evaluating import PROGRAM, ROWS, evaluate, finqa_row, measured, tokenizer_of, write_rows, written
 
 
 def test_answers_are_scored(place, monkeypatch):

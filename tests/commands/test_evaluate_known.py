@@ -5,9 +5,9 @@ import json
 import pytest
 from safetensors.torch import load_file, save_file
 
-from evaluating import evaluate, measured, written
-from loratune.evaluation.notebook import Notebook
+from loratune.evaluation.result_cache import Notebook
 from loratune.models.decoder import Decoder
+from support.evaluating import evaluate, measured, written
 
 
 def test_an_evaluation_that_was_stopped_goes_on(place, monkeypatch, capsys):

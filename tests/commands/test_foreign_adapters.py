@@ -7,10 +7,10 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from evaluating import evaluate, measured
-from loratune.models import find
-from loratune.models.find import bundled_for
-from small_models import save_model
+from loratune.models import resolve
+from loratune.models.resolve import bundled_for
+from support.evaluating import evaluate, measured
+from support.small_models import save_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -64,13 +64,13 @@ def test_an_adapter_that_names_no_base_says_so(place, capsys, name):
 
 
 def test_the_bundled_model_stands_for_the_original_where_that_is_not_at_hand(monkeypatch, tmp_path):
-    monkeypatch.setattr(find, "bundled_file", lambda name: tmp_path)
+    monkeypatch.setattr(resolve, "bundled_file", lambda name: tmp_path)
     assert bundled_for(HUB_NAME) == "smollm2-135m"
     assert bundled_for("HuggingFaceTB/SmolLM2-135M") is None
     with monkeypatch.context() as patch:
-        patch.setattr(find.hub, "cached", lambda *_: tmp_path)
+        patch.setattr(resolve.hub, "cached", lambda *_: tmp_path)
         assert bundled_for(HUB_NAME) is None
-    monkeypatch.setattr(find, "bundled_file", lambda name: None)
+    monkeypatch.setattr(resolve, "bundled_file", lambda name: None)
     assert bundled_for(HUB_NAME) is None
 
 

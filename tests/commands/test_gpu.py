@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from loratune.cli import main
-from loratune.commands.evidence import training_of
-from loratune.reading import read_json
-from loratune.settings import ADAPTER, read_toml
-from pretended_gpu import pretend
+from loratune.cli.main import main
+from loratune.config.base import read_toml
+from loratune.config.shared import ADAPTER
+from loratune.report.provenance import training_of
+from loratune.system.read import read_json
+from support.simulated_gpu import pretend
 
 NO_KERNEL = "CUDA error: no kernel image is available for execution on the device"
 LONG_ROWS = ["--batch-tokens", "200", "--max-tokens", "300", "--threads", "1", "--dropout", "0.1"]

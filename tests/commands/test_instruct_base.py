@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from loratune.cli import main
-from loratune.models.find import find_base, title_of
-from small_models import save_model
-from tuned_models import save_tuned
+from loratune.cli.main import main
+from loratune.models.resolve import find_base, title_of
+from support.small_models import save_model
+from support.tuned_models import save_tuned
 
 CHAT_TEMPLATE = "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}{% endfor %}"
 TOLD = (

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from loratune import snapshot
-from loratune.cli import main
-from loratune.data.records import Record, read_records
+from loratune.cli.main import main
+from loratune.data import snapshot
+from loratune.data.example import Record
+from loratune.data.jsonl import read_records
 from loratune.data.sources.places import kind_of_place, problem_with
 from loratune.data.sources.readers import read_rows
-from small_models import save_model
+from support.small_models import save_model
 
 FILES = ("prepare_report.json", "test.jsonl", "train.jsonl", "val.jsonl")
 FINQA_PARTS = {"train.json": "finqa_train", "dev.json": "finqa_dev", "test.json": "finqa_test"}
@@ -612,7 +613,7 @@ def test_a_dry_run_tells_the_parts(model, own, tmp_path, capsys):
 @pytest.fixture
 def no_hub(monkeypatch):
     """Nobody may be asked for a name, not even whether the hub is there."""
-    from loratune import hub
+    from loratune.system import hub
 
     for name in ("answers", "listing", "download"):
         monkeypatch.setattr(hub, name, lambda *_, name=name, **__: pytest.fail(f"the hub was asked: {name}"))

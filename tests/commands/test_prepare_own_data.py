@@ -7,10 +7,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from loratune.cli import main
-from loratune.data.records import Record, read_records
+from loratune.cli.main import main
+from loratune.data.example import Record
+from loratune.data.jsonl import read_records
 from loratune.data.sources.files import read_file
-from small_models import save_model
+from support.small_models import save_model
 
 THINGS = [f"{how} {thing}" for how in ("old", "new", "blue", "tiny") for thing in ("kettle", "marble", "boot", "ladder", "tent")]
 
@@ -127,9 +128,9 @@ def test_what_a_record_cannot_hold_is_refused_with_file_and_line(model, tmp_path
 
 def test_of_a_chat_that_is_too_long_the_oldest_turns_give_way(model, tmp_path, capsys):
     """Whole turns: the system message and the newest turns stay as they are."""
-    from loratune.data.encode import encode_rows
     from loratune.data.template import load_template
-    from loratune.models.find import find_base
+    from loratune.data.tokenize import encode_rows
+    from loratune.models.resolve import find_base
     from loratune.models.tokenizer import Tokenizer
 
     turns = [("system", "Be brief.")]

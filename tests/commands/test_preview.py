@@ -6,11 +6,11 @@ import re
 import pytest
 import torch
 
-from loratune.cli import main
-from loratune.data.encode import Encoded
-from loratune.data.pack import pack
+from loratune.cli.main import main
+from loratune.data.example import Encoded
+from loratune.data.packing import pack
 from loratune.models.tokenizer import Tokenizer
-from small_models import save_model
+from support.small_models import save_model
 
 ROWS = [
     {"instruction": "Name it.", "input": "", "output": "A bond.\nYes [red]", "source": "dolly", "id": "a"},

@@ -5,9 +5,9 @@ import json
 import pytest
 from transformers import LlamaConfig
 
-from loratune import snapshot
-from loratune.cli import main
-from small_models import GROUPED, SMALL, save_model
+from loratune.cli.main import main
+from loratune.data import snapshot
+from support.small_models import GROUPED, SMALL, save_model
 
 
 @pytest.fixture

@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from loratune.cli import main
+from loratune.cli.main import main
 from loratune.commands import resuming
-from loratune.reading import read_json
-from loratune.settings import TrainSettings, flag, read_toml
-from small_models import save_model
+from loratune.config.base import flag, read_toml
+from loratune.config.train import TrainSettings
+from loratune.system.read import read_json
+from support.small_models import save_model
 
 SIZES = ["--batch-tokens", "400", "--micro-tokens", "400", "--max-tokens", "300"]
 ROWS = [{"instruction": f"Say {n}.", "input": "", "output": str(n)} for n in range(30)]

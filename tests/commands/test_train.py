@@ -11,13 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from loratune.cli import main
+from loratune.cli.main import main
 from loratune.commands import ready
 from loratune.commands.ready import prepared_with
 from loratune.models.tokenizer import Tokenizer
-from loratune.training.forecast import Trial
-from small_models import GPT2_SHAPES, save_model
-from training_runs import ROWS, TRAIN, adapter, refused, same, train
+from loratune.training.autotune import Trial
+from support.small_models import GPT2_SHAPES, save_model
+from support.training_runs import ROWS, TRAIN, adapter, refused, same, train
 
 
 def test_writes_everything_that_others_rely_on(workplace, capsys):

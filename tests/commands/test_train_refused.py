@@ -5,7 +5,7 @@ import json
 import pytest
 from safetensors.torch import load_file, save_file
 
-from training_runs import refused, train
+from support.training_runs import refused, train
 
 
 def test_mistakes_are_explained_all_at_once(workplace, capsys):

@@ -6,16 +6,9 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratune.data.sources.chats import (
-    AFTER,
-    CONTEXT_ONLY,
-    WEIGHT_0,
-    ChatColumns,
-    chat_record,
-    find_chat,
-)
+from loratune.data.sources.chats import AFTER, CONTEXT_ONLY, WEIGHT_0, ChatColumns, chat_record, find_chat
 from loratune.data.sources.readers import FileRow
-from loratune.data.turns import TURN_STARTS
+from loratune.data.truncation import TURN_STARTS
 
 turns = st.lists(
     st.tuples(

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loratune.data.cuts import first_cut, fitted
-from loratune.data.encode import encode_rows
-from loratune.data.records import Record
+from loratune.data.example import Record
 from loratune.data.template import load_template
-from tokens import small_tokenizer
+from loratune.data.tokenize import encode_rows
+from support.bpe_tokenizer import small_tokenizer
 
 TEMPLATE = load_template("instruction")
 TOKENIZER = small_tokenizer()

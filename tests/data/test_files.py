@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loratune.data.records import Record, records_text
+from loratune.data.example import Record
+from loratune.data.jsonl import records_text
 from loratune.data.sources.files import file_records
 from loratune.data.sources.values import is_placeholder
 from loratune.errors import UserError

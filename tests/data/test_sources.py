@@ -2,11 +2,11 @@
 
 import pytest
 
-from loratune.data.records import Record
+from loratune.data.example import Record
 from loratune.data.sources.dolly import dolly_records
-from loratune.data.sources.finqa import fact_recall, list_in, question_of
 from loratune.data.sources.readers import FileRow
 from loratune.errors import UserError
+from loratune.tasks.finqa.questions import fact_recall, list_in, question_of
 
 
 def dolly(**row) -> list[Record]:

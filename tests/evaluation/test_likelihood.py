@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from loratune.data.encode import Encoded
+from loratune.data.example import Encoded
 from loratune.evaluation import likelihood
 from loratune.evaluation.likelihood import means, response_nll, target_counts
-from small_models import GPT2_SHAPES, LLAMA_SHAPES, ours, reference
+from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, ours, reference
 
 
 def rows():

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from faulty import RUN, at
-from loratune.cli import main
-from small_models import save_model
-from training_runs import ROWS, adapter
-from tuned_models import save_tuned
+from loratune.cli.main import main
+from support.faults import RUN, at
+from support.small_models import save_model
+from support.training_runs import ROWS, adapter
+from support.tuned_models import save_tuned
 
 
 @pytest.fixture(scope="session")

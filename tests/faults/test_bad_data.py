@@ -16,21 +16,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deadline import deadline
 from loratune.commands.ask import read_question
 from loratune.commands.compare import read_prompts
+from loratune.config.base import read_toml
+from loratune.config.train import TrainSettings
 from loratune.data.bad_rows import LISTED
-from loratune.data.prose import load_prose
-from loratune.data.records import Record, content_id, read_records, records_text
+from loratune.data.example import Record, content_id
+from loratune.data.jsonl import read_records, records_text
 from loratune.data.sources.files import file_records
-from loratune.data.sources.finqa import FILES, FinqaOptions, load_finqa
 from loratune.data.sources.readers import KINDS, read_rows
 from loratune.data.template import load_template
 from loratune.errors import UserError
+from loratune.evaluation.forgetting import load_prose
 from loratune.models.adapter import described, read_config
-from loratune.reading import read_json
-from loratune.report.measured import read_evaluation
-from loratune.settings import TrainSettings, read_toml
+from loratune.report.schema import read_evaluation
+from loratune.system.read import read_json
+from loratune.tasks.finqa.questions import FILES, FinqaOptions, load_finqa
+from support.deadline import deadline
 
 FEW, MANY = 60, 1000
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from faulty import refused
-from loratune.data.encode import Encoded
-from loratune.data.pack import pack
-from loratune.models.gguf import put_in_place
+from loratune.data.example import Encoded
+from loratune.data.packing import pack
+from loratune.models.gguf.importer import put_in_place
 from loratune.models.load import read_weights
 from loratune.training import loop
 from loratune.training.validate import validation_nll
-from small_models import GPT2_SHAPES, save_model
-from training_runs import TRAIN, adapter, train
+from support.faults import refused
+from support.small_models import GPT2_SHAPES, save_model
+from support.training_runs import TRAIN, adapter, train
 
 ONE = ["--steps", "3", "--run", "one", "--out", "tuned"]
 UP = "model.layers.1.mlp.up_proj.weight"

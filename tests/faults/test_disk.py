@@ -13,14 +13,14 @@ import sys
 
 import pytest
 
-from faulty import RUN, SmallDisk, at, content, process, refused, watchers
-from loratune.cli import main
+from loratune.cli.main import main
 from loratune.errors import FileError
-from loratune.files import write_together
 from loratune.models import adapter as adapters
+from loratune.system.atomic import write_together
 from loratune.training import checkpoint, loop
 from loratune.training.checkpoint import RunFolder
-from training_runs import adapter, same
+from support.faults import RUN, SmallDisk, at, content, process, refused, watchers
+from support.training_runs import adapter, same
 
 ONE = [*RUN, "--run", "one", "--out", "tuned"]
 # What `train` writes, each by a pattern of its own.

@@ -11,10 +11,10 @@ import time
 
 import pytest
 
-from killing import AT_VALIDATIONS, DONE, KILLED, assert_ended_alike, ended, finish, start, writes_of_last_run
-from loratune.cli import main
+from loratune.cli.main import main
 from loratune.data.sources.dolly import load_dolly
-from training_runs import fill
+from support.killing import AT_VALIDATIONS, DONE, KILLED, assert_ended_alike, ended, finish, start, writes_of_last_run
+from support.training_runs import fill
 
 STEPS = ("--steps", "5", "--validations", "3")
 # One write of each kind: the run's folder, a checkpoint, the link to the best one, the pruning, the adapter, the summary.

@@ -8,14 +8,14 @@ from datetime import datetime
 
 import pytest
 
-from faulty import RUN, process, refused
-from loratune.cli import main
+from loratune.cli.main import main
 from loratune.commands import ready
 from loratune.errors import UserError
-from loratune.files import locked
-from loratune.reading import fingerprint
+from loratune.system.atomic import locked
+from loratune.system.read import fingerprint
 from loratune.training import loop
-from training_runs import TRAIN, adapter, same, train
+from support.faults import RUN, process, refused
+from support.training_runs import TRAIN, adapter, same, train
 
 ONE = ["--steps", "3", "--validations", "2", "--run", "one", "--out", "tuned"]
 

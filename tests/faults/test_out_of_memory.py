@@ -14,17 +14,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from faulty import refused
-from loratune.cli import main
+from loratune.cli.main import main
 from loratune.commands import ready
-from loratune.data.encode import Encoded
-from loratune.data.pack import fit_together
+from loratune.config.train import TrainSettings
+from loratune.data.example import Encoded
+from loratune.data.packing import fit_together
 from loratune.errors import UserError
-from loratune.machine import is_out_of_memory
-from loratune.settings import TrainSettings
+from loratune.system.memory import is_out_of_memory
 from loratune.training import loop, step
 from loratune.training.loop import smaller
-from training_runs import TRAIN, adapter, same, train
+from support.faults import refused
+from support.training_runs import TRAIN, adapter, same, train
 
 ONE = ["--steps", "3", "--validations", "2", "--dropout", "0.1", "--run", "one", "--out", "tuned"]
 FAILURES = (
@@ -129,7 +129,7 @@ def test_memory_that_the_system_refuses(place):
     rows = [json.dumps({"instruction": "Say it.", "input": "", "output": "so " * 90 + str(n)}) + "\n" for n in range(60)]
     (place / "data" / "train.jsonl").write_text("".join(rows))
     many = ["--batch-tokens", "16384", "--micro-tokens", "16384", "--steps", "1", "--run", "one", "--out", "tuned"]
-    command = [sys.executable, Path(__file__).with_name("limited.py"), *TRAIN, *many]
+    command = [sys.executable, Path(__file__).parents[1] / "support" / "limited.py", *TRAIN, *many]
     told = subprocess.run(command, capture_output=True, text=True)
     assert told.returncode == 0 and "not enough memory for" in told.stdout
     assert all(matrix.isfinite().all() for matrix in adapter(place / "tuned").values())

@@ -11,20 +11,20 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from deadline import deadline
-from loratune import hub
-from loratune.data import recall
+from loratune.config.train import TrainSettings
+from loratune.data import token_cache
 from loratune.data.sources.files import file_records
 from loratune.data.sources.hub import choose
 from loratune.data.sources.readers import read_rows
 from loratune.errors import UserError
 from loratune.models.adapter import load_adapter, read_adapter_weights
-from loratune.models.find import find_base, weights_in
 from loratune.models.load import load_base
+from loratune.models.resolve import find_base, weights_in
 from loratune.models.tokenizer import Tokenizer
-from loratune.settings import TrainSettings
-from small_models import save_model
-from tuned_models import save_tuned
+from loratune.system import hub
+from support.deadline import deadline
+from support.small_models import save_model
+from support.tuned_models import save_tuned
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [*sorted((ROOT / "src").rglob("*.py")), *sorted(ROOT.glob("*.py"))]
@@ -144,7 +144,7 @@ def test_a_pickle_in_parquets_metadata_stays_closed(tmp_path, trap):
 
 def test_a_pickle_among_the_encoded_rows_stays_closed(tmp_path, trap):
     np.savez(tmp_path / "tokens-key.npz", told=np.array([Trap(tmp_path / "the trap was opened")], dtype=object), ids=1, lengths=1)
-    assert recall.recalled(tmp_path, "key", lambda: ([], {"made": {}})) == ([], {"made": {}})
+    assert token_cache.recalled(tmp_path, "key", lambda: ([], {"made": {}})) == ([], {"made": {}})
 
 
 CODE = "from pathlib import Path\nPath({marker!r}).touch()\nclass Model: pass\nclass Config: pass\nclass Tokenizer: pass\n"

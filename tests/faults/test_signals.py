@@ -9,16 +9,16 @@ import termios
 
 import pytest
 
-from faulty import content
-from loratune.cli import main
+from loratune.cli.main import main
 from loratune.commands import ready
 from loratune.commands import train as training
-from loratune.files import write_together
 from loratune.models.tokenizer import Tokenizer
-from loratune.signals import ENDING, held_back
+from loratune.system.atomic import write_together
+from loratune.system.signals import ENDING, held_back
 from loratune.training import loop
 from loratune.training.checkpoint import RunFolder
-from training_runs import TRAIN, adapter, same, train
+from support.faults import content
+from support.training_runs import TRAIN, adapter, same, train
 
 ONE = ["--steps", "3", "--validations", "2", "--run", "one", "--out", "tuned"]
 names = [signal.Signals(number).name for number in ENDING]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from loratune.config.shared import Decoding
 from loratune.generation import sampling
 from loratune.generation.sampling import choose, generator_of, sample
-from loratune.settings import Decoding
 
 LOGITS = torch.tensor([1.0, -2.0, 3.0, 0.5, 2.0, -1.0])
 

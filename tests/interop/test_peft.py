@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from loratune.errors import UserError
 from loratune.models.adapter import REFUSED, adapter_weights, load_adapter, save_adapter
-from loratune.models.find import find_base
 from loratune.models.load import load_base
 from loratune.models.lora import add_lora, without_adapter
-from small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, randomise_lora, reference, save_model
+from loratune.models.resolve import find_base
+from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, randomise_lora, reference, save_model
 
 MODELS = {"gpt2": GPT2_SHAPES["cerebras-gpt"], "llama": LLAMA_SHAPES["biases"]}
 TARGETS = {

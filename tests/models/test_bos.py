@@ -10,8 +10,8 @@ from transformers import AutoTokenizer
 
 from loratune.data.template import BUILT_IN, Template
 from loratune.models.tokenizer import Tokenizer
-from small_models import save_model
-from small_tokenizers import KINDS, make
+from support.small_models import save_model
+from support.small_tokenizers import KINDS, make
 
 texts = st.lists(st.sampled_from(["the", " ", "answer", "is ", "none", "\n", "42", "Ünïcode"]), min_size=1).map("".join)
 AROUND = [("", ""), ("<s>", ""), ("", "</s>"), ("<s>", "</s>"), ("<s> <|im_start|>", "")]

@@ -5,9 +5,9 @@ import torch
 from transformers import GPT2Config, LlamaConfig, MistralConfig, PhiConfig, Qwen2Config
 
 from loratune.errors import UserError
-from loratune.models.attention import packed_attention
+from loratune.models.ops.attention import packed_attention
 from loratune.models.spec import spec_of
-from small_models import GPT2_SHAPES, GROUPED, LLAMA_SHAPES, SMALL, logits, ours, reference
+from support.small_models import GPT2_SHAPES, GROUPED, LLAMA_SHAPES, SMALL, logits, ours, reference
 
 SHAPES = GPT2_SHAPES | LLAMA_SHAPES
 

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from loratune.models import merge, packed
+from loratune.models import merge
 from loratune.models.load import set_precision
 from loratune.models.lora import add_lora, linears, without_adapter
 from loratune.models.merge import effective_weight, merged
-from loratune.models.packed import can_pack, pack, packed_linear, packing_pays
-from small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, randomise_lora, reference
+from loratune.models.ops import prepacked
+from loratune.models.ops.prepacked import can_pack, pack, packed_linear, packing_pays
+from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, randomise_lora, reference
 
 SHAPES = {"gpt2": GPT2_SHAPES["cerebras-gpt"], "smollm2": LLAMA_SHAPES["smollm2"]}
 
@@ -80,7 +81,7 @@ def test_in_bf16_the_sum_is_rounded_once(tuned):
 @torch.no_grad()
 def test_either_precision_is_merged_on_a_processor_that_is_not_intels(tuned, monkeypatch, precision, tolerance):
     """One without AVX-512 has no packed products in bf16: oneDNN raises."""
-    monkeypatch.setattr(packed, "processor_name", lambda: "AMD Ryzen")
+    monkeypatch.setattr(prepacked, "processor_name", lambda: "AMD Ryzen")
     monkeypatch.setattr(merge, "packing_pays", packing_pays.__wrapped__)
     decoder, ids = set_precision(tuned, precision), torch.arange(50)
     apart = logits(decoder, ids)

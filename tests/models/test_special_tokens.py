@@ -8,8 +8,8 @@ from transformers import PreTrainedTokenizerFast
 from loratune.data.template import BUILT_IN, Template
 from loratune.models.special_tokens import new_names, with_other_names
 from loratune.models.tokenizer import Tokenizer
-from small_models import save_model
-from small_tokenizers import KINDS, SPECIAL, SPELLING, made, make
+from support.small_models import save_model
+from support.small_tokenizers import KINDS, SPECIAL, SPELLING, made, make
 
 MARKED = Template("marked", "<s>[A] {instruction}\n{input} </s>[END]", "<s>[A] {instruction} </s>[END]")
 TEMPLATES = [*BUILT_IN.values(), MARKED]

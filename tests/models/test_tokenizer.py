@@ -12,10 +12,10 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import pre_tokenizers, processors
 
 from loratune.errors import UserError
-from loratune.models.find import find_base
 from loratune.models.load import load_base
+from loratune.models.resolve import find_base
 from loratune.models.tokenizer import Tokenizer, byte_letters, bytes_of
-from small_models import save_model
+from support.small_models import save_model
 
 
 def test_each_byte_has_a_letter_of_its_own():

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluated import comparison, evaluation
-from loratune.report.page import comparison_page
-from test_page import HOSTILE
+from loratune.report.html import comparison_page
+from support.evaluations import HOSTILE, comparison, evaluation
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # Each would say so in the page's title, were it to run.

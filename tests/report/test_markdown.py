@@ -3,8 +3,8 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluated import comparison, evaluation, row
 from loratune.report.markdown import comparison_markdown, escaped, fenced
+from support.evaluations import comparison, evaluation, row
 
 MINUS = "\N{MINUS SIGN}"
 

@@ -64,7 +64,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "[*response, tokenizer.eos_id]",
                     "[*response]",
-                    "data/test_encode.py::test_prompt_and_response_are_tokenised_apart",
+                    "data/test_tokenize.py::test_prompt_and_response_are_tokenised_apart",
                 ),
                 Fault(
                     "target_index += range(start + first - 1, start + length)\n"
@@ -100,7 +100,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "        first = max(len(row.prompt), 1)",
                     '        row = Encoded([], row.prompt + row.response, "", "")\n        first = 1',
-                    "data/test_pack.py::test_every_target_sits_behind_its_predecessor",
+                    "data/test_packing.py::test_every_target_sits_behind_its_predecessor",
                 ),
             ),
         ),
@@ -114,7 +114,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "        whole = tokenizer.encode(template.render(record.instruction, record.input) + record.output)\n"
                     "        response = whole[len(prompt) :]\n"
                     "        row = Encoded(whole[: len(prompt)], [*response, tokenizer.eos_id], record.id, record.source)",
-                    "data/test_encode.py::test_prompt_and_response_are_tokenised_apart",
+                    "data/test_tokenize.py::test_prompt_and_response_are_tokenised_apart",
                 ),
             ),
         ),
@@ -143,12 +143,12 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     'count["responses_cut"] += 1',
                     "pass",
-                    "data/test_encode.py::test_counts_are_kept_for_each_source",
+                    "data/test_tokenize.py::test_counts_are_kept_for_each_source",
                 ),
                 Fault(
                     "        if over(row, max_tokens) > 0 and record.input:\n            prompt, turns = ",
                     "        if False:\n            prompt, turns = ",
-                    "data/test_encode.py::test_counts_are_kept_for_each_source",
+                    "data/test_tokenize.py::test_counts_are_kept_for_each_source",
                 ),
             ),
         ),
@@ -161,17 +161,17 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "row.response[: max_tokens - len(row.prompt)]",
                     "row.response[len(row.prompt) - max_tokens :]",
-                    "data/test_encode.py::test_truncation_keeps_the_instruction_and_then_the_response",
+                    "data/test_tokenize.py::test_truncation_keeps_the_instruction_and_then_the_response",
                 ),
                 Fault(
                     "tokenizer.decode(tokens[:keep]).strip()",
                     "tokenizer.decode(tokens[len(tokens) - keep :]).strip()",
-                    "data/test_encode.py::test_a_shortened_input_is_its_beginning_and_not_much_shorter_than_needed",
+                    "data/test_tokenize.py::test_a_shortened_input_is_its_beginning_and_not_much_shorter_than_needed",
                 ),
                 Fault(
                     "turns[:kept] + turns[first:]",
                     "turns[: len(turns) + kept - first]",
-                    "data/test_encode.py::test_of_a_chat_as_few_of_its_oldest_turns_as_needed_give_way",
+                    "data/test_tokenize.py::test_of_a_chat_as_few_of_its_oldest_turns_as_needed_give_way",
                 ),
             ),
         ),
@@ -183,7 +183,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "        if len(row.prompt) >= max_tokens:",
                     "        if False:",
-                    "data/test_encode.py::test_counts_are_kept_for_each_source",
+                    "data/test_tokenize.py::test_counts_are_kept_for_each_source",
                 ),
             ),
         ),
@@ -207,7 +207,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "template=template.to_dict(), max_tokens=max_tokens",
                     "max_tokens=max_tokens",
-                    "data/test_recall.py::test_the_key_changes_with_everything_that_the_tokens_depend_on[template]",
+                    "data/test_token_cache.py::test_the_key_changes_with_everything_that_the_tokens_depend_on[template]",
                 ),
             ),
         ),
@@ -219,17 +219,17 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "held_out |= {record.group for record in parts[split]}",
                     "pass",
-                    "data/test_groups.py::test_held_out_groups_leave_the_earlier_parts",
+                    "data/test_dedup.py::test_held_out_groups_leave_the_earlier_parts",
                 ),
                 Fault(
                     "        alike(asked, INSTRUCTION_SIMILARITY),\n",
                     "",
-                    "data/test_groups.py::test_near_duplicates_share_a_group_and_others_do_not",
+                    "data/test_dedup.py::test_near_duplicates_share_a_group_and_others_do_not",
                 ),
                 Fault(
                     "        kept = first.setdefault(content_key(record), record)\n",
                     "        kept = record\n",
-                    "data/test_groups.py::test_duplicates_go_whatever_their_case_and_spaces_and_ids_become_unique",
+                    "data/test_dedup.py::test_duplicates_go_whatever_their_case_and_spaces_and_ids_become_unique",
                 ),
             ),
         ),
@@ -242,17 +242,17 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "    return dealt(sizes, taken, wanted, seed=seed, val_fraction=val_fraction)\n",
                     "    return by_chance\n",
-                    "data/test_divide.py::test_unlike_rows_of_a_small_file_fill_all_parts",
+                    "data/test_split.py::test_unlike_rows_of_a_small_file_fill_all_parts",
                 ),
                 Fault(
                     "    limit = min(max(FEW, SHARE * len(set(prompts))), MANY)\n",
                     "    limit = math.inf\n",
-                    "data/test_divide.py::test_near_duplicates_behind_a_system_message_stay_together",
+                    "data/test_split.py::test_near_duplicates_behind_a_system_message_stay_together",
                 ),
                 Fault(
                     "FEW, SHARE, MANY = 30, 0.02, 500\n",
                     "FEW, SHARE, MANY = 3, 0.02, 500\n",
-                    "data/test_divide.py::test_a_passage_with_its_questions_stays_whole",
+                    "data/test_split.py::test_a_passage_with_its_questions_stays_whole",
                 ),
             ),
         ),
@@ -410,7 +410,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "other.prompt[:kept] + other.prompt[kept + excess :]",
                     "other.prompt[excess:]",
-                    "data/test_encode.py::test_the_limit_counts_bos_and_no_prompt_loses_it",
+                    "data/test_tokenize.py::test_the_limit_counts_bos_and_no_prompt_loses_it",
                 ),
                 Fault(
                     "Encoded(list(tokenizer.bos), pieces",
@@ -516,7 +516,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "np.random.default_rng((seed, epoch))",
                     "np.random.default_rng(seed)",
-                    "data/test_pack.py::test_each_epoch_and_each_seed_has_an_order_of_its_own",
+                    "data/test_packing.py::test_each_epoch_and_each_seed_has_an_order_of_its_own",
                 ),
             ),
         ),
@@ -584,7 +584,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "positions += range(len(answer.prompt))",
                     "positions += range(len(ids) - len(answer.prompt), len(ids))",
-                    "generation/test_decode.py::test_greedy_answers_are_those_of_transformers[gpt2]",
+                    "generation/test_engine.py::test_greedy_answers_are_those_of_transformers[gpt2]",
                 ),
             ),
         ),
@@ -687,12 +687,12 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "    if text.isascii():\n        return (ASCII_WORD_OR_DECIMAL",
                     "    if True:\n        return (ASCII_WORD_OR_DECIMAL",
-                    "evaluation/test_text.py::test_rouge_l_of_any_script",
+                    "evaluation/test_text_metrics.py::test_rouge_l_of_any_script",
                 ),
                 Fault(
                     '        return "m"\n',
                     '        return "o"\n',
-                    "test_words.py::test_words_by_hand",
+                    "data/test_words.py::test_words_by_hand",
                 ),
             ),
         ),
@@ -705,22 +705,22 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     'text.replace(",", "") if THOUSANDS.fullmatch(text) else None',
                     "None",
-                    "evaluation/test_finqa.py::test_a_comma_in_a_number_is_read_and_a_currency_sign_is_not",
+                    "tasks/finqa/test_program.py::test_a_comma_in_a_number_is_read_and_a_currency_sign_is_not",
                 ),
                 Fault(
                     'OPERAND = re.compile(r"(-?',
                     'OPERAND = re.compile(r"[$]?(-?',
-                    "evaluation/test_finqa.py::test_a_comma_in_a_number_is_read_and_a_currency_sign_is_not",
+                    "tasks/finqa/test_program.py::test_a_comma_in_a_number_is_read_and_a_currency_sign_is_not",
                 ),
                 Fault(
                     " or (split in HELD_OUT and is_scored(question))",
                     "",
-                    "data/test_shipped.py::test_held_out_parts_of_finqa_have_all_ids",
+                    "data/test_snapshot.py::test_held_out_parts_of_finqa_have_all_ids",
                 ),
                 Fault(
                     "nothing_left or not record.has_target else row",
                     "nothing_left else row",
-                    "data/test_encode.py::test_a_row_without_a_wanted_response_has_no_target",
+                    "data/test_tokenize.py::test_a_row_without_a_wanted_response_has_no_target",
                 ),
             ),
         ),
@@ -975,7 +975,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     '["fp32", "bf16"] if bf16_is_fast else ["fp32"]',
                     '["fp32", "bf16"]',
-                    "training/test_forecast.py::test_only_what_the_settings_leave_open_is_tried",
+                    "training/test_autotune.py::test_only_what_the_settings_leave_open_is_tried",
                 ),
             ),
         ),
@@ -987,7 +987,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "    path = Path(name)\n    if path.suffix",
                     "    path = Path(name)\n    hub.answers()\n    if path.suffix",
-                    "test_hub.py::test_with_a_model_and_data_at_hand_nobody_is_called",
+                    "system/test_hub.py::test_with_a_model_and_data_at_hand_nobody_is_called",
                 ),
             ),
         ),
@@ -999,7 +999,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "    except GatedRepoError as error:\n",
                     "    except GatedRepoError as error:\n        input('token: ')\n",
-                    "test_hub.py::test_a_gated_data_set_is_refused_without_asking_for_a_login",
+                    "system/test_hub.py::test_a_gated_data_set_is_refused_without_asking_for_a_login",
                 ),
             ),
         ),
@@ -1016,7 +1016,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     '"code": package_code(), ',
                     "",
-                    "test_cache_key.py::test_our_code_is_part_of_every_key",
+                    "system/test_cache.py::test_our_code_is_part_of_every_key",
                 ),
             ),
         ),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from errors import DOCS, ROOT, Fault, document, faults
+from silent.errors import DOCS, ROOT, Fault, document, faults
 
 # Loaded once, in a process from which each run of a test is split off: to load them takes longer than most of the tests.
 PRELOADED = ["torch", "peft", "hypothesis", "transformers.models.gpt2.modeling_gpt2", "transformers.models.llama.modeling_llama"]

@@ -16,7 +16,7 @@ from loratune.models.adapter import CONFIG, WEIGHTS, adapter_weights
 from loratune.models.lora import add_lora
 from loratune.training.checkpoint import KEPT, OPTIMIZER, STATE, SUMS, RunFolder, State, best_weights, damage
 from loratune.training.step import adamw
-from small_models import LLAMA_SHAPES, ours, randomise_lora, reference
+from support.small_models import LLAMA_SHAPES, ours, randomise_lora, reference
 
 FILES = (WEIGHTS, CONFIG, OPTIMIZER, STATE, SUMS)
 STEPS = range(10, 60, 10)

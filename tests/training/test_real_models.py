@@ -4,12 +4,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config
 
-from loratune.data.encode import encode_rows
-from loratune.data.pack import pack
+from loratune.data.packing import pack
 from loratune.data.sources.dolly import load_dolly
 from loratune.data.template import load_template
-from plain import assert_same, gradients, peft_gradients, random_rows, with_lora
-from small_models import ours, reference
+from loratune.data.tokenize import encode_rows
+from support.plain_lora import assert_same, gradients, peft_gradients, random_rows, with_lora
+from support.small_models import ours, reference
 
 MAX_TOKENS = 1024
 

@@ -1,7 +1,8 @@
 """Training gives the bits that were recorded: a change that is meant to change no arithmetic changes none.
 
 The last bits of a sum depend on the processor and on torch, so on another machine than the one where they were recorded the
-losses are compared instead, up to rounding. After a change that is meant to change bits: python tests/training/test_recorded_bits.py
+losses are compared instead, up to rounding. After a change that is meant to
+change bits: python tests/training/test_recorded_bits.py
 """
 
 import hashlib
@@ -14,9 +15,9 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 
-from loratune.machine import processor_kind
-from small_models import GPT2_SHAPES, LLAMA_SHAPES, save_model
-from training_runs import adapter, fill, train
+from loratune.system.hardware import processor_kind
+from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, save_model
+from support.training_runs import adapter, fill, train
 
 RECORDED = Path(__file__).with_name("recorded_bits.json")
 SHAPES = {"llama": LLAMA_SHAPES["smollm2"], "qwen3": LLAMA_SHAPES["qwen3"], "gpt2": GPT2_SHAPES["cerebras-gpt"]}

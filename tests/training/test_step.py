@@ -8,18 +8,18 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config
 
-from loratune.data.pack import pack
-from loratune.models import likelihood
-from loratune.models.attention import packed_attention
-from loratune.models.likelihood import target_nll
+from loratune.data.packing import pack
 from loratune.models.load import set_precision
 from loratune.models.lora import trained_parameters
+from loratune.models.ops import nll
+from loratune.models.ops.attention import packed_attention
+from loratune.models.ops.nll import target_nll
 from loratune.training import step
-from loratune.training.loss import HeadCrossEntropy, target_loss
+from loratune.training.objective import HeadCrossEntropy, target_loss
 from loratune.training.step import NonFinite, OutOfMemory, StepResult, adamw, train_step
 from loratune.training.validate import validation_nll
-from plain import MODELS, adapted, assert_same, gradients, peft_gradients, random_rows, some_rows, with_lora
-from small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, reference
+from support.plain_lora import MODELS, adapted, assert_same, gradients, peft_gradients, random_rows, some_rows, with_lora
+from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, reference
 
 SHAPES = GPT2_SHAPES | LLAMA_SHAPES
 
@@ -160,9 +160,9 @@ def test_head_loss_equals_cross_entropy(targets, vocabulary, block, size, seed):
     each = F.cross_entropy(hidden @ head.t(), wanted, reduction="none")
     (expected,) = torch.autograd.grad(each.sum(), hidden)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(likelihood, "VOCABULARY_BLOCK", block)
+        patch.setattr(nll, "VOCABULARY_BLOCK", block)
         fused = HeadCrossEntropy.apply(hidden, head, wanted)
-        measured = likelihood.nll_of(hidden.detach(), head, wanted)
+        measured = nll.nll_of(hidden.detach(), head, wanted)
     (gradient,) = torch.autograd.grad(fused * 3, hidden)
     near = {"rtol": 1e-4, "atol": 1e-4 * (1 + size)}  # a difference of logits of this size
     assert torch.allclose(measured, each, **near) and torch.allclose(fused, measured.sum(), rtol=1e-6)

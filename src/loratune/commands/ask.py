@@ -3,18 +3,21 @@
 import re
 from pathlib import Path
 
-from loratune.commands.constraints import program_constraint
 from loratune.commands.loading import Tuned, load_tuned
-from loratune.console import say, warn
-from loratune.data.records import Record, object_in, text_in
-from loratune.data.sources.finqa import FinqaOptions, Question, question_of, records_of
+from loratune.config.ask import AskSettings
+from loratune.config.prepare import PrepareSettings
+from loratune.config.shared import Decoding, Sampling
+from loratune.data.example import Record
+from loratune.data.jsonl import object_in, text_in
 from loratune.errors import UserError
-from loratune.evaluation.finqa import ProgramError, Step, Table, Value, number_of, parse, rounded, step_values
-from loratune.generation.constraint import Vocabulary
-from loratune.generation.decode import generate
+from loratune.generation.constrained import Vocabulary
+from loratune.generation.engine import generate
 from loratune.models.adapter import described
-from loratune.reading import read_json
-from loratune.settings import AskSettings, Decoding, PrepareSettings, Sampling
+from loratune.system.console import say, warn
+from loratune.system.read import read_json
+from loratune.tasks.finqa.constraint import program_constraint
+from loratune.tasks.finqa.program import ProgramError, Step, Table, Value, number_of, parse, rounded, step_values
+from loratune.tasks.finqa.questions import FinqaOptions, Question, question_of, records_of
 
 SIGNS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "exp": "^", "greater": ">"}
 

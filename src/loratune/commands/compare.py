@@ -4,27 +4,29 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from loratune import __version__, snapshot
-from loratune.commands.evidence import commands_of, evaluation_of, training_of, versions_of
+from loratune import __version__
+from loratune.commands.dry_run import Plan, tell
 from loratune.commands.loading import Tuned, load_tuned
-from loratune.commands.plan import Plan, tell
-from loratune.console import say, warn
+from loratune.config.compare import CompareSettings
+from loratune.config.shared import Decoding
+from loratune.data import snapshot
 from loratune.data.bad_rows import raise_listed
-from loratune.data.records import has_lone_surrogate
+from loratune.data.jsonl import has_lone_surrogate
 from loratune.errors import UserError
-from loratune.evaluation.finqa import result_of
-from loratune.evaluation.forecast import answering_seconds
-from loratune.evaluation.text import rep_4
-from loratune.files import json_text, refuse_unwritable, write_together
+from loratune.evaluation.estimate import answering_seconds
+from loratune.evaluation.text_metrics import rep_4
 from loratune.generation.both import answer_both
-from loratune.generation.decode import Answer
-from loratune.reading import read_json
-from loratune.report.comparison import show_comparison
-from loratune.report.headline import Comparison
+from loratune.generation.engine import Answer
+from loratune.report.html import comparison_page
 from loratune.report.markdown import comparison_markdown
-from loratune.report.measured import Evaluation
-from loratune.report.page import comparison_page
-from loratune.settings import CompareSettings, Decoding
+from loratune.report.provenance import commands_of, evaluation_of, training_of, versions_of
+from loratune.report.schema import Evaluation
+from loratune.report.summary import Comparison
+from loratune.report.terminal.comparison import show_comparison
+from loratune.system.atomic import json_text, refuse_unwritable, write_together
+from loratune.system.console import say, warn
+from loratune.system.read import read_json
+from loratune.tasks.finqa.program import result_of
 
 FORMATS = {"html": comparison_page, "md": comparison_markdown}
 FORMAT_NAMES = {"html": "page", "md": "markdown"}  # in the command's result

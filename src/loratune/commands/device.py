@@ -1,7 +1,7 @@
 """Where a command computes: on the CPU or a GPU."""
 
-from loratune.console import warn
-from loratune.machine import LEAVE_OUT, use_machine
+from loratune.system.console import warn
+from loratune.system.hardware import LEAVE_OUT, use_machine
 
 
 def choose_device(threads: int, device: str, resume: str = "") -> str:

@@ -7,10 +7,12 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from loratune.console import console, say
-from loratune.diagnosis import hardware, places, programs
-from loratune.diagnosis.finding import Finding
-from loratune.settings import ADAPTER, RUNS, DoctorSettings, PrepareSettings
+from loratune.config.doctor import DoctorSettings
+from loratune.config.prepare import PrepareSettings
+from loratune.config.shared import ADAPTER, RUNS
+from loratune.doctor import hardware, packages, storage
+from loratune.doctor.finding import Finding
+from loratune.system.console import console, say
 
 OUTPUTS = (RUNS, ADAPTER.parent, PrepareSettings.model_fields["out"].default)
 MARKS = {"ok": ("✓", "green"), "warning": ("!", "bold yellow"), "problem": ("✗", "bold red")}
@@ -28,8 +30,8 @@ def examine(settings: DoctorSettings) -> dict[str, list[Finding]]:
     """Facts are gathered first, then judged: the checks themselves look at nothing else."""
     facts = {
         "machine": (hardware.CHECKS, hardware.look_at_hardware(settings.threads, settings.device)),
-        "programs": (programs.CHECKS, programs.look_at_programs()),
-        "places": (places.CHECKS, places.look_at_places(Path("."), OUTPUTS, RUNS)),
+        "programs": (packages.CHECKS, packages.look_at_programs()),
+        "places": (storage.CHECKS, storage.look_at_places(Path("."), OUTPUTS, RUNS)),
     }
     return {name: [finding for check in checks for finding in check(found)] for name, (checks, found) in facts.items()}
 

@@ -6,30 +6,31 @@ from pathlib import Path
 
 import numpy as np
 
-from loratune.commands.constraints import constraints_for
+from loratune.commands.dry_run import Plan, tell
 from loratune.commands.loading import Tuned, load_side_by_side
-from loratune.commands.plan import Plan, tell
-from loratune.console import say, warn
-from loratune.data.encode import Encoded, encode_rows, end_markers, with_template, without_end_markers
-from loratune.data.prose import Prose, load_prose, windows_of
-from loratune.data.records import Record, read_records
+from loratune.config.evaluate import EvaluateSettings
+from loratune.data.example import Encoded, Record
+from loratune.data.jsonl import read_records
 from loratune.data.sample import draw_evenly
-from loratune.data.sources.finqa import with_gold_facts
-from loratune.data.summary import end_markers_in_words
 from loratune.data.template import BUILT_IN
+from loratune.data.tokenize import encode_rows, end_markers, with_template, without_end_markers
 from loratune.errors import UserError
-from loratune.evaluation.answers import wants_program
+from loratune.evaluation.aggregate import compared, forgotten, spread
+from loratune.evaluation.estimate import answering_seconds, reading_seconds
 from loratune.evaluation.examples import examples, telling
-from loratune.evaluation.forecast import answering_seconds, reading_seconds
-from loratune.evaluation.measure import compared, forgotten, spread
-from loratune.evaluation.model import HeldOut, Measured, held_out, losses, measure
-from loratune.evaluation.notebook import Notebook, notebook_of
-from loratune.files import refuse_unwritable, write_json
+from loratune.evaluation.forgetting import Prose, load_prose, windows_of
+from loratune.evaluation.result_cache import Notebook, notebook_of
+from loratune.evaluation.runner import HeldOut, Measured, held_out, losses, measure
+from loratune.evaluation.scoring import wants_program
 from loratune.models.adapter import load_adapter
-from loratune.models.find import cache_folder
 from loratune.models.lora import without_adapter
-from loratune.report.evaluation import show_evaluation
-from loratune.settings import EvaluateSettings
+from loratune.models.resolve import cache_folder
+from loratune.report.terminal.evaluation import show_evaluation
+from loratune.report.terminal.prepared import end_markers_in_words
+from loratune.system.atomic import refuse_unwritable, write_json
+from loratune.system.console import say, warn
+from loratune.tasks.finqa.constraint import constraints_for
+from loratune.tasks.finqa.questions import with_gold_facts
 
 PREPARED = Path("data/test.jsonl")
 PARTS = ("dolly", "finqa")  # names of sources that stand for their rows in the prepared data

@@ -5,23 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loratune.commands.device import choose_device
-from loratune.console import say, warn
+from loratune.config.shared import AdapterChoice, AdapterUse
 from loratune.data.template import Template, load_template
 from loratune.errors import UserError
-from loratune.models.adapter import (
-    CONFIG,
-    DESCRIPTION,
-    described,
-    load_adapter,
-    named_base,
-    refuse_mixed,
-    refuse_no_adapter,
-)
+from loratune.models.adapter import CONFIG, DESCRIPTION, described, load_adapter, named_base, refuse_mixed, refuse_no_adapter
 from loratune.models.decoder import Decoder
-from loratune.models.find import FoundBase, bundled_for, find_base
 from loratune.models.load import Base, load_base
+from loratune.models.resolve import FoundBase, bundled_for, find_base
 from loratune.models.tokenizer import Tokenizer
-from loratune.settings import AdapterChoice, AdapterUse
+from loratune.system.console import say, warn
 
 
 @dataclass(frozen=True)

@@ -7,31 +7,33 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from loratune import hub
-from loratune.commands.plan import Plan, tell
-from loratune.console import progress, say, warn
-from loratune.data.divide import divide
-from loratune.data.encode import Encoded, encode_rows
-from loratune.data.groups import content_key, without_duplicates
-from loratune.data.records import Record, records_text
+from loratune.commands.dry_run import Plan, tell
+from loratune.config.prepare import PrepareSettings
+from loratune.data.dedup import content_key, without_duplicates
+from loratune.data.example import Encoded, Record
+from loratune.data.jsonl import records_text
+from loratune.data.leakage import without_copies, without_leaks
+from loratune.data.prepare_report import source_counts, token_statistics
 from loratune.data.sample import draw_evenly
 from loratune.data.sources.dolly import load_dolly
 from loratune.data.sources.files import load_files
-from loratune.data.sources.finqa import FinqaOptions, fact_recall, load_finqa
 from loratune.data.sources.hub import load_dataset
 from loratune.data.sources.loaded import Loaded
 from loratune.data.sources.other_kinds import REMEDIES
 from loratune.data.sources.parts import part_of
 from loratune.data.sources.places import SHIPPED, Place, find_places, kind_of_place, left_aside, problem_with, problem_with_own
 from loratune.data.sources.survey import Survey, survey_finqa, survey_of
-from loratune.data.split import HELD_OUT, SPLITS, drawn_parts, without_copies, without_leaks
-from loratune.data.summary import show, source_counts, token_statistics
+from loratune.data.split import HELD_OUT, SPLITS, divide, drawn_parts
 from loratune.data.template import Template, load_template
+from loratune.data.tokenize import encode_rows
 from loratune.errors import UserError
-from loratune.files import json_text, refuse_unwritable, write_together
-from loratune.models.find import find_base
+from loratune.models.resolve import find_base
 from loratune.models.tokenizer import Tokenizer
-from loratune.settings import PrepareSettings
+from loratune.report.terminal.prepared import show
+from loratune.system import hub
+from loratune.system.atomic import json_text, refuse_unwritable, write_together
+from loratune.system.console import progress, say, warn
+from loratune.tasks.finqa.questions import FinqaOptions, fact_recall, load_finqa
 
 FILES = (*(f"{split}.jsonl" for split in SPLITS), "prepare_report.json")
 FILES_NAMED = 4  # of one data set, before they are only counted

@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 
 from loratune.commands.prepare import encode_all
+from loratune.config.preview import PreviewSettings
 from loratune.data.cuts import Fitted, first_cut, fitted
-from loratune.data.encode import Encoded
-from loratune.data.recall import key_of, recalled
-from loratune.data.records import Record, read_records
+from loratune.data.example import Encoded, Record
+from loratune.data.jsonl import read_records
 from loratune.data.sample import draw_evenly
 from loratune.data.template import load_template
+from loratune.data.token_cache import key_of, recalled
 from loratune.errors import UserError
-from loratune.models.find import cache_folder, find_base
+from loratune.models.resolve import cache_folder, find_base
 from loratune.models.tokenizer import Tokenizer
-from loratune.reading import fingerprint
-from loratune.report.rows import show_rows, show_summary
-from loratune.settings import PreviewSettings
+from loratune.report.terminal.rows import show_rows, show_summary
+from loratune.system.read import fingerprint
 
 PERCENTILES = (5, 50, 95, 100)
 

@@ -7,16 +7,20 @@ from rich.text import Text
 
 from loratune.commands import compare, evaluate, prepare, train
 from loratune.commands.device import choose_device
-from loratune.commands.plan import Plan, in_words, tell
-from loratune.console import console, say
-from loratune.data.encode import encode_rows
-from loratune.data.prose import load_prose, windows_of
+from loratune.commands.dry_run import Plan, in_words, tell
+from loratune.config.compare import CompareSettings
+from loratune.config.evaluate import EvaluateSettings
+from loratune.config.prepare import PrepareSettings
+from loratune.config.quickstart import QuickstartSettings
+from loratune.config.train import TrainSettings
 from loratune.data.sample import draw_evenly
 from loratune.data.template import load_template
-from loratune.machine import release_finished_work
-from loratune.models.find import find_base
+from loratune.data.tokenize import encode_rows
+from loratune.evaluation.forgetting import load_prose, windows_of
 from loratune.models.load import load_base
-from loratune.settings import CompareSettings, EvaluateSettings, PrepareSettings, QuickstartSettings, TrainSettings
+from loratune.models.resolve import find_base
+from loratune.system.console import console, say
+from loratune.system.memory import release_finished_work
 
 HELD_OUT_ROWS = 100
 ANSWERED_ROWS = 24

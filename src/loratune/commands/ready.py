@@ -10,23 +10,26 @@ import torch
 from loratune.commands.device import choose_device
 from loratune.commands.loading import tell_own_template
 from loratune.commands.resuming import accepted_changes, began_with_bos, made_from, resume_command
-from loratune.console import say
-from loratune.data.encode import Encoded, encode_rows
-from loratune.data.pack import fed_tokens, steps_in
-from loratune.data.recall import key_of, recalled
-from loratune.data.records import Record, read_records
+from loratune.config.shared import RUNS
+from loratune.config.train import BATCH, TrainSettings
+from loratune.data.example import Encoded, Record
+from loratune.data.jsonl import read_records
+from loratune.data.packing import fed_tokens, steps_in
 from loratune.data.sample import draw_evenly
 from loratune.data.template import Template, load_template
+from loratune.data.token_cache import key_of, recalled
+from loratune.data.tokenize import encode_rows
 from loratune.errors import UserError
-from loratune.files import refuse_unwritable
-from loratune.machine import available_memory, bf16_is_fast, return_memory_at_once
-from loratune.models.find import cache_folder, find_base
 from loratune.models.load import PRECISIONS, Base, load_base, set_precision
 from loratune.models.lora import add_lora
+from loratune.models.resolve import cache_folder, find_base
 from loratune.models.tokenizer import Tokenizer
-from loratune.reading import fingerprint, read_json
-from loratune.settings import BATCH, RUNS, TrainSettings
-from loratune.training.forecast import (
+from loratune.system.atomic import refuse_unwritable
+from loratune.system.console import say
+from loratune.system.hardware import bf16_is_fast
+from loratune.system.memory import available_memory, return_memory_at_once
+from loratune.system.read import fingerprint, read_json
+from loratune.training.autotune import (
     Forecast,
     Trial,
     batch_tokens_for,

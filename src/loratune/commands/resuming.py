@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib.metadata import version
 
-from loratune.console import warn
+from loratune.config.base import flag, read_toml
+from loratune.config.shared import RUNS
+from loratune.config.train import TrainSettings
 from loratune.data.template import Template
 from loratune.errors import FileError, UserError
-from loratune.machine import processor_kind
-from loratune.models.find import FoundBase
-from loratune.settings import RUNS, TrainSettings, flag, read_toml
+from loratune.models.resolve import FoundBase
+from loratune.system.console import warn
+from loratune.system.hardware import processor_kind
 from loratune.training.checkpoint import RunFolder, newest_run
 
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "loratune")  # that tokens, data order and numbers depend on

@@ -7,23 +7,24 @@ import torch
 
 from loratune.commands.ready import Ready, made_ready, new_name, stop_rule
 from loratune.commands.resuming import made_from, open_run, resumable, resume_command, resumed
-from loratune.console import say, warn
-from loratune.data.encode import Encoded
-from loratune.data.pack import epoch_steps, fed_tokens, fit_together, pack
-from loratune.data.summary import end_markers_in_words
+from loratune.config.shared import RUNS
+from loratune.config.train import TrainSettings
+from loratune.data.example import Encoded
+from loratune.data.packing import epoch_steps, fed_tokens, fit_together, pack
 from loratune.evaluation.statistics import mean_and_deviation
-from loratune.files import filling, locked, write_json, write_text
-from loratune.machine import peak_memory_mb
 from loratune.models.adapter import describe, save_adapter
 from loratune.models.lora import trained_parameters
-from loratune.report.card import model_card
-from loratune.report.evaluation import with_deviation
-from loratune.report.plots import plot_losses
-from loratune.settings import RUNS, TrainSettings
-from loratune.signals import stop_requests
+from loratune.report.loss_plot import plot_losses
+from loratune.report.model_card import model_card
+from loratune.report.terminal.evaluation import with_deviation
+from loratune.report.terminal.prepared import end_markers_in_words
+from loratune.report.terminal.training import training_bar
+from loratune.system.atomic import filling, locked, write_json, write_text
+from loratune.system.console import say, warn
+from loratune.system.memory import peak_memory_mb
+from loratune.system.signals import stop_requests
 from loratune.training.checkpoint import RunFolder, State, best_weights, put_weights
 from loratune.training.loop import Job, fit
-from loratune.training.progress import training_bar
 
 
 def run(settings: TrainSettings) -> dict:

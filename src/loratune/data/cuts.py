@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from loratune.data.encode import Encoded, encode_rows, encode_whole
-from loratune.data.records import Record
+from loratune.data.example import Encoded, Record
 from loratune.data.template import Template
+from loratune.data.tokenize import encode_rows, encode_whole
 
 SEARCHED_AT_ONCE = 256  # records
 

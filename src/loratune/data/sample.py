@@ -5,8 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TypeVar
 
-from loratune.data.encode import Encoded
-from loratune.data.records import Record
+from loratune.data.example import Encoded, Record
 
 Row = TypeVar("Row", Record, Encoded)
 

@@ -4,9 +4,9 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from loratune.data.records import has_lone_surrogate
+from loratune.data.jsonl import has_lone_surrogate
 from loratune.errors import UserError
-from loratune.reading import load_toml
+from loratune.system.read import load_toml
 
 PLACE = re.compile(r"\{instruction\}|\{input\}")
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from loratune.evaluation.answers import Scored, gold_result, wants_program
-from loratune.evaluation.measure import TIE, category_of
-from loratune.evaluation.model import HeldOut, Measured
+from loratune.evaluation.aggregate import TIE, category_of
+from loratune.evaluation.runner import HeldOut, Measured
+from loratune.evaluation.scoring import Scored, gold_result, wants_program
 
 TELLING = 5  # of each kind
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from loratune.data.encode import Encoded
-from loratune.data.pack import fed_tokens, fill, pack
-from loratune.models.likelihood import target_nll
+from loratune.data.example import Encoded
+from loratune.data.packing import fed_tokens, fill, pack
+from loratune.models.ops.nll import target_nll
 
 BATCH_TOKENS = 2048
 

@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from loratune.console import progress
-from loratune.generation.constraint import Constraint
-from loratune.generation.decode import Answer, generate
+from loratune.config.shared import Decoding
+from loratune.generation.constrained import Constraint
+from loratune.generation.engine import Answer, generate
 from loratune.models.lora import without_adapter
-from loratune.settings import Decoding
+from loratune.system.console import progress
 
 
 def answer_both(

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from loratune.machine import available_memory, free_gpu_memory
-from loratune.models.attention import Attend, packed_attention
-from loratune.models.parallel import in_parallel
+from loratune.models.ops.attention import Attend, packed_attention
+from loratune.models.ops.threads import in_parallel
+from loratune.system.memory import available_memory, free_gpu_memory
 
 
 class Cache:

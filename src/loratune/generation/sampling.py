@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loratune.generation.constraint import Constraint
-from loratune.settings import Decoding
+from loratune.config.shared import Decoding
+from loratune.generation.constrained import Constraint
 
 GREEDY_BELOW = 1e-3  # temperatures for which the likeliest token would be drawn anyway, if the division did not overflow
 CANDIDATES = 1024  # sorted at first: sorting a whole vocabulary takes as long as half a step of a small model

@@ -9,11 +9,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from loratune.errors import UserError
-from loratune.files import replacing, write_json
 from loratune.models.decoder import Decoder
 from loratune.models.lora import Lora, linears
 from loratune.models.names import LAYER, TRANSPOSED, outer_name
-from loratune.reading import fingerprint, read_json
+from loratune.system.atomic import replacing, write_json
+from loratune.system.read import fingerprint, read_json
 
 WEIGHTS, CONFIG, DESCRIPTION = "adapter_model.safetensors", "adapter_config.json", "loratune.json"
 MLX_WEIGHTS = "adapters.safetensors"

@@ -9,9 +9,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from loratune.models.attention import Attend
-from loratune.models.fused import LayerNorm, Operation, RootMeanSquareNorm, Rotate, gelu, gelu_tanh, relu, silu, swiglu, unchanged
 from loratune.models.lora import Linear, feed
+from loratune.models.ops.attention import Attend
+from loratune.models.ops.elementwise import (
+    LayerNorm,
+    Operation,
+    RootMeanSquareNorm,
+    Rotate,
+    gelu,
+    gelu_tanh,
+    relu,
+    silu,
+    swiglu,
+    unchanged,
+)
 from loratune.models.spec import Spec
 
 ACTIVATIONS = {"gelu_tanh": gelu_tanh, "gelu": gelu, "silu": silu, "relu": relu}

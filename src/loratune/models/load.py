@@ -6,14 +6,14 @@ from pathlib import Path
 import torch
 
 from loratune.errors import UserError
-from loratune.machine import is_out_of_memory
 from loratune.models.decoder import Decoder
-from loratune.models.find import FoundBase, cache_folder
 from loratune.models.lora import linears
 from loratune.models.names import TRANSPOSED, outer_name
+from loratune.models.resolve import FoundBase, cache_folder
 from loratune.models.spec import Spec, spec_of
 from loratune.models.tokenizer import Tokenizer
-from loratune.quiet import quiet_libraries
+from loratune.system.memory import is_out_of_memory
+from loratune.system.quiet import quiet_libraries
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

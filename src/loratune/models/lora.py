@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from loratune.errors import UserError
-from loratune.models.fused import Elementwise, Operation
 from loratune.models.names import LAYER
-from loratune.models.packed import packed_linear
+from loratune.models.ops.elementwise import Elementwise, Operation
+from loratune.models.ops.prepacked import packed_linear
 
 
 class Lora(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from loratune.models.lora import Linear, linears
-from loratune.models.packed import pack, packing_pays
+from loratune.models.ops.prepacked import pack, packing_pays
 
 
 @contextmanager

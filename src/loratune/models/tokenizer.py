@@ -8,8 +8,8 @@ from pathlib import Path
 
 from loratune.errors import UserError
 from loratune.models.special_tokens import new_names, special_tokens, with_other_names
-from loratune.quiet import quiet_libraries
-from loratune.reading import read_json
+from loratune.system.quiet import quiet_libraries
+from loratune.system.read import read_json
 
 Parts = Sequence[str]  # of a prompt: a template's own text and somebody else's in turn, the template's first
 

@@ -6,8 +6,8 @@ Texts from models and files stand in fenced blocks, in which nothing is markup; 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from loratune.report.cards import Card, example_cards, prompt_card
-from loratune.report.headline import Comparison, Section, sections, sentence
+from loratune.report.answers import Card, example_cards, prompt_card
+from loratune.report.summary import Comparison, Section, sections, sentence
 
 COUNTED = {"rows": "rows", "inputs_cut": "input cut", "responses_cut": "response cut", "dropped": "dropped"}
 

@@ -20,12 +20,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from loratune.console import warn
 from loratune.errors import FileError, UserError
-from loratune.files import appearing, explained, explaining, remove_folder, replacing, sync, write_json, write_text
 from loratune.models.adapter import CONFIG, WEIGHTS, adapter_weights, read_adapter_weights, save_adapter
 from loratune.models.lora import trained_parameters
-from loratune.reading import fingerprint, read_json, read_text
+from loratune.system.atomic import appearing, explained, explaining, remove_folder, replacing, sync, write_json, write_text
+from loratune.system.console import warn
+from loratune.system.read import fingerprint, read_json, read_text
 
 KEPT = 2  # newest checkpoints that stay, besides the best
 OPTIMIZER, STATE, SUMS = "optimizer.safetensors", "state.json", "SHA256SUMS"

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from loratune.console import warn
-from loratune.data.encode import Encoded
-from loratune.data.pack import all_steps, fed_tokens, pack
+from loratune.config.train import TrainSettings
+from loratune.data.example import Encoded
+from loratune.data.packing import all_steps, fed_tokens, pack
 from loratune.errors import UserError
-from loratune.machine import peak_memory_mb, release_freed_memory
-from loratune.settings import TrainSettings
+from loratune.report.terminal.training import TrainingBar
+from loratune.system.console import warn
+from loratune.system.memory import peak_memory_mb, release_freed_memory
 from loratune.training.checkpoint import RunFolder, State
-from loratune.training.progress import TrainingBar
 from loratune.training.schedule import StopRule, learning_rate_factor
 from loratune.training.step import NonFinite, OutOfMemory, StepResult, adamw, train_step
 from loratune.training.validate import validation_nll

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from loratune.machine import is_out_of_memory
-from loratune.models.attention import packed_attention
 from loratune.models.lora import trained_parameters
-from loratune.training.loss import target_loss
+from loratune.models.ops.attention import packed_attention
+from loratune.system.memory import is_out_of_memory
+from loratune.training.objective import target_loss
 
 # The first is 0.9 elsewhere: in runs of minutes, which have some hundred steps, as many tokens teach more when the momentum
 # forgets faster (RESULTS.md, Momentum).

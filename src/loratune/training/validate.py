@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from loratune.models.likelihood import target_nll
+from loratune.models.ops.nll import target_nll
 
 
 def validation_nll(decoder, batches: Sequence) -> float:

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loratune.data.records import Record, kind_of, object_in
+from loratune.data.example import Record
+from loratune.data.jsonl import kind_of, object_in
 from loratune.data.sources.columns import candidates_for
 from loratune.data.sources.readers import FileRow
 from loratune.data.sources.values import cell_text, is_blank
-from loratune.data.turns import TURN_STARTS
-from loratune.reading import parse_json
+from loratune.data.truncation import TURN_STARTS
+from loratune.system.read import parse_json
 
 # Columns that hold a chat, the likeliest first.
 CHATS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat")

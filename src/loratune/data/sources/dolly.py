@@ -1,7 +1,8 @@
 """databricks-dolly-15k: 15,000 instructions with responses by Databricks' employees (CC BY-SA 3.0)."""
 
-from loratune import snapshot
-from loratune.data.records import Record, content_id, text_in
+from loratune.data import snapshot
+from loratune.data.example import Record, content_id
+from loratune.data.jsonl import text_in
 from loratune.data.sources.files import pick
 from loratune.data.sources.hub import dataset_files
 from loratune.data.sources.loaded import Loaded

@@ -11,16 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from loratune.data.bad_rows import BadRows, raise_listed
-from loratune.data.records import Record, content_id, is_json, kind_of, text_in
+from loratune.data.example import Record, content_id
+from loratune.data.jsonl import is_json, kind_of, text_in
 from loratune.data.sources.chats import NOTHING_LEARNED, ChatColumns, chat_record, find_chat
-from loratune.data.sources.columns import (
-    KTO,
-    candidates_for,
-    choose_columns,
-    resolve_asked,
-    unused_columns,
-    warn_of_unused,
-)
+from loratune.data.sources.columns import KTO, candidates_for, choose_columns, resolve_asked, unused_columns, warn_of_unused
 from loratune.data.sources.loaded import FileNotes, Loaded
 from loratune.data.sources.readers import FileRow, read_rows
 from loratune.data.sources.values import cell_text, is_placeholder

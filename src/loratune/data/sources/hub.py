@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from loratune import hub
 from loratune.data.sources.files import load_files
 from loratune.data.sources.loaded import Loaded
 from loratune.data.sources.parts import parts_of
 from loratune.data.sources.readers import KINDS
 from loratune.errors import UserError
+from loratune.system import hub
 
 # Files beside the data that tell about it.
 DESCRIPTIONS = frozenset(

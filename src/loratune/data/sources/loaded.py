@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from loratune.data.records import Record
+from loratune.data.example import Record
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loratune.data.sources.finqa import FILES as FINQA_FILES
 from loratune.data.sources.hub import is_description
 from loratune.data.sources.other_kinds import SPREADSHEETS
 from loratune.data.sources.parts import name_without_part, part_of, parts_of
 from loratune.data.sources.readers import KINDS, refuse_unreadable
 from loratune.data.split import HELD_OUT
 from loratune.errors import UserError
-from loratune.files import explained
-from loratune.reading import reading
+from loratune.system.atomic import explained
+from loratune.system.read import reading
+from loratune.tasks.finqa.questions import FILES as FINQA_FILES
 
 SHIPPED = ("dolly", "finqa")
 FINQA_FIELDS = {"pre_text", "table"}  # of every entry of FinQA's own files

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from loratune.data.bad_rows import BadRows
-from loratune.data.records import json_lines, kind_of, object_in
+from loratune.data.jsonl import json_lines, kind_of, object_in
 from loratune.data.sources.other_kinds import remedy_for
 from loratune.data.sources.tables import table_rows
 from loratune.errors import UserError
-from loratune.files import explained
-from loratune.reading import explaining_json, parse_json, read_text, reading, without_repetition
+from loratune.system.atomic import explained
+from loratune.system.read import explaining_json, parse_json, read_text, reading, without_repetition
 
 # A small Parquet file may claim billions of equal rows.
 MOST_ROWS_A_BYTE = 100

@@ -4,9 +4,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from loratune.data.records import Record
-from loratune.data.sources.finqa import FinqaOptions, read_questions, records_of
+from loratune.data.example import Record
 from loratune.data.sources.loaded import Loaded
+from loratune.tasks.finqa.questions import FinqaOptions, read_questions, records_of
 
 SAMPLE = 64  # FinQA questions of each part that are made into records
 

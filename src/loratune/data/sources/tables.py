@@ -15,7 +15,7 @@ from typing import Any
 
 from loratune.data.bad_rows import BadRows
 from loratune.errors import UserError
-from loratune.reading import read_text
+from loratune.system.read import read_text
 
 # The likeliest first.
 DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}

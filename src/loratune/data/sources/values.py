@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from loratune.data.records import has_lone_surrogate, kind_of
+from loratune.data.jsonl import has_lone_surrogate, kind_of
 
 # Texts by which people and programs say that there is no input.
 PLACEHOLDERS = ("<noinput>", "n/a", "nan", "none", "null")

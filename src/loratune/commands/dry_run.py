@@ -1,0 +1,41 @@
+"""What a command would do, for --dry-run: what it reads and writes, and how long it takes where that can be foretold."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loratune.system.console import say
+
+
+@dataclass(frozen=True)
+class Plan:
+    reads: Mapping[str, str]  # what -> how much of it, in words
+    writes: Sequence[Path]
+    seconds: float | None  # None where it cannot be foretold
+    basis: str  # what the time was derived from, or why there is none
+
+
+def tell(plan: Plan) -> dict:
+    """Print the plan; returns it as the command's result."""
+    there = [path for path in plan.writes if path.exists()]
+    for what, amount in plan.reads.items():
+        say(f"Would read {what}: {amount}")
+    for path in plan.writes:
+        say(f"Would {'overwrite' if path in there else 'write'} {path}")
+    length = "How long it takes is not known" if plan.seconds is None else f"Would take about {in_words(plan.seconds)}"
+    say(f"{length}: {plan.basis}.")
+    say("Nothing was written (--dry-run).")
+    return {
+        "dry_run": True,
+        "reads": dict(plan.reads),
+        "writes": list(map(str, plan.writes)),
+        "overwrites": list(map(str, there)),
+        "about_seconds": plan.seconds and round(plan.seconds, 1),
+    }
+
+
+def in_words(seconds: float) -> str:
+    """No more digits than a forecast has."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

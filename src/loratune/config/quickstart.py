@@ -1,0 +1,15 @@
+"""What `loratune quickstart` may be asked."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from loratune.config.shared import PROMPTS, DryRun, Duration, Machine, ModelChoice
+
+
+class QuickstartSettings(ModelChoice, Machine, DryRun):
+    """Do the main job once: prepare, train, evaluate, compare."""
+
+    out: Path = Field(Path("quickstart"), description="folder for everything it writes")
+    budget: Duration = Field("5m", validate_default=True, description="time to train, such as 5m")
+    prompts: Path | None = Field(None, description=PROMPTS)

@@ -1,0 +1,145 @@
+"""The installed packages: which they are, and whether they are those that loratune was tested with."""
+
+import platform
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+import loratune
+from loratune.doctor.finding import Finding
+from loratune.errors import UserError
+from loratune.system.hardware import torch_build
+
+SHOWN = ("transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "peft")
+# Of a checkout; an installed package has none.
+PINNED = Path(loratune.__file__).parents[2] / "requirements.txt"
+X86 = ("x86_64", "amd64")
+
+
+@dataclass(frozen=True)
+class Programs:
+    python: str
+    torch: str
+    build: str  # what torch is built for, such as CUDA 13.0, or CPU
+    libraries: Mapping[str, bool]  # of the matrix products: MKL, oneDNN
+    processor_kind: str  # such as x86_64
+    needed: Mapping[str, str | None]  # package -> version, None where it is missing
+    outdated: Mapping[str, str]  # package -> the oldest version that loratune works with
+    others: Mapping[str, str]  # those that are there of the rest that is shown
+    pinned: Mapping[str, str]  # package -> the version that loratune was tested with
+
+
+def look_at_programs() -> Programs:
+    import torch
+
+    return Programs(
+        python=platform.python_version(),
+        torch=torch.__version__,
+        build=torch_build(),
+        libraries={"MKL": torch.backends.mkl.is_available(), "oneDNN": torch.backends.mkldnn.is_available()},
+        processor_kind=platform.machine().lower(),
+        needed={name: installed(name) for name in needed_packages()},
+        outdated=outdated(),
+        others={name: found for name in SHOWN if (found := installed(name))},
+        pinned=pinned_versions(PINNED),
+    )
+
+
+def installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def needed_packages() -> list[str]:
+    try:
+        return [re.match(r"[\w.-]+", line)[0] for line in requires("loratune") or []]
+    except PackageNotFoundError:  # the source is used without being installed
+        return []
+
+
+def outdated() -> dict[str, str]:
+    """Find packages that are older than loratune's own metadata asks for; the values are what it asks for."""
+    try:
+        lines = requires("loratune") or []
+    except PackageNotFoundError:
+        return {}
+    bounds = [found.groups() for line in lines if (found := re.fullmatch(r"([\w.-]+)\s*>=\s*([\d.]+)", line))]
+    return {name: bound for name, bound in bounds if (there := installed(name)) and is_older(there, bound)}
+
+
+def is_older(version: str, bound: str) -> bool:
+    """Compare the numbers that a version begins with: 2.9.0+cpu is not older than 2.9."""
+    versions = [list(map(int, re.match(r"\d+(\.\d+)*", text)[0].split("."))) for text in (version, bound)]
+    longest = max(map(len, versions))
+    there, needed = ([*numbers, *[0] * (longest - len(numbers))] for numbers in versions)
+    return there < needed
+
+
+def refuse_outdated_packages() -> None:
+    """Raise UserError for packages with which results would be wrong, or errors hard to understand.
+
+    Torch before 2.9 has no CPU kernel for heads that share keys (pytorch#157893): it reads past them, without
+    a word. Pip respects the bounds, but a later downgrade may not.
+    """
+    if old := outdated():
+        raise UserError(
+            *(
+                f"{name} {installed(name)} is too old: loratune needs {bound} or newer; pip install '{name}>={bound}'"
+                for name, bound in old.items()
+            )
+        )
+
+
+def pinned_versions(path: Path) -> dict[str, str]:
+    """`name==version` lines; empty where there is no such file."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}
+    return dict(line.strip().split("==") for line in lines if line.count("==") == 1 and not line.startswith("#"))
+
+
+def versions(facts: Programs) -> Iterable[Finding]:
+    libraries = ", ".join(name for name, there in facts.libraries.items() if there) or "no fast library"
+    others = ", ".join(f"{name} {number}" for name, number in facts.others.items())
+    found = f"loratune {loratune.__version__}, Python {facts.python}, torch {facts.torch} ({facts.build}; {libraries}), {others}"
+    yield Finding("versions", found)
+
+
+def missing(facts: Programs) -> Iterable[Finding]:
+    if names := [name for name, number in facts.needed.items() if number is None]:
+        yield Finding("packages", f"not installed: {', '.join(names)}", "problem", f"pip install {' '.join(names)}")
+
+
+def too_old(facts: Programs) -> Iterable[Finding]:
+    if facts.outdated:
+        names = ", ".join(f"{name} (needed: {bound})" for name, bound in facts.outdated.items())
+        wanted = " ".join(f"'{name}>={bound}'" for name, bound in facts.outdated.items())
+        yield Finding("packages", f"too old: {names}", "problem", f"pip install {wanted}")
+
+
+def untested(facts: Programs) -> Iterable[Finding]:
+    """A build's own mark, such as 2.13.0+cpu, is not a difference."""
+    there = {**facts.needed, **facts.others, "torch": facts.torch}
+    differing = [
+        f"{name} {there[name]} (tested with {tested})"
+        for name, tested in facts.pinned.items()
+        if there.get(name) and there[name].split("+")[0] != tested
+    ]
+    if differing:
+        remedy = "most often harmless; `pip install -r requirements.txt` brings the tested ones"
+        yield Finding("packages", ", ".join(differing), "warning", remedy)
+
+
+def libraries(facts: Programs) -> Iterable[Finding]:
+    wanted = [name for name in ("MKL", "oneDNN") if not facts.libraries[name]]
+    if wanted and (facts.processor_kind in X86 or not any(facts.libraries.values())):
+        remedy = "install torch from PyPI or https://download.pytorch.org/whl/cpu, whose builds have them"
+        yield Finding("torch", f"built without {' and '.join(wanted)}: matrix products are slow", "warning", remedy)
+
+
+CHECKS = (versions, missing, too_old, untested, libraries)

@@ -1,0 +1,61 @@
+"""A GGUF file to a model folder: weights dequantised to fp32 safetensors, configuration and tokenizer beside them."""
+
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from loratune.errors import UserError
+from loratune.models.gguf.header import read_header, refuse_untrue_sizes
+from loratune.models.tokenizer import Tokenizer
+from loratune.system.atomic import explaining
+from loratune.system.console import track
+from loratune.system.memory import is_out_of_memory
+from loratune.system.quiet import quiet_libraries
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """Write `folder` whole or not at all. Raises UserError when the file cannot be read as GGUF or the disk is full."""
+    import torch
+    from transformers import AutoModelForCausalLM, modeling_gguf_pytorch_utils
+
+    # Its bar has no switch, and goes to a log and into --json's messages: ours takes its place.
+    modeling_gguf_pytorch_utils.tqdm = lambda tensors, **_: track(tensors, "unpacking the model (once)")
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        refuse_untrue_sizes(read_header(gguf))
+        with explaining(folder), alone(gguf) as place, quiet_libraries():
+            source = {"pretrained_model_name_or_path": place, "gguf_file": gguf.name}
+            model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, trust_remote_code=False)
+            # The folder holds plain weights: without this they would be announced as quantised.
+            model.config.__dict__.pop("quantization_config", None)
+            model.hf_quantizer = None
+            beside.mkdir(parents=True, exist_ok=True)
+            model.save_pretrained(beside)
+            Tokenizer.load(place, gguf_file=gguf.name).save(beside)
+            put_in_place(beside, folder)
+    except UserError:
+        raise
+    except Exception as error:  # whatever gguf and transformers raise for a broken file
+        if is_out_of_memory(error):
+            raise
+        raise UserError(f"--model {gguf}: cannot be read as a GGUF model: {error}") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def alone(gguf: Path):
+    """Yield a folder that holds the file and nothing else: transformers would also read a tokenizer.json beside it."""
+    with TemporaryDirectory() as place:
+        (Path(place) / gguf.name).symlink_to(gguf.absolute())
+        yield Path(place)
+
+
+def put_in_place(beside: Path, folder: Path) -> None:
+    try:
+        os.replace(beside, folder)
+    except OSError:
+        if not (folder / "config.json").is_file():  # else another process has unpacked the same file meanwhile
+            raise

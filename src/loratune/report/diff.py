@@ -1,0 +1,41 @@
+"""Where two texts differ, in words."""
+
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+from itertools import groupby
+from typing import NamedTuple
+
+from loratune.data.words import tokens as tokens_of
+
+LEAST_SHARED = 2  # words: a shorter match between two changes is chance ("the", a comma) and would only tear them apart
+
+
+class Piece(NamedTuple):
+    text: str
+    shared: bool  # the other text has it too
+
+
+def differences(first: str, second: str) -> tuple[list[Piece], list[Piece]]:
+    """Each text cut in pieces that, joined, are the text again; the shared pieces of both are the same, in the same order."""
+    a, b = tokens_of(first), tokens_of(second)
+    matches = [match for match in SequenceMatcher(None, a, b).get_matching_blocks() if telling(match, a, b)]
+    return (
+        list(pieces(a, [(match.a, match.a + match.size) for match in matches])),
+        list(pieces(b, [(match.b, match.b + match.size) for match in matches])),
+    )
+
+
+def telling(match, a: list[str], b: list[str]) -> bool:
+    """Not a match by chance: of some words, or where both texts begin or end."""
+    words = sum(token[0].isalnum() for token in a[match.a : match.a + match.size])
+    begin = match.a == match.b == 0
+    end = match.a + match.size == len(a) and match.b + match.size == len(b)
+    return match.size > 0 and (words >= LEAST_SHARED or begin or end)
+
+
+def pieces(tokens: list[str], shared: list[tuple[int, int]]) -> Iterator[Piece]:
+    in_both = [False] * len(tokens)
+    for start, stop in shared:
+        in_both[start:stop] = [True] * (stop - start)
+    for is_shared, run in groupby(zip(tokens, in_both, strict=True), key=lambda pair: pair[1]):
+        yield Piece("".join(token for token, _ in run), is_shared)

@@ -1,0 +1,108 @@
+"""The model card beside an adapter."""
+
+import json
+import math
+from collections import Counter
+
+from loratune import __version__
+from loratune.config.train import TrainSettings
+from loratune.data.example import Record
+from loratune.data.template import Template
+from loratune.models.load import Base
+from loratune.models.lora import trained_parameters
+from loratune.report.markdown import escaped, fenced
+
+CARD = """\
+---
+base_model: {base_quoted}
+library_name: peft
+pipeline_tag: text-generation
+{licence}tags: [lora, loratune]
+---
+
+# LoRA adapter for {base}
+
+Trained by loratune {version}: rank {rank}, alpha {alpha:g}, on {layers} linear layers, {trained:,} trained numbers.
+
+| | validation loss (nats per response token) | perplexity |
+|---|---|---|
+| base model | {base_nll:.4f} | {base_perplexity:.2f} |
+| with this adapter | {best_nll:.4f} | {best_perplexity:.2f} |
+
+Measured on {val_rows} held-out rows; the adapter is the best of {validations} validations (step {best_step} of {steps},
+{tokens:,} tokens, {minutes:.0f} minutes, {speed:.0f} tokens/s).
+
+## Training data
+
+{sources}
+
+If Dolly 15k (CC BY-SA 3.0, Databricks) or FinQA (MIT, Chen et al. 2021) is among them, their licences and citations apply;
+the base model's licence applies in any case.
+
+## Prompt
+
+The adapter was trained on exactly this form (template {template_name}); another one makes it worse:
+
+{prompt}
+{bos}
+## Use
+
+```
+loratune compare --adapter FOLDER
+```
+
+or, in any program that uses PEFT:
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = AutoModelForCausalLM.from_pretrained({base_quoted})
+model = PeftModel.from_pretrained(base, "FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+```
+"""
+
+
+def model_card(
+    settings: TrainSettings,
+    base: Base,
+    template: Template,
+    state,
+    records: list[Record],
+    val_rows: int,
+    layers: list[str],
+) -> str:
+    """The adapter folder's README.md; `state` is where the training ended."""
+    sources = Counter(record.source for record in records)
+    return CARD.format(
+        base=escaped(base.found.hub_name),
+        base_quoted=quoted(base.found.hub_name),
+        licence="license: cc-by-sa-3.0\n" if "dolly" in sources else "",
+        version=__version__,
+        rank=settings.rank,
+        alpha=settings.alpha,
+        layers=len(layers),
+        trained=sum(parameter.numel() for parameter in trained_parameters(base.decoder)),
+        base_nll=state.base_nll,
+        base_perplexity=math.exp(state.base_nll),
+        best_nll=state.best_nll,
+        best_perplexity=math.exp(state.best_nll),
+        val_rows=val_rows,
+        validations=state.validations,
+        best_step=state.best_step,
+        steps=state.step,
+        tokens=state.tokens,
+        minutes=state.elapsed / 60,
+        speed=state.tokens / state.stepping,
+        sources="\n".join(f"* {escaped(source)}: {number:,} rows" for source, number in sources.items()),
+        template_name=escaped(template.name),
+        prompt=fenced(template.render("{instruction}", "{input}")),
+        bos=f"\nIn front of it stands the BOS token {escaped(base.tokenizer.bos_text)}.\n" if base.tokenizer.bos else "",
+    )
+
+
+def quoted(text: str) -> str:
+    """The text in quotation marks, as YAML and Python both read it."""
+    written = json.dumps(text, ensure_ascii=False)
+    return "".join(letter if letter.isprintable() else f"\\U{ord(letter):08x}" for letter in written)

@@ -1,0 +1,242 @@
+"""Files are written beside, synced and renamed: a reader sees the old file or the new one, never half of one."""
+
+import errno
+import fcntl
+import glob
+import json
+import os
+import re
+import shutil
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from loratune.errors import FileError, UserError
+from loratune.system.signals import held_back
+
+
+@contextmanager
+def replacing(path: Path):
+    """Yield a temporary path beside `path`; on success it is synced and takes `path`'s place, on failure it is removed.
+
+    Raises FileError when the disk is full or the folder cannot be written.
+    """
+    with removed_beside(path) as beside:
+        yield beside
+        sync(beside)
+        os.replace(beside, path)
+        sync(path.parent)
+
+
+@contextmanager
+def removed_beside(path: Path):
+    """Yield a temporary path in the folder of `path`, which is made; what is there at the end is removed."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with explaining(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield beside
+    finally:
+        with suppress(OSError):
+            beside.unlink()
+
+
+def sync(path: Path) -> None:
+    """Let what a file holds, or which names a folder has, last through a power cut."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError:
+        if not path.is_dir():  # some file systems cannot do it with a folder, and that is no reason to stop
+            raise
+    finally:
+        os.close(number)
+
+
+@contextmanager
+def filling(folder: Path):
+    """Yield an empty folder beside `folder`. On success its files take their places in `folder`, whose others stay.
+
+    On failure `folder` is as it was. Raises FileError when the disk is full or the folder cannot be written.
+    """
+    folder = Path(folder)
+    with folder_beside(folder) as beside:
+        yield beside
+        folder.mkdir(exist_ok=True)
+        with held_back():
+            for file in sorted(beside.iterdir()):
+                os.replace(file, folder / file.name)
+        sync(folder)
+
+
+@contextmanager
+def appearing(folder: Path):
+    """Yield an empty folder beside `folder`, which becomes `folder` on success: that is there whole or not at all."""
+    folder = Path(folder)
+    with folder_beside(folder) as beside:
+        yield beside
+        sync(beside)
+        os.replace(beside, folder)
+        sync(folder.parent)
+
+
+@contextmanager
+def folder_beside(folder: Path):
+    """Yield an empty folder for what shall be `folder`'s; afterwards it is gone, with those of processes that were killed."""
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    remove_leftovers(folder)
+    try:
+        with explaining(folder):
+            beside.mkdir(parents=True)
+            yield beside
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what lies beside `folder` from writers that were killed."""
+    for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
+        writer = leftover.name.split(".")[-2]
+        # A number is given out anew after a restart: no other process of our own number can be at work.
+        if writer.isdecimal() and (int(writer) == os.getpid() or not process_exists(int(writer))):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def process_exists(number: int) -> bool:
+    import psutil
+
+    return psutil.pid_exists(number)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove it whole or not at all: what a kill leaves of it has another name, which ends with .tmp."""
+    gone = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    os.replace(folder, gone)
+    shutil.rmtree(gone)
+
+
+def keep_newest(folder: Path, pattern: str, count: int) -> None:
+    """Of the files of this kind, remove those that were not written or touched for longest."""
+    newest_first = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in newest_first[count:]:
+        path.unlink(missing_ok=True)
+
+
+def write_together(texts: dict[Path, str]) -> None:
+    """All files or none: every one is on the disk before the first takes its place, in the order given."""
+    with ExitStack() as stack:
+        written = {}
+        for path, text in texts.items():
+            written[path] = stack.enter_context(removed_beside(path))
+            written[path].write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+            sync(written[path])
+        with held_back():
+            for path, beside in written.items():
+                os.replace(beside, path)
+                sync(path.parent)
+
+
+@contextmanager
+def locked(path: Path, remedy: str):
+    """Keep other processes from `path`, a file or folder that need not exist, by a file beside it: .NAME.lock.
+
+    The kernel lets go of it when this process ends, also by SIGKILL, so it never outlives its holder. Raises UserError,
+    which names the holder's process id, where another process has it. A file system without locks is used without.
+    """
+    path = Path(path)
+    lock = path.with_name(f".{path.name}.lock")
+    with explaining(path):
+        file = taken(lock, path, remedy)
+    with file:
+        try:
+            with explaining(path):
+                lock.write_text(str(os.getpid()))
+            yield
+        finally:
+            with suppress(OSError):  # while it is held: who opened it before finds it gone, and makes another
+                lock.unlink()
+
+
+def taken(lock: Path, path: Path, remedy: str) -> IO[str]:
+    """The lock file, which is locked until it is closed."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        lock.touch()
+        with suppress(FileNotFoundError):  # its holder has just ended, and removed it
+            file = open(lock)  # noqa: SIM115 - the caller closes it
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{path}: process {file.read() or '(only just begun)'} is writing there; {remedy}") from None
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+                    raise
+            if os.path.samestat(lock.stat(), os.fstat(file.fileno())):
+                return file
+            file.close()
+
+
+def refuse_unwritable(path: Path, folder: bool = False) -> None:
+    """Before any work is done: raises UserError where `path`, a file or a folder that will be written, cannot be."""
+    path = Path(path)
+    if not path.name:
+        raise UserError(f"--out {path}: name a {'folder' if folder else 'file'}")
+    if path.exists() and path.is_dir() != folder:
+        there, needed = ("file", "folder") if folder else ("folder", "file")
+        raise UserError(f"--out {path}: this is a {there}; a {needed} is needed")
+    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if nearest != path and not nearest.is_dir():
+        raise UserError(f"--out {path}: {nearest} is a file, not a folder; choose another path")
+    if not os.access(nearest, os.W_OK):
+        raise UserError(f"--out {path}: permission denied; choose a place that you may write to")
+
+
+def write_text(path: Path, text: str) -> None:
+    # A file name may hold bytes that are no text; JSON has the same escape for them (\udcff).
+    with replacing(path) as beside, open(beside, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        file.write(text)
+
+
+def write_json(path: Path, value) -> None:
+    write_text(path, json_text(value))
+
+
+def json_text(value) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+@contextmanager
+def explaining(path: Path):
+    """Errors of the file system that the user can mend become FileErrors."""
+    try:
+        yield
+    except Exception as error:
+        if (known := explained(error, path)) is error:
+            raise
+        raise known from error
+
+
+def explained(error: Exception, path: Path) -> Exception:
+    """The FileError for an error of the file system that the user can mend; any other error as it is.
+
+    safetensors and tokenizers, written in Rust, tell the error's number in their text alone.
+    """
+    told = re.search(r"\(os error (\d+)\)|code: (\d+)", str(error))
+    number = error.errno if isinstance(error, OSError) and error.errno else told and int(told[1] or told[2])
+    remedies = {
+        errno.ENOSPC: "no room left on the disk; free some space, then try again",
+        errno.EDQUOT: "the disk quota is used up; free some space, then try again",
+        errno.EFBIG: "the file is larger than the system allows (see `ulimit -f`); raise that limit, then try again",
+        errno.EACCES: "permission denied; choose a file or folder that you may use",
+        errno.EPERM: "permission denied; choose a file or folder that you may use",
+        errno.EROFS: "the file system is read-only; choose another folder",
+        errno.ENOENT: "there is no such folder, and it cannot be made; choose another path",
+        errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+        errno.ENOTDIR: "part of this path is a file, not a folder; choose another path",
+        errno.EISDIR: "this is a folder; a file is needed",
+        errno.ELOOP: "its links lead in a circle; choose another path",
+        errno.EEXIST: "a file is in the way; choose another path",
+    }
+    remedy = remedies.get(number)
+    return FileError(f"{path}: {remedy}") if remedy else error

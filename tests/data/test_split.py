@@ -1,0 +1,294 @@
+"""Which part each row goes to, where rows share much or are few."""
+
+from collections import Counter, defaultdict
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from loratune.data.dedup import FEW, grouped
+from loratune.data.example import Record
+from loratune.data.split import HANDFUL, Divided, divide, split_of
+
+SPLITS = ("train", "val", "test")
+THINGS = ["kettle", "marble", "lantern", "carpet", "violin", "anvil", "basket", "mirror", "ladder", "saddle", "candle", "hammer"]
+DOINGS = ["clean", "repair", "store", "carry", "paint", "sell", "weigh", "hang", "dry", "polish", "wrap", "lend"]
+PLACES = ["attic", "cellar", "harbour", "garden", "market", "library", "stable", "tower"]
+QUESTIONS = [f"Should anyone {doing} the {thing} in the {place}?" for doing in DOINGS for thing in THINGS for place in PLACES]
+PERSONAS = [f"You are {name}, who keeps the {place}. Answer in one sentence, politely, and never name a price or a person."
+            for name, place in zip(["Ada", "Ben", "Cleo", "Dan", "Eve", "Fay", "Gus", "Hal"], PLACES, strict=True)]  # fmt: skip
+PASSAGE = "The {0} of {1} was built of {2} stone in {3} by {4} masons, who had come from {5} in search of {6} and {7}."
+
+
+def row(number: int, instruction: str, input: str = "", group: str = "", source: str = "mine") -> Record:
+    return Record(instruction, input, f"Answer {number}.", f"{source} {number}", source, group)
+
+
+def unlike(count: int) -> list[str]:
+    """Questions of which no two are near-duplicates: with a number of their own for each of three words."""
+    return [f"What did item{number} cost word{number}a word{number}b?" for number in range(count)]
+
+
+ALL_DRAWN = {None: {"val", "test"}}
+
+
+def divided(records: list[Record], seed: int = 0, val_fraction: float = 0.05, own=None, drawn=None) -> Divided:
+    own = own or dict.fromkeys(record.id for record in records)
+    return divide(records, own, drawn=drawn or ALL_DRAWN, seed=seed, val_fraction=val_fraction)
+
+
+def counts(found: Divided) -> dict[str, int]:
+    counted = Counter(found.splits)
+    return {split: counted[split] for split in SPLITS}
+
+
+def parts_by(found: Divided, key) -> dict[str, set[str]]:
+    """For each value of `key` of a record, the parts in which it is."""
+    parts = defaultdict(set)
+    for record, split in zip(found.records, found.splits, strict=True):
+        parts[key(record)].add(split)
+    return parts
+
+
+def ordinary(found: Divided, rows: int, share: float = 0.05) -> bool:
+    """About as many rows in each part as were asked for."""
+    counted = counts(found)
+    return all(share * rows / 2 <= counted[split] <= 2.5 * share * rows for split in ("val", "test"))
+
+
+def chat(number: int, system: str, greeting: bool = False) -> Record:
+    input = f"System: {system}" + ("\nUser: Hi there!\nAssistant: Hello! How can I help you today?" if greeting else "")
+    return row(number, unlike(number + 1)[number], input)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("greeting", [False, True])
+@pytest.mark.parametrize(("count", "personas"), [(400, 1), (40, 1), (400, 3), (400, 8), (60, 2)])
+def test_chats_with_few_system_messages_are_split_as_if_they_had_none(count, personas, greeting, seed):
+    found = divided([chat(number, PERSONAS[number % personas], greeting) for number in range(count)], seed)
+    assert ordinary(found, count), counts(found)
+    # Every persona with more rows than a handful of each part is in them.
+    if count == 400 and personas <= 3:
+        assert all(parts == set(SPLITS) for parts in parts_by(found, lambda record: record.input).values())
+    assert len({record.group for record in found.records}) == count
+    assert any("does not make rows alike" in note or "divided row by row" in note for note in found.notes["mine"])
+
+
+def test_near_duplicates_behind_a_system_message_stay_together():
+    chats = [chat(number, PERSONAS[number % 8]) for number in range(400)]
+    again = [Record(f"{one.instruction} Please!", one.input, one.output, f"again {one.id}", one.source) for one in chats]
+    found = divided(chats + again)
+    assert ordinary(found, 800)
+    groups = {record.id: record.group for record in found.records}
+    assert all(groups[one.id] == groups[f"again {one.id}"] for one in chats) and len(set(groups.values())) == 400
+
+
+def test_personas_of_eight_are_held_out_together_with_others():
+    found = divided([chat(number, PERSONAS[number % 8]) for number in range(400)])
+    for held_out in ("val", "test"):
+        inputs = {record.input for record, split in zip(found.records, found.splits, strict=True) if split == held_out}
+        assert len(inputs) >= 5
+    (note,) = found.notes["mine"]
+    assert note.startswith(
+        '"Answer in one sentence, politely, and never name a price or ..." is in 400 of 400 prompts, and 9 more'
+    )
+
+
+@pytest.mark.parametrize(
+    "preamble",
+    [
+        "You are the guide of a small museum. Answer briefly, politely and truthfully, in plain words only: {}",
+        "You are the guide of a small museum of old things near the town hall who answers briefly, politely {} thank you kindly",
+        '{{"task": "answer", "tone": "polite", "reader": "visitors", "language": "English", "limit": "fifty", "question": "{}"}}',
+    ],
+)
+def test_a_fixed_preamble_is_no_likeness_and_near_duplicates_behind_it_are(preamble):
+    asked = unlike(300)
+    records = [row(number, preamble.format(question)) for number, question in enumerate(asked)]
+    again = [
+        row(300 + number, preamble.format(f"What did ITEM{number} cost, word{number}a and word{number}b?"))
+        for number in range(40)
+    ]
+    found = divided(records + again)
+    assert ordinary(found, 340), counts(found)
+    groups = {record.id: record.group for record in found.records}
+    assert all(groups[f"mine {number}"] == groups[f"mine {300 + number}"] for number in range(40))
+    assert len(set(groups.values())) == 300
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_three_schemas_of_sql(seed):
+    schemas = [
+        f"CREATE TABLE {thing} (id INTEGER, {thing}_name TEXT, p REAL);\nCREATE TABLE {place} (id INTEGER, {thing}_id INTEGER);"
+        for thing, place in zip(THINGS[:3], PLACES, strict=False)
+    ]
+    found = divided([row(number, question, schemas[number % 3]) for number, question in enumerate(unlike(240))], seed)
+    parts = parts_by(found, lambda record: record.input)
+    assert ordinary(found, 240) and all("train" in of_schema and len(of_schema) > 1 for of_schema in parts.values())
+
+
+@pytest.mark.parametrize("count", [3, 5, 10, 20, 30, 31, 40, 100])
+def test_one_context_for_all_rows(count):
+    context = PASSAGE.format("tower", "Bern", "grey", 1405, "ten", "Ulm", "work", "peace") * 3
+    found = divided([row(number, question, context) for number, question in enumerate(unlike(count))])
+    wanted = max(1, round(0.05 * count))
+    assert min(counts(found).values()) >= max(1, wanted / 2) and counts(found)["train"] >= count / 3
+    (note,) = found.notes["mine"]
+    assert "The tower of Bern was built" in note
+
+
+def passages(count: int, questions: int) -> list[Record]:
+    """Like SQuAD: each passage has several questions."""
+    asked = iter(unlike(count * questions))
+    return [
+        row(number * questions + question, next(asked), " ".join(f"fact{number}{letter}" for letter in "abcdefghijklmnop"))
+        for number in range(count)
+        for question in range(questions)
+    ]
+
+
+@pytest.mark.parametrize(("count", "questions"), [(200, 5), (8, 5), (60, 25), (10, HANDFUL), (20, FEW)])
+def test_a_passage_with_its_questions_stays_whole(count, questions):
+    for seed in range(3):
+        found = divided(passages(count, questions), seed)
+        assert all(len(parts) == 1 for parts in parts_by(found, lambda record: record.input).values())
+        assert min(counts(found).values()) > 0 and counts(found)["train"] > count * questions / 3
+        assert not any("row by row" in note for notes in found.notes.values() for note in notes)
+
+
+def test_a_part_of_one_group_alone_is_told_and_a_larger_fraction_helps():
+    found = divided(passages(20, FEW))
+    told = [note for note in found.notes["mine"] if "are of one group" in note]
+    assert told and "a larger --val-fraction holds out more groups" in told[0]
+    assert not divided(passages(20, FEW), val_fraction=0.2).notes
+
+
+def test_chinese_rows_are_split_and_near_duplicates_stay_together():
+    things, doings = (
+        ["水壶", "弹珠", "灯笼", "地毯", "提琴", "铁砧", "篮子", "镜子", "梯子", "马鞍", "蜡烛", "锤子"],
+        ["清洗", "修理", "存放", "搬运", "粉刷", "出售"],
+    )
+    asked = [
+        f"请问{thing}{number}号应该怎样{doing}?" for number, (thing, doing) in enumerate((t, d) for t in things for d in doings)
+    ]
+    system = "System: 你是一个乐于助人的助手,请用一句话礼貌地回答。"
+    rows = [row(number, question, system) for number, question in enumerate(asked)]
+    copies = [row(100 + number, question.replace("请问", ""), system) for number, question in enumerate(asked[:10])]
+    found = divided(rows + copies)
+    groups = {record.id: record.group for record in found.records}
+    assert all(groups[f"mine {number}"] == groups[f"mine {100 + number}"] for number in range(10))
+    assert len(set(groups.values())) > 50 and min(counts(found).values()) > 0
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 10, 40, 100, 400])
+def test_unlike_rows_of_a_small_file_fill_all_parts(count):
+    for seed in range(20):
+        found = divided([row(number, question) for number, question in enumerate(unlike(count))], seed)
+        wanted = max(1, round(0.05 * count))
+        held_out = [counts(found)[split] for split in ("val", "test")]
+        assert all(max(1, 0.05 * count / 2) <= rows <= 3 * wanted for rows in held_out) and not found.notes
+        assert counts(found)["train"] >= count / 3
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, (1, 0, 0)), (2, (1, 1, 0)), (3, (1, 1, 1))])
+def test_as_many_parts_as_there_are_rows(count, expected):
+    assert tuple(counts(divided([row(number, "Write a poem.") for number in range(count)])).values()) == expected
+
+
+def test_one_prompt_for_all_rows_is_divided_and_told():
+    found = divided([row(number, "Write a poem about the sea.") for number in range(200)])
+    assert ordinary(found, 200)
+    (note,) = found.notes["mine"]
+    assert "200 of 200 rows are so much alike" in note and '200 rows with "Write a poem about the sea."' in note
+
+
+def test_a_large_group_is_divided_but_its_equal_prompts_stay_together():
+    """A chain: each question shares most words with the next one, so that all are one group."""
+    words = [f"word{number}" for number in range(400)]
+    chain = [" ".join(words[number : number + 12]) for number in range(300)]
+    assert len({record.group for record in grouped([row(number, text) for number, text in enumerate(chain)])}) == 1
+    twice = [row(number, text) for number, text in enumerate(chain + chain)]
+    found = divided(twice)
+    assert ordinary(found, 600) and any("row by row" in note for note in found.notes["mine"])
+    assert all(len(parts) == 1 for parts in parts_by(found, lambda record: record.instruction).values())
+
+
+def test_groups_of_the_users_are_never_divided():
+    records = [row(number, text, group="large" if number < 30 else f"g{number}") for number, text in enumerate(unlike(50))]
+    for seed in range(10):
+        found = divided(records, seed)
+        parts = parts_by(found, lambda record: "large" if int(record.id.split()[1]) < 30 else record.id)
+        assert len(parts["large"]) == 1 and min(counts(found).values()) > 0
+        (note,) = found.notes["mine"]
+        assert '30 of 50 rows have the group "large", which stays in one part' in note
+    alone = divided([row(number, text, group="all") for number, text in enumerate(unlike(50))])
+    assert counts(alone) == {"train": 50, "val": 0, "test": 0} and len(alone.notes["mine"]) == 1
+
+
+def test_groups_of_the_users_that_are_alike_are_parted_from_each_other_only():
+    records = [
+        row(number, "Write a poem about the sea.", f"Note {number % 20}", group=f"g{number % 20}") for number in range(200)
+    ]
+    found = divided(records)
+    assert min(counts(found).values()) > 0
+    assert all(len(parts) == 1 for parts in parts_by(found, lambda record: int(record.id.split()[1]) % 20).values())
+
+
+def test_each_source_is_divided_by_itself():
+    ordinary_rows = [row(number, text, source="large") for number, text in enumerate(unlike(3000))]
+    chats = [Record(f"Thing{n} xx{n} yy{n}?", f"System: {PERSONAS[n % 8]}", "x", f"chat {n}", "chats") for n in range(400)]
+    alone, both = divided(ordinary_rows), divided(ordinary_rows + chats)
+    assert both.splits[:3000] == alone.splits and both.notes.keys() == {"chats"}
+    assert ordinary(Divided([], both.splits[3000:], {}), 400)
+
+
+def test_of_ordinary_data_the_part_is_a_function_of_group_and_seed():
+    records = [row(number, text) for number, text in enumerate(unlike(2000))]
+    found = divided(records, seed=3)
+    assert found.splits == [split_of(record.group, 3, 0.05) for record in found.records]
+    assert found.records == grouped(records)
+
+
+def test_a_missing_part_of_a_source_is_taken_from_its_training_rows():
+    records = [row(number, text) for number, text in enumerate(unlike(440))]
+    own = {record.id: "train" if number < 400 else "test" for number, record in enumerate(records)}
+    drawn = ALL_DRAWN | {"train": {"val"}}
+    found = divided(records, own=own, drawn=drawn)
+    assert found.splits[400:] == ["test"] * 40 and set(found.splits[:400]) == {"train", "val"}
+    held_out = found.splits.count("val")
+    assert 10 <= held_out <= 40
+    assert found.notes["mine"] == [f"it has no rows for val of its own; {held_out} of its training rows are taken for that"]
+    for options in ({"drawn": drawn, "val_fraction": 0}, {"drawn": ALL_DRAWN}):
+        assert divided(records, own=own, **options).splits == ["train"] * 400 + ["test"] * 40
+
+
+CORPUS = [chat(number, PERSONAS[number % 2], greeting=number % 3 == 0) for number in range(70)] + passages(6, 12)
+CORPUS = [Record(one.instruction, one.input, one.output, f"{number}", f"s{number % 2}") for number, one in enumerate(CORPUS)]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(CORPUS))
+def test_the_order_of_the_rows_changes_nothing(records):
+    def by_id(found):
+        return {one.id: (one.group, split) for one, split in zip(found.records, found.splits, strict=True)}, found.notes
+
+    assert by_id(divided(records)) == by_id(divided(CORPUS))
+
+
+TEXTS = st.lists(st.sampled_from(["a b c.", "d e f.", "g h i", "j", "k l m n"]), max_size=3).map("\n".join)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(TEXTS, TEXTS, st.sampled_from(["", "", "", "x", "y"])), max_size=40), st.sampled_from([0.05, 0.2, 0.49])
+)
+@example([("", "", "")] * 2 + [("", "", "x")] * 3, 0.49)
+def test_whatever_the_rows_a_part_is_empty_only_where_it_must_be(texts, val_fraction):
+    records = [row(number, asked, input, group) for number, (asked, input, group) in enumerate(texts)]
+    found = divided(records, val_fraction=val_fraction)
+    users = Counter(group for *_, group in texts if group)
+    units = len(users) + sum(not group for *_, group in texts)
+    assert sum(rows > 0 for rows in counts(found).values()) == min(3, units)
+    parts = parts_by(found, lambda record: texts[int(record.id.split()[1])][2])
+    assert all(len(parts[group]) == 1 for group in users)
+    assert not units or counts(found)["train"] > 0

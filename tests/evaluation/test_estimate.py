@@ -1,0 +1,67 @@
+"""What is foretold from a piece, against the whole: time is counted in tokens that the decoder computes."""
+
+import pytest
+
+from loratune.config.shared import Decoding
+from loratune.data.example import Encoded
+from loratune.evaluation import estimate
+from loratune.evaluation.likelihood import response_nll
+from loratune.generation import engine
+from support.small_models import LLAMA_SHAPES, ours, reference
+
+
+@pytest.fixture
+def decoder(monkeypatch):
+    """A decoder whose `computed` grows by the tokens that it is given, which is also what the clock shows."""
+    decoder = ours(reference(LLAMA_SHAPES["smollm2"]))
+    decoder.computed = 0
+    forward = decoder.forward
+
+    def counting(ids, *arguments, **options):
+        decoder.computed += len(ids)
+        return forward(ids, *arguments, **options)
+
+    monkeypatch.setattr(decoder, "forward", counting)
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: float(decoder.computed))
+    return decoder
+
+
+def spent(decoder, work) -> int:
+    before = decoder.computed
+    work()
+    return decoder.computed - before
+
+
+@pytest.mark.parametrize("count", [1, 5, 300])
+def test_reading(decoder, count):
+    rows = [Encoded([1] * (3 + number % 7), [2] * (1 + number % 5), "", "") for number in range(count)]
+    whole = spent(decoder, lambda: response_nll(decoder, rows))
+    foretold = estimate.reading_seconds(decoder, rows)
+    assert foretold == pytest.approx(whole)
+
+
+@pytest.mark.parametrize(("count", "batch"), [(1, 64), (6, 64), (9, 3)])
+def test_answers_that_become_as_long_as_they_may(decoder, monkeypatch, count, batch):
+    monkeypatch.setattr(engine, "GUESSES", 0)
+    prompts = [[1 + number] * (4 + number) for number in range(count)]
+    decoding = Decoding(max_new_tokens=12, batch_size=batch)
+    whole = spent(decoder, lambda: engine.generate(decoder, prompts, estimate.NO_END, decoding))
+    assert estimate.answering_seconds(decoder, prompts, decoding) == pytest.approx(whole)
+    assert estimate.answering_seconds(decoder, [], decoding) == 0
+
+
+@pytest.mark.parametrize("batch", [64, 9])
+def test_a_prompt_is_read_once_for_all_its_samples(decoder, monkeypatch, batch):
+    monkeypatch.setattr(engine, "GUESSES", 0)
+    prompts = [[1 + number] * (40 + number) for number in range(6)]
+    decoding = Decoding(max_new_tokens=20, batch_size=batch, temperature=1)
+    whole = spent(decoder, lambda: engine.generate(decoder, prompts, estimate.NO_END, decoding, samples=3))
+    foretold = estimate.answering_seconds(decoder, prompts, decoding, samples=3)
+    assert foretold == pytest.approx(whole, rel=0.05)  # a sample that joins is fed its prompt's last token again
+
+
+def test_only_a_piece_is_tried(decoder):
+    rows = [Encoded([1] * 20, [2] * 11, "", "") for _ in range(400)]
+    prompts = [row.prompt for row in rows]
+    assert spent(decoder, lambda: estimate.reading_seconds(decoder, rows)) < 1.2 * estimate.PIECE
+    assert spent(decoder, lambda: estimate.answering_seconds(decoder, prompts, Decoding())) < 4 * estimate.PIECE

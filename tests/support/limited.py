@@ -1,0 +1,32 @@
+"""`loratune train` in a process of its own whose steps the system refuses memory; started by test_out_of_memory.py.
+
+Of its own, because a step fits into whatever address space the tests before it have freed.
+"""
+
+import resource
+import sys
+
+import psutil
+
+from loratune.cli.main import main
+from loratune.commands import ready
+from loratune.training import step
+from loratune.training.autotune import Trial
+
+add_gradients, (soft, hard) = step.add_gradients, resource.getrlimit(resource.RLIMIT_AS)
+
+
+def limited(decoder, micro_batches, targets):
+    room = psutil.Process().memory_info().vms + 24 * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (room, hard))
+    try:
+        return add_gradients(decoder, micro_batches, targets)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+step.add_gradients = limited
+# To try out what is fast would leave address space behind too.
+ready.try_out = lambda *_: Trial("fp32", 16384, 1.0, 1.0, 0.0, 0.0)
+ready.with_all_layers = lambda decoder, rows, settings, trial, cache: trial
+sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,86 @@
+"""Rows to train on, and the plain computations that the training step is compared with."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
+
+from loratune.data.example import Encoded
+from loratune.data.packing import pack
+from loratune.models.adapter import adapter_weights
+from loratune.models.lora import add_lora, trained_parameters
+from loratune.models.ops.attention import packed_attention
+from loratune.training.objective import target_loss
+from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, ours, randomise_lora, reference
+
+MODELS = {"gpt2": GPT2_SHAPES["cerebras-gpt"], "llama": LLAMA_SHAPES["biases"]}
+PEFT_TARGETS = {
+    "gpt2": ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"],
+    "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+}
+RANK, ALPHA = 4, 8
+
+
+def row(prompt: list[int], response: list[int]) -> Encoded:
+    return Encoded(prompt=prompt, response=response, id=f"{len(prompt)}-{len(response)}", source="test")
+
+
+def random_rows(lengths: list[tuple[int, int]], vocabulary: int) -> list[Encoded]:
+    """Rows of so many prompt and response tokens."""
+    generator = torch.Generator().manual_seed(5)
+    draw = lambda count: torch.randint(1, vocabulary, (count,), generator=generator).tolist()  # noqa: E731
+    return [row(draw(prompt), draw(response)) for prompt, response in lengths]
+
+
+def some_rows() -> list[Encoded]:
+    return random_rows([(7, 3), (1, 1), (20, 12), (4, 30), (11, 2)], 200)
+
+
+def with_lora(decoder, std: float = 0.1, dropout: float = 0.0):
+    add_lora(decoder, rank=RANK, alpha=ALPHA, dropout=dropout, targets=["all"])
+    randomise_lora(decoder, std=std)
+    return decoder.train()
+
+
+def adapted(name: str, dropout: float = 0.0):
+    return with_lora(ours(reference(MODELS[name])), dropout=dropout)
+
+
+def gradients(decoder, groups: list[list[Encoded]]) -> tuple[float, list[torch.Tensor]]:
+    """Loss (mean over all targets) and gradients, the groups accumulated."""
+    targets = sum(len(pack(group).targets) for group in groups)
+    total = 0.0
+    for group in groups:
+        batch = pack(group)
+        loss = target_loss(decoder, batch, packed_attention(batch.lengths)) / targets
+        loss.backward()
+        total += loss.item()
+    return total, [parameter.grad for parameter in trained_parameters(decoder)]
+
+
+def peft_gradients(model, decoder, rows: list[Encoded]) -> tuple[float, list[torch.Tensor]]:
+    """The same by `transformers` and PEFT, with the decoder's adapter on `model`, each row alone."""
+    kind = decoder.spec.architecture
+    config = LoraConfig(
+        r=RANK, lora_alpha=ALPHA, target_modules=PEFT_TARGETS[kind], task_type="CAUSAL_LM", fan_in_fan_out=kind == "gpt2"
+    )
+    there = get_peft_model(model, config).eval()  # GPT-2's configuration has dropout of its own
+    theirs = dict(there.named_parameters())
+    mine = {name.replace(".weight", ".default.weight"): matrix for name, matrix in adapter_weights(decoder).items()}
+    for name, matrix in mine.items():
+        theirs[name].data.copy_(matrix)
+    targets, total = sum(len(one.response) for one in rows), 0.0
+    for one in rows:
+        logits = there(torch.tensor([one.prompt + one.response])).logits[0, len(one.prompt) - 1 : -1]
+        # In fp32, cross_entropy over a large vocabulary is wrong by more than all else together.
+        loss = F.cross_entropy(logits.double(), torch.tensor(one.response), reduction="sum") / targets
+        loss.backward()
+        total += loss.item()
+    return total, [theirs[name].grad for name in mine]
+
+
+def assert_same(first, second, tolerance):
+    """Loss and gradients, each matrix relative to its norm."""
+    assert first[0] == pytest.approx(second[0], rel=tolerance)
+    for mine, yours in zip(first[1], second[1], strict=True):
+        assert (mine - yours).norm() <= tolerance * yours.norm()

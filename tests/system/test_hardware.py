@@ -1,0 +1,171 @@
+"""What is known about the machine, against a machine that is made up."""
+
+import errno
+import gc
+import weakref
+from collections import namedtuple
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from loratune.errors import UserError
+from loratune.generation.cache import slots_for
+from loratune.system import hardware, memory
+
+Times = namedtuple("Times", "user nice system idle iowait steal guest")
+
+
+def windows_error(number: int, text: str) -> OSError:
+    """As Windows raises it; elsewhere an OSError has no such number."""
+    error = OSError(errno.EINVAL, text)
+    error.winerror = number
+    return error
+
+
+@pytest.fixture
+def clock(monkeypatch) -> dict:
+    """Seconds of the clock, of each core and of this process; of the machine's eight logical cores it may use four."""
+    now = {"clock": 100.0, "core": 900.0, "own": 20.0}
+    own = namedtuple("Own", "user system")
+    monkeypatch.setattr(hardware.time, "perf_counter", lambda: now["clock"])
+    monkeypatch.setattr(hardware, "allowed_cores", lambda: {0, 2, 4, 6})
+
+    def cores(percpu):
+        used, unused = Times(now["core"] - 3, 1, 1, 70, 5, 1, 600), Times(7e9 * now["clock"], 1, 1, 70, 5, 1, 600)
+        return [used, unused] * 4
+
+    monkeypatch.setattr(psutil, "cpu_times", cores)
+    monkeypatch.setattr(psutil.Process, "cpu_times", lambda _: own(now["own"] - 1, 1))
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 8 if logical else 4)
+    return now
+
+
+@pytest.mark.parametrize(("threads", "others", "crowded"), [(4, 0.2, False), (4, 0.3, True), (3, 1.2, False), (3, 1.3, True)])
+def test_neighbours_crowd_when_the_cores_do_not_suffice_for_all(clock, threads, others, crowded):
+    neighbours = hardware.Neighbours()
+    clock["clock"] += 10
+    clock["own"] += 10 * threads
+    clock["core"] += 10 * (threads + others) / 4
+    assert neighbours.crowd(threads) is crowded
+
+
+def test_more_threads_than_cores_are_no_crowd(clock):
+    neighbours = hardware.Neighbours()
+    clock["clock"] += 10
+    clock["own"] += 40
+    clock["core"] += 10
+    assert not neighbours.crowd(16)
+
+
+def test_cpu_seconds_of_others_are_not_negative():
+    assert hardware.others_cpu_seconds() > 0
+
+
+def test_what_a_command_leaves_behind_in_a_circle_is_let_go():
+    class Model:
+        pass
+
+    model, gone = Model(), []
+    model.itself = model
+    weakref.finalize(model, gone.append, True)
+    gc.disable()
+    try:
+        del model
+        assert not gone
+        memory.release_finished_work()
+    finally:
+        gc.enable()
+    assert gone
+
+
+def test_busy_cores_that_a_quota_leaves_free_are_no_crowd(clock, monkeypatch):
+    """A container may have the time of a core and a half on a machine of many."""
+    monkeypatch.setattr(hardware, "cores_limit", lambda: 1.5)
+    assert hardware.physical_cores() == 2
+    neighbours = hardware.Neighbours()
+    clock["clock"] += 10
+    clock["own"] += 15
+    clock["core"] += 10 * (1.5 + 2) / 4
+    assert not neighbours.crowd(2)
+    clock["core"] += 10 * 0.5 / 4
+    assert neighbours.crowd(2)
+
+
+def test_cores_whose_topology_cannot_be_read_are_all_used(monkeypatch):
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 8 if logical else None)
+    monkeypatch.setattr(hardware, "allowed_cores", lambda: {0, 1, 2, 5})
+    monkeypatch.setattr(hardware, "cores_limit", lambda: None)
+    assert hardware.physical_cores() == 4
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """Torch finds a GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    about = SimpleNamespace(name="Abacus 3", total_memory=8 * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: about)
+    return monkeypatch
+
+
+def test_a_gpu_is_tried(found):
+    ones = torch.ones
+    found.setattr(torch, "ones", lambda *shape, dtype, device: ones(*shape, dtype=dtype))
+    assert hardware.find_gpu() == hardware.Gpu("Abacus 3", 8 * 10**9, "")
+    assert hardware.use_machine(1, "auto") == hardware.Device("cuda") == hardware.use_machine(1, "cuda")
+    assert hardware.use_machine(1, "cpu") == hardware.Device("cpu")
+    found.setattr(torch, "ones", lambda *shape, dtype, device: ones(*shape, dtype=dtype) / 2)
+    assert hardware.find_gpu().fault == "a small product of it is wrong"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, torch.AcceleratorError, torch.OutOfMemoryError, AssertionError])
+def test_a_gpu_that_fails_is_not_taken(found, error):
+    def fail(*_, **__):
+        raise error("CUDA error: CUDA-capable device(s) is/are busy\nSearch for `cudaErrorDevicesUnavailable'")
+
+    found.setattr(torch, "ones", fail)
+    fault = "CUDA error: CUDA-capable device(s) is/are busy"
+    assert hardware.find_gpu() == hardware.Gpu("Abacus 3", 8 * 10**9, fault)
+    assert hardware.use_machine(1, "auto") == hardware.Device("cpu", f"Abacus 3 cannot compute: {fault}")
+    assert hardware.use_machine(1, "cpu") == hardware.Device("cpu")
+    with pytest.raises(UserError) as refused:
+        hardware.use_machine(1, "cuda")
+    assert refused.value.problems == (f"--device cuda: Abacus 3 cannot compute: {fault}; {hardware.LEAVE_OUT}",)
+    found.setattr(torch.cuda, "get_device_properties", fail)
+    assert hardware.find_gpu() == hardware.Gpu("a GPU", 0, fault)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        torch.OutOfMemoryError("Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: out of memory"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        windows_error(1455, "The paging file is too small for this operation to complete"),
+    ],
+    ids=str,
+)
+def test_memory_that_is_refused_in_other_words(failure):
+    assert memory.is_out_of_memory(failure)
+
+
+def test_freed_memory_of_a_gpu_goes_back_too(monkeypatch):
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: bool(emptied))
+    memory.release_freed_memory()
+    assert not emptied  # it would begin to use the GPU
+    emptied.append(True)
+    memory.release_freed_memory()
+    assert len(emptied) == 2
+
+
+def test_memory_that_this_process_keeps_for_itself_on_a_gpu_is_free(monkeypatch):
+    for name, size in (("mem_get_info", (10, 80)), ("memory_reserved", 30), ("memory_allocated", 12)):
+        monkeypatch.setattr(torch.cuda, name, lambda _, size=size: size)
+    weight = SimpleNamespace(is_cuda=True, device="cuda", element_size=lambda: 1)
+    decoder = SimpleNamespace(spec=SimpleNamespace(layers=1, kv_heads=1, head_dim=1), head_weight=weight)
+    assert slots_for(decoder, 64, capacity=1) == (10 + 30 - 12) // 4 // 2

@@ -1,0 +1,38 @@
+"""How many of FinQA's own programs our evaluator gives right, and why not the others."""
+
+import pytest
+
+from loratune.tasks.finqa.ceiling import Failure, ceiling
+from loratune.tasks.finqa.questions import Question, read_questions
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return read_questions("snapshot")[1]
+
+
+def test_dev(parts):
+    found = ceiling(parts["val"])
+    assert (found.programs, round(found.execution_accuracy, 4)) == (883, 0.9977)
+    assert [(failure.id, failure.reason.partition(": ")[2]) for failure in found.failures] == [
+        ("AAPL/2008/page_78.pdf-2", "the table has no such row"),
+        ("APD/2013/page_40.pdf-1", "the table has no such row"),
+    ]
+
+
+def test_test(parts):
+    found = ceiling(parts["test"])
+    assert (found.programs, len(found.failures)) == (1132, 5)
+    assert all(failure.reason.startswith("no result is recorded; the program gives ") for failure in found.failures)
+
+
+def test_a_wrong_result_is_told():
+    questions = [
+        Question(str(number), "page", "?", [], [], [], "", recorded, program, None)
+        for number, (program, recorded) in enumerate([("add(1, 2)", 4.0), ("add(1, 2)", 3.0), ("", 3.0), ("nothing", 1.0)])
+    ]
+    assert ceiling(questions).failures == [
+        Failure("0", "add(1, 2)", "the program gives 3.0, recorded is 4.0"),
+        Failure("3", "nothing", "'nothing' is not of the form operation(argument, argument)"),
+    ]
+    assert ceiling(questions).execution_accuracy == pytest.approx(1 / 3)

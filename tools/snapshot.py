@@ -1,0 +1,86 @@
+"""Make the shipped data: `python -m tools.snapshot --from DIR`.
+
+DIR holds dolly.jsonl.xz and finqa_{train,train_table_only,dev,test}.json.xz as they were collected; SOURCES.md says from
+where. The same input gives the same bytes.
+
+Training questions whose program nobody recorded get one that gives their result (`programs.py`), under a name of its own.
+Of those whose page is lost but for its table, the ones are taken whose program needs no more.
+"""
+
+import argparse
+import json
+import lzma
+from pathlib import Path
+
+from loratune.data import snapshot
+from loratune.tasks.finqa.facts import page_facts
+from loratune.tasks.finqa.program import parse, written
+from tools.programs import Forms, find_program, has_numbers
+
+SHIPPED = Path(snapshot.__file__).parent
+SPLITS = ("train", "dev", "test")
+# In 77 training records the table's cells were rewritten to bare numbers and some labels moved: not FinQA any more.
+REWRITTEN = "joined+numtable"
+
+
+def main(source: Path) -> None:
+    with lzma.open(source / "dolly.jsonl.xz", "rt", encoding="utf-8") as file:
+        write_rows(SHIPPED / "dolly.jsonl.xz", [json.loads(line) for line in file])
+    for split in SPLITS:
+        with lzma.open(source / f"finqa_{split}.json.xz", "rt", encoding="utf-8") as file:
+            collected = json.load(file)
+        rows = [finqa_row(record) for record in collected if record["_source"]["context_form"] != REWRITTEN]
+        if split == "train":
+            rows = with_found_programs(rows, source)
+        write_rows(SHIPPED / f"finqa_{split}.jsonl.xz", rows)
+
+
+def finqa_row(record: dict) -> dict:
+    """One question with its page. Gold facts by id only: their text follows from the page."""
+    asked = record["qa"]
+    return {
+        "id": record["id"],
+        "context_form": record["_source"]["context_form"],
+        "pre_text": record["pre_text"],
+        "post_text": record["post_text"],
+        "table": record["table"],
+        "question": asked["question"],
+        "answer": asked["answer"],
+        "exe_ans": asked["exe_ans"],
+        "program": asked["program"],
+        "gold_inds": None if asked["gold_inds"] is None else list(asked["gold_inds"]),
+    }
+
+
+def with_found_programs(rows: list[dict], source: Path) -> list[dict]:
+    """The training rows, `found_program` in those that lack one, and the rows that need nothing but their table."""
+    forms = Forms.of([(row["question"], parse(row["program"])) for row in rows if row["program"]])
+    with lzma.open(source / "finqa_train_table_only.json.xz", "rt", encoding="utf-8") as file:
+        bare = [finqa_row(record) for record in json.load(file)]
+    for row in rows + bare:
+        if row["program"] or not isinstance(row["exe_ans"], int | float):
+            continue
+        if found := find_program(row["question"], facts_of(row), row["exe_ans"], forms):
+            row["found_program"] = written(found)
+    return rows + [row for row in bare if needs_only_table(row)]
+
+
+def needs_only_table(row: dict) -> bool:
+    """Whether it has a program all of whose numbers stand in the page's table."""
+    return "found_program" in row or (bool(row["program"]) and has_numbers(facts_of(row), parse(row["program"])))
+
+
+def facts_of(row: dict) -> dict[str, str]:
+    return page_facts(row["pre_text"], row["post_text"], row["table"])
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    text = "".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows)
+    path.write_bytes(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
+    print(f"{path.name}: {len(rows):,} rows, {path.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--from", dest="source", type=Path, required=True, metavar="DIR")
+    main(parser.parse_args().source)
