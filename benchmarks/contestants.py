@@ -1,4 +1,6 @@
-"""The three that `peers.py` compares; each trains the same rows once and prints what it measured as one JSON object."""
+"""The three that `peers.py` compares; each trains the same rows once and prints what it measured as one JSON
+object.
+"""
 
 import argparse
 import json
@@ -14,68 +16,80 @@ os.environ |= {"GOMP_SPINCOUNT": "3000"}  # loratune.machine.share_cores; for al
 import torch
 from transformers import TrainerCallback
 
-from loratune.config.train import BATCH
-from loratune.data.example import Encoded
-from loratune.data.packing import fed_tokens, fill, fit_together, pack
-from loratune.data.sample import draw_evenly
+from loratune.config.train import DEFAULT_BATCH_TOKENS
+from loratune.data.example import Example
+from loratune.data.packing import batch_in_order, input_length, pack, pack_best_fit
+from loratune.data.sample import draw_stratified_sample
 from loratune.data.sources.dolly import load_dolly
 from loratune.data.template import load_template
-from loratune.data.tokenize import encode_rows
-from loratune.evaluation.likelihood import response_nll, target_counts
+from loratune.data.tokenize import tokenize_records
+from loratune.evaluation.likelihood import count_targets, response_nll
 from loratune.models.adapter import load_adapter, save_adapter
-from loratune.models.load import PRECISIONS, load_base, set_precision
+from loratune.models.load import PRECISIONS, load_model, set_precision
 from loratune.models.lora import add_lora
-from loratune.models.resolve import find_base
+from loratune.models.resolve import resolve_model
 from loratune.models.tokenizer import Tokenizer
-from loratune.system.hardware import physical_cores
-from loratune.system.memory import return_memory_at_once
+from loratune.system.hardware import count_usable_cores
+from loratune.system.memory import return_freed_memory_at_once
 from loratune.tasks.finqa.questions import FinqaOptions, load_finqa
-from loratune.training.step import BETAS, adamw, train_step
+from loratune.training.step import ADAMW_BETAS, adamw, train_step
 
 RANK, ALPHA, RATE, STEP_ROWS, PADDED, HELD_OUT = 16, 32, 1e-3, 8, 512, 40
-STEP_TOKENS = MICRO_TOKENS = BATCH  # as in a run of ordinary length
+STEP_TOKENS = MICRO_TOKENS = DEFAULT_BATCH_TOKENS  # as in a run of ordinary length
 TARGETS = {
     "llama": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
     "gpt2": ["c_attn", "c_proj", "c_fc"],
 }
 
 
-def loratune(rows: list[Encoded], options, folder: Path) -> float:
+def loratune(rows: list[Example], options, folder: Path) -> float:
     if options.low_memory:
-        return_memory_at_once()
-    decoder = set_precision(load_base(find_base(options.base)).decoder, PRECISIONS[options.precision])
+        return_freed_memory_at_once()
+    decoder = set_precision(load_model(resolve_model(options.base)).decoder, PRECISIONS[options.precision])
     add_lora(decoder, RANK, ALPHA, 0.0, ["all"])
-    decoder.low_memory = options.low_memory
+    decoder.gradient_checkpointing = options.low_memory
     optimizer = adamw(decoder.train(), 0.0)
     clock = Clock()
-    lengths = [fed_tokens(row) for row in rows]
-    for group in fill(lengths, range(len(rows)), STEP_TOKENS):
-        batches = [pack([rows[number] for number in part]) for part in fit_together(lengths, group, MICRO_TOKENS)]
+    lengths = [input_length(row) for row in rows]
+    for group in batch_in_order(lengths, range(len(rows)), STEP_TOKENS):
+        batches = [
+            pack([rows[number] for number in part]) for part in pack_best_fit(lengths, group, MICRO_TOKENS)
+        ]
         train_step(decoder, optimizer, batches, RATE, 1.0)
         clock.tick(sum(tokens_of(rows[number]) for number in group))
     save_adapter(decoder, folder, options.base)
     return clock.tokens_per_second()
 
 
-def trl(rows: list[Encoded], options, folder: Path, *callbacks: TrainerCallback) -> float:
+def trl(rows: list[Example], options, folder: Path, *callbacks: TrainerCallback) -> float:
     from trl import SFTConfig, SFTTrainer
 
     data = [{"input_ids": row.prompt + row.response, "completion_mask": mask_of(row)} for row in rows]
-    settings = SFTConfig(**common(options, folder), max_length=1024, completion_only_loss=True, gradient_checkpointing=False)
-    return trained(SFTTrainer, settings, data, rows, options, folder, *callbacks, peft_config=peft_config(options))
+    settings = SFTConfig(
+        **common(options, folder), max_length=1024, completion_only_loss=True, gradient_checkpointing=False
+    )
+    return trained(
+        SFTTrainer, settings, data, rows, options, folder, *callbacks, peft_config=peft_config(options)
+    )
 
 
-def trainer(rows: list[Encoded], options, folder: Path) -> float:
+def trainer(rows: list[Example], options, folder: Path) -> float:
     from peft import get_peft_model
     from transformers import Trainer, TrainingArguments
 
     data = [padded(row) for row in rows]
     model = get_peft_model(peft_base(options), peft_config(options))
-    return trained(Trainer, TrainingArguments(**common(options, folder)), data, rows, options, folder, model=model)
+    return trained(
+        Trainer, TrainingArguments(**common(options, folder)), data, rows, options, folder, model=model
+    )
 
 
-def trained(kind: type, settings, data: list[dict], rows: list[Encoded], options, folder: Path, *callbacks, **more) -> float:
-    """Train with one of the Trainers, the rows in their order; saves the adapter and returns real tokens/s."""
+def trained(
+    kind: type, settings, data: list[dict], rows: list[Example], options, folder: Path, *callbacks, **more
+) -> float:
+    """Train with one of the Trainers, the rows in their order; saves the adapter and returns real
+    tokens/s.
+    """
     from datasets import Dataset
 
     class InOrder(kind):
@@ -90,7 +104,9 @@ def trained(kind: type, settings, data: list[dict], rows: list[Encoded], options
     clock = Clock()
     model = {"model": more.pop("model", None) or peft_base(options)}
     watching = [Watch(), *callbacks]
-    trainer = InOrder(**model, args=settings, train_dataset=Dataset.from_list(data), callbacks=watching, **more)
+    trainer = InOrder(
+        **model, args=settings, train_dataset=Dataset.from_list(data), callbacks=watching, **more
+    )
     trainer.train()
     trainer.model.save_pretrained(folder)
     return clock.tokens_per_second()
@@ -105,8 +121,8 @@ def common(options, folder: Path) -> dict:
         "learning_rate": RATE,
         "lr_scheduler_type": "constant",
         "optim": "adamw_torch",
-        "adam_beta1": BETAS[0],
-        "adam_beta2": BETAS[1],
+        "adam_beta1": ADAMW_BETAS[0],
+        "adam_beta2": ADAMW_BETAS[1],
         "weight_decay": 0.0,
         "use_cpu": True,
         "bf16": options.precision == "bf16",
@@ -129,12 +145,18 @@ def peft_config(options):
 
     kind = AutoConfig.from_pretrained(options.base).model_type
     return LoraConfig(
-        r=RANK, lora_alpha=ALPHA, target_modules=TARGETS[kind], task_type="CAUSAL_LM", fan_in_fan_out=kind == "gpt2"
+        r=RANK,
+        lora_alpha=ALPHA,
+        target_modules=TARGETS[kind],
+        task_type="CAUSAL_LM",
+        fan_in_fan_out=kind == "gpt2",
     )
 
 
-def padded(row: Encoded) -> dict:
-    """As most tutorials do: cut or padded to one length. The loss is of the response, so that losses can be compared."""
+def padded(row: Example) -> dict:
+    """As most tutorials do: cut or padded to one length. The loss is of the response, so that losses can be
+    compared.
+    """
     ids, labels = (row.prompt + row.response)[:PADDED], ([-100] * len(row.prompt) + row.response)[:PADDED]
     room = PADDED - len(ids)
     return {
@@ -144,11 +166,11 @@ def padded(row: Encoded) -> dict:
     }
 
 
-def mask_of(row: Encoded) -> list[int]:
+def mask_of(row: Example) -> list[int]:
     return [0] * len(row.prompt) + [1] * len(row.response)
 
 
-def tokens_of(row: Encoded) -> int:
+def tokens_of(row: Example) -> int:
     return len(row.prompt) + len(row.response)
 
 
@@ -167,18 +189,24 @@ class Clock:
         return sum(self.tokens[1:]) / (self.ends[-1] - self.ends[0])
 
 
-def real_rows(tokenizer, count: int) -> tuple[list[Encoded], list[Encoded]]:
+def real_rows(tokenizer, count: int) -> tuple[list[Example], list[Example]]:
     """`count` rows to train on, mixed lengths from both sources, and those that the loss is measured on."""
-    finqa = load_finqa("snapshot", FinqaOptions("program", 320, lambda texts: list(map(len, tokenizer.encode_batch(texts)))))
-    records = draw_evenly([*load_dolly(from_hub=False).records, *finqa[0].records], count + HELD_OUT, seed=0)
+    finqa = load_finqa(
+        "snapshot", FinqaOptions("program", 320, lambda texts: list(map(len, tokenizer.encode_batch(texts))))
+    )
+    records = draw_stratified_sample(
+        [*load_dolly(from_hub=False).records, *finqa[0].records], count + HELD_OUT, seed=0
+    )
     order = torch.randperm(len(records), generator=torch.Generator().manual_seed(0)).tolist()
-    rows, _ = encode_rows([records[number] for number in order], load_template("instruction"), tokenizer, 1024)
+    rows, _ = tokenize_records(
+        [records[number] for number in order], load_template("instruction"), tokenizer, 1024
+    )
     return rows[:count], rows[count:]
 
 
-def held_out_loss(base, rows: list[Encoded], folder: Path) -> float:
+def held_out_loss(base, rows: list[Example], folder: Path) -> float:
     load_adapter(base.decoder, folder)
-    return float(response_nll(base.decoder, rows).sum() / target_counts(rows).sum())
+    return float(response_nll(base.decoder, rows).sum() / count_targets(rows).sum())
 
 
 if __name__ == "__main__":
@@ -190,11 +218,17 @@ if __name__ == "__main__":
     parser.add_argument("--precision", required=True)
     parser.add_argument("--low-memory", action="store_true")
     options = parser.parse_args()
-    torch.set_num_threads(physical_cores())
+    torch.set_num_threads(count_usable_cores())
     torch.manual_seed(0)
     rows, held_out = real_rows(Tokenizer.load(Path(options.base)), options.rows)
     with tempfile.TemporaryDirectory() as folder:
-        speed = {"loratune": loratune, "trl": trl, "trainer": trainer}[options.worker](rows, options, Path(folder))
+        speed = {"loratune": loratune, "trl": trl, "trainer": trainer}[options.worker](
+            rows, options, Path(folder)
+        )
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-        loss = held_out_loss(load_base(find_base(options.base)), held_out, Path(folder))
-    print(json.dumps({"tokens_per_second": round(speed, 1), "peak_memory_mb": round(peak), "loss": round(loss, 4)}))
+        loss = held_out_loss(load_model(resolve_model(options.base)), held_out, Path(folder))
+    print(
+        json.dumps(
+            {"tokens_per_second": round(speed, 1), "peak_memory_mb": round(peak), "loss": round(loss, 4)}
+        )
+    )

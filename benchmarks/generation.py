@@ -1,18 +1,21 @@
-"""loratune's batched decoding against `transformers.generate`: generated tokens/s, peak memory, and whether both write the same.
+"""loratune's batched decoding against `transformers.generate`: generated tokens/s, peak memory, and whether
+both write the same.
 
-    .venv/bin/python benchmarks/generation.py --model smollm2-135m --adapter model/gpt2_lora_finetuned   # or no --adapter
+    .venv/bin/python benchmarks/generation.py --model smollm2-135m --adapter model/gpt2_lora_finetuned   # or
+  no --adapter
 
-The prompts are rows of the shipped Dolly and FinQA in the default template: half are short, half carry a page of a report.
-Both write greedily, and their threads wait in the same way. A process of its own does each run, in turn, and the median of the
-rounds counts:
+The prompts are rows of the shipped Dolly and FinQA in the default template: half are short, half carry a page
+of a report. Both write greedily, and their threads wait in the same way. A process of its own does each run,
+in turn, and the median of the rounds counts:
 
-loratune       `generate`, the prompts in their own order
-transformers   `generate` with a cache and sdpa attention, the adapter merged into the weights by PEFT; the prompts sorted by
-               length, so that little is padded on the left
+loratune       `generate`, the prompts in their own order transformers   `generate` with a cache and sdpa
+  attention, the adapter merged into the weights by PEFT; the prompts sorted by length, so that little is
+  padded on the left
 
-loratune has its default batch size, transformers the one that is its best for every second prompt. A generated token is one of an
-answer, end-of-text included; what is computed for a row after its end counts for nothing. Where the answers differ, the larger
-gap of the two logits says whether it is a tie, which rounding decides, or a mistake.
+loratune has its default batch size, transformers the one that is its best for every second prompt. A
+generated token is one of an answer, end-of-text included; what is computed for a row after its end counts for
+nothing. Where the answers differ, the larger gap of the two logits says whether it is a tie, which rounding
+decides, or a mistake.
 """
 
 import argparse
@@ -31,10 +34,10 @@ os.environ |= {"GOMP_SPINCOUNT": "3000"}  # loratune.machine.share_cores
 
 from peers import make_base, say
 
-from loratune.config.shared import Decoding
+from loratune.config.shared import DecodingConfig
 from loratune.models.load import PRECISIONS
 
-DEFAULT = Decoding().batch_size
+DEFAULT = DecodingConfig().batch_size
 TIE = 1e-3  # a gap of two logits that fp32 rounding can close
 
 
@@ -88,34 +91,41 @@ def fastest(run: Callable, options, prompts: list[list[int]]) -> int:
     """The best batch size, tried on every second prompt: of all lengths, and enough for the largest size."""
     some = sorted(prompts, key=len)[::2]
     speeds = {size: apart(run, options, some, size).speed for size in options.sizes}
-    say(f"{run.__name__} by batch size: " + ", ".join(f"{size}: {speed:.1f} tokens/s" for size, speed in speeds.items()))
+    say(
+        f"{run.__name__} by batch size: "
+        + ", ".join(f"{size}: {speed:.1f} tokens/s" for size, speed in speeds.items())
+    )
     return max(speeds, key=speeds.get)
 
 
 def loratune(options, prompts: list[list[int]], size: int) -> Outcome:
     from loratune.generation.engine import generate
     from loratune.models.adapter import load_adapter
-    from loratune.models.load import load_base
-    from loratune.models.resolve import find_base
-    from loratune.system.hardware import use_machine
+    from loratune.models.load import load_model
+    from loratune.models.resolve import resolve_model
+    from loratune.system.hardware import set_up_device
     from loratune.system.memory import peak_memory_mb
 
-    use_machine(0, "cpu")
-    base = load_base(find_base(options.base), PRECISIONS[options.precision])
+    set_up_device(0, "cpu")
+    base = load_model(resolve_model(options.base), PRECISIONS[options.precision])
     if options.adapter:
         load_adapter(base.decoder, options.adapter)
     eos = base.tokenizer.eos_id
     start = time.perf_counter()
-    answers = generate(base.decoder, prompts, {eos}, Decoding(max_new_tokens=options.max_new_tokens, batch_size=size))
+    answers = generate(
+        base.decoder, prompts, {eos}, DecodingConfig(max_new_tokens=options.max_new_tokens, batch_size=size)
+    )
     seconds = time.perf_counter() - start
-    return Outcome([answer.ids + [eos] * (answer.ended == "eos") for answer in answers], seconds, peak_memory_mb())
+    return Outcome(
+        [answer.ids + [eos] * (answer.ended == "eos") for answer in answers], seconds, peak_memory_mb()
+    )
 
 
 def transformers(options, prompts: list[list[int]], size: int) -> Outcome:
-    from loratune.system.hardware import use_machine
+    from loratune.system.hardware import set_up_device
     from loratune.system.memory import peak_memory_mb
 
-    use_machine(0, "cpu")
+    set_up_device(0, "cpu")
     model, eos = reference(options)
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     answers: dict[int, list[int]] = {}
@@ -147,7 +157,9 @@ def reference(options):
 
     eos = Tokenizer.load(Path(options.base)).eos_id
     precision = PRECISIONS[options.precision]
-    model = AutoModelForCausalLM.from_pretrained(options.base, dtype=precision, attn_implementation="sdpa").eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        options.base, dtype=precision, attn_implementation="sdpa"
+    ).eval()
     if options.adapter:
         from peft import PeftModel
 
@@ -160,8 +172,14 @@ def show(options, outcomes: dict[str, list[Outcome]]) -> None:
     speeds = {name: median(run.speed for run in runs) for name, runs in outcomes.items()}
     slowest = speeds[list(outcomes)[-1]]
     with_adapter = "with an adapter" if options.adapter else "without an adapter"
-    print(f"\n{options.model} {with_adapter}, {options.precision}, {options.prompts} prompts, median of {options.rounds}\n")
-    print("| | generated tokens | seconds | tokens/s | against transformers | peak memory |\n|---|---|---|---|---|---|")
+    print(
+        f"\n{options.model} {with_adapter}, {options.precision}, {options.prompts} prompts, median of "
+        f"{options.rounds}\n"
+    )
+    print(
+        "| | generated tokens | seconds | tokens/s | against transformers | peak memory "
+        "|\n|---|---|---|---|---|---|"
+    )
     for name, runs in outcomes.items():
         seconds, memory = median(run.seconds for run in runs), max(run.peak_memory_mb for run in runs)
         speed = speeds[name]
@@ -178,12 +196,17 @@ def show(options, outcomes: dict[str, list[Outcome]]) -> None:
 
 def compare(options, prompts: list[list[int]], ours: list[list[int]], theirs: list[list[int]]) -> None:
     """Prints how many answers differ, and by how much the first differing tokens' logits do."""
-    contexts = [fork(prompt, *pair) for prompt, *pair in zip(prompts, ours, theirs, strict=True) if pair[0] != pair[1]]
+    contexts = [
+        fork(prompt, *pair) for prompt, *pair in zip(prompts, ours, theirs, strict=True) if pair[0] != pair[1]
+    ]
     print(f"\n{len(prompts) - len(contexts)} of {len(prompts)} answers are equal token for token.")
     if contexts:
         gaps = sorted(apart(logit_gaps, options, contexts))
         ties = sum(gap < TIE for gap in gaps)
-        print(f"{len(gaps)} differ, {ties} by a tie: where they part, the two logits are {gaps[0]:.1e} to {gaps[-1]:.1e} apart.")
+        print(
+            f"{len(gaps)} differ, {ties} by a tie: where they part, the two logits are {gaps[0]:.1e} to "
+            f"{gaps[-1]:.1e} apart."
+        )
 
 
 def fork(prompt: list[int], one: list[int], other: list[int]) -> tuple[list[int], int, int]:
@@ -198,17 +221,29 @@ def logit_gaps(options, contexts: list[tuple[list[int], int, int]]) -> list[floa
 
     model, _ = reference(options)
     with torch.inference_mode():
-        logits = [model(torch.tensor([ids]), logits_to_keep=1).logits[0, -1].float() for ids, _, _ in contexts]
+        logits = [
+            model(torch.tensor([ids]), logits_to_keep=1).logits[0, -1].float() for ids, _, _ in contexts
+        ]
     return [abs(float(row[one] - row[other])) for row, (_, one, other) in zip(logits, contexts, strict=True)]
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2-135m", help="or gpt2-shape: 124M random weights in GPT-2's shape")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", default="smollm2-135m", help="or gpt2-shape: 124M random weights in GPT-2's shape"
+    )
     parser.add_argument("--adapter", type=Path, help="folder of an adapter that was trained on this model")
     parser.add_argument("--prompts", type=int, default=256)
     parser.add_argument("--max-new-tokens", type=int, default=128)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 4, 8, 16, 32, 64], help="batch sizes that transformers tries")
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=[1, 4, 8, 16, 32, 64],
+        help="batch sizes that transformers tries",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     main(parser.parse_args())

@@ -1,24 +1,27 @@
-"""What each optimisation of the training step brings: from a straightforward implementation to loratune's, one at a time.
+"""What each optimisation of the training step brings: from a straightforward implementation to loratune's,
+one at a time.
 
-    .venv/bin/python benchmarks/ladder.py --model smollm2-135m        # or gpt2-shape: 124M random weights in GPT-2's shape
+    .venv/bin/python benchmarks/ladder.py --model smollm2-135m        # or gpt2-shape: 124M random weights in
+  GPT-2's shape
 
-Each line is loratune's own step with all that stands below it undone. All train the same rows of the shipped Dolly and FinQA,
-2,048 tokens an optimiser step, rank 16 on all linear layers, in fp32 unless said otherwise:
+Each line is loratune's own step with all that stands below it undone. All train the same rows of the shipped
+Dolly and FinQA, 2,048 tokens an optimiser step, rank 16 on all linear layers, in fp32 unless said otherwise:
 
-plain step       rows in their order, as many as fit in 2,048 tokens when each is padded to the longest; the logits of all
-                 tokens in one matrix, F.cross_entropy over it, torch's scaled_dot_product_attention, all derivatives by autograd
-packed           documents lie end to end, 2,048 tokens at once; attention inside each document
-head             logits of the target tokens only, 1,024 words at a time, their gradient formed in the forward pass
-last layer       computes the target tokens only, once they have attended
-by hand          derivatives written out: LoRA's product is added in place, norms and activations are made again, not kept
-blocks           attention of long documents in blocks of about 96 queries, each computed by one thread
-1,024 at once    the step's rows in micro-batches by best fit
-bf16             the large products, where this machine is faster with it
-low memory       `--low-memory`: layers are computed again in the backward pass
+plain step       rows in their order, as many as fit in 2,048 tokens when each is padded to the longest; the
+  logits of all tokens in one matrix, F.cross_entropy over it, torch's scaled_dot_product_attention, all
+  derivatives by autograd packed           documents lie end to end, 2,048 tokens at once; attention inside
+  each document head             logits of the target tokens only, 1,024 words at a time, their gradient
+  formed in the forward pass last layer       computes the target tokens only, once they have attended by hand
+  derivatives written out: LoRA's product is added in place, norms and activations are made again, not kept
+  blocks           attention of long documents in blocks of about 96 queries, each computed by one thread
+  1,024 at once    the step's rows in micro-batches by best fit bf16             the large products, where
+  this machine is faster with it low memory       `--low-memory`: layers are computed again in the backward
+  pass
 
-A process of its own measures each line, in turn, and the median of the rounds counts. A real token is one of a row's own,
-padding is none; the first step is left out of the speed. Loss and gradient norm of that step must be the same in all lines,
-within 1e-4 in fp32, or nothing is printed. B is random instead of 0, so that the gradients of A are not 0 either.
+A process of its own measures each line, in turn, and the median of the rounds counts. A real token is one of
+a row's own, padding is none; the first step is left out of the speed. Loss and gradient norm of that step
+must be the same in all lines, within 1e-4 in fp32, or nothing is printed. B is random instead of 0, so that
+the gradients of A are not 0 either.
 """
 
 import argparse
@@ -35,25 +38,31 @@ from peers import make_base, median_of, say
 from torch import Tensor
 
 from generation import apart
-from loratune.data.example import Encoded
-from loratune.data.packing import Batch, fed_tokens, fill, fit_together, pack
+from loratune.data.example import Example
+from loratune.data.packing import Batch, batch_in_order, input_length, pack, pack_best_fit
 from loratune.models import decoder as decoder_module
 from loratune.models.decoder import Decoder
-from loratune.models.load import PRECISIONS, load_base, set_precision
-from loratune.models.lora import Linear, add_lora, trained_parameters
+from loratune.models.load import PRECISIONS, load_model, set_precision
+from loratune.models.lora import LoraLinear, add_lora, trained_parameters
 from loratune.models.ops import elementwise
-from loratune.models.ops.attention import Attend, causal_attention
-from loratune.models.resolve import find_base
+from loratune.models.ops.attention import AttentionFn, causal_attention
+from loratune.models.resolve import resolve_model
 from loratune.models.tokenizer import Tokenizer
-from loratune.system.hardware import bf16_is_fast, use_machine
-from loratune.system.memory import peak_memory_mb, return_memory_at_once
+from loratune.system.hardware import is_bf16_fast, set_up_device
+from loratune.system.memory import peak_memory_mb, return_freed_memory_at_once
 from loratune.training import step
 from loratune.training.objective import HeadCrossEntropy
 
 STEP_TOKENS = 2048  # more than MICRO_TOKENS: a step that fits at once would not show what micro-batches cost
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # of loss and gradient norm, relative; bf16 has 3 digits
 LABELS = (
-    *("plain step", "+ packed", "+ head on target tokens, in blocks", "+ last layer for target tokens", "+ derivatives by hand"),
+    *(
+        "plain step",
+        "+ packed",
+        "+ head on target tokens, in blocks",
+        "+ last layer for target tokens",
+        "+ derivatives by hand",
+    ),
     *("+ attention in blocks", "+ 1,024 tokens at once", "+ bf16", "+ low memory"),
 )
 PLAIN, PACKED, HEAD, LAST_LAYER, BY_HAND, BLOCKS, AT_ONCE, BF16, LOW_MEMORY = range(len(LABELS))
@@ -66,31 +75,33 @@ def main(options) -> None:
         results: dict[int, list[dict]] = {rung: [] for rung in range(len(LABELS)) if fast or rung != BF16}
         for _ in range(options.rounds):
             for rung in results:
-                results[rung].append(apart(measure, rung, "bf16" if fast and rung >= BF16 else "fp32", base, rows))
+                results[rung].append(
+                    apart(measure, rung, "bf16" if fast and rung >= BF16 else "fp32", base, rows)
+                )
                 say(f"{LABELS[rung]}: {results[rung][-1]}")
     assert_same(results)
     show(results, options)
 
 
-def read_rows(base: str, count: int) -> list[Encoded]:
+def read_rows(base: str, count: int) -> list[Example]:
     return real_rows(Tokenizer.load(Path(base)), count)[0]
 
 
 def prefers_bf16(base: str) -> bool:
-    use_machine(0, "cpu")
-    spec = load_base(find_base(base)).decoder.spec
-    return bf16_is_fast(spec.width, spec.mlp_width)
+    set_up_device(0, "cpu")
+    spec = load_model(resolve_model(base)).decoder.spec
+    return is_bf16_fast(spec.hidden_size, spec.intermediate_size)
 
 
-def measure(rung: int, precision: str, base: str, rows: list[Encoded]) -> dict:
-    use_machine(0, "cpu")
+def measure(rung: int, precision: str, base: str, rows: list[Example]) -> dict:
+    set_up_device(0, "cpu")
     if rung == LOW_MEMORY:
-        return_memory_at_once()
+        return_freed_memory_at_once()
     undo_above(rung)
     decoder = adapted(base, precision)
-    decoder.low_memory = rung == LOW_MEMORY
+    decoder.gradient_checkpointing = rung == LOW_MEMORY
     optimizer, clock, results = step.adamw(decoder.train(), 0.0), Clock(), []
-    for group in fill([fed_tokens(row) for row in rows], range(len(rows)), STEP_TOKENS):
+    for group in batch_in_order([input_length(row) for row in rows], range(len(rows)), STEP_TOKENS):
         chosen = [rows[number] for number in group]
         results.append(step.train_step(decoder, optimizer, list(batches(rung, chosen)), RATE, 1.0))
         clock.tick(sum(map(tokens_of, chosen)))
@@ -99,7 +110,7 @@ def measure(rung: int, precision: str, base: str, rows: list[Encoded]) -> dict:
 
 
 def adapted(base: str, precision: str) -> Decoder:
-    decoder = set_precision(load_base(find_base(base)).decoder, PRECISIONS[precision])
+    decoder = set_precision(load_model(resolve_model(base)).decoder, PRECISIONS[precision])
     add_lora(decoder, RANK, ALPHA, 0.0, ["all"])
     torch.manual_seed(0)
     for B in trained_parameters(decoder)[1::2]:
@@ -112,24 +123,32 @@ def undo_above(rung: int) -> None:
     if rung < BLOCKS:
         step.packed_attention = attention_by_document
     if rung < BY_HAND:
-        decoder_module.feed, decoder_module.Rotate = feed_by_autograd, SimpleNamespace(apply=rotated)
-        elementwise.Elementwise = SimpleNamespace(apply=lambda operation, *inputs: operation(*inputs)[0])
-        elementwise.RootMeanSquareNorm.operation = root_mean_square_norm
+        decoder_module.apply_lora_linears, decoder_module.RotaryFunction = (
+            feed_by_autograd,
+            SimpleNamespace(apply=rotated),
+        )
+        elementwise.ElementwiseFunction = SimpleNamespace(
+            apply=lambda operation, *inputs: operation(*inputs)[0]
+        )
+        elementwise.RMSNorm.elementwise_op = root_mean_square_norm
     if rung < HEAD:
         step.target_loss = loss_of_all_logits
     elif rung < LAST_LAYER:
         step.target_loss = loss_of_whole_layers
 
 
-def batches(rung: int, rows: list[Encoded]) -> Iterator[Batch]:
+def batches(rung: int, rows: list[Example]) -> Iterator[Batch]:
     """The micro-batches of one optimiser step."""
-    lengths = [fed_tokens(row) for row in rows]
+    lengths = [input_length(row) for row in rows]
     if rung == PLAIN:
         yield from (padded([rows[number] for number in part]) for part in fill_padded(lengths))
     elif rung < AT_ONCE:
         yield pack(rows)
     else:
-        yield from (pack([rows[number] for number in part]) for part in fit_together(lengths, range(len(rows)), MICRO_TOKENS))
+        yield from (
+            pack([rows[number] for number in part])
+            for part in pack_best_fit(lengths, range(len(rows)), MICRO_TOKENS)
+        )
 
 
 def fill_padded(lengths: list[int]) -> Iterator[list[int]]:
@@ -143,39 +162,49 @@ def fill_padded(lengths: list[int]) -> Iterator[list[int]]:
     yield part
 
 
-def padded(rows: list[Encoded]) -> Batch:
-    """Each row padded on the right to the longest: there, the causal mask alone keeps the padding from being seen."""
+def padded(rows: list[Example]) -> Batch:
+    """Each row padded on the right to the longest: there, the causal mask alone keeps the padding from being
+    seen.
+    """
     batch = pack(rows)
     longest = max(batch.lengths)
     starts = torch.repeat_interleave(torch.arange(len(rows)) * longest, torch.tensor(batch.lengths))
-    place = starts + batch.positions
-    ids = torch.zeros(len(rows) * longest, dtype=torch.long).index_copy(0, place, batch.ids)
+    place = starts + batch.position_ids
+    ids = torch.zeros(len(rows) * longest, dtype=torch.long).index_copy(0, place, batch.input_ids)
     positions = torch.arange(longest).repeat(len(rows))
     lengths = [longest] * len(rows)
-    return replace(batch, ids=ids, positions=positions, lengths=lengths, target_index=place[batch.target_index])
+    return replace(
+        batch, ids=ids, positions=positions, lengths=lengths, target_index=place[batch.target_index]
+    )
 
 
-def attention_by_document(lengths: list[int]) -> Attend:
+def attention_by_document(lengths: list[int]) -> AttentionFn:
     def attend(layer: int, *qkv: Tensor) -> Tensor:
-        return torch.cat([causal_attention(*document) for document in zip(*(x.split(lengths) for x in qkv), strict=True)])
+        return torch.cat(
+            [causal_attention(*document) for document in zip(*(x.split(lengths) for x in qkv), strict=True)]
+        )
 
     return attend
 
 
-def loss_of_all_logits(decoder: Decoder, batch: Batch, attend: Attend) -> Tensor:
-    logits = decoder.logits(decoder(batch.ids, batch.positions, attend))
-    labels = torch.full_like(batch.ids, -100).index_copy(0, batch.target_index, batch.targets)
+def loss_of_all_logits(decoder: Decoder, batch: Batch, attend: AttentionFn) -> Tensor:
+    logits = decoder.logits(decoder(batch.input_ids, batch.position_ids, attend))
+    labels = torch.full_like(batch.input_ids, -100).index_copy(0, batch.target_index, batch.targets)
     return F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
 
 
-def loss_of_whole_layers(decoder: Decoder, batch: Batch, attend: Attend) -> Tensor:
-    hidden = decoder(batch.ids, batch.positions, attend)[batch.target_index]
+def loss_of_whole_layers(decoder: Decoder, batch: Batch, attend: AttentionFn) -> Tensor:
+    hidden = decoder(batch.input_ids, batch.position_ids, attend)[batch.target_index]
     return HeadCrossEntropy.apply(hidden, decoder.head_weight, batch.targets)
 
 
-def feed_by_autograd(layers: list[Linear], operation: elementwise.Operation, *inputs: Tensor) -> tuple[Tensor, ...]:
+def feed_by_autograd(
+    layers: list[LoraLinear], operation: elementwise.ElementwiseOp, *inputs: Tensor
+) -> tuple[Tensor, ...]:
     h = operation(*inputs)[0]
-    return tuple(layer.with_dropout(h) for layer in layers)  # of 0: it is the way that autograd differentiates
+    return tuple(
+        layer.forward_with_dropout(h) for layer in layers
+    )  # of 0: it is the way that autograd differentiates
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -183,7 +212,7 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
-def root_mean_square_norm(self: elementwise.RootMeanSquareNorm, x: Tensor) -> tuple[Tensor, None]:
+def root_mean_square_norm(self: elementwise.RMSNorm, x: Tensor) -> tuple[Tensor, None]:
     return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight, None
 
 
@@ -192,21 +221,33 @@ def assert_same(results: dict[int, list[dict]]) -> None:
     for rung, runs in results.items():
         for run in runs:
             off = max(abs(run[what] / ours[what] - 1) for what in ("loss", "grad_norm"))
-            assert off <= TOLERANCE[run["precision"]], f"{LABELS[rung]}: the first step is {off:.1e} off: {run}, not {ours}"
+            assert off <= TOLERANCE[run["precision"]], (
+                f"{LABELS[rung]}: the first step is {off:.1e} off: {run}, not {ours}"
+            )
 
 
 def show(results: dict[int, list[dict]], options) -> None:
-    print(f"\n{options.model}, {options.rows} rows, {torch.get_num_threads()} threads, median of {options.rounds}\n")
-    print("| | real tokens/s | over the line above | over the plain step | peak memory |\n|---|---|---|---|---|")
+    print(
+        f"\n{options.model}, {options.rows} rows, {torch.get_num_threads()} threads, median of "
+        f"{options.rounds}\n"
+    )
+    print(
+        "| | real tokens/s | over the line above | over the plain step | peak memory |\n|---|---|---|---|---|"
+    )
     plain = before = median_of(results[PLAIN], "tokens_per_second")
     for rung, runs in results.items():
         speed, memory = median_of(runs, "tokens_per_second"), median_of(runs, "peak_memory_mb")
-        print(f"| {LABELS[rung]} | {speed:.0f} | {speed / before:.2f}x | {speed / plain:.2f}x | {memory / 1000:.2f} GB |")
+        print(
+            f"| {LABELS[rung]} | {speed:.0f} | {speed / before:.2f}x | {speed / plain:.2f}x | "
+            f"{memory / 1000:.2f} GB |"
+        )
         before = speed
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--rows", type=int, default=72)
     parser.add_argument("--rounds", type=int, default=3)

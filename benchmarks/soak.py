@@ -1,10 +1,10 @@
 """Does a long run stay as it was in its first minutes?
 
-Trains in one process, stopped as by Ctrl-C every few minutes; then the newest checkpoint is evaluated (loss and generation)
-and the run goes on with --resume, until its budget is used up. Every two seconds the process's resident memory is noted. The
-table has a line for each stretch: the most memory that its training and its evaluation held, what was left when both were over
-(answers differ in length, and an evaluation's memory with them; what is left must not grow), its speed, and what lies in the
-run's folder.
+Trains in one process, stopped as by Ctrl-C every few minutes; then the newest checkpoint is evaluated (loss
+and generation) and the run goes on with --resume, until its budget is used up. Every two seconds the
+process's resident memory is noted. The table has a line for each stretch: the most memory that its training
+and its evaluation held, what was left when both were over (answers differ in length, and an evaluation's
+memory with them; what is left must not grow), its speed, and what lies in the run's folder.
 
     python benchmarks/soak.py --config recipes/finqa.toml --budget 2h --stretch 8m
 
@@ -22,9 +22,9 @@ from tempfile import TemporaryDirectory
 
 from loratune.commands import evaluate, train
 from loratune.config.base import read_toml
-from loratune.config.evaluate import EvaluateSettings
-from loratune.config.shared import RUNS, parse_duration
-from loratune.config.train import TrainSettings
+from loratune.config.evaluate import EvaluateConfig
+from loratune.config.shared import RUNS_FOLDER, parse_duration
+from loratune.config.train import TrainConfig
 from loratune.system.memory import release_finished_work, resident_memory
 
 EVERY = 2.0  # seconds between two looks at the memory
@@ -56,13 +56,15 @@ class Watch(threading.Thread):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", type=Path)
     parser.add_argument("--budget", type=parse_duration, required=True)
     parser.add_argument("--stretch", type=parse_duration, default=480.0)
     parser.add_argument("--run", default="soak")
     given = parser.parse_args()
-    settings = TrainSettings.checked(
+    settings = TrainConfig.validate_all(
         {**(read_toml(given.config) if given.config else {}), "budget": given.budget, "run": given.run}
     )
     signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell has it ignored
@@ -77,23 +79,23 @@ def main() -> None:
     show(stretches)
 
 
-def train_for(seconds: float, settings: TrainSettings, number: int, watch: Watch) -> bool:
+def train_for(seconds: float, settings: TrainConfig, number: int, watch: Watch) -> bool:
     """A stretch of the run, ended by a signal; whether the run is finished."""
     watch.phase = f"train {number}"
     ctrl_c = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
     ctrl_c.start()
     try:
-        asked = TrainSettings(run=settings.run, resume=True) if number else settings
+        asked = TrainConfig(run=settings.run, resume=True) if number else settings
         return train.run(asked)["finished"]
     finally:
         ctrl_c.cancel()
         release_finished_work()  # else what the allocator happens to keep would count as the next phase's
 
 
-def answered(settings: TrainSettings, number: int, watch: Watch) -> dict:
+def answered(settings: TrainConfig, number: int, watch: Watch) -> dict:
     """The newest checkpoint on some of the validation rows."""
     watch.phase = f"evaluate {number}"
-    asked = EvaluateSettings(
+    asked = EvaluateConfig(
         model=settings.model,
         adapter=[checkpoints(settings)[-1]],
         data=str(settings.data / "val.jsonl"),
@@ -103,13 +105,17 @@ def answered(settings: TrainSettings, number: int, watch: Watch) -> dict:
         out=folder(settings) / "evaluation.json",
     )
     with TemporaryDirectory() as nothing_known:
-        evaluate.cache_folder = lambda: Path(nothing_known)  # or only the first stretch would compute the base's part
+        evaluate.get_cache_folder = lambda: Path(
+            nothing_known
+        )  # or only the first stretch would compute the base's part
         measured = evaluate.run(asked)
     release_finished_work()
-    return {name: measured["tuned"][name] for name in ("nll", "execution_accuracy") if name in measured["tuned"]}
+    return {
+        name: measured["tuned"][name] for name in ("nll", "execution_accuracy") if name in measured["tuned"]
+    }
 
 
-def stretch(settings: TrainSettings, number: int, peaks: dict[str, int]) -> dict:
+def stretch(settings: TrainConfig, number: int, peaks: dict[str, int]) -> dict:
     rows = [json.loads(line) for line in (folder(settings) / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if "loss" in row]
     files = [path for path in folder(settings).rglob("*") if path.is_file() and not path.is_symlink()]
@@ -130,16 +136,18 @@ def stretch(settings: TrainSettings, number: int, peaks: dict[str, int]) -> dict
     }
 
 
-def folder(settings: TrainSettings) -> Path:
-    return RUNS / settings.run
+def folder(settings: TrainConfig) -> Path:
+    return RUNS_FOLDER / settings.run
 
 
-def checkpoints(settings: TrainSettings) -> list[Path]:
+def checkpoints(settings: TrainConfig) -> list[Path]:
     return sorted((folder(settings) / "checkpoints").glob("step-*"))
 
 
 def show(stretches: list[dict]) -> None:
-    """A table for RESULTS.md, and the change from the second stretch, when everything has been in use once, to the last."""
+    """A table for RESULTS.md, and the change from the second stretch, when everything has been in use once,
+    to the last.
+    """
     print("| stretch | " + " | ".join(COLUMNS.values()) + " |\n" + "|---" * (1 + len(COLUMNS)) + "|")
     before = {"tokens": 0, "stepping": 0.0}
     for one in stretches:
@@ -150,7 +158,10 @@ def show(stretches: list[dict]) -> None:
         first, last = stretches[1], stretches[-2]  # the last one is short
         for name in ("train_mb", "evaluate_mb", "resting_mb", "speed"):
             change = last[name] / first[name] - 1
-            print(f"{name}: {first[name]:,.0f} in the second stretch, {last[name]:,.0f} in the last whole one: {change:+.1%}")
+            print(
+                f"{name}: {first[name]:,.0f} in the second stretch, {last[name]:,.0f} in the last whole one: "
+                f"{change:+.1%}"
+            )
 
 
 if __name__ == "__main__":

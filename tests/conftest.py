@@ -5,14 +5,16 @@ import signal
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-# `make test` runs two processes side by side. Each gets cores of its own: torch's threads wait for each other by spinning.
+# `make test` runs two processes side by side. Each gets cores of its own: torch's threads wait for each other
+# by spinning.
 if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[int(worker[2:]) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])] or cores)
 
 import pytest
 
-# A shell starts what runs in the background with Ctrl-C ignored, which would be respected and go on to every process here.
+# A shell starts what runs in the background with Ctrl-C ignored, which would be respected and go on to every
+# process here.
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
@@ -20,10 +22,10 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
 @pytest.fixture(scope="session")
 def smollm2():
     """The real small model that the quickstart uses."""
-    from loratune.models.load import load_base
-    from loratune.models.resolve import find_base
+    from loratune.models.load import load_model
+    from loratune.models.resolve import resolve_model
 
-    return load_base(find_base("smollm2-135m"))
+    return load_model(resolve_model("smollm2-135m"))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,12 @@ BENCHMARKS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
 def taken_from_loratune(source: str) -> list[tuple[str, str]]:
     """(module, name) of each `from loratune... import name`, those within functions included."""
     imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
-    return [(node.module, alias.name) for node in imports if node.module.split(".")[0] == "loratune" for alias in node.names]
+    return [
+        (node.module, alias.name)
+        for node in imports
+        if node.module.split(".")[0] == "loratune"
+        for alias in node.names
+    ]
 
 
 def is_there(module: str, name: str) -> bool:

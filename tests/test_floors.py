@@ -1,4 +1,6 @@
-"""The floors of the house: each room imports only from rooms below it, and only a few know what a user may set."""
+"""The floors of the house: each room imports only from rooms below it, and only a few know what a user may
+set.
+"""
 
 import ast
 from collections import defaultdict
@@ -22,7 +24,8 @@ FLOORS = (
     ("cli",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-# Rooms and modules that may import loratune.config: what a user may set is decided there and handed on as plain values.
+# Rooms and modules that may import loratune.config: what a user may set is decided there and handed on as
+# plain values.
 KNOW_CONFIG = ("config", "commands", "api", "cli", "training.setup")
 # Imports that are still to be undone. Nothing may be added here.
 LEFT = {
@@ -49,9 +52,13 @@ def imports_of(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "loratune":
             inner = node.module.partition(".")[2]
-            yield from [inner] if inner else (alias.name for alias in node.names if not alias.name.startswith("__"))
+            yield from (
+                [inner] if inner else (alias.name for alias in node.names if not alias.name.startswith("__"))
+            )
         elif isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("loratune."))
+            yield from (
+                alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("loratune.")
+            )
 
 
 def room_of(module: str) -> str:
@@ -68,19 +75,27 @@ def crossings() -> dict[tuple[str, str], list[str]]:
         for imported in imports_of(path):
             own, other = room_of(module), room_of(imported)
             is_config = other == "config" and not module.startswith(KNOW_CONFIG)
-            if (own != other and FLOOR[other] >= FLOOR[own] and {own, other} != {"errors", "system"}) or is_config:
+            if (
+                own != other and FLOOR[other] >= FLOOR[own] and {own, other} != {"errors", "system"}
+            ) or is_config:
                 found[module, other].append(imported)
     return dict(found)
 
 
 def test_every_room_has_a_floor():
-    rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    rooms = {
+        path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
     assert rooms - {"__init__", "__main__"} <= FLOOR.keys()
 
 
 def test_nobody_imports_from_a_floor_above():
     found = crossings()
-    new = {f"{module} imports {', '.join(names)}" for (module, room), names in found.items() if (module, room) not in LEFT}
+    new = {
+        f"{module} imports {', '.join(names)}"
+        for (module, room), names in found.items()
+        if (module, room) not in LEFT
+    }
     assert not new
     assert found.keys() >= LEFT, "these are undone; take them out of LEFT"
 

@@ -1,7 +1,7 @@
 """Make the picture of `loratune preview` in the docs: `python -m tools.preview --data data/train.jsonl`.
 
-The file is what `loratune prepare --source snapshot --model smollm2-135m` writes; three short rows of it are shown, with a
-small limit on their length, so that something is cut.
+The file is what `loratune prepare --source snapshot --model smollm2-135m` writes; three short rows of it are
+shown, with a small limit on their length, so that something is cut.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import CONSOLE_SVG_FORMAT, Console
 
 from loratune.commands import preview
-from loratune.config.preview import PreviewSettings
+from loratune.config.preview import PreviewConfig
 from loratune.data.jsonl import read_records, write_records
 from loratune.report.terminal import rows
 
@@ -23,11 +23,13 @@ WIDTH = 96
 
 def main(data: Path, out: Path) -> None:
     chosen = [record for record in read_records(data) if record.id in IDS]
-    rows.console = Console(record=True, force_terminal=True, color_system="truecolor", no_color=False, width=WIDTH)
+    rows.console = Console(
+        record=True, force_terminal=True, color_system="truecolor", no_color=False, width=WIDTH
+    )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "train.jsonl"
         write_records(file, chosen)
-        preview.run(PreviewSettings(model="smollm2-135m", data=file, rows=len(chosen), max_tokens=MAX_TOKENS))
+        preview.run(PreviewConfig(model="smollm2-135m", data=file, rows=len(chosen), max_tokens=MAX_TOKENS))
     # Without the fonts that rich's own form loads from the network.
     form = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
     rows.console.save_svg(str(out), title=f"loratune preview --max-tokens {MAX_TOKENS}", code_format=form)

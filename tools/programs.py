@@ -1,8 +1,10 @@
-"""Programs for FinQA questions of which only the result is known: the usual forms, tried over the numbers of the page.
+"""Programs for FinQA questions of which only the result is known: the usual forms, tried over the numbers of
+the page.
 
-Of 3,337 known programs 20 forms such as `subtract(N, N), divide(#0, N)` make up 86 %. A form filled with numbers of the page
-that gives the recorded result to five decimals is most likely what was meant; where several do, the words of the question
-and the place of the numbers decide. `python -m tools.programs` measures how often that is right.
+Of 3,337 known programs 20 forms such as `subtract(N, N), divide(#0, N)` make up 86 %. A form filled with
+numbers of the page that gives the recorded result to five decimals is most likely what was meant; where
+several do, the words of the question and the place of the numbers decide. `python -m tools.programs` measures
+how often that is right.
 """
 
 import math
@@ -14,32 +16,50 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from loratune.data import snapshot
-from loratune.tasks.finqa.facts import page_facts
-from loratune.tasks.finqa.program import DECIMALS, TABLE, Program, Step, execute, number_of, parse, same_program, same_result
-from loratune.tasks.finqa.ranker import rank, stems
+from loratune.tasks.finqa.facts import build_page_facts
+from loratune.tasks.finqa.program import (
+    DECIMALS,
+    TABLE_OPERATIONS,
+    Program,
+    Step,
+    execute_program,
+    is_same_program,
+    is_same_result,
+    parse_number,
+    parse_program,
+)
+from loratune.tasks.finqa.ranker import rank_facts, stem_words
 
-FEWEST = 3  # known programs of a form that is tried
-FORMS_TRIED = 20  # the likeliest for the question
-FACTS_SEARCHED = 14  # the best ranked
-MOST_NUMBERS = {1: 60, 2: 60, 3: 30}  # tried in a form with so many places
-MOST_HITS = 200  # looked at for each form
-DEVIATION = 0.6e-5  # results are recorded to five decimals; what is as near as this is calculated once more, exactly
-LEAST_SCORE, LEAST_LEAD = -12.0, 1.0  # of a program that is taken, the lead before the best one with another meaning
+MIN_FORM_COUNT = 3  # known programs of a form that is tried
+MAX_FORMS = 20  # the likeliest for the question
+MAX_FACTS = 14  # the best ranked
+MAX_NUMBERS = {1: 60, 2: 60, 3: 30}  # tried in a form with so many places
+MAX_HITS = 200  # looked at for each form
+TOLERANCE = (
+    0.6e-5  # results are recorded to five decimals; what is as near as this is calculated once more, exactly
+)
+# Of a program that is taken, the lead before the best one with another meaning.
+MIN_SCORE, MIN_LEAD = (
+    -12.0,
+    1.0,
+)
 
-Form = tuple[tuple[str, tuple[str, str]], ...]  # steps; N stands for a number of the page
-CALCULATE = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide}
+ProgramForm = tuple[tuple[str, tuple[str, str]], ...]  # steps; N stands for a number of the page
+NUMPY_OPERATIONS = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide}
 
 
-def form_of(program: Program) -> Form:
-    return tuple((step.operation, tuple(a if a[0] in "#c" else "N" for a in step.arguments)) for step in program)
+def extract_form(program: Program) -> ProgramForm:
+    return tuple(
+        (step.operation, tuple(a if a[0] in "#c" else "N" for a in step.arguments)) for step in program
+    )
 
 
-def places(form: Form) -> int:
+def count_placeholders(form: ProgramForm) -> int:
     return sum(argument == "N" for _, arguments in form for argument in arguments)
 
 
 @dataclass
-class Forms:
+class FormStatistics:
     """How often each form occurs, and with which words in the question (naive Bayes)."""
 
     count: Counter = field(default_factory=Counter)
@@ -47,60 +67,70 @@ class Forms:
     word: Counter = field(default_factory=Counter)
 
     @classmethod
-    def of(cls, known: Sequence[tuple[str, Program]]) -> "Forms":
+    def of(cls, known: Sequence[tuple[str, Program]]) -> "FormStatistics":
         """From questions and their programs."""
         forms = cls()
         for question, program in known:
-            form = form_of(program)
+            form = extract_form(program)
             forms.count[form] += 1
-            for word in set(stems(question)):
+            for word in set(stem_words(question)):
                 forms.word[word] += 1
                 forms.with_word[form, word] += 1
         return forms
 
-    def score(self, form: Form, question: str) -> float:
+    def score(self, form: ProgramForm, question: str) -> float:
         """Logarithm of the form's probability for the question, up to a constant."""
         total, score = self.count.total(), math.log(self.count[form] / self.count.total())
-        for word in set(stems(question)):
+        for word in set(stem_words(question)):
             if self.word[word] >= 5:
                 share = self.word[word] / total
                 score += math.log((self.with_word[form, word] + 2 * share) / (self.count[form] + 2) / share)
         return score
 
-    def likeliest(self, question: str) -> list[tuple[float, Form]]:
+    def rank_forms(self, question: str) -> list[tuple[float, ProgramForm]]:
         usual = [
             form
             for form, count in self.count.items()
-            if count >= FEWEST and 1 <= places(form) <= 3 and all(operation in CALCULATE for operation, _ in form)
+            if count >= MIN_FORM_COUNT
+            and 1 <= count_placeholders(form) <= 3
+            and all(operation in NUMPY_OPERATIONS for operation, _ in form)
         ]
-        return sorted(((self.score(form, question), form) for form in usual), key=lambda one: -one[0])[:FORMS_TRIED]
+        return sorted(((self.score(form, question), form) for form in usual), key=lambda one: -one[0])[
+            :MAX_FORMS
+        ]
 
 
-def find_program(question: str, facts: dict[str, str], result: float, forms: Forms) -> Program | None:
-    """The most plausible program over the facts' numbers that gives this result; None where none stands out."""
-    place = numbers_in(facts, rank(question, facts))
+def find_program(
+    question: str, facts: dict[str, str], result: float, forms: FormStatistics
+) -> Program | None:
+    """The most plausible program over the facts' numbers that gives this result; None where none stands
+    out.
+    """
+    place = rank_numbers(facts, rank_facts(question, facts))
     found = [
-        (score - cost(program, place), program)
-        for score, form in forms.likeliest(question)
-        for program in filled(form, list(place), result)
+        (score - compute_penalty(program, place), program)
+        for score, form in forms.rank_forms(question)
+        for program in fill_form(form, list(place), result)
     ]
     if not found:
         return None
     score, best = max(found, key=lambda one: one[0])
-    rival = max((other for other, program in found if not same_program(best, program)), default=-math.inf)
-    return best if score >= LEAST_SCORE and score - rival >= LEAST_LEAD else None
+    rival = max((other for other, program in found if not is_same_program(best, program)), default=-math.inf)
+    return best if score >= MIN_SCORE and score - rival >= MIN_LEAD else None
 
 
-def numbers_in(facts: dict[str, str], ranked: Sequence[str]) -> dict[str, int]:
-    """Each number of the best ranked facts, as it is written there, and the rank of the first fact that has it."""
+def rank_numbers(facts: dict[str, str], ranked: Sequence[str]) -> dict[str, int]:
+    """Each number of the best ranked facts, as it is written there, and the rank of the first fact that has
+    it.
+    """
     place: dict[str, int] = {}
-    for number, name in enumerate(ranked[:FACTS_SEARCHED]):
-        for text in numbers_of(facts[name]):
+    for number, name in enumerate(ranked[:MAX_FACTS]):
+        for text in extract_numbers(facts[name]):
             place.setdefault(text, number)
     return place
 
 
-def numbers_of(text: str) -> list[str]:
+def extract_numbers(text: str) -> list[str]:
     """As they are written, and negative ones also without their sign: programs have them either way."""
     found = re.findall(r"-?\d+(?:\.\d+)?%?", text.replace(",", ""))
     return [written for number in found for written in dict.fromkeys((number.lstrip("-"), number))]
@@ -108,28 +138,37 @@ def numbers_of(text: str) -> list[str]:
 
 def has_numbers(facts: dict[str, str], program: Program) -> bool:
     """Whether all numbers of the program stand in the facts, as percentages or not."""
-    known = {text.rstrip("%") for fact in facts.values() for text in numbers_of(fact)}
-    arithmetic = [step for step in program if step.operation not in TABLE]
+    known = {text.rstrip("%") for fact in facts.values() for text in extract_numbers(fact)}
+    arithmetic = [step for step in program if step.operation not in TABLE_OPERATIONS]
     return all(a[0] in "#c" or a.rstrip("%") in known for step in arithmetic for a in step.arguments)
 
 
-def filled(form: Form, numbers: list[str], result: float) -> list[Program]:
+def fill_form(form: ProgramForm, numbers: list[str], result: float) -> list[Program]:
     """The programs of this form over the numbers that give the result."""
-    count = places(form)
-    numbers = numbers[: MOST_NUMBERS[count]]
+    count = count_placeholders(form)
+    numbers = numbers[: MAX_NUMBERS[count]]
     if not numbers:
         return []
-    off = np.abs(results(form, np.array([number_of(text) for text in numbers])) - result)
+    off = np.abs(evaluate_form(form, np.array([parse_number(text) for text in numbers])) - result)
     programs = []
-    for choice in np.argwhere(off <= DEVIATION)[:MOST_HITS]:
+    for choice in np.argwhere(off <= TOLERANCE)[:MAX_HITS]:
         texts = iter([numbers[number] for number in choice])
-        programs.append(tuple(Step(name, tuple(next(texts) if a == "N" else a for a in arguments)) for name, arguments in form))
-    return [program for program in programs if not is_idle(program) and same_result(execute(program), round(result, DECIMALS))]
+        programs.append(
+            tuple(
+                Step(name, tuple(next(texts) if a == "N" else a for a in arguments))
+                for name, arguments in form
+            )
+        )
+    return [
+        program
+        for program in programs
+        if not has_trivial_step(program) and is_same_result(execute_program(program), round(result, DECIMALS))
+    ]
 
 
-def results(form: Form, values: np.ndarray) -> np.ndarray:
+def evaluate_form(form: ProgramForm, values: np.ndarray) -> np.ndarray:
     """The form's result for every choice of the values, [values, ...] with an axis for each place."""
-    count, axis, steps = places(form), 0, []
+    count, axis, steps = count_placeholders(form), 0, []
     for operation, arguments in form:
         operands = []
         for argument in arguments:
@@ -137,42 +176,56 @@ def results(form: Form, values: np.ndarray) -> np.ndarray:
                 operands.append(values.reshape([-1 if axis == other else 1 for other in range(count)]))
                 axis += 1
             else:
-                operands.append(steps[int(argument[1:])] if argument[0] == "#" else np.float64(number_of(argument)))
+                operands.append(
+                    steps[int(argument[1:])] if argument[0] == "#" else np.float64(parse_number(argument))
+                )
         with np.errstate(all="ignore"):
-            steps.append(CALCULATE[operation](*operands))
+            steps.append(NUMPY_OPERATIONS[operation](*operands))
     return np.broadcast_to(steps[-1], (len(values),) * count)
 
 
-def is_idle(program: Program) -> bool:
+def has_trivial_step(program: Program) -> bool:
     """Whether a step does nothing, or next to it: has 0 or 1 as its second number, or one number twice."""
     return any(
-        step.arguments[0] == step.arguments[1] or (step.arguments[1].rstrip("%") in ("0", "1", "0.0", "1.0")) for step in program
+        step.arguments[0] == step.arguments[1] or (step.arguments[1].rstrip("%") in ("0", "1", "0.0", "1.0"))
+        for step in program
     )
 
 
-def cost(program: Program, place: dict[str, int]) -> float:
-    """Numbers from facts far down, from several facts, small whole ones, years and percentages are less likely to be meant."""
-    used = [argument for step in program for argument in step.arguments if argument in place]
-    ranks = [place[text] for text in used]
-    values = [number_of(text) for text in used]
+def compute_penalty(program: Program, rank_by_number: dict[str, int]) -> float:
+    """Numbers from facts far down, from several facts, small whole ones, years and percentages are less
+    likely to be meant.
+    """
+    used = [argument for step in program for argument in step.arguments if argument in rank_by_number]
+    ranks = [rank_by_number[text] for text in used]
+    values = [parse_number(text) for text in used]
     small = sum(abs(value) <= 12 and "." not in text for value, text in zip(values, used, strict=True))
     years = sum(1990 <= value <= 2030 for value in values)
     percents = sum(text.endswith("%") for text in used)
     return 0.35 * sum(ranks) / len(ranks) + 0.5 * len(set(ranks)) + 0.7 * small + 0.5 * years + percents
 
 
-def measure() -> None:
-    """How often a program is found, and the right one, on one half of the known ones with the forms of the other."""
-    known = [row for row in snapshot.read("finqa_train") if row["program"] and isinstance(row["exe_ans"], int | float)]
+def measure_accuracy() -> None:
+    """How often a program is found, and the right one, on one half of the known ones with the forms of the
+    other.
+    """
+    known = [
+        row
+        for row in snapshot.read("finqa_train")
+        if row["program"] and isinstance(row["exe_ans"], int | float)
+    ]
     learned, asked = known[::2], known[1::2]
-    forms = Forms.of([(row["question"], parse(row["program"])) for row in learned])
+    forms = FormStatistics.of([(row["question"], parse_program(row["program"])) for row in learned])
     found = right = 0
     for row in asked:
-        facts = page_facts(row["pre_text"], row["post_text"], row["table"])
+        facts = build_page_facts(row["pre_text"], row["post_text"], row["table"])
         if program := find_program(row["question"], facts, row["exe_ans"], forms):
-            found, right = found + 1, right + same_program(parse(row["program"]), program)
-    print(f"{len(asked):,} questions: {found:,} programs found, {right:,} of them ({right / found:.1%}) equal the known one")
+            found, right = found + 1, right + is_same_program(parse_program(row["program"]), program)
+    print(
+        f"{len(asked):,} questions: {found:,} programs found, {right:,} of them ({right / found:.1%}) equal "
+        "the known one"
+    )
 
 
 if __name__ == "__main__":
-    measure()
+    measure_accuracy()

@@ -1,6 +1,7 @@
 """Fit the ranker's weights to the shipped FinQA training questions: `python -m tools.ranker`.
 
-Takes about half a minute on one core and writes ranker.json. benchmarks/retrieval.py measures it on held-out questions.
+Takes about half a minute on one core and writes ranker.json. benchmarks/retrieval.py measures it on held-out
+questions.
 """
 
 import argparse
@@ -12,24 +13,24 @@ import numpy as np
 import torch
 
 from loratune.data import snapshot
-from loratune.data.dedup import folded
+from loratune.data.dedup import normalize_text
 from loratune.tasks.finqa import ranker
-from loratune.tasks.finqa.facts import page_facts, using_numbers
-from loratune.tasks.finqa.ranker import feature_columns, rankable
+from loratune.tasks.finqa.facts import build_page_facts, match_facts
+from loratune.tasks.finqa.ranker import compute_feature_columns, list_rankable
 
-WEIGHTS = Path(ranker.__file__).with_name("ranker.json")
-HIDDEN = 8
-DECAY = 0.01  # L2, of all weights
-MATCHED_WEIGHT = 0.5  # a question whose gold facts are guessed from its program counts half
-MOST_FACTS = 4  # a guess or an annotation of more facts than this is mostly noise
-STEPS = 150
+WEIGHTS_FILE = Path(ranker.__file__).with_name("ranker.json")
+HIDDEN_SIZE = 8
+WEIGHT_DECAY = 0.01  # L2, of all weights
+GUESSED_GOLD_WEIGHT = 0.5  # a question whose gold facts are guessed from its program counts half
+MAX_GOLD_FACTS = 4  # a guess or an annotation of more facts than this is mostly noise
+MAX_ITERATIONS = 150
 
 
 @dataclass(frozen=True)
-class Pages:
+class TrainingFacts:
     """The facts of all questions, one after the other."""
 
-    titles: list[str]  # of the features
+    feature_names: list[str]  # of the features
     values: torch.Tensor  # [facts, features]
     needed: torch.Tensor  # [facts], bool
     question: torch.Tensor  # [facts], the number of each fact's question
@@ -40,37 +41,44 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    pages = training_pages()
+    pages = load_training_facts()
     mean, scale = pages.values.mean(0), pages.values.std(0) + 1e-6
-    hidden, bias, out = fit((pages.values - mean) / scale, pages)
+    hidden, bias, out = fit_ranker((pages.values - mean) / scale, pages)
     # Stored for the features as they are, so that use needs no mean and scale.
     hidden, bias = hidden / scale[:, None], bias - (mean / scale) @ hidden
     stored = {
-        "hidden": {title: rounded(row) for title, row in zip(pages.titles, hidden, strict=True)},
-        "bias": rounded(bias),
-        "out": rounded(out),
+        "hidden": {title: round_values(row) for title, row in zip(pages.feature_names, hidden, strict=True)},
+        "bias": round_values(bias),
+        "out": round_values(out),
     }
     lines = json.dumps(stored, indent=1).replace("\n   ", " ").replace("\n  ]", " ]")
-    WEIGHTS.write_text(lines + "\n")
-    print(f"{WEIGHTS.name}: {len(pages.weight):,} questions, {len(pages.values):,} facts, {len(pages.titles)} features")
+    WEIGHTS_FILE.write_text(lines + "\n")
+    print(
+        f"{WEIGHTS_FILE.name}: {len(pages.weight):,} questions, {len(pages.values):,} facts, "
+        f"{len(pages.feature_names)} features"
+    )
 
 
-def training_pages() -> Pages:
-    held_out = {folded(row["question"]) for split in ("dev", "test") for row in snapshot.read(f"finqa_{split}")}
+def load_training_facts() -> TrainingFacts:
+    held_out = {
+        normalize_text(row["question"])
+        for split in ("dev", "test")
+        for row in snapshot.read(f"finqa_{split}")
+    }
     values, needed, question, weight, titles = [], [], [], [], []
     for row in snapshot.read("finqa_train"):
-        facts = page_facts(row["pre_text"], row["post_text"], row["table"])
-        names = rankable(facts)
-        gold = set(row["gold_inds"] or using_numbers(row["program"] or "", facts)).intersection(names)
-        if folded(row["question"]) in held_out or not 0 < len(gold) <= MOST_FACTS:
+        facts = build_page_facts(row["pre_text"], row["post_text"], row["table"])
+        names = list_rankable(facts)
+        gold = set(row["gold_inds"] or match_facts(row["program"] or "", facts)).intersection(names)
+        if normalize_text(row["question"]) in held_out or not 0 < len(gold) <= MAX_GOLD_FACTS:
             continue
-        columns = feature_columns(row["question"], facts, names)
+        columns = compute_feature_columns(row["question"], facts, names)
         titles = list(columns)
         values.append(np.column_stack(list(columns.values())))
         needed += [name in gold for name in names]
         question += [len(weight)] * len(names)
-        weight.append(1.0 if row["gold_inds"] else MATCHED_WEIGHT)
-    return Pages(
+        weight.append(1.0 if row["gold_inds"] else GUESSED_GOLD_WEIGHT)
+    return TrainingFacts(
         titles,
         torch.tensor(np.concatenate(values), dtype=torch.float64),
         torch.tensor(needed),
@@ -79,19 +87,21 @@ def training_pages() -> Pages:
     )
 
 
-def fit(values: torch.Tensor, pages: Pages) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def fit_ranker(values: torch.Tensor, pages: TrainingFacts) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Hidden [features, units], bias [units], out [units]."""
     weights = [
         (torch.randn(shape, dtype=torch.float64) / shape[0] ** 0.5).requires_grad_()
-        for shape in ((values.shape[1], HIDDEN), (HIDDEN,), (HIDDEN,))
+        for shape in ((values.shape[1], HIDDEN_SIZE), (HIDDEN_SIZE,), (HIDDEN_SIZE,))
     ]
-    optimizer = torch.optim.LBFGS(weights, max_iter=STEPS, history_size=20, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        weights, max_iter=MAX_ITERATIONS, history_size=20, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         hidden, bias, out = weights
         loss = listwise_loss(torch.tanh(values @ hidden + bias) @ out, pages)
-        loss = loss + DECAY * sum(weight.square().sum() for weight in weights)
+        loss = loss + WEIGHT_DECAY * sum(weight.square().sum() for weight in weights)
         loss.backward()
         return loss
 
@@ -100,15 +110,17 @@ def fit(values: torch.Tensor, pages: Pages) -> tuple[torch.Tensor, torch.Tensor,
     return hidden, bias, out
 
 
-def listwise_loss(scores: torch.Tensor, pages: Pages) -> torch.Tensor:
-    """The negative log of the softmax of each needed fact among those of its page that are not needed; a weighted mean."""
+def listwise_loss(scores: torch.Tensor, pages: TrainingFacts) -> torch.Tensor:
+    """The negative log of the softmax of each needed fact among those of its page that are not needed; a
+    weighted mean.
+    """
     others = torch.zeros_like(pages.weight).index_add(0, pages.question, scores.exp() * ~pages.needed)
     needed, question = scores[pages.needed], pages.question[pages.needed]
     weight = pages.weight[question]
     return (torch.log1p(others[question] * torch.exp(-needed)) * weight).sum() / weight.sum()
 
 
-def rounded(values: torch.Tensor) -> list[float]:
+def round_values(values: torch.Tensor) -> list[float]:
     return [round(value, 4) for value in values.tolist()]
 
 

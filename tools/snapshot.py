@@ -1,10 +1,10 @@
 """Make the shipped data: `python -m tools.snapshot --from DIR`.
 
-DIR holds dolly.jsonl.xz and finqa_{train,train_table_only,dev,test}.json.xz as they were collected; SOURCES.md says from
-where. The same input gives the same bytes.
+DIR holds dolly.jsonl.xz and finqa_{train,train_table_only,dev,test}.json.xz as they were collected;
+SOURCES.md says from where. The same input gives the same bytes.
 
-Training questions whose program nobody recorded get one that gives their result (`programs.py`), under a name of its own.
-Of those whose page is lost but for its table, the ones are taken whose program needs no more.
+Training questions whose program nobody recorded get one that gives their result (`programs.py`), under a name
+of its own. Of those whose page is lost but for its table, the ones are taken whose program needs no more.
 """
 
 import argparse
@@ -13,29 +13,34 @@ import lzma
 from pathlib import Path
 
 from loratune.data import snapshot
-from loratune.tasks.finqa.facts import page_facts
-from loratune.tasks.finqa.program import parse, written
-from tools.programs import Forms, find_program, has_numbers
+from loratune.tasks.finqa.facts import build_page_facts
+from loratune.tasks.finqa.program import format_program, parse_program
+from tools.programs import FormStatistics, find_program, has_numbers
 
-SHIPPED = Path(snapshot.__file__).parent
+SNAPSHOT_FOLDER = Path(snapshot.__file__).parent
 SPLITS = ("train", "dev", "test")
-# In 77 training records the table's cells were rewritten to bare numbers and some labels moved: not FinQA any more.
-REWRITTEN = "joined+numtable"
+# In 77 training records the table's cells were rewritten to bare numbers and some labels moved: not FinQA any
+# more.
+REWRITTEN_FORM = "joined+numtable"
 
 
 def main(source: Path) -> None:
     with lzma.open(source / "dolly.jsonl.xz", "rt", encoding="utf-8") as file:
-        write_rows(SHIPPED / "dolly.jsonl.xz", [json.loads(line) for line in file])
+        write_rows(SNAPSHOT_FOLDER / "dolly.jsonl.xz", [json.loads(line) for line in file])
     for split in SPLITS:
         with lzma.open(source / f"finqa_{split}.json.xz", "rt", encoding="utf-8") as file:
             collected = json.load(file)
-        rows = [finqa_row(record) for record in collected if record["_source"]["context_form"] != REWRITTEN]
+        rows = [
+            build_finqa_row(record)
+            for record in collected
+            if record["_source"]["context_form"] != REWRITTEN_FORM
+        ]
         if split == "train":
-            rows = with_found_programs(rows, source)
-        write_rows(SHIPPED / f"finqa_{split}.jsonl.xz", rows)
+            rows = add_found_programs(rows, source)
+        write_rows(SNAPSHOT_FOLDER / f"finqa_{split}.jsonl.xz", rows)
 
 
-def finqa_row(record: dict) -> dict:
+def build_finqa_row(record: dict) -> dict:
     """One question with its page. Gold facts by id only: their text follows from the page."""
     asked = record["qa"]
     return {
@@ -52,26 +57,32 @@ def finqa_row(record: dict) -> dict:
     }
 
 
-def with_found_programs(rows: list[dict], source: Path) -> list[dict]:
-    """The training rows, `found_program` in those that lack one, and the rows that need nothing but their table."""
-    forms = Forms.of([(row["question"], parse(row["program"])) for row in rows if row["program"]])
+def add_found_programs(rows: list[dict], source: Path) -> list[dict]:
+    """The training rows, `found_program` in those that lack one, and the rows that need nothing but their
+    table.
+    """
+    forms = FormStatistics.of(
+        [(row["question"], parse_program(row["program"])) for row in rows if row["program"]]
+    )
     with lzma.open(source / "finqa_train_table_only.json.xz", "rt", encoding="utf-8") as file:
-        bare = [finqa_row(record) for record in json.load(file)]
+        bare = [build_finqa_row(record) for record in json.load(file)]
     for row in rows + bare:
         if row["program"] or not isinstance(row["exe_ans"], int | float):
             continue
-        if found := find_program(row["question"], facts_of(row), row["exe_ans"], forms):
-            row["found_program"] = written(found)
+        if found := find_program(row["question"], build_row_facts(row), row["exe_ans"], forms):
+            row["found_program"] = format_program(found)
     return rows + [row for row in bare if needs_only_table(row)]
 
 
 def needs_only_table(row: dict) -> bool:
     """Whether it has a program all of whose numbers stand in the page's table."""
-    return "found_program" in row or (bool(row["program"]) and has_numbers(facts_of(row), parse(row["program"])))
+    return "found_program" in row or (
+        bool(row["program"]) and has_numbers(build_row_facts(row), parse_program(row["program"]))
+    )
 
 
-def facts_of(row: dict) -> dict[str, str]:
-    return page_facts(row["pre_text"], row["post_text"], row["table"])
+def build_row_facts(row: dict) -> dict[str, str]:
+    return build_page_facts(row["pre_text"], row["post_text"], row["table"])
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:

@@ -13,4 +13,6 @@ class UserError(Exception):
 
 
 class FileError(UserError):
-    """The file system refuses: a full disk, a folder that cannot be written. What was written before is whole."""
+    """The file system refuses: a full disk, a folder that cannot be written. What was written before is
+    whole.
+    """

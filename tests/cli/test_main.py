@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from loratune.cli.arguments import COMMANDS, parser
+from loratune.cli.arguments import COMMANDS, build_parser
 from loratune.cli.main import main
-from loratune.config.base import flag, read_toml
-from loratune.config.evaluate import EvaluateSettings
-from loratune.config.prepare import PrepareSettings
+from loratune.config.base import format_flag, read_toml
+from loratune.config.evaluate import EvaluateConfig
+from loratune.config.prepare import PrepareConfig
 from loratune.config.shared import parse_duration
-from loratune.config.train import TrainSettings
+from loratune.config.train import TrainConfig
 from loratune.errors import UserError
 from support.deadline import deadline
 
@@ -24,7 +24,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_help_does_not_import_torch():
-    code = "import sys; from loratune.cli.arguments import parser; parser().format_help(); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from loratune.cli.arguments import build_parser; build_parser().format_help(); "
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -35,10 +38,14 @@ def test_how_threads_wait_is_said_before_torch_is_loaded(wish, spins):
     code = """
 import importlib, os, sys
 from loratune.cli.main import main
-importlib.import_module = lambda name: sys.exit(f"{os.environ.get('GOMP_SPINCOUNT')}, {'torch' in sys.modules}")
+def stop(name):
+    sys.exit(f"{os.environ.get('GOMP_SPINCOUNT')}, {'torch' in sys.modules}")
+importlib.import_module = stop
 main(["doctor"])
 """
-    clean = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    clean = {
+        name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    }
     done = subprocess.run([sys.executable, "-c", code], env=clean | wish, stderr=subprocess.PIPE, text=True)
     assert done.stderr.strip() == f"{spins}, False"
 
@@ -50,10 +57,15 @@ def test_every_setting_is_in_the_help(command, capsys):
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
     fields = COMMANDS[command]
-    assert all((name.upper() if name in fields.POSITIONAL else flag(name)) in shown for name in fields.model_fields)
+    assert all(
+        (name.upper() if name in fields.POSITIONAL else format_flag(name)) in shown
+        for name in fields.model_fields
+    )
 
 
-@pytest.mark.parametrize("words", [["tarin"], [], ["train", "--rank"], ["train", "stray"], ["compare", "--rank", "3"]])
+@pytest.mark.parametrize(
+    "words", [["tarin"], [], ["train", "--rank"], ["train", "stray"], ["compare", "--rank", "3"]]
+)
 def test_mistakes_exit_with_2_and_one_line_each(words, capsys):
     assert main(words) == 2
     told = capsys.readouterr().err
@@ -63,22 +75,28 @@ def test_mistakes_exit_with_2_and_one_line_each(words, capsys):
 
 @pytest.mark.parametrize("script", ["prepdata.py", "tune.py", "inference.py"])
 def test_the_scripts_are_the_commands(script):
-    result = subprocess.run([sys.executable, ROOT / script, "--no-such-option"], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, ROOT / script, "--no-such-option"], capture_output=True, text=True
+    )
     assert result.returncode == 2
     assert "unknown setting" in result.stderr
 
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.stem)
 def test_recipes_are_valid(recipe):
-    TrainSettings.checked(read_toml(recipe))
+    TrainConfig.validate_all(read_toml(recipe))
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("1.5h", 5400), ("20", 20)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("1.5h", 5400), ("20", 20)]
+)
 def test_durations(text, seconds):
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["soon", "10x", "m10", "1h30", "", "1" * 10**5, "1" * 10**5 + "x", "1h" * 10**5, "\u0661h"])
+@pytest.mark.parametrize(
+    "text", ["soon", "10x", "m10", "1h30", "", "1" * 10**5, "1" * 10**5 + "x", "1h" * 10**5, "\u0661h"]
+)
 def test_durations_that_are_none(text):
     with deadline():
         try:
@@ -87,16 +105,18 @@ def test_durations_that_are_none(text):
             assert "not a duration" in str(error)
 
 
-@pytest.mark.parametrize("value", ["a\0b", "a\udcffb", ["dolly", "a\0"], {"instruction": "\ud800"}, Path("a\0b")])
+@pytest.mark.parametrize(
+    "value", ["a\0b", "a\udcffb", ["dolly", "a\0"], {"instruction": "\ud800"}, Path("a\0b")]
+)
 @pytest.mark.parametrize("name", ["out", "data", "model", "columns", "template"])
 def test_a_setting_that_is_no_text_is_refused_before_any_work(name, value):
     with pytest.raises(UserError, match=f"--{name}: has a character that is no text"):
-        PrepareSettings.checked({name: value})
+        PrepareConfig.validate_all({name: value})
 
 
 def test_numbers_of_thousands_of_digits_are_refused():
     with pytest.raises(UserError, match="--max-tokens: "):
-        TrainSettings.checked({"max_tokens": "9" * 5000, "micro_tokens": "9" * 5001})
+        TrainConfig.validate_all({"max_tokens": "9" * 5000, "micro_tokens": "9" * 5001})
 
 
 @pytest.mark.parametrize(
@@ -121,14 +141,16 @@ def test_settings_files_that_cannot_be_read(tmp_path, content, told):
 
 @pytest.mark.parametrize("words", [["a", "b"], ["a", "--adapter", "b"]])
 def test_a_list_may_be_given_at_once_or_one_by_one(words):
-    assert vars(parser().parse_args(["evaluate", "--adapter", *words]))["adapter"] == ["a", "b"]
-    assert EvaluateSettings.checked({"adapter": "a"}).adapter == [Path("a")]  # as a settings file may have it
+    assert vars(build_parser().parse_args(["evaluate", "--adapter", *words]))["adapter"] == ["a", "b"]
+    assert EvaluateConfig.validate_all({"adapter": "a"}).adapter == [
+        Path("a")
+    ]  # as a settings file may have it
 
 
 def test_a_switch_that_is_on_can_be_turned_off():
-    assert EvaluateSettings.checked({}).bare
-    assert vars(parser().parse_args(["evaluate", "--no-bare"]))["bare"] is False
-    assert "bare" not in vars(parser().parse_args(["evaluate"]))  # a settings file may say it
+    assert EvaluateConfig.validate_all({}).bare
+    assert vars(build_parser().parse_args(["evaluate", "--no-bare"]))["bare"] is False
+    assert "bare" not in vars(build_parser().parse_args(["evaluate"]))  # a settings file may say it
 
 
 def test_help_keeps_square_brackets_and_shows_defaults_of_zero(capsys):

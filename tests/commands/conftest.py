@@ -1,4 +1,6 @@
-"""Where commands are run: with an adapter and held-out rows, or before there is an adapter. Some tests bring their own place."""
+"""Where commands are run: with an adapter and held-out rows, or before there is an adapter. Some tests bring
+their own place.
+"""
 
 import pytest
 
@@ -13,7 +15,9 @@ def place(tmp_path, monkeypatch):
     """A folder with a base, an adapter and held-out rows; also the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(forgetting, "prose_of_test_pages", lambda: ["net sales rose in 2010 .", "the company has no debt ."])
+    monkeypatch.setattr(
+        forgetting, "read_test_prose", lambda: ["net sales rose in 2010 .", "the company has no debt ."]
+    )
     save_tuned(tmp_path)
     write_rows(tmp_path, ROWS)
     return tmp_path

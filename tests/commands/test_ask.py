@@ -6,15 +6,19 @@ import pytest
 
 from loratune.cli.main import main
 from loratune.commands import ask as command
-from loratune.config.prepare import PrepareSettings
+from loratune.config.prepare import PrepareConfig
 from loratune.data.template import load_template
 from loratune.system.atomic import write_json
 from loratune.system.read import read_json
-from loratune.tasks.finqa.program import execute, parse
-from loratune.tasks.finqa.questions import FinqaOptions, question_of, records_of
+from loratune.tasks.finqa.program import execute_program, parse_program
+from loratune.tasks.finqa.questions import FinqaOptions, build_finqa_records, parse_question
 from support.tuned_models import save_tuned
 
-TABLE = [["( in millions )", "2010", "2009"], ["net sales", "$ 5829", "$ 5735"], ["cost of goods", "200", "300"]]
+TABLE = [
+    ["( in millions )", "2010", "2009"],
+    ["net sales", "$ 5829", "$ 5735"],
+    ["cost of goods", "200", "300"],
+]
 PAGE = {
     "pre_text": ["net sales rose in 2010 .", "the company sells boats and a few planes ."],
     "post_text": ["costs fell by 5.0% ( 5.0 % ) ."],
@@ -43,18 +47,23 @@ def asked_json(capsys, *options: str) -> dict:
 
 
 def answering(monkeypatch, answer: str) -> None:
-    monkeypatch.setattr(command, "answer_to", lambda *_: answer)
+    monkeypatch.setattr(command, "generate_program", lambda *_: answer)
 
 
 def test_the_answer_is_a_program_that_was_carried_out(place, capsys):
     """The random model ends nowhere of its own accord; held to the language it does."""
     result = asked_json(capsys, "--max-new-tokens", "250", "--fact-tokens", "60")
     assert list(result)[:5] == ["question", "facts", "program", "steps", "result"]
-    program = parse(result["program"])
-    assert [step["operation"] for step in result["steps"]] == [step.operation for step in program][: len(result["steps"])]
+    program = parse_program(result["program"])
+    assert [step["operation"] for step in result["steps"]] == [step.operation for step in program][
+        : len(result["steps"])
+    ]
     if "problem" not in result:
-        assert result["result"] == execute(program, TABLE) == result["steps"][-1]["value"]
-    assert asked_json(capsys, "--max-new-tokens", "20", "--no-constrain", "--fact-tokens", "60")["result"] is None
+        assert result["result"] == execute_program(program, TABLE) == result["steps"][-1]["value"]
+    assert (
+        asked_json(capsys, "--max-new-tokens", "20", "--no-constrain", "--fact-tokens", "60")["result"]
+        is None
+    )
 
 
 def test_steps_and_result_are_shown(place, capsys, monkeypatch):
@@ -88,23 +97,30 @@ def test_other_answers(place, capsys, monkeypatch, answer, shown):
 
 
 def test_the_prompt_is_that_of_held_out_rows(place, monkeypatch):
-    """Facts, their order and the instruction come from the code that prepares FinQA, with the adapter's own limit on facts."""
+    """Facts, their order and the instruction come from the code that prepares FinQA, with the adapter's own
+    limit on facts.
+    """
     seen = []
 
     def answer_to(record, *_):
         seen.append(record)
         return PROGRAM
 
-    monkeypatch.setattr(command, "answer_to", answer_to)
+    monkeypatch.setattr(command, "generate_program", answer_to)
     assert ask() == 0 and ask(ASKED, "--fact-tokens", "100") == 0
     described = read_json(place / "adapter" / "loratune.json")
-    write_json(place / "adapter" / "loratune.json", described | {"prepared": {"fact_tokens": 100, "finqa_target": "program"}})
+    write_json(
+        place / "adapter" / "loratune.json",
+        described | {"prepared": {"fact_tokens": 100, "finqa_target": "program"}},
+    )
     assert ask() == 0 and ask(ASKED, "--fact-tokens", "320") == 0
-    default = PrepareSettings.model_fields["fact_tokens"].default
+    default = PrepareConfig.model_fields["fact_tokens"].default
     for record, limit in zip(seen, (default, 100, 100, 320), strict=True):
         # In the small model's tokenizer a token is a byte.
         options = FinqaOptions("program", limit, lambda texts: [len(text.encode()) for text in texts])
-        (wanted,) = records_of([question_of({**PAGE, "id": "page", "question": ASKED})], "val", options)
+        (wanted,) = build_finqa_records(
+            [parse_question({**PAGE, "id": "page", "question": ASKED})], "val", options
+        )
         assert (record.instruction, record.input) == (wanted.instruction, wanted.input)
     assert seen[0].input != seen[1].input
 
@@ -113,7 +129,10 @@ def test_an_adapter_that_was_trained_on_results_is_warned_of(place, capsys, monk
     answering(monkeypatch, PROGRAM)
     assert ask() == 0 and "warning" not in capsys.readouterr().out
     described = read_json(place / "adapter" / "loratune.json")
-    write_json(place / "adapter" / "loratune.json", described | {"prepared": {"fact_tokens": 320, "finqa_target": "answer"}})
+    write_json(
+        place / "adapter" / "loratune.json",
+        described | {"prepared": {"fact_tokens": 320, "finqa_target": "answer"}},
+    )
     assert ask() == 0
     assert "warning: the adapter was trained to write results, not programs" in capsys.readouterr().out
 
@@ -156,8 +175,14 @@ def test_unusable_pages(place, capsys, page, message):
         (["--page", "page.json"], "question is missing: what to ask, in quotation marks"),
         ([" ", "--page", "page.json"], "question is blank"),
         (["how?", "--page", "nowhere.json"], "nowhere.json: there is no such file"),
-        (["how?", "--page", "page.json", "--adapter", "nowhere"], "--adapter nowhere: there is no such folder"),
-        (["how?", "--page", "page.json", "--adapter", "adapter", "--max-new-tokens", "480"], "lower --fact-tokens"),
+        (
+            ["how?", "--page", "page.json", "--adapter", "nowhere"],
+            "--adapter nowhere: there is no such folder",
+        ),
+        (
+            ["how?", "--page", "page.json", "--adapter", "adapter", "--max-new-tokens", "480"],
+            "lower --fact-tokens",
+        ),
         (["what", "now?", "--page", "page.json"], "--now?: unknown setting"),
     ],
 )
@@ -177,6 +202,8 @@ def test_the_template_is_the_adapters(place, monkeypatch):
     monkeypatch.setattr(command, "generate", generate)
     for template in ("instruction", "plain"):
         assert ask(ASKED, "--template", template, "--fact-tokens", "60") == 130
-        tokenizer = command.load_tuned(command.AskSettings(question="?", page="page.json", adapter="adapter")).tokenizer
+        tokenizer = command.load_tuned_model(
+            command.AskConfig(question="?", page="page.json", adapter="adapter")
+        ).tokenizer
         before, _, _ = load_template(template).with_input.partition("{instruction}")
         assert tokenizer.decode(prompts[-1]).startswith(f"{before}{ASKED}\nAnswer with a program.\n\n")

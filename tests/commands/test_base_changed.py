@@ -17,7 +17,10 @@ def change_tokenizer(place) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": 7}))
 
 
-CHANGES = {"configuration (config.json)": change_config, "tokenizer (its files or generation_config.json)": change_tokenizer}
+CHANGES = {
+    "configuration (config.json)": change_config,
+    "tokenizer (its files or generation_config.json)": change_tokenizer,
+}
 
 
 @pytest.mark.parametrize("part", CHANGES)
@@ -25,11 +28,17 @@ def test_it_is_refused_by_name_and_used_as_it_is_now_when_it_is_asked_for(place,
     CHANGES[part](place)
     assert evaluate() == 2
     told = capsys.readouterr().err
-    assert f"--adapter adapter: the {part} of its base model base is another one now than when it was trained" in told
+    assert (
+        f"--adapter adapter: the {part} of its base model base is another one now than when it was trained"
+        in told
+    )
     remedy = told.strip().rpartition("by adding ")[2]
     assert evaluate(*remedy.split()) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert f"warning: --adapter adapter: trained with another {part} of base; with this one it may answer otherwise" in told
+    assert (
+        f"warning: --adapter adapter: trained with another {part} of base; with this one it may answer "
+        "otherwise" in told
+    )
 
 
 def test_both_are_named_together(place, capsys):

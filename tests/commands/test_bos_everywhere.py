@@ -1,4 +1,5 @@
-"""On a base whose tokenizer puts BOS in front of texts, every command's prompts are those of `transformers`' own tokenizer.
+"""On a base whose tokenizer puts BOS in front of texts, every command's prompts are those of `transformers`'
+own tokenizer.
 
 An adapter that was trained before loratune did so keeps its prompts without.
 """
@@ -32,10 +33,14 @@ SIX_STEPS = ["--steps", "6", "--run", "one", "--validations", "1", "--learning-r
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder with such a base, data and held-out rows, and an adapter whose loratune.json says nothing of BOS."""
+    """A folder with such a base, data and held-out rows, and an adapter whose loratune.json says nothing of
+    BOS.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(forgetting, "prose_of_test_pages", lambda: ["net sales rose in 2010 .", "the company has no debt ."])
+    monkeypatch.setattr(
+        forgetting, "read_test_prose", lambda: ["net sales rose in 2010 .", "the company has no debt ."]
+    )
     save_model(tmp_path / "base", seed=4, begins="<|begin|>", ends="<|end|>")
     save_tuned(tmp_path)
     write_rows(tmp_path, ROWS)
@@ -87,7 +92,7 @@ def test_the_base_is_measured_with_bos_if_the_adapter_was_trained_with_it(place,
         prompts = [expected(prompt_of(row, bare), bos) for row in ROWS]
         total = sum(nll(model, prompt, response) for prompt, response in zip(prompts, responses, strict=True))
         assert result[part]["nll"] == pytest.approx(total / tokens, rel=CLOSE)
-    windows = [expected(text, bos) for text in forgetting.prose_of_test_pages()]
+    windows = [expected(text, bos) for text in forgetting.read_test_prose()]
     total = sum(nll(model, window[:1], window[1:]) for window in windows)
     targets = sum(len(window) - 1 for window in windows)
     assert result["forgetting"]["base"]["target_tokens"] == targets
@@ -101,7 +106,7 @@ def prompts_of_compare(monkeypatch) -> list[list[int]]:
         asked.extend(prompts)
         return [Answer([5], "eos")] * len(prompts), [Answer([5], "eos")] * len(prompts)
 
-    monkeypatch.setattr(compare, "answer_both", answers)
+    monkeypatch.setattr(compare, "generate_base_and_tuned", answers)
     write_json(Path("test.json"), ["Name a colour.", "What is <|begin|>?"])
     assert main(["compare", "--adapter", "adapter", "--model", "base", "--threads", "1"]) == 0
     return asked
@@ -117,11 +122,29 @@ def prompt_of_ask(monkeypatch) -> list[int]:
     monkeypatch.setattr(ask, "generate", generate)
     page = {"pre_text": ["net sales rose in 2010 ."], "post_text": [], "table": [["a", "2010"], ["b", "3"]]}
     write_json(Path("page.json"), page)
-    assert main(["ask", "what is b?", "--page", "page.json", "--adapter", "adapter", "--model", "base", "--threads", "1"]) == 0
+    assert (
+        main(
+            [
+                "ask",
+                "what is b?",
+                "--page",
+                "page.json",
+                "--adapter",
+                "adapter",
+                "--model",
+                "base",
+                "--threads",
+                "1",
+            ]
+        )
+        == 0
+    )
     return asked[0]
 
 
-@pytest.mark.parametrize(("said", "bos"), [(True, True), (False, False), (None, False), ("another tool's", True)])
+@pytest.mark.parametrize(
+    ("said", "bos"), [(True, True), (False, False), (None, False), ("another tool's", True)]
+)
 def test_questions_are_asked_as_the_adapter_was_trained(place, monkeypatch, said, bos):
     if said == "another tool's":
         (place / "adapter" / "loratune.json").unlink()
@@ -154,7 +177,9 @@ def test_an_adapter_is_trained_with_it_and_says_so(place, capsys):
     model = AutoModelForCausalLM.from_pretrained("base")
     pairs = [(expected(prompt_of(row), bos=True), response_of(row)) for row in TRAINED[:4]]
     total = sum(nll(model, *pair) for pair in pairs) / sum(len(response) for _, response in pairs)
-    assert read_json(place / "runs" / "one" / "summary.json")["base_val_nll"] == pytest.approx(total, rel=CLOSE)
+    assert read_json(place / "runs" / "one" / "summary.json")["base_val_nll"] == pytest.approx(
+        total, rel=CLOSE
+    )
     assert main(["train", "--run", "one", "--resume"]) == 0
 
 
@@ -167,7 +192,7 @@ def test_a_base_without_it_is_trained_as_ever(place, capsys):
 
 def test_a_run_that_was_begun_without_it_goes_on_without(place, monkeypatch):
     with monkeypatch.context() as before:
-        before.setattr(module, "bos_of", lambda tokenizer: [])
+        before.setattr(module, "detect_bos_ids", lambda tokenizer: [])
         assert main([*TRAIN, *SIX_STEPS, "--out", "whole"]) == 0
         options = ["--run", "two", "--out", "halves"]
         stopped = [*TRAIN, *SIX_STEPS, *options]
@@ -187,7 +212,7 @@ def stop_after(monkeypatch, steps: int) -> None:
     from loratune.training.loop import fit
 
     def stopping(job, bar, stop_requested):
-        return fit(job, bar, lambda: len(job.run.rows()) > steps)
+        return fit(job, bar, lambda: len(job.run_folder.read_log()) > steps)
 
     monkeypatch.setattr(train, "fit", stopping)
 
@@ -200,14 +225,19 @@ def test_a_run_that_was_begun_with_it_does_not_lose_it_silently(place, capsys):
     assert main(["train", "--run", "one", "--resume"]) == 2
     assert "bos: True when the run began, False now" in capsys.readouterr().err
     assert evaluate("--adapter", "new", "--model", "base") == 2
-    assert "trained with a BOS token in front of each prompt, but this base's tokenizer" in capsys.readouterr().err
+    assert (
+        "trained with a BOS token in front of each prompt, but this base's tokenizer"
+        in capsys.readouterr().err
+    )
 
 
 def test_adapters_with_and_without_are_not_measured_together(place, capsys):
     save_tuned(place, name="other")
     say_bos(place, True)
     assert evaluate("--adapter", "adapter", "other") == 2
-    assert "--adapter other: trained without a BOS token in front, but adapter with" in " ".join(capsys.readouterr().err.split())
+    assert "--adapter other: trained without a BOS token in front, but adapter with" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 def test_a_broken_word_about_it_is_refused(place, capsys):

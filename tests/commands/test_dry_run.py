@@ -7,14 +7,16 @@ from transformers import LlamaConfig
 
 from loratune.cli.arguments import COMMANDS
 from loratune.cli.main import main
-from loratune.commands.dry_run import in_words
-from loratune.config.shared import DryRun
+from loratune.commands.dry_run import format_duration
+from loratune.config.shared import DryRunConfig
 from loratune.data import snapshot
 from loratune.evaluation import forgetting
 from support.small_models import GROUPED, SMALL, save_model
 from support.tuned_models import save_tuned
 
-ROWS = [{"instruction": f"Count to {n}.", "input": "", "output": "1 " * n, "source": "dolly"} for n in range(2, 9)]
+ROWS = [
+    {"instruction": f"Count to {n}.", "input": "", "output": "1 " * n, "source": "dolly"} for n in range(2, 9)
+]
 
 
 @pytest.fixture
@@ -22,10 +24,15 @@ def place(tmp_path, cache, monkeypatch):
     """A folder with a base, an adapter, prompts and held-out rows; also the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LORATUNE_CACHE", str(cache))
-    monkeypatch.setattr(forgetting, "prose_of_test_pages", lambda: ["net sales rose in 2010 .", "the company has no debt ."])
+    monkeypatch.setattr(
+        forgetting, "read_test_prose", lambda: ["net sales rose in 2010 .", "the company has no debt ."]
+    )
     whole = snapshot.read
     monkeypatch.setattr(snapshot, "read", lambda name: whole(name)[:80])
-    save_model(tmp_path / "base", LlamaConfig(**SMALL | GROUPED | {"max_position_embeddings": 1024}, tie_word_embeddings=True))
+    save_model(
+        tmp_path / "base",
+        LlamaConfig(**SMALL | GROUPED | {"max_position_embeddings": 1024}, tie_word_embeddings=True),
+    )
     save_tuned(tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
@@ -46,7 +53,10 @@ COMMAND_LINES = {
 
 
 def test_all_that_have_it_are_tried_here_or_in_the_tests_of_train():
-    assert {name for name, fields in COMMANDS.items() if issubclass(fields, DryRun)} == {*COMMAND_LINES, "train"}
+    assert {name for name, fields in COMMANDS.items() if issubclass(fields, DryRunConfig)} == {
+        *COMMAND_LINES,
+        "train",
+    }
 
 
 @pytest.mark.parametrize("command", COMMAND_LINES)
@@ -67,7 +77,10 @@ def planned(command: str, capsys, *options: str) -> dict:
 
 def test_prepare(place, capsys):
     plan = planned("prepare", capsys)
-    assert plan["reads"] == {"dolly": "the shipped snapshot, 80 rows", "finqa": "the shipped snapshot, 240 rows"}
+    assert plan["reads"] == {
+        "dolly": "the shipped snapshot, 80 rows",
+        "finqa": "the shipped snapshot, 240 rows",
+    }
     names = ("train.jsonl", "val.jsonl", "test.jsonl", "prepare_report.json")
     assert plan["writes"] == [f"data/{name}" for name in names] and plan["overwrites"] == ["data/test.jsonl"]
     assert plan["about_seconds"] > 0
@@ -114,6 +127,8 @@ def test_mistakes_are_found_by_a_dry_run_too(place, capsys, line, message):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(3.4, "3 s"), (89, "89 s"), (100, "2 min"), (5000, "83 min"), (9000, "2.5 h")])
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(3.4, "3 s"), (89, "89 s"), (100, "2 min"), (5000, "83 min"), (9000, "2.5 h")]
+)
 def test_times_in_words(seconds, words):
-    assert in_words(seconds) == words
+    assert format_duration(seconds) == words

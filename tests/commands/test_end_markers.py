@@ -1,4 +1,6 @@
-"""End markers that a data set has in its texts: taken off the ends of outputs, counted and said; anywhere else they are text."""
+"""End markers that a data set has in its texts: taken off the ends of outputs, counted and said; anywhere
+else they are text.
+"""
 
 import json
 
@@ -9,12 +11,33 @@ from loratune.models.tokenizer import Tokenizer
 from support.evaluating import evaluate, measured, write_rows, written
 from support.training_runs import TRAIN, adapter, same
 
-THINGS = ["key", "lamp", "bucket", "ladder", "kettle", "whistle", "marble", "boot", "tent", "oven", "flute", "anchor"]
+THINGS = [
+    "key",
+    "lamp",
+    "bucket",
+    "ladder",
+    "kettle",
+    "whistle",
+    "marble",
+    "boot",
+    "tent",
+    "oven",
+    "flute",
+    "anchor",
+]
 ROWS = [
-    {"id": str(number), "source": "mine", "instruction": f"Where is the {thing}?", "output": f"It is in room {number}."}
+    {
+        "id": str(number),
+        "source": "mine",
+        "instruction": f"Where is the {thing}?",
+        "output": f"It is in room {number}.",
+    }
     for number, thing in enumerate(THINGS)
 ]
-MARKED = [{**row, "output": row["output"] + end} for row, end in zip(ROWS, ["<|endoftext|>", "<|end|>\n"] * 6, strict=True)]
+MARKED = [
+    {**row, "output": row["output"] + end}
+    for row, end in zip(ROWS, ["<|endoftext|>", "<|end|>\n"] * 6, strict=True)
+]
 NOTHING = {"id": "none", "source": "mine", "instruction": "Say nothing.", "output": "<|endoftext|>"}
 TOLD = "outputs end with an end marker such as <|endoftext|>; it is taken off"
 
@@ -71,13 +94,18 @@ def test_preview_shows_rows_without_them(workplace, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["sources"]["mine"]["end_markers_removed"] == 3 and result["sources"]["mine"]["dropped"] == 1
     tokenizer = Tokenizer.load(workplace / "base")
-    for row, text in zip(result["rows"], ["It is in room 0.", "It is in room 1.", None, "Not <|end|> yet"], strict=True):
+    for row, text in zip(
+        result["rows"], ["It is in room 0.", "It is in room 1.", None, "Not <|end|> yet"], strict=True
+    ):
         learned = [token for token, mask in zip(row["ids"], row["mask"], strict=True) if mask]
         assert learned == ([*tokenizer.encode(text), tokenizer.eos_id] if text else [])
         assert row["dropped"] == (text is None)
     assert main(options) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "dropped: the output is nothing but an end marker" in shown and "end markers taken off outputs" in shown
+    assert (
+        "dropped: the output is nothing but an end marker" in shown
+        and "end markers taken off outputs" in shown
+    )
     assert main([*options, "--cut"]) == 0
     assert "1. none" in capsys.readouterr().out
 

@@ -41,7 +41,11 @@ def test_json_contract_without_answers(place):
     assert evaluate("--generate", "0") == 0
     result = written(place)
     for part in (result, *result["by_source"].values()):
-        assert part["base"].keys() == part["tuned"].keys() == {"nll", "perplexity", "bits_per_byte", "target_tokens"}
+        assert (
+            part["base"].keys()
+            == part["tuned"].keys()
+            == {"nll", "perplexity", "bits_per_byte", "target_tokens"}
+        )
         assert part["difference"].keys() == {"nll", "bits_per_byte"}
         low, high = part["difference"]["nll"]["interval"]
         mean = part["difference"]["nll"]["mean"]
@@ -50,7 +54,10 @@ def test_json_contract_without_answers(place):
         assert part["improved"] + part["tied"] + part["regressed"] == part["rows"]
     assert {source: part["rows"] for source, part in result["by_source"].items()} == {"dolly": 7, "finqa": 3}
     assert result["rows"] == 10 and result["answered_rows"] == 0
-    assert sum(part["base"]["target_tokens"] for part in result["by_source"].values()) == result["base"]["target_tokens"]
+    assert (
+        sum(part["base"]["target_tokens"] for part in result["by_source"].values())
+        == result["base"]["target_tokens"]
+    )
 
 
 def test_an_adapter_without_effect_ties_everywhere(place):
@@ -69,7 +76,14 @@ def test_rows_and_answers_are_drawn_evenly_and_always_the_same(place):
         "dolly": (3, 2),
         "finqa": (3, 2),
     }
-    assert first["base"].keys() >= {"rouge_l", "eos_rate", "mean_tokens", "rep_4", "execution_accuracy", "program_accuracy"}
+    assert first["base"].keys() >= {
+        "rouge_l",
+        "eos_rate",
+        "mean_tokens",
+        "rep_4",
+        "execution_accuracy",
+        "program_accuracy",
+    }
     assert evaluate("--rows", "6", "--generate", "4", "--batch-size", "1") == 0
     assert written(place) == first
 
@@ -81,18 +95,28 @@ def test_one_source_of_the_prepared_data(place):
 
 @torch.no_grad()
 def test_gold_facts_take_the_place_of_the_retrieved_ones(place, capsys):
-    """As if the rows had been prepared with their gold facts; where nobody knows these, the row is left out and counted."""
+    """As if the rows had been prepared with their gold facts; where nobody knows these, the row is left out
+    and counted.
+    """
     gold = [{"table_1": "net sales | 2010 : 12", "text_4": "sales fell ."}, {"text_0": "net sales were 30 ."}]
     others = [None, {}, {"text_1": 3}, "text_1"]
-    write_rows(place, [*ROWS[:2], *(finqa_row(number, gold_facts=facts) for number, facts in enumerate(gold + others))])
+    write_rows(
+        place,
+        [*ROWS[:2], *(finqa_row(number, gold_facts=facts) for number, facts in enumerate(gold + others))],
+    )
     found = measured(place, "--facts", "gold", "--generate", "9")
     said = capsys.readouterr().out
-    assert "4 of 8 rows are left out: their gold facts are unknown" in said and "FinQA's rows show gold facts." in said
+    assert (
+        "4 of 8 rows are left out: their gold facts are unknown" in said
+        and "FinQA's rows show gold facts." in said
+    )
     assert (found["facts"], found["without_gold_facts"]) == ("gold", 4)
     assert found["by_source"]["finqa"]["tuned"]["facts"] == "gold"
     inputs = ["net sales | 2010 : 12\nsales fell .", "net sales were 30 ."]
     assert [one["input"] for one in found["examples"]] == ["", "", *inputs]
-    write_rows(place, [*ROWS[:2], *(finqa_row(number) | {"input": text} for number, text in enumerate(inputs))])
+    write_rows(
+        place, [*ROWS[:2], *(finqa_row(number) | {"input": text} for number, text in enumerate(inputs))]
+    )
     prepared = measured(place, "--generate", "9")
     assert (prepared["facts"], prepared["without_gold_facts"]) == ("retrieved", 0)
     assert prepared["by_source"]["finqa"]["tuned"]["facts"] == "retrieved"
@@ -109,7 +133,9 @@ def test_gold_facts_that_no_row_has_are_refused(place, capsys):
 
 
 def test_shortened_rows_are_counted_and_said(place, capsys):
-    write_rows(place, [*ROWS, {"instruction": "Sum up.", "input": "word " * 300, "output": "yes", "source": "dolly"}])
+    write_rows(
+        place, [*ROWS, {"instruction": "Sum up.", "input": "word " * 300, "output": "yes", "source": "dolly"}]
+    )
     assert evaluate() == 0
     assert Counter(written(place)["shortened"]["dolly"]) == Counter(rows=8, inputs_cut=1)
     assert "dolly: 1 of 8 rows were shortened or dropped to fit in 512 tokens" in capsys.readouterr().out
@@ -163,22 +189,41 @@ def test_an_adapter_with_broken_numbers_is_refused(place, capsys):
 
 def test_rows_whose_meta_is_of_another_form(place):
     strange = {"program": "add(1, 2)", "table": {"a": 1}, "facts": ["x"], "exe_ans": [3]}
-    write_rows(place, [{"instruction": "1 + 2?", "input": "", "output": "add(1, 2)", "source": "mine", "meta": strange}])
+    write_rows(
+        place,
+        [{"instruction": "1 + 2?", "input": "", "output": "add(1, 2)", "source": "mine", "meta": strange}],
+    )
     assert evaluate("--generate", "1") == 0
     assert written(place)["base"]["execution_accuracy"] == 0
 
 
-PARTS = ("rows", "answered_rows", "base", "base_bare", "tuned", "difference", "difference_bare", "improved", "tied", "regressed")
+PARTS = (
+    "rows",
+    "answered_rows",
+    "base",
+    "base_bare",
+    "tuned",
+    "difference",
+    "difference_bare",
+    "improved",
+    "tied",
+    "regressed",
+)
 PARTS += ("by_source", "by_category", "forgetting", "telling")
 
 
 def test_adapters_side_by_side_are_what_each_is_alone(place, capsys):
-    save_tuned(place, name="second", seed=2, targets="attention")  # nothing of the first may be left in the other layers
+    save_tuned(
+        place, name="second", seed=2, targets="attention"
+    )  # nothing of the first may be left in the other layers
     alone = [measured(place, "--generate", "4", "--adapter", name) for name in ("adapter", "second")]
     together = measured(place, "--generate", "4", "--adapter", "adapter", "--adapter", "second")
     assert together | {"examples": None} == {
         **alone[0],
-        "adapters": [{"adapter": one["adapter"], **{name: one[name] for name in PARTS}, "tie_threshold": 0.01} for one in alone],
+        "adapters": [
+            {"adapter": one["adapter"], **{name: one[name] for name in PARTS}, "tie_threshold": 0.01}
+            for one in alone
+        ],
         "spread": together["spread"],
         "examples": None,
     }
@@ -218,7 +263,10 @@ def test_spread_is_the_sample_standard_deviation(place, capsys):
     ("other", "message"),
     [
         ({"base": "another"}, "--adapter second: made for the base model another"),
-        ({"template": "chatml"}, "--adapter second: trained with the template 'chatml', but adapter with 'instruction'"),
+        (
+            {"template": "chatml"},
+            "--adapter second: trained with the template 'chatml', but adapter with 'instruction'",
+        ),
     ],
 )
 def test_adapters_that_are_not_comparable_are_refused(place, capsys, other, message):
@@ -275,12 +323,16 @@ def test_examples_make_up_the_totals(place):
     assert [one["instruction"] for one in examples] == [row["instruction"] for row in ROWS]
     tokens = [one["target_tokens"] for one in examples]
     for model in ("base", "base_bare", "tuned"):
-        nll = sum(one[model]["nll"] * count for one, count in zip(examples, tokens, strict=True)) / sum(tokens)
+        nll = sum(one[model]["nll"] * count for one, count in zip(examples, tokens, strict=True)) / sum(
+            tokens
+        )
         assert nll == pytest.approx(result[model]["nll"])
         answered = [one[model] for one in examples if "answer" in one[model]]
         assert len(answered) == 4
         for name in ("rouge_l", "rep_4", "cap_rate"):
-            assert statistics.mean(one["scores"][name] for one in answered) == pytest.approx(result[model][name])
+            assert statistics.mean(one["scores"][name] for one in answered) == pytest.approx(
+                result[model][name]
+            )
     assert all(one["change"] == pytest.approx(one["tuned"]["nll"] - one["base"]["nll"]) for one in examples)
     assert sum(one["change"] < -0.01 for one in examples) == result["improved"]
 
@@ -307,11 +359,16 @@ def test_forgetting_is_the_likelihood_of_plain_text(place):
         tokenizer_of(place).encode("Plain text, and no more. " * 50),
     )
     pieces = [torch.tensor([ids[start : start + 512]]) for start in range(0, len(ids), 512)]
-    nll = [torch.nn.functional.cross_entropy(model(one).logits[0, :-1], one[0, 1:], reduction="sum").item() for one in pieces]
+    nll = [
+        torch.nn.functional.cross_entropy(model(one).logits[0, :-1], one[0, 1:], reduction="sum").item()
+        for one in pieces
+    ]
     assert (result["text"], result["windows"]) == ("mine.txt", 3)
     assert result["base"]["target_tokens"] == len(ids) - 3
     assert result["base"]["nll"] == pytest.approx(sum(nll) / (len(ids) - 3), rel=1e-4)
-    assert result["difference"]["nll"]["mean"] == pytest.approx(result["tuned"]["nll"] - result["base"]["nll"])
+    assert result["difference"]["nll"]["mean"] == pytest.approx(
+        result["tuned"]["nll"] - result["base"]["nll"]
+    )
     low, high = result["difference"]["nll"]["interval"]
     assert low <= result["difference"]["nll"]["mean"] <= high
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from safetensors.torch import load_file, save_file
 
-from loratune.evaluation.result_cache import Notebook
+from loratune.evaluation.result_cache import ResultCache
 from loratune.models.decoder import Decoder
 from support.evaluating import evaluate, measured, written
 
@@ -13,7 +13,7 @@ from support.evaluating import evaluate, measured, written
 def test_an_evaluation_that_was_stopped_goes_on(place, monkeypatch, capsys):
     """Wherever it was, with all that was known, and its result is that of one which nobody stopped."""
     options = ("--generate", "10", "--temperature", "1", "--samples", "2", "--constrain")
-    whole, stopped, note = measured(place, *options), 0, Notebook.note
+    whole, stopped, note = measured(place, *options), 0, ResultCache.note
     monkeypatch.setenv("LORATUNE_CACHE", str(place / "another cache"))
 
     def note_and_stop(self, key, value):
@@ -22,7 +22,7 @@ def test_an_evaluation_that_was_stopped_goes_on(place, monkeypatch, capsys):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Notebook, "note", note_and_stop)
+        patch.setattr(ResultCache, "note", note_and_stop)
         while evaluate(*options) == 130:
             stopped += 1
     assert written(place) == whole and stopped >= 9
@@ -35,9 +35,14 @@ def test_an_evaluation_that_was_stopped_goes_on(place, monkeypatch, capsys):
 def test_what_is_known_of_the_base_serves_another_adapter(place, monkeypatch):
     measured(place, "--generate", "4")
     (place / "another").mkdir()
-    (place / "another" / "adapter_config.json").write_bytes((place / "adapter" / "adapter_config.json").read_bytes())
+    (place / "another" / "adapter_config.json").write_bytes(
+        (place / "adapter" / "adapter_config.json").read_bytes()
+    )
     matrices = load_file(place / "adapter" / "adapter_model.safetensors")
-    save_file({name: matrix * 1.5 for name, matrix in matrices.items()}, place / "another" / "adapter_model.safetensors")
+    save_file(
+        {name: matrix * 1.5 for name, matrix in matrices.items()},
+        place / "another" / "adapter_model.safetensors",
+    )
     notebooks = {path: path.read_bytes() for path in (place / "cache").glob("measured-*")}
     result = measured(place, "--generate", "4", "--adapter", "another", "--model", "base")
     assert len(notebooks) == 2 and all(path.read_bytes() == content for path, content in notebooks.items())
@@ -76,7 +81,9 @@ def scale_rope(place) -> None:
 
 
 def test_a_base_whose_config_was_edited_is_another_model(place, monkeypatch, capsys):
-    """Scaled for longer contexts, as the makers of some models advise: what was measured before is not shown again."""
+    """Scaled for longer contexts, as the makers of some models advise: what was measured before is not shown
+    again.
+    """
     before = measured(place, "--generate", "4", "--model", "base")
     scale_rope(place)
     capsys.readouterr()

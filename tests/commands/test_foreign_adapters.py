@@ -1,4 +1,6 @@
-"""Adapters that other tools made: which base they need, and what a folder holds that is no adapter of PEFT's form."""
+"""Adapters that other tools made: which base they need, and what a folder holds that is no adapter of PEFT's
+form.
+"""
 
 import json
 import shutil
@@ -8,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from loratune.models import resolve
-from loratune.models.resolve import bundled_for
+from loratune.models.resolve import find_bundled_name
 from support.evaluating import evaluate, measured
 from support.small_models import save_model
 
@@ -64,14 +66,14 @@ def test_an_adapter_that_names_no_base_says_so(place, capsys, name):
 
 
 def test_the_bundled_model_stands_for_the_original_where_that_is_not_at_hand(monkeypatch, tmp_path):
-    monkeypatch.setattr(resolve, "bundled_file", lambda name: tmp_path)
-    assert bundled_for(HUB_NAME) == "smollm2-135m"
-    assert bundled_for("HuggingFaceTB/SmolLM2-135M") is None
+    monkeypatch.setattr(resolve, "find_bundled_file", lambda name: tmp_path)
+    assert find_bundled_name(HUB_NAME) == "smollm2-135m"
+    assert find_bundled_name("HuggingFaceTB/SmolLM2-135M") is None
     with monkeypatch.context() as patch:
-        patch.setattr(resolve.hub, "cached", lambda *_: tmp_path)
-        assert bundled_for(HUB_NAME) is None
-    monkeypatch.setattr(resolve, "bundled_file", lambda name: None)
-    assert bundled_for(HUB_NAME) is None
+        patch.setattr(resolve.hub, "find_cached_file", lambda *_: tmp_path)
+        assert find_bundled_name(HUB_NAME) is None
+    monkeypatch.setattr(resolve, "find_bundled_file", lambda name: None)
+    assert find_bundled_name(HUB_NAME) is None
 
 
 def test_adapters_that_name_different_bases_are_not_mixed(place, capsys):
@@ -79,7 +81,9 @@ def test_adapters_that_name_different_bases_are_not_mixed(place, capsys):
     shutil.copytree(place / "theirs", place / "others")
     name_base(place, "another")
     assert evaluate("--adapter", "others", "theirs") == 2
-    assert "--adapter theirs: adapter_config.json names another base model, another, than base" in told(capsys)
+    assert "--adapter theirs: adapter_config.json names another base model, another, than base" in told(
+        capsys
+    )
     assert evaluate("--adapter", "others", "theirs", "--model", "base") == 0
 
 
@@ -87,7 +91,9 @@ def test_an_adapter_in_a_folder_inside_is_found_for_the_user(place, capsys):
     train_elsewhere(place, "mine")
     assert evaluate("--adapter", "theirs") == 2
     message = told(capsys)
-    assert "--adapter theirs: the adapter lies in a folder inside; name it with --adapter theirs/mine" in message
+    assert (
+        "--adapter theirs: the adapter lies in a folder inside; name it with --adapter theirs/mine" in message
+    )
     assert evaluate(*message.partition("name it with ")[2].split()) == 0
 
 
@@ -105,11 +111,19 @@ def test_an_adapter_of_mlx_is_called_by_its_name(place, capsys, config):
     (place / "theirs").mkdir()
     (place / "theirs" / "adapters.safetensors").write_bytes(b"")
     if config:
-        mlx = {"fine_tune_type": "lora", "lora_parameters": {"rank": 8, "scale": 20.0}, "num_layers": 16, "model": "base"}
+        mlx = {
+            "fine_tune_type": "lora",
+            "lora_parameters": {"rank": 8, "scale": 20.0},
+            "num_layers": 16,
+            "model": "base",
+        }
         (place / "theirs" / "adapter_config.json").write_text(json.dumps(mlx))
     assert evaluate("--adapter", "theirs") == 2
     message = told(capsys)
-    assert "--adapter theirs: an adapter of MLX's form" in message and "mlx_lm.fuse --model BASE --adapter-path theirs" in message
+    assert (
+        "--adapter theirs: an adapter of MLX's form" in message
+        and "mlx_lm.fuse --model BASE --adapter-path theirs" in message
+    )
 
 
 def test_a_whole_model_is_no_adapter(place, capsys):

@@ -7,8 +7,8 @@ import pytest
 
 from loratune.cli.main import main
 from loratune.config.base import read_toml
-from loratune.config.shared import ADAPTER
-from loratune.report.provenance import training_of
+from loratune.config.shared import DEFAULT_ADAPTER
+from loratune.report.provenance import read_training_log
 from loratune.system.read import read_json
 from support.simulated_gpu import pretend
 
@@ -30,21 +30,27 @@ def test_a_run_goes_on_whose_rows_may_be_longer_than_a_step(workplace, gpu):
     kept = read_toml(Path("runs/one/settings.toml"))
     assert (kept["device"], kept["precision"], kept["micro_tokens"]) == ("cuda", "bf16", 300)
     assert main(RESUME) == 0
-    rows, _ = training_of(ADAPTER)
+    rows, _ = read_training_log(DEFAULT_ADAPTER)
     assert [row.step for row in rows if row.loss] == [1, 2]
 
 
 def test_a_run_goes_on_that_was_kept_with_too_few_micro_tokens(workplace, gpu):
     """As they were written once."""
     assert main(TRAIN) == 0
-    for path in (Path("runs/one/settings.toml"), Path("runs/one/facts.json"), ADAPTER / "loratune.json"):
+    for path in (
+        Path("runs/one/settings.toml"),
+        Path("runs/one/facts.json"),
+        DEFAULT_ADAPTER / "loratune.json",
+    ):
         text = path.read_text()
-        changed = text.replace('"micro_tokens": 300', '"micro_tokens": 200').replace("micro_tokens = 300", "micro_tokens = 200")
+        changed = text.replace('"micro_tokens": 300', '"micro_tokens": 200').replace(
+            "micro_tokens = 300", "micro_tokens = 200"
+        )
         assert changed != text
         path.write_text(changed)
-    assert len(training_of(ADAPTER)[0]) > 0
+    assert len(read_training_log(DEFAULT_ADAPTER)[0]) > 0
     assert main(RESUME) == 0
-    assert len(training_of(ADAPTER)[0]) > 0
+    assert len(read_training_log(DEFAULT_ADAPTER)[0]) > 0
 
 
 def test_a_run_goes_on_without_its_gpu_as_the_message_says(workplace, gpu, capsys):
@@ -57,7 +63,9 @@ def test_a_run_goes_on_without_its_gpu_as_the_message_says(workplace, gpu, capsy
     assert (remedy := "loratune train --run one --resume --device cpu --accept-changes") in told
     assert main([*remedy.split()[1:], "--steps", "3"]) == 0
     assert read_toml(Path("runs/one/settings.toml"))["device"] == "cpu"
-    assert {"--device", "processor"} <= {one["name"] for one in read_json(Path("runs/one/facts.json"))["changes"]}
+    assert {"--device", "processor"} <= {
+        one["name"] for one in read_json(Path("runs/one/facts.json"))["changes"]
+    }
     assert main(RESUME) == 0  # accepted once and for all
 
 
@@ -66,8 +74,12 @@ def test_auto_says_why_it_does_not_take_a_gpu(workplace, monkeypatch, capsys):
     assert main([*TRAIN, "--precision", "fp32", "--micro-tokens", "300", "--json"]) == 0
     printed = capsys.readouterr()
     assert f"warning: Abacus 3 cannot compute: {NO_KERNEL}" in " ".join(printed.err.split())
-    assert json.loads(printed.out)["finished"] and read_toml(Path("runs/one/settings.toml"))["device"] == "cpu"
-    assert main(["compare", "--max-new-tokens", "2", "--prompts", "prompts.json"]) == 2  # there is no such file
+    assert (
+        json.loads(printed.out)["finished"] and read_toml(Path("runs/one/settings.toml"))["device"] == "cpu"
+    )
+    assert (
+        main(["compare", "--max-new-tokens", "2", "--prompts", "prompts.json"]) == 2
+    )  # there is no such file
     Path("prompts.json").write_text('["Count to 3."]')
     assert main(["compare", "--max-new-tokens", "2", "--prompts", "prompts.json"]) == 0
     assert "Abacus 3 cannot compute" in " ".join(capsys.readouterr().out.split())
@@ -77,4 +89,7 @@ def test_a_gpu_that_is_asked_for_and_cannot_compute_is_refused(workplace, monkey
     pretend(monkeypatch, fault=NO_KERNEL)
     assert main([*TRAIN, "--device", "cuda"]) == 2
     told = capsys.readouterr().err
-    assert f"--device cuda: Abacus 3 cannot compute: {NO_KERNEL}; leave the option out to compute on the CPU" in told
+    assert (
+        f"--device cuda: Abacus 3 cannot compute: {NO_KERNEL}; leave the option out to compute on the CPU"
+        in told
+    )

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from loratune.cli.main import main
-from loratune.models.resolve import find_base, title_of
+from loratune.models.resolve import format_model_title, resolve_model
 from support.small_models import save_model
 from support.tuned_models import save_tuned
 
@@ -48,6 +48,6 @@ def test_every_command_that_asks_it_says_in_which_template(is_instruct, capsys, 
 
 
 def test_the_bundled_model_is_called_what_it_is():
-    assert find_base("smollm2-135m").title == "smollm2-135m (SmolLM2-135M-Instruct)"
-    assert title_of("gpt2", "openai-community/gpt2") == "gpt2"
-    assert title_of("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B") == "Qwen/Qwen2.5-0.5B"
+    assert resolve_model("smollm2-135m").title == "smollm2-135m (SmolLM2-135M-Instruct)"
+    assert format_model_title("gpt2", "openai-community/gpt2") == "gpt2"
+    assert format_model_title("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B") == "Qwen/Qwen2.5-0.5B"

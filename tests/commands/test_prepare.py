@@ -12,7 +12,7 @@ from loratune.cli.main import main
 from loratune.data import snapshot
 from loratune.data.example import Record
 from loratune.data.jsonl import read_records
-from loratune.data.sources.places import kind_of_place, problem_with
+from loratune.data.sources.places import detect_source_kind, find_source_problem
 from loratune.data.sources.readers import read_rows
 from support.small_models import save_model
 
@@ -63,7 +63,9 @@ def own_form(row: dict) -> dict:
 @pytest.fixture
 def fruits(tmp_path) -> Path:
     path = tmp_path / "fruits.jsonl"
-    write_rows(path, [{"instruction": f"What is a {fruit}?", "output": f"A {fruit} is a fruit."} for fruit in FRUITS])
+    write_rows(
+        path, [{"instruction": f"What is a {fruit}?", "output": f"A {fruit} is a fruit."} for fruit in FRUITS]
+    )
     return path
 
 
@@ -83,11 +85,21 @@ def test_files_of_ones_own_and_finqas_own_folder_together(model, fruits, finqa_f
     assert report["rows"] == {split: len(records) for split, records in parts.items()}
     for source in ("fruits", "finqa"):
         told = report["sources"][source]
-        assert told["splits"] == {split: sum(record.source == source for record in records) for split, records in parts.items()}
-        assert told["read"] == sum(told["splits"].values()) + sum(told["left_out"].values()) + told["duplicates"]
-    assert sum(len(records) for records in parts.values()) == sum(one["rows"] for one in report["sources"].values())
+        assert told["splits"] == {
+            split: sum(record.source == source for record in records) for split, records in parts.items()
+        }
+        assert (
+            told["read"] == sum(told["splits"].values()) + sum(told["left_out"].values()) + told["duplicates"]
+        )
+    assert sum(len(records) for records in parts.values()) == sum(
+        one["rows"] for one in report["sources"].values()
+    )
     assert {record.meta["facts"] for record in parts["val"] if record.source == "finqa"} == {"retrieved"}
-    assert all(record.instruction.endswith("\nAnswer with a program.") for record in parts["train"] if record.source == "finqa")
+    assert all(
+        record.instruction.endswith("\nAnswer with a program.")
+        for record in parts["train"]
+        if record.source == "finqa"
+    )
 
 
 def test_finqas_answers_may_be_the_target(model, finqa_folder, tmp_path):
@@ -97,10 +109,14 @@ def test_finqas_answers_may_be_the_target(model, finqa_folder, tmp_path):
     assert all(record.instruction.endswith("\nAnswer with the result.") for record in records)
 
 
-def test_the_same_input_gives_the_same_bytes_and_another_seed_another_split(model, fruits, finqa_folder, tmp_path):
+def test_the_same_input_gives_the_same_bytes_and_another_seed_another_split(
+    model, fruits, finqa_folder, tmp_path
+):
     for name, seed in (("one", 0), ("two", 0), ("three", 1)):
         assert prepare(model, tmp_path / name, "--data", fruits, finqa_folder, "--seed", seed) == 0
-    contents = {name: [(tmp_path / name / file).read_bytes() for file in FILES] for name in ("one", "two", "three")}
+    contents = {
+        name: [(tmp_path / name / file).read_bytes() for file in FILES] for name in ("one", "two", "three")
+    }
     assert contents["one"] == contents["two"]
     assert contents["one"][2] != contents["three"][2]
 
@@ -112,24 +128,43 @@ def near_copies(record: Record) -> list[dict]:
     copies = [
         {"instruction": record.instruction, "input": record.input, "output": output},
         {"instruction": question, "output": output},
-        {"instruction": wordy, "input": f"The whole page. {json.dumps(record.meta['table'])}", "output": output},
-        {"instruction": "Sum up these facts.", "input": f"{record.input} .", "output": f"{record.id}: many facts."},
+        {
+            "instruction": wordy,
+            "input": f"The whole page. {json.dumps(record.meta['table'])}",
+            "output": output,
+        },
+        {
+            "instruction": "Sum up these facts.",
+            "input": f"{record.input} .",
+            "output": f"{record.id}: many facts.",
+        },
     ]
-    return [{"id": f"{record.id} copy {number}", "group": record.id, **copy} for number, copy in enumerate(copies)]
+    return [
+        {"id": f"{record.id} copy {number}", "group": record.id, **copy} for number, copy in enumerate(copies)
+    ]
 
 
 @pytest.mark.parametrize("name", ["leak", "finqa"])
-def test_held_out_rows_of_finqa_do_not_reach_training_through_another_file(model, finqa_folder, tmp_path, name):
+def test_held_out_rows_of_finqa_do_not_reach_training_through_another_file(
+    model, finqa_folder, tmp_path, name
+):
     def parts_of(out, *data) -> dict[str, list[Record]]:
         assert prepare(model, tmp_path / out, "--data", *data) == 0
         return {split: read_records(tmp_path / out / f"{split}.jsonl") for split in ("train", "val", "test")}
 
     alone = parts_of("alone", finqa_folder)
     leak = tmp_path / f"{name}.jsonl"
-    copies = {split: [copy for record in alone[split] for copy in near_copies(record)] for split in ("val", "test")}
-    fresh = [{"id": f"copy of {fruit}", "instruction": f"What is a {fruit}?", "output": "A fruit."} for fruit in FRUITS]
+    copies = {
+        split: [copy for record in alone[split] for copy in near_copies(record)] for split in ("val", "test")
+    }
+    fresh = [
+        {"id": f"copy of {fruit}", "instruction": f"What is a {fruit}?", "output": "A fruit."}
+        for fruit in FRUITS
+    ]
     # The very same rows, too: these are duplicates.
-    write_rows(leak, [*copies["val"], *copies["test"], *fresh, *(record.__dict__ for record in alone["test"])])
+    write_rows(
+        leak, [*copies["val"], *copies["test"], *fresh, *(record.__dict__ for record in alone["test"])]
+    )
     for data in ([leak, finqa_folder], [finqa_folder, leak]):
         parts = parts_of("both", *data)
         ours = {split: [record for record in part if "copy" in record.id] for split, part in parts.items()}
@@ -148,7 +183,16 @@ def test_held_out_rows_of_finqa_do_not_reach_training_through_another_file(model
 @pytest.mark.slow
 def test_the_shipped_data_gives_the_same_bytes_in_another_process(tmp_path):
     for name in ("one", "two"):
-        command = [sys.executable, "-m", "loratune", "prepare", "--source", "snapshot", "--model", "smollm2-135m"]
+        command = [
+            sys.executable,
+            "-m",
+            "loratune",
+            "prepare",
+            "--source",
+            "snapshot",
+            "--model",
+            "smollm2-135m",
+        ]
         subprocess.run([*command, "--out", str(tmp_path / name)], check=True)
     assert [(tmp_path / "one" / file).read_bytes() for file in FILES] == [
         (tmp_path / "two" / file).read_bytes() for file in FILES
@@ -157,23 +201,41 @@ def test_the_shipped_data_gives_the_same_bytes_in_another_process(tmp_path):
 
 def test_duplicates_and_shortened_rows_are_counted(model, tmp_path, capsys):
     path = tmp_path / "mine.jsonl"
-    rows = [{"instruction": f"Describe the {fruit}.", "input": "It grows. " * 50, "output": "Fine."} for fruit in FRUITS]
+    rows = [
+        {"instruction": f"Describe the {fruit}.", "input": "It grows. " * 50, "output": "Fine."}
+        for fruit in FRUITS
+    ]
     for number, row in enumerate(rows):
         row["input"] += str(number) * 300  # so that they are not all alike
     write_rows(path, [*rows, {**rows[0], "output": "  FINE. "}])
     assert prepare(model, tmp_path / "out", "--data", path, "--max-tokens", 256, "--json") == 0
     captured = capsys.readouterr()
     told = json.loads(captured.out)["sources"]["mine"]
-    assert (told["read"], told["duplicates"], told["rows"], told["inputs_cut"], told["dropped"]) == (17, 1, 16, 16, 0)
+    assert (told["read"], told["duplicates"], told["rows"], told["inputs_cut"], told["dropped"]) == (
+        17,
+        1,
+        16,
+        16,
+        0,
+    )
     assert "warning: mine: 16 inputs cut" in captured.err
     assert told["tokens"]["95 %"] <= 256
 
 
 def chats(count: int) -> list[dict]:
     system = "You are Mila, the patient caretaker of a town's store of old things. Answer in one sentence."
-    asked = [f"How is the {fruit} of {number} kept at {number * 7}?" for number in range(count // 16 + 1) for fruit in FRUITS]
+    asked = [
+        f"How is the {fruit} of {number} kept at {number * 7}?"
+        for number in range(count // 16 + 1)
+        for fruit in FRUITS
+    ]
     return [
-        {"messages": [{"role": role, "content": text} for role, text in zip(("system", "user", "assistant"), said, strict=True)]}
+        {
+            "messages": [
+                {"role": role, "content": text}
+                for role, text in zip(("system", "user", "assistant"), said, strict=True)
+            ]
+        }
         for said in [(system, question, f"Well, {number}.") for number, question in enumerate(asked[:count])]
     ]
 
@@ -181,11 +243,22 @@ def chats(count: int) -> list[dict]:
 @pytest.mark.parametrize("count", [5, 40, 400])
 def test_unlike_chats_with_one_system_message_have_an_ordinary_split(model, tmp_path, capsys, count):
     write_rows(tmp_path / "chats.jsonl", chats(count))
-    options = ["prepare", "--model", model, "--data", str(tmp_path / "chats.jsonl"), "--out", str(tmp_path / "out"), "--json"]
+    options = [
+        "prepare",
+        "--model",
+        model,
+        "--data",
+        str(tmp_path / "chats.jsonl"),
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+    ]
     assert main(options) == 0
     captured = capsys.readouterr()
     report = json.loads(captured.out)
-    assert all(max(1, 0.025 * count) <= report["rows"][split] <= max(1, 0.15 * count) for split in ("val", "test"))
+    assert all(
+        max(1, 0.025 * count) <= report["rows"][split] <= max(1, 0.15 * count) for split in ("val", "test")
+    )
     (note,) = report["sources"]["chats"]["notes"]
     assert f"chats: {note}" in captured.err and "You are Mila" in note
 
@@ -204,18 +277,24 @@ def test_a_group_that_is_all_of_the_data_is_refused_and_the_remedy_works(model, 
 
 
 def test_two_rows_are_enough_to_train_and_the_missing_test_is_told(model, tmp_path, capsys):
-    write_rows(tmp_path / "mine.jsonl", [{"instruction": f"What is a {fruit}?", "output": "A fruit."} for fruit in FRUITS[:2]])
+    write_rows(
+        tmp_path / "mine.jsonl",
+        [{"instruction": f"What is a {fruit}?", "output": "A fruit."} for fruit in FRUITS[:2]],
+    )
     assert prepare(model, tmp_path / "out", "--data", tmp_path / "mine.jsonl") == 0
     assert "warning: no rows for test.jsonl; evaluate needs some: add rows" in capsys.readouterr().out
-    assert main(["prepare", "--model", model, "--data", str(tmp_path / "mine.jsonl"), "--out", str(tmp_path / "out"),
-                 "--val-fraction", "0"]) == 0  # fmt: skip
+    options = ["--data", tmp_path / "mine.jsonl", "--out", tmp_path / "out", "--val-fraction", 0]
+    assert main(["prepare", "--model", model, *map(str, options)]) == 0
     assert "--val-fraction 0 holds nothing out; choose 0.05" in capsys.readouterr().out
 
 
 def test_columns_are_mapped(model, tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("frage,antwort\n" + "".join(f"Was ist {fruit}?,Obst {fruit}\n" for fruit in FRUITS))
-    assert prepare(model, tmp_path / "out", "--data", path, "--columns", "instruction=frage", "output=antwort") == 0
+    assert (
+        prepare(model, tmp_path / "out", "--data", path, "--columns", "instruction=frage", "output=antwort")
+        == 0
+    )
     assert "Was ist" in (tmp_path / "out" / "train.jsonl").read_text()
 
 
@@ -235,9 +314,14 @@ GOOD = '{"instruction": "What is this?", "output": "That."}\n'
         (
             "mine.jsonl",
             GOOD,
-            "nothing is left for val: 1 row is too few, or of too few groups, for training and validation; add rows",
+            "nothing is left for val: 1 row is too few, or of too few groups, for training and validation; "
+            "add rows",
         ),
-        ("mine.pdf", "a", "mine.pdf: unknown kind of file; use .parquet, .jsonl, .json, .csv, .tsv; a text does not say"),
+        (
+            "mine.pdf",
+            "a",
+            "mine.pdf: unknown kind of file; use .parquet, .jsonl, .json, .csv, .tsv; a text does not say",
+        ),
         ("mine.txt", "a", "--data mine.txt: unknown kind of file"),
         ("mine.xlsx", "a", "save it as CSV"),
         ("mine", None, "--data mine: neither dolly nor finqa, nor a file"),
@@ -251,7 +335,9 @@ GOOD = '{"instruction": "What is this?", "output": "That."}\n'
         ("none/mine.jsonl", None, "none/mine.jsonl: there is no such file"),
     ],
 )
-def test_bad_data_is_refused_and_nothing_is_written(model, tmp_path, monkeypatch, capsys, file, content, told):
+def test_bad_data_is_refused_and_nothing_is_written(
+    model, tmp_path, monkeypatch, capsys, file, content, told
+):
     monkeypatch.chdir(tmp_path)
     if content is not None:
         Path(file).write_text(content)
@@ -313,7 +399,10 @@ def test_a_folder_with_one_of_finqas_files_is_refused(model, finqa_folder, tmp_p
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "dev.json").write_bytes((finqa_folder / "dev.json").read_bytes())
     assert prepare(model, tmp_path / "out", "--data", tmp_path / "mine") == 2
-    assert "train.json, test.json missing; of FinQA the folder must hold its own train.json" in capsys.readouterr().err
+    assert (
+        "train.json, test.json missing; of FinQA the folder must hold its own train.json"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_broken_question_of_finqa_is_named(model, finqa_folder, tmp_path, capsys):
@@ -325,7 +414,10 @@ def test_a_broken_question_of_finqa_is_named(model, finqa_folder, tmp_path, caps
     (tmp_path / "dev.json").write_text(json.dumps(rows))
     assert prepare(model, tmp_path / "out", "--data", tmp_path) == 2
     told = capsys.readouterr().err
-    assert "dev.json, row 2: question is missing" in told and "dev.json, row 3: table must be a list of rows" in told
+    assert (
+        "dev.json, row 2: question is missing" in told
+        and "dev.json, row 3: table must be a list of rows" in told
+    )
 
 
 def test_idle_columns_and_unknown_templates_are_refused(model, tmp_path, capsys):
@@ -337,13 +429,17 @@ def test_idle_columns_and_unknown_templates_are_refused(model, tmp_path, capsys)
 
 def test_the_script_in_the_root_is_the_command(tmp_path):
     script = Path(__file__).parents[2] / "prepdata.py"
-    result = subprocess.run([sys.executable, script, "--data", "none.jsonl"], cwd=tmp_path, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, script, "--data", "none.jsonl"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert (result.returncode, result.stderr) == (2, "error: --data none.jsonl: there is no such file\n")
 
 
 def test_the_script_without_the_package_says_what_to_do(tmp_path):
     script = Path(__file__).parents[2] / "prepdata.py"
-    result = subprocess.run([sys.executable, "-S", "-I", script], cwd=tmp_path, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-S", "-I", script], cwd=tmp_path, capture_output=True, text=True
+    )
     assert result.returncode != 0 and "make setup" in result.stderr and "Traceback" not in result.stderr
 
 
@@ -378,14 +474,17 @@ RIVERS = ["Rhine", "Nile", "Volga", "Indus", "Congo", "Loire"]
 
 @pytest.fixture
 def own(tmp_path) -> Path:
-    """A folder with train.jsonl, valid.jsonl and test.jsonl; some of what is held out is in train.jsonl, too, or nearly."""
+    """A folder with train.jsonl, valid.jsonl and test.jsonl; some of what is held out is in train.jsonl, too,
+    or nearly.
+    """
     folder = tmp_path / "mine"
     folder.mkdir()
     write_rows(folder / "valid.jsonl", [*asked_about(TOOLS, "tool"), asked_about(TOOLS, "tool")[0]])
     write_rows(folder / "test.jsonl", asked_about(RIVERS, "river"))
     near = [{"question": "WHAT IS A SAW??", "answer": "It cuts."}]
     write_rows(
-        folder / "train.jsonl", [*asked_about(FRUITS), *asked_about(TOOLS[:1], "Tool"), *near, *asked_about(RIVERS[:2], "river")]
+        folder / "train.jsonl",
+        [*asked_about(FRUITS), *asked_about(TOOLS[:1], "Tool"), *near, *asked_about(RIVERS[:2], "river")],
     )
     return folder
 
@@ -397,17 +496,24 @@ def test_ones_own_validation_file_is_not_trained_on(model, own, tmp_path, capsys
     report, parts = json.loads(captured.out), parts_in(tmp_path / "out")
     tools = pairs(asked_about(TOOLS, "tool"))
     assert sorted(of(parts["val"])) == sorted([*tools, tools[0]]) and parts["test"] == []
-    assert sorted(of(parts["train"])) == sorted(pairs([*asked_about(FRUITS), *asked_about(RIVERS[:2], "river")]))
+    assert sorted(of(parts["train"])) == sorted(
+        pairs([*asked_about(FRUITS), *asked_about(RIVERS[:2], "river")])
+    )
     # One data set, named after its folder, and each row is accounted for.
     (counts,) = report["sources"].values()
-    assert list(report["sources"]) == ["mine"] and {record.source for part in parts.values() for record in part} == {"mine"}
+    assert list(report["sources"]) == ["mine"] and {
+        record.source for part in parts.values() for record in part
+    } == {"mine"}
     assert counts["splits"] == {"train": 18, "val": 11, "test": 0}
     assert (counts["read"], counts["duplicates"]) == (31, 1)
     assert counts["left_out"] == {"near-duplicate of a held-out row": 1} and report["in_held_out_files"] == 1
     told = " ".join(captured.err.split())
     assert f"mine: {own / 'valid.jsonl'} for val.jsonl alone, as the name says" in told
     assert "in your own files for val or test, too, and are therefore not trained on: 1" in told
-    assert "warning: no rows for test.jsonl" in told and "name a file with --test, or evaluate with --data" in told
+    assert (
+        "warning: no rows for test.jsonl" in told
+        and "name a file with --test, or evaluate with --data" in told
+    )
 
 
 def test_a_folder_is_a_data_set_whose_files_are_for_the_parts_that_they_name(model, own, tmp_path, capsys):
@@ -430,7 +536,9 @@ def test_files_named_by_options_are_kept_whole_whatever_they_are_called(model, o
     options = ("--data", own / "faq.jsonl", "--val", own / "check.jsonl", "--test", own / "final.jsonl")
     assert prepare(model, tmp_path / "out", *options, "--json") == 0
     report, parts = json.loads(capsys.readouterr().out), parts_in(tmp_path / "out")
-    assert (len(parts["val"]), len(parts["test"])) == (11, 6) and sorted(of(parts["train"])) == sorted(pairs(asked_about(FRUITS)))
+    assert (len(parts["val"]), len(parts["test"])) == (11, 6) and sorted(of(parts["train"])) == sorted(
+        pairs(asked_about(FRUITS))
+    )
     assert list(report["sources"]) == ["faq", "check", "final"]
     assert report["settings"]["val"] == [str(own / "check.jsonl")] and report["in_held_out_files"] == 3
 
@@ -447,7 +555,11 @@ def test_without_ones_own_validation_it_is_drawn_from_what_is_trained_on(model, 
     parts = parts_in(tmp_path / "out")
     assert sorted(of(parts["test"])) == sorted(pairs(asked_about(RIVERS, "river")))
     assert parts["val"] and len(parts["train"]) > len(parts["val"])
-    trained = {*pairs(asked_about(FRUITS)), *pairs(asked_about(TOOLS[:1], "Tool")), ("WHAT IS A SAW??", "It cuts.")}
+    trained = {
+        *pairs(asked_about(FRUITS)),
+        *pairs(asked_about(TOOLS[:1], "Tool")),
+        ("WHAT IS A SAW??", "It cuts."),
+    }
     assert {*of(parts["val"]), *of(parts["train"])} == trained
 
 
@@ -476,7 +588,9 @@ def test_a_file_alone_is_split_whatever_its_name_and_that_is_said(model, fruits,
 
 
 def test_ones_own_validation_file_stays_whole_beside_ones_own_test_file(model, tmp_path, capsys):
-    """Near copies stay in both, with or without groups; of a row that is in both files the test keeps the only one."""
+    """Near copies stay in both, with or without groups; of a row that is in both files the test keeps the
+    only one.
+    """
     test = asked_about(TOOLS, "tool")
     near = [{"question": row["question"].upper(), "answer": f"{number}"} for number, row in enumerate(test)]
     for rows, group in ((asked_about(FRUITS), "a"), ([*near, test[0]], "b"), (test, "b")):
@@ -500,7 +614,9 @@ def test_training_gives_way_also_where_rows_have_groups_of_the_users(model, own,
     assert prepare(model, tmp_path / "out", "--data", own / "train.jsonl", own / "valid.jsonl") == 0
     parts = parts_in(tmp_path / "out")
     assert len(parts["val"]) == len(TOOLS) + 1
-    assert sorted(of(parts["train"])) == sorted(pairs([*asked_about(FRUITS), *asked_about(RIVERS[:2], "river")]))
+    assert sorted(of(parts["train"])) == sorted(
+        pairs([*asked_about(FRUITS), *asked_about(RIVERS[:2], "river")])
+    )
 
 
 def test_a_folder_named_like_finqa_is_no_finqa(model, own, tmp_path, capsys):
@@ -513,12 +629,17 @@ DATASETS = """
 import json, pathlib
 class Part:
     def to_json(self, name): pathlib.Path(name).write_text(json.dumps({"question": "a", "answer": "b"}))
-def load_from_disk(folder): return {"train": Part()} if pathlib.Path(folder, "dataset_dict.json").exists() else Part()
+def load_from_disk(folder):
+    return {"train": Part()} if pathlib.Path(folder, "dataset_dict.json").exists() else Part()
 """
 
 
-@pytest.mark.parametrize(("mark", "made"), [("state.json", "it's mine.jsonl"), ("dataset_dict.json", "train.jsonl")])
-def test_a_folder_of_save_to_disk_is_refused_with_a_command_that_makes_files_of_it(tmp_path, monkeypatch, mark, made):
+@pytest.mark.parametrize(
+    ("mark", "made"), [("state.json", "it's mine.jsonl"), ("dataset_dict.json", "train.jsonl")]
+)
+def test_a_folder_of_save_to_disk_is_refused_with_a_command_that_makes_files_of_it(
+    tmp_path, monkeypatch, mark, made
+):
     """With a stand-in for `datasets`, which is not needed here."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -527,7 +648,7 @@ def test_a_folder_of_save_to_disk_is_refused_with_a_command_that_makes_files_of_
     folder.mkdir()
     (folder / mark).write_text("{}")
     (folder / "data-00000-of-00001.arrow").write_bytes(b"")
-    told = problem_with(str(folder))
+    told = find_source_problem(str(folder))
     assert told.startswith(f"{folder}: saved by `datasets`")
     command = shlex.split(told.partition("name that: ")[2])
     subprocess.run([sys.executable, *command[1:]], check=True)
@@ -538,7 +659,7 @@ def test_a_folder_whose_data_is_in_folders_below_names_them(tmp_path):
     (tmp_path / "README.md").write_text("a")
     (tmp_path / "my data").mkdir()
     (tmp_path / "my data" / "train.parquet").write_bytes(b"")
-    assert problem_with(str(tmp_path)).endswith(f"; name one of its folders: '{tmp_path / 'my data'}'")
+    assert find_source_problem(str(tmp_path)).endswith(f"; name one of its folders: '{tmp_path / 'my data'}'")
 
 
 def test_shards_and_words_around_the_part_make_one_data_set(model, tmp_path):
@@ -553,11 +674,15 @@ def test_shards_and_words_around_the_part_make_one_data_set(model, tmp_path):
     assert {record.source for part in parts.values() for record in part} == {"faq"}
 
 
-def test_a_folder_with_files_named_as_finqas_is_the_users_where_they_are_of_another_form(model, tmp_path, capsys):
+def test_a_folder_with_files_named_as_finqas_is_the_users_where_they_are_of_another_form(
+    model, tmp_path, capsys
+):
     folder = tmp_path / "alpaca"
     folder.mkdir()
     for name, rows in (("train", FRUITS), ("dev", TOOLS), ("test", RIVERS)):
-        found = [{"instruction": f"What is a {one}?", "input": "", "output": "pre_text, table"} for one in rows]
+        found = [
+            {"instruction": f"What is a {one}?", "input": "", "output": "pre_text, table"} for one in rows
+        ]
         (folder / f"{name}.json").write_text(json.dumps(found, indent=2))
     assert prepare(model, tmp_path / "out", "--data", folder, "--json") == 0
     report = json.loads(capsys.readouterr().out)
@@ -570,12 +695,21 @@ def test_finqas_rows_give_way_to_ones_own_validation_file(model, finqa_folder, t
     assert prepare(model, tmp_path / "alone", "--data", finqa_folder) == 0
     alone = parts_in(tmp_path / "alone")
     copied = alone["train"][0]
-    mine = [{"instruction": copied.instruction.lower(), "output": "Another answer."}, {"instruction": "Why?", "output": "So."}]
+    mine = [
+        {"instruction": copied.instruction.lower(), "output": "Another answer."},
+        {"instruction": "Why?", "output": "So."},
+    ]
     write_rows(tmp_path / "check.jsonl", mine)
-    assert prepare(model, tmp_path / "out", "--data", finqa_folder, "--val", tmp_path / "check.jsonl", "--json") == 0
+    assert (
+        prepare(model, tmp_path / "out", "--data", finqa_folder, "--val", tmp_path / "check.jsonl", "--json")
+        == 0
+    )
     sources = json.loads(capsys.readouterr().out.splitlines()[-1])["sources"]
     parts = parts_in(tmp_path / "out")
-    assert [record.output for record in parts["val"] if record.source == "check"] == ["Another answer.", "So."]
+    assert [record.output for record in parts["val"] if record.source == "check"] == [
+        "Another answer.",
+        "So.",
+    ]
     assert copied.id not in {record.id for record in parts["train"]}
     assert [record.id for record in parts["test"]] == [record.id for record in alone["test"]]
     assert sources["finqa"]["left_out"]["near-duplicate of a held-out row"] >= 1
@@ -584,8 +718,14 @@ def test_finqas_rows_give_way_to_ones_own_validation_file(model, finqa_folder, t
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--data", "valid.jsonl", "test.jsonl"], "valid.jsonl, test.jsonl: named for validation or the test alone"),
-        (["--data", "train.jsonl", "--val", "train.jsonl"], "train.jsonl: named for validation or the test alone"),
+        (
+            ["--data", "valid.jsonl", "test.jsonl"],
+            "valid.jsonl, test.jsonl: named for validation or the test alone",
+        ),
+        (
+            ["--data", "train.jsonl", "--val", "train.jsonl"],
+            "train.jsonl: named for validation or the test alone",
+        ),
         (
             ["--data", "train.jsonl", "--val", "valid.jsonl", "--test", "valid.jsonl"],
             "valid.jsonl: it is named for validation and",
@@ -593,7 +733,10 @@ def test_finqas_rows_give_way_to_ones_own_validation_file(model, finqa_folder, t
         (["--data", "train.jsonl", "--val", "none.jsonl"], "--val none.jsonl: there is no such file"),
         (["--data", "train.jsonl", "--test", "dolly"], "--test dolly: there is no such file or folder"),
         (["--data", "train.jsonl", "--test", "a.xlsx"], "--test a.xlsx: there is no such file or folder"),
-        (["--data", "copy.jsonl", "--val", "valid.jsonl"], "nothing is left for train: all its rows are, or nearly are"),
+        (
+            ["--data", "copy.jsonl", "--val", "valid.jsonl"],
+            "nothing is left for train: all its rows are, or nearly are",
+        ),
     ],
 )
 def test_parts_without_rows_of_their_own_are_refused(model, own, monkeypatch, capsys, options, told):
@@ -615,7 +758,7 @@ def no_hub(monkeypatch):
     """Nobody may be asked for a name, not even whether the hub is there."""
     from loratune.system import hub
 
-    for name in ("answers", "listing", "download"):
+    for name in ("is_hub_reachable", "list_repository_files", "download"):
         monkeypatch.setattr(hub, name, lambda *_, name=name, **__: pytest.fail(f"the hub was asked: {name}"))
 
 
@@ -633,7 +776,9 @@ def no_hub(monkeypatch):
     ],
 )
 @pytest.mark.parametrize("there", [True, False])
-def test_what_is_here_or_looks_like_a_path_is_no_name_on_the_hub(model, tmp_path, monkeypatch, capsys, no_hub, name, there):
+def test_what_is_here_or_looks_like_a_path_is_no_name_on_the_hub(
+    model, tmp_path, monkeypatch, capsys, no_hub, name, there
+):
     monkeypatch.chdir(tmp_path)
     if there:
         path = Path(name)
@@ -647,7 +792,8 @@ def test_what_is_here_or_looks_like_a_path_is_no_name_on_the_hub(model, tmp_path
 
 
 @pytest.mark.parametrize(
-    "name", ["./a/b", "../a/b", "~/a/b", "~", "a\\b", "C:/a/b", "C:\\a", "/a/b", "a/b/", "a//b", ".", "..", "a b/c"]
+    "name",
+    ["./a/b", "../a/b", "~/a/b", "~", "a\\b", "C:/a/b", "C:\\a", "/a/b", "a/b/", "a//b", ".", "..", "a b/c"],
 )
 def test_paths_that_lead_nowhere_are_no_names_on_the_hub(model, tmp_path, monkeypatch, no_hub, name):
     monkeypatch.chdir(tmp_path)
@@ -656,4 +802,4 @@ def test_paths_that_lead_nowhere_are_no_names_on_the_hub(model, tmp_path, monkey
 
 @pytest.mark.parametrize("name", ["owner/data-2.5", "owner/data_v1.0.1", "owner/name/folder"])
 def test_names_on_the_hub_may_have_dots(name):
-    assert kind_of_place(name) == "hub"
+    assert detect_source_kind(name) == "hub"

@@ -1,4 +1,6 @@
-"""`loratune prepare` on files of the kinds that people bring: nothing is lost, learned or mixed without a word."""
+"""`loratune prepare` on files of the kinds that people bring: nothing is lost, learned or mixed without a
+word.
+"""
 
 import json
 from pathlib import Path
@@ -13,7 +15,11 @@ from loratune.data.jsonl import read_records
 from loratune.data.sources.files import read_file
 from support.small_models import save_model
 
-THINGS = [f"{how} {thing}" for how in ("old", "new", "blue", "tiny") for thing in ("kettle", "marble", "boot", "ladder", "tent")]
+THINGS = [
+    f"{how} {thing}"
+    for how in ("old", "new", "blue", "tiny")
+    for thing in ("kettle", "marble", "boot", "ladder", "tent")
+]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +30,9 @@ def model(tmp_path_factory) -> str:
 
 
 def prepare(model: str, data: Path, *options) -> int:
-    return main(["prepare", "--model", model, "--out", f"{data.parent}/out", "--data", f"{data}", *map(str, options)])
+    return main(
+        ["prepare", "--model", model, "--out", f"{data.parent}/out", "--data", f"{data}", *map(str, options)]
+    )
 
 
 def prepared(model: str, data: Path, capsys, *options) -> tuple[list[Record], dict, str]:
@@ -46,7 +54,9 @@ def refused(model: str, data: Path, capsys, *options) -> str:
 
 
 def write_json(path: Path, rows: list[dict]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows) if path.suffix == ".jsonl" else json.dumps(rows))
+    path.write_text(
+        "".join(json.dumps(row) + "\n" for row in rows) if path.suffix == ".jsonl" else json.dumps(rows)
+    )
     return path
 
 
@@ -76,7 +86,15 @@ def test_answers_of_a_chat_that_are_only_context_are_counted(model, tmp_path, ca
 
 
 @pytest.mark.parametrize(
-    "mark", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"trainable": False}, {"loss": False}, {"loss_mask": 0}]
+    "mark",
+    [
+        {"weight": 0},
+        {"weight": 0.0},
+        {"train": False},
+        {"trainable": False},
+        {"loss": False},
+        {"loss_mask": 0},
+    ],
 )
 def test_an_answer_of_weight_0_is_never_learned(model, tmp_path, capsys, mark):
     chats = [chat_of(thing) for thing in THINGS]
@@ -88,7 +106,9 @@ def test_an_answer_of_weight_0_is_never_learned(model, tmp_path, capsys, mark):
     data = write_json(tmp_path / "chats.jsonl", [{"messages": chat} for chat in [*chats, nothing]])
     records, source, told = prepared(model, data, capsys)
     assert {record.output for record in records} == {f"Wipe the {thing}." for thing in THINGS}
-    assert not any("Dry the" in text for record in records for text in (record.instruction, record.input, record.output))
+    assert not any(
+        "Dry the" in text for record in records for text in (record.instruction, record.input, record.output)
+    )
     (notes,) = source["files"]
     assert notes["counts"]["answers marked with weight 0, not learned"] == 21
     assert notes["counts"]["turns after the last learned answer, left out"] == 40
@@ -101,7 +121,11 @@ def test_an_answer_of_weight_0_is_never_learned(model, tmp_path, capsys, mark):
     [
         (
             [
-                {"role": "assistant", "content": "Let me look.", "tool_calls": [{"function": {"name": "look"}}]},
+                {
+                    "role": "assistant",
+                    "content": "Let me look.",
+                    "tool_calls": [{"function": {"name": "look"}}],
+                },
                 {"role": "tool", "content": "{}"},
             ],
             "number 2: it has tool_calls",
@@ -129,19 +153,24 @@ def test_what_a_record_cannot_hold_is_refused_with_file_and_line(model, tmp_path
 def test_of_a_chat_that_is_too_long_the_oldest_turns_give_way(model, tmp_path, capsys):
     """Whole turns: the system message and the newest turns stay as they are."""
     from loratune.data.template import load_template
-    from loratune.data.tokenize import encode_rows
-    from loratune.models.resolve import find_base
+    from loratune.data.tokenize import tokenize_records
+    from loratune.models.resolve import resolve_model
     from loratune.models.tokenizer import Tokenizer
 
     turns = [("system", "Be brief.")]
     for number in range(20):
-        turns += [("user", f"Note {number}: the kettle is on shelf {number}."), ("assistant", f"Noted {number}.")]
+        turns += [
+            ("user", f"Note {number}: the kettle is on shelf {number}."),
+            ("assistant", f"Noted {number}."),
+        ]
     chat = said(*turns, ("user", "Which shelf?"), ("assistant", "The last."))
-    data = write_json(tmp_path / "chats.jsonl", [{"messages": chat}] + [{"messages": chat_of(thing)} for thing in THINGS])
+    data = write_json(
+        tmp_path / "chats.jsonl", [{"messages": chat}] + [{"messages": chat_of(thing)} for thing in THINGS]
+    )
     records, source, told = prepared(model, data, capsys, "--max-tokens", "400")
     (record,) = (record for record in records if record.output == "The last.")
-    tokenizer = Tokenizer.load(find_base(model).folder)
-    (row,), _ = encode_rows([record], load_template("instruction"), tokenizer, 400)
+    tokenizer = Tokenizer.load(resolve_model(model).folder)
+    (row,), _ = tokenize_records([record], load_template("instruction"), tokenizer, 400)
     prompt = tokenizer.decode(row.prompt)
     kept = prompt.split("### Input:\n")[1].split("\n\n### Response")[0].split("\n")
     whole = [f"{role.capitalize()}: {text}" for role, text in turns]
@@ -152,19 +181,32 @@ def test_of_a_chat_that_is_too_long_the_oldest_turns_give_way(model, tmp_path, c
 
 
 CHAT = said(
-    ("system", "Be brief."), ("user", "Clean it?"), ("assistant", "Wipe it."), ("user", "Then?"), ("assistant", "Dry it.")
+    ("system", "Be brief."),
+    ("user", "Clean it?"),
+    ("assistant", "Wipe it."),
+    ("user", "Then?"),
+    ("assistant", "Dry it."),
 )
 SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt"}
 CHAT_FORMS = {
     "OpenAI": lambda chat: {"messages": chat},
-    "parts": lambda chat: {"messages": [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in chat]},
+    "parts": lambda chat: {
+        "messages": [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in chat]
+    },
     "two parts": lambda chat: {
         "messages": [
-            turn | {"content": [{"type": "text", "text": part} for part in (turn["content"][:2], turn["content"][2:])]}
+            turn
+            | {
+                "content": [
+                    {"type": "text", "text": part} for part in (turn["content"][:2], turn["content"][2:])
+                ]
+            }
             for turn in chat
         ]
     },
-    "ShareGPT": lambda chat: {"conversations": [{"from": SHAREGPT[turn["role"]], "value": turn["content"]} for turn in chat]},
+    "ShareGPT": lambda chat: {
+        "conversations": [{"from": SHAREGPT[turn["role"]], "value": turn["content"]} for turn in chat]
+    },
     "TRL": lambda chat: {"prompt": chat[:-1], "completion": chat[-1:]},
     "TRL, the completion as text": lambda chat: {"prompt": chat[:-1], "completion": chat[-1]["content"]},
     "JSON text": lambda chat: {"messages": json.dumps(chat)},
@@ -183,7 +225,8 @@ def test_chats_in_every_form_give_the_same_records(tmp_path, form, kind):
         write_json(data, rows)
     records, _, notes = read_file(data, {}, "chats")
     expected = {
-        ("Then?", f"System: Be brief.\nUser: Clean {thing}?\nAssistant: Wipe {thing}.", f"Dry {thing}.") for thing in THINGS
+        ("Then?", f"System: Be brief.\nUser: Clean {thing}?\nAssistant: Wipe {thing}.", f"Dry {thing}.")
+        for thing in THINGS
     }
     assert {(record.instruction, record.input, record.output) for record in records} == expected
     assert notes.counts == {"answers used as context only": 20}
@@ -191,8 +234,12 @@ def test_chats_in_every_form_give_the_same_records(tmp_path, form, kind):
 
 def test_answers_in_trls_prompt_are_context(model, tmp_path, capsys):
     """Only the completion is to be learned, also where it ends with an answer of weight 0."""
-    rows = [{"prompt": chat_of(thing)[:3], "completion": [chat_of(thing)[3] | {"weight": 0}]} for thing in THINGS]
-    good = [{"prompt": chat_of("red " + thing)[:3], "completion": chat_of("red " + thing)[3:]} for thing in THINGS]
+    rows = [
+        {"prompt": chat_of(thing)[:3], "completion": [chat_of(thing)[3] | {"weight": 0}]} for thing in THINGS
+    ]
+    good = [
+        {"prompt": chat_of("red " + thing)[:3], "completion": chat_of("red " + thing)[3:]} for thing in THINGS
+    ]
     records, source, _ = prepared(model, write_json(tmp_path / "chats.jsonl", rows + good), capsys)
     assert {record.output for record in records} == {f"Dry the red {thing}." for thing in THINGS}
     assert source["left_out"]["chats whose answers all have weight 0"] == 20
@@ -206,7 +253,9 @@ def qa(thing: str, **more) -> dict:
 
 
 def test_columns_that_are_not_used_are_named_and_those_that_matter_warned_of(model, tmp_path, capsys):
-    rows = [qa(thing, system=f"Be {thing}.", history=[["Hi", "Hello"]], url="x", tools=[]) for thing in THINGS]
+    rows = [
+        qa(thing, system=f"Be {thing}.", history=[["Hi", "Hello"]], url="x", tools=[]) for thing in THINGS
+    ]
     _, source, told = prepared(model, write_json(tmp_path / "mine.json", rows), capsys)
     (notes,) = source["files"]
     assert notes["columns"] == {"instruction": "instruction", "input": "input", "output": "output"}
@@ -225,13 +274,19 @@ def test_an_empty_column_is_nothing_to_warn_of(model, tmp_path, capsys):
 @pytest.mark.parametrize("labels", [(True, False), ("True", "False"), ("true", "false ")])
 def test_bad_answers_of_ktos_form_are_left_out(model, tmp_path, capsys, labels):
     rows = [
-        {"prompt": f"Clean the {thing}?", "completion": f"{word} the {thing}.", "label": labels[word == "Break"]}
+        {
+            "prompt": f"Clean the {thing}?",
+            "completion": f"{word} the {thing}.",
+            "label": labels[word == "Break"],
+        }
         for thing in THINGS
         for word in ("Wipe", "Break")
     ]
     records, source, told = prepared(model, write_json(tmp_path / "kto.jsonl", rows), capsys)
     assert {record.output for record in records} == {f"Wipe the {thing}." for thing in THINGS}
-    assert source["left_out"] == {"label is false: a bad answer": 20} and "the 20 bad ones are left out" in told
+    assert (
+        source["left_out"] == {"label is false: a bad answer": 20} and "the 20 bad ones are left out" in told
+    )
 
 
 def test_bad_chats_of_ktos_form_are_left_out(model, tmp_path, capsys):
@@ -239,7 +294,9 @@ def test_bad_chats_of_ktos_form_are_left_out(model, tmp_path, capsys):
     data = write_json(tmp_path / "kto.jsonl", rows)
     records, source, told = prepared(model, data, capsys)
     assert {record.output for record in records} == {f"Dry the {thing}." for thing in THINGS[::2]}
-    assert source["left_out"] == {"label is false: a bad answer": 10} and "the 10 bad ones are left out" in told
+    assert (
+        source["left_out"] == {"label is false: a bad answer": 10} and "the 10 bad ones are left out" in told
+    )
 
 
 def test_a_file_of_bad_answers_alone_is_refused(model, tmp_path, capsys):
@@ -255,18 +312,30 @@ def test_a_label_that_is_not_true_or_false_is_a_column_like_any_other(model, tmp
 
 def test_a_question_is_taken_before_a_prompt_that_never_changes(model, tmp_path, capsys):
     rows = [
-        {"prompt": "Answer.", "question": f"Clean the {thing}?", "context": f"A {thing}.", "answer": f"Wipe the {thing}."}
+        {
+            "prompt": "Answer.",
+            "question": f"Clean the {thing}?",
+            "context": f"A {thing}.",
+            "answer": f"Wipe the {thing}.",
+        }
         for thing in THINGS
     ]
     records, _, told = prepared(model, write_json(tmp_path / "mine.jsonl", rows), capsys)
-    assert {(record.instruction, record.input) for record in records} == {(f"Clean the {t}?", f"A {t}.") for t in THINGS}
+    assert {(record.instruction, record.input) for record in records} == {
+        (f"Clean the {t}?", f"A {t}.") for t in THINGS
+    }
     assert "the column 'prompt' is not used: it has the same text in every row" in told
 
 
 def test_an_instruction_that_never_changes_and_an_input_are_both_taken(tmp_path):
-    rows = [{"instruction": "Sort this.", "input": f"the {thing} {n}", "output": thing} for n, thing in enumerate(THINGS)]
+    rows = [
+        {"instruction": "Sort this.", "input": f"the {thing} {n}", "output": thing}
+        for n, thing in enumerate(THINGS)
+    ]
     records, *_ = read_file(write_json(tmp_path / "mine.jsonl", rows), {}, "mine")
-    assert {record.instruction for record in records} == {"Sort this."} and len({record.input for record in records}) == 20
+    assert {record.instruction for record in records} == {"Sort this."} and len(
+        {record.input for record in records}
+    ) == 20
 
 
 def test_two_columns_for_one_role_are_warned_of(model, tmp_path, capsys):
@@ -295,7 +364,10 @@ def test_capitals_and_spaces_in_names_are_no_matter(model, tmp_path, capsys):
     rows = [{"Question": f"Clean the {thing}?", "ANSWER ": f"Wipe the {thing}."} for thing in THINGS]
     data = write_json(tmp_path / "mine.jsonl", rows)
     records, source, _ = prepared(model, data, capsys)
-    assert len(records) == 20 and source["files"][0]["columns"] == {"instruction": "Question", "output": "ANSWER "}
+    assert len(records) == 20 and source["files"][0]["columns"] == {
+        "instruction": "Question",
+        "output": "ANSWER ",
+    }
     assert len(prepared(model, data, capsys, "--columns", "instruction=question")[0]) == 20
 
 
@@ -307,7 +379,10 @@ CODE = "    y = x + 1\n\tif y:\r\n        return y\n\n"
 
 def test_texts_stay_to_the_byte(model, tmp_path, capsys):
     """An answer may be code, of which the leading spaces and the last line end are a part."""
-    rows = [{"prompt": f"def {thing}:\n    # why\n", "input": f"  {thing}\n", "completion": CODE + thing} for thing in THINGS]
+    rows = [
+        {"prompt": f"def {thing}:\n    # why\n", "input": f"  {thing}\n", "completion": CODE + thing}
+        for thing in THINGS
+    ]
     records, *_ = prepared(model, write_json(tmp_path / "code.jsonl", rows), capsys)
     assert {record.output for record in records} == {CODE + thing for thing in THINGS}
     assert {record.input for record in records} == {f"  {thing}\n" for thing in THINGS}
@@ -317,7 +392,9 @@ def test_texts_stay_to_the_byte(model, tmp_path, capsys):
 def test_texts_of_chats_stay_to_the_byte(model, tmp_path, capsys):
     rows = [{"messages": said(("user", f" {thing}\n"), ("assistant", CODE + thing))} for thing in THINGS]
     records, *_ = prepared(model, write_json(tmp_path / "code.jsonl", rows), capsys)
-    assert {(record.instruction, record.output) for record in records} == {(f" {t}\n", CODE + t) for t in THINGS}
+    assert {(record.instruction, record.output) for record in records} == {
+        (f" {t}\n", CODE + t) for t in THINGS
+    }
 
 
 def test_numbers_and_truth_values_are_answers(model, tmp_path, capsys):
@@ -332,7 +409,9 @@ def test_nan_and_texts_that_say_nothing_are_no_input(model, tmp_path, capsys):
     rows = [qa(thing, input=nothing[number % 7]) for number, thing in enumerate(THINGS)]
     records, source, told = prepared(model, write_json(tmp_path / "mine.json", rows), capsys)
     assert {record.input for record in records} == {""}
-    assert source["files"][0]["counts"] == {"inputs that only say that there is none (such as N/A), taken as none": 11}
+    assert source["files"][0]["counts"] == {
+        "inputs that only say that there is none (such as N/A), taken as none": 11
+    }
     assert "11 inputs that only say that there is none" in told
 
 
@@ -348,18 +427,27 @@ def test_an_output_that_says_nothing_is_warned_of(model, tmp_path, capsys):
 def test_bad_rows_are_refused_or_by_wish_left_out_counted_and_listed(model, tmp_path, capsys):
     data = tmp_path / "mine.jsonl"
     lines = [json.dumps(qa(thing)) for thing in THINGS]
-    bad = {3: "{oops", 5: "[1]", 7: json.dumps(qa("boat", output="  ")), 9: json.dumps(qa("car", output=["a"]))}
+    bad = {
+        3: "{oops",
+        5: "[1]",
+        7: json.dumps(qa("boat", output="  ")),
+        9: json.dumps(qa("car", output=["a"])),
+    }
     for number, line in bad.items():
         lines.insert(number - 1, line)
     data.write_text("\n".join(lines))
     told = refused(model, data, capsys)
     assert all(f"{data}, line {number}: " in told for number in bad)
-    assert told.splitlines()[-1].startswith(f"error: {data}: correct these rows, or leave them out with --skip-bad")
+    assert told.splitlines()[-1].startswith(
+        f"error: {data}: correct these rows, or leave them out with --skip-bad"
+    )
     records, source, told = prepared(model, data, capsys, "--skip-bad")
     assert len(records) == 20 and source["read"] == 24
     assert source["left_out"] == {"rows that cannot be used (--skip-bad)": 4}
     (notes,) = source["files"]
-    assert sorted(problem.split(": ")[0] for problem in notes["bad_rows"]) == [f"{data}, line {number}" for number in bad]
+    assert sorted(problem.split(": ")[0] for problem in notes["bad_rows"]) == [
+        f"{data}, line {number}" for number in bad
+    ]
     assert all(f"left out: {problem}" in told for problem in notes["bad_rows"])
 
 
@@ -378,15 +466,27 @@ def test_where_no_row_can_be_used_leaving_bad_ones_out_is_no_remedy(model, tmp_p
     [
         ({"text": "### Human: Hi\n### Assistant: Hello"}, "plain text (a column text)", False),
         ({"text": "Once upon a time.", "id": 3, "url": "x"}, "plain text (a column text)", False),
-        ({"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: No"}, "HH's form", False),
+        (
+            {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: No"},
+            "HH's form",
+            False,
+        ),
         ({"prompt": "Hi", "chosen": "Hello", "rejected": "No"}, "--columns output=chosen", True),
-        ({"chosen": said(("user", "Hi"), ("assistant", "Yes")), "rejected": []}, "--columns messages=chosen", True),
+        (
+            {"chosen": said(("user", "Hi"), ("assistant", "Yes")), "rejected": []},
+            "--columns messages=chosen",
+            True,
+        ),
         (
             {"question": "Who?", "context": "Ada did.", "answers": {"text": ["Ada"], "answer_start": [0]}},
             'answers["text"][0]',
             False,
         ),
-        ({"input_ids": [1, 2], "labels": [1, 2], "attention_mask": [1, 1]}, "tokens already (input_ids)", False),
+        (
+            {"input_ids": [1, 2], "labels": [1, 2], "attention_mask": [1, 1]},
+            "tokens already (input_ids)",
+            False,
+        ),
         ({"text": "a fine film", "label": "good"}, "--columns output=NAME", True),
         ({"instruction": "Hi"}, "no column for output, and too few others", False),
     ],
@@ -403,7 +503,10 @@ def test_a_form_that_cannot_be_read_is_named_with_the_way_out(model, tmp_path, c
     [
         ({"prompt": "Clean the {}?", "chosen": "Wipe the {}.", "rejected": "Break it."}, "output=chosen"),
         (
-            {"chosen": said(("user", "Clean the {}?"), ("assistant", "Wipe the {}.")), "rejected": said(("user", "Hi"))},
+            {
+                "chosen": said(("user", "Clean the {}?"), ("assistant", "Wipe the {}.")),
+                "rejected": said(("user", "Hi")),
+            },
             "messages=chosen",
         ),
         ({"text": "Clean the {}?", "label": "Wipe the {}."}, ["instruction=text", "output=label"]),

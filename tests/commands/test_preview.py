@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from loratune.cli.main import main
-from loratune.data.example import Encoded
+from loratune.data.example import Example
 from loratune.data.packing import pack
 from loratune.models.tokenizer import Tokenizer
 from support.small_models import save_model
@@ -45,7 +45,7 @@ def test_ids_and_mask_are_what_training_learns_from(place, capsys):
         prompt = row["mask"].index(1) if 1 in row["mask"] else len(row["ids"])
         ids = torch.tensor(row["ids"])
         if not row["dropped"]:
-            batch = pack([Encoded(row["ids"][:prompt], row["ids"][prompt:], "", "")])
+            batch = pack([Example(row["ids"][:prompt], row["ids"][prompt:], "", "")])
             assert batch.targets.tolist() == ids[torch.tensor(row["mask"]).bool()].tolist()
             assert len(ids) <= 160
         if not (row["input_tokens_cut"] or row["response_tokens_cut"]):
@@ -53,7 +53,8 @@ def test_ids_and_mask_are_what_training_learns_from(place, capsys):
             text = f"### Instruction:\n{record['instruction']}\n\n{input}### Response:\n{record['output']}"
             assert row["ids"] == [*tokenizer.encode(text), tokenizer.eos_id]
     cut = {
-        row["id"]: (row["input_tokens_cut"] > 0, row["response_tokens_cut"] > 0, row["dropped"]) for row in result["rows"][1:4]
+        row["id"]: (row["input_tokens_cut"] > 0, row["response_tokens_cut"] > 0, row["dropped"])
+        for row in result["rows"][1:4]
     }
     assert cut == {"b": (True, False, False), "c": (False, True, False), "d": (False, True, True)}
 
@@ -66,7 +67,11 @@ def test_the_mask_is_seen_without_colour(place, capsys):
     assert learned[1] == "A bond.\nYes [red]■" and learned[2] == "Short.■"
     assert learned[3].startswith("again again") and not learned[3].endswith("■")
     assert learned[4] == r"\x1b[2J€\u202e■"
-    assert re.search(r"word word.* ✂ \d+ tokens of the input left out ✂ .*### Response:↵\n⟦S¦h¦o¦r¦t¦\.¦■⟧", shown, re.DOTALL)
+    assert re.search(
+        r"word word.* ✂ \d+ tokens of the input left out ✂ .*### Response:↵\n⟦S¦h¦o¦r¦t¦\.¦■⟧",
+        shown,
+        re.DOTALL,
+    )
     assert re.search(r"⟧ ✂ \d+ tokens of the response and the end left out", shown)
     assert re.search(r"✂ dropped: the prompt's \d+ tokens leave no room", shown)
     assert "several rows have the same id, for 1 ids: a" in shown
@@ -85,7 +90,8 @@ def test_the_summary_is_of_all_rows_of_the_source(place, capsys):
         "responses_cut": 1,
         "dropped": 0,
     }
-    # The bytes of the template, of the instruction and of the response, and the end: this tokenizer makes a token of each byte.
+    # The bytes of the template, of the instruction and of the response, and the end: this tokenizer makes a
+    # token of each byte.
     first = len("### Instruction:\nName it.\n\n### Response:\nA bond.\nYes [red]") + 1
     assert dolly["row_lengths"]["5"] <= dolly["row_lengths"]["50"] <= dolly["row_lengths"]["100"] == 160
     assert dolly["learned"] == len("A bond.\nYes [red]") + 1 + len("Short.") + 1 + 160 - len(
@@ -111,8 +117,14 @@ def test_nothing_but_the_cache_is_written(place):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data", "nowhere.jsonl"], "--data nowhere.jsonl: there is no such file; make it with `loratune prepare`"),
-        (["--source", "doly"], "--source doly: data/train.jsonl has no such rows; its sources are dolly, other"),
+        (
+            ["--data", "nowhere.jsonl"],
+            "--data nowhere.jsonl: there is no such file; make it with `loratune prepare`",
+        ),
+        (
+            ["--source", "doly"],
+            "--source doly: data/train.jsonl has no such rows; its sources are dolly, other",
+        ),
         (["--template", "none"], "--template none: unknown"),
         (["--rows", "0"], "--rows: "),
     ],

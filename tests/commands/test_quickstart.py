@@ -1,4 +1,6 @@
-"""`loratune quickstart` as a whole, on a model of a few thousand numbers and the first rows of the shipped data."""
+"""`loratune quickstart` as a whole, on a model of a few thousand numbers and the first rows of the shipped
+data.
+"""
 
 import json
 
@@ -14,7 +16,10 @@ from support.small_models import GROUPED, SMALL, save_model
 def place(tmp_path, cache, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LORATUNE_CACHE", str(cache))
-    save_model(tmp_path / "base", LlamaConfig(**SMALL | GROUPED | {"max_position_embeddings": 1024}, tie_word_embeddings=True))
+    save_model(
+        tmp_path / "base",
+        LlamaConfig(**SMALL | GROUPED | {"max_position_embeddings": 1024}, tie_word_embeddings=True),
+    )
     (tmp_path / "test.json").write_text('["Name a colour.", "What is a bond?"]')
     whole = snapshot.read
     monkeypatch.setattr(snapshot, "read", lambda name: whole(name)[:120])
@@ -31,7 +36,13 @@ def test_the_main_job_from_data_to_comparison(place, capsys):
     result = json.loads(printed.out)
     assert {"prepare", "train", "evaluate", "compare"} <= result.keys()
     made = place / "quickstart"
-    for name in ("data/train.jsonl", "data/val.jsonl", "data/test.jsonl", "evaluation.json", "model_comparison.html"):
+    for name in (
+        "data/train.jsonl",
+        "data/val.jsonl",
+        "data/test.jsonl",
+        "evaluation.json",
+        "model_comparison.html",
+    ):
         assert (made / name).is_file()
     assert (made / "model/gpt2_lora_finetuned/adapter_model.safetensors").is_file()
     assert [row["prompt"] for row in json.loads((made / "model_comparison.json").read_text())] == [
@@ -41,13 +52,17 @@ def test_the_main_job_from_data_to_comparison(place, capsys):
     measured = json.loads((made / "evaluation.json").read_text())
     assert measured["tuned"]["nll"] < measured["base"]["nll"]
     assert {"dolly", "finqa"} == measured["by_source"].keys()
-    assert f"{measured['base']['nll']:.3f}" in printed.err and f"{measured['tuned']['nll']:.3f}" in printed.err
+    assert (
+        f"{measured['base']['nll']:.3f}" in printed.err and f"{measured['tuned']['nll']:.3f}" in printed.err
+    )
 
 
 def test_a_folder_without_prompts_is_no_obstacle(place, capsys):
     (place / "test.json").unlink()
     assert quickstart("--dry-run", "--json") == 0
-    assert {"dolly", "finqa", "loratune's own test.json"} == json.loads(capsys.readouterr().out)["reads"].keys()
+    assert {"dolly", "finqa", "loratune's own test.json"} == json.loads(capsys.readouterr().out)[
+        "reads"
+    ].keys()
 
 
 @pytest.mark.parametrize(

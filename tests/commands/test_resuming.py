@@ -1,4 +1,6 @@
-"""What a run is made from may not change behind its back: named with what was and what is, and refused unless accepted."""
+"""What a run is made from may not change behind its back: named with what was and what is, and refused unless
+accepted.
+"""
 
 import json
 
@@ -6,8 +8,8 @@ import pytest
 
 from loratune.cli.main import main
 from loratune.commands import resuming
-from loratune.config.base import flag, read_toml
-from loratune.config.train import TrainSettings
+from loratune.config.base import format_flag, read_toml
+from loratune.config.train import TrainConfig
 from loratune.system.read import read_json
 from support.small_models import save_model
 
@@ -32,9 +34,23 @@ def place(made, tmp_path_factory, monkeypatch):
     monkeypatch.chdir(made)
     monkeypatch.setenv("LORATUNE_CACHE", str(made / "cache"))
     if not (made / "runs" / "one").exists():
-        words = ["--model", "base", "--steps", "2", "--template", "own.toml", "--threads", "1", "--precision", "fp32", *SIZES]
+        words = [
+            "--model",
+            "base",
+            "--steps",
+            "2",
+            "--template",
+            "own.toml",
+            "--threads",
+            "1",
+            "--precision",
+            "fp32",
+            *SIZES,
+        ]
         assert main(["train", "--run", "one", *words]) == 0
-    before = {path: path.read_bytes() for path in [*made.glob("*.toml"), *made.glob("data/*"), *made.glob("base/*")]}
+    before = {
+        path: path.read_bytes() for path in [*made.glob("*.toml"), *made.glob("data/*"), *made.glob("base/*")]
+    }
     before |= {path: path.read_bytes() for path in made.glob("runs/one/*.*") if path.is_file()}
     yield made
     for path, content in before.items():
@@ -56,7 +72,20 @@ def facts(place) -> dict:
 
 
 def test_a_run_of_which_nothing_has_changed_goes_on_whatever_is_said_twice(place, capsys):
-    again = ["--model", "auto", "--precision", "auto", "--threads", "0", "--device", "auto", "--steps", "2", "--rank", "16"]
+    again = [
+        "--model",
+        "auto",
+        "--precision",
+        "auto",
+        "--threads",
+        "0",
+        "--device",
+        "auto",
+        "--steps",
+        "2",
+        "--rank",
+        "16",
+    ]
     before = facts(place)
     assert resume(*again, *SIZES) == 0
     assert "warning" not in capsys.readouterr().out and facts(place) == before
@@ -83,7 +112,9 @@ def change_data(place) -> None:
 
 
 def change_template(place) -> None:
-    (place / "own.toml").write_text('with_input = "{instruction}: {input}"\nwithout_input = "{instruction}:"\n')
+    (place / "own.toml").write_text(
+        'with_input = "{instruction}: {input}"\nwithout_input = "{instruction}:"\n'
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,7 +160,7 @@ def test_another_version_of_a_package_that_matters_is_refused(place, capsys, mon
 
 
 def test_another_processor_is_refused(place, capsys, monkeypatch):
-    monkeypatch.setattr(resuming, "processor_kind", lambda device: "Abacus 3")
+    monkeypatch.setattr(resuming, "identify_processor", lambda device: "Abacus 3")
     assert "now" in (told := refused(capsys)) and "error: processor: " in told and "'Abacus 3' now" in told
 
 
@@ -153,7 +184,12 @@ def test_accepted_settings_are_the_run_s_from_then_on(place, capsys):
     assert resume("--steps", "4", "--learning-rate", "0.01", "--accept-changes", "--json") == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 4
     kept = read_toml(place / "runs" / "one" / "settings.toml")
-    assert (kept["steps"], kept["learning_rate"], kept["accept_changes"], kept["resume"]) == (4, 0.01, False, False)
+    assert (kept["steps"], kept["learning_rate"], kept["accept_changes"], kept["resume"]) == (
+        4,
+        0.01,
+        False,
+        False,
+    )
     assert {one["name"] for one in facts(place)["changes"]} == {"--steps", "--learning-rate"}
     rows = [json.loads(line) for line in (place / "runs" / "one" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
@@ -167,13 +203,22 @@ def test_a_stop_rule_that_is_accepted_replaces_the_old_one(place, capsys):
     assert kept["budget"] == 1.0 and "steps" not in kept
 
 
-OTHER = {"rank": "4", "alpha": "8", "targets": "mlp", "seed": "7", "batch_tokens": "1200", "max_tokens": "200"}
+OTHER = {
+    "rank": "4",
+    "alpha": "8",
+    "targets": "mlp",
+    "seed": "7",
+    "batch_tokens": "1200",
+    "max_tokens": "200",
+}
 
 
-@pytest.mark.parametrize("name", TrainSettings.FIXED)
+@pytest.mark.parametrize("name", TrainConfig.FIXED)
 def test_what_makes_the_adapter_or_the_order_of_the_data_never_changes(place, capsys, name):
-    told = refused(capsys, flag(name), OTHER[name], "--accept-changes")
-    assert f"error: {flag(name)}: " in told and "a run keeps these from its beginning to its end" in told
+    told = refused(capsys, format_flag(name), OTHER[name], "--accept-changes")
+    assert (
+        f"error: {format_flag(name)}: " in told and "a run keeps these from its beginning to its end" in told
+    )
 
 
 def test_settings_that_were_edited_by_hand_are_seen(place, capsys):
@@ -185,7 +230,9 @@ def test_settings_that_were_edited_by_hand_are_seen(place, capsys):
 def test_a_kill_between_the_two_files_of_an_accepted_change_is_seen(place, capsys):
     settings = (place / "runs" / "one" / "settings.toml").read_bytes()
     assert resume("--learning-rate", "0.01", "--accept-changes") == 0
-    (place / "runs" / "one" / "settings.toml").write_bytes(settings)  # the second of the two was not written any more
+    (place / "runs" / "one" / "settings.toml").write_bytes(
+        settings
+    )  # the second of the two was not written any more
     assert "--learning-rate: 0.01 when the run began, 0.001 now" in refused(capsys)
 
 

@@ -13,9 +13,9 @@ import pytest
 
 from loratune.cli.main import main
 from loratune.commands import ready
-from loratune.commands.ready import prepared_with
+from loratune.commands.ready import read_preparation
 from loratune.models.tokenizer import Tokenizer
-from loratune.training.autotune import Trial
+from loratune.training.autotune import Measurement
 from support.small_models import GPT2_SHAPES, save_model
 from support.training_runs import ROWS, TRAIN, adapter, refused, same, train
 
@@ -26,16 +26,29 @@ def test_writes_everything_that_others_rely_on(workplace, capsys):
     assert train("--steps", "12", "--run", "one", "--out", "adapter", "--json") == 0
     printed = json.loads(capsys.readouterr().out)
     out, run = workplace / "adapter", workplace / "runs" / "one"
-    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "loratune.json", "README.md"} <= set(
-        os.listdir(out)
+    assert {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "tokenizer.json",
+        "loratune.json",
+        "README.md",
+    } <= set(os.listdir(out))
+    assert {"settings.toml", "metrics.jsonl", "summary.json", "loss.png", "checkpoints", "best"} <= set(
+        os.listdir(run)
     )
-    assert {"settings.toml", "metrics.jsonl", "summary.json", "loss.png", "checkpoints", "best"} <= set(os.listdir(run))
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if "loss" in row]
     assert [row["step"] for row in steps] == list(range(1, 13))
-    assert {"step", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "peak_memory_mb", "elapsed_seconds"} <= steps[
-        0
-    ].keys()
+    assert {
+        "step",
+        "loss",
+        "lr",
+        "grad_norm",
+        "tokens",
+        "tokens_per_second",
+        "peak_memory_mb",
+        "elapsed_seconds",
+    } <= steps[0].keys()
     validations = [row["val_nll"] for row in rows if "val_nll" in row]
     assert min(validations) == printed["best_val_nll"] < printed["base_val_nll"] == validations[0]
     assert json.loads((run / "summary.json").read_text()) == printed
@@ -50,7 +63,7 @@ def test_writes_everything_that_others_rely_on(workplace, capsys):
 def test_data_without_a_usable_report_says_nothing_of_how_it_was_prepared(tmp_path, report):
     if report is not None:
         (tmp_path / "prepare_report.json").write_text(report)
-    assert prepared_with(tmp_path) == {}
+    assert read_preparation(tmp_path) == {}
 
 
 def test_the_same_run_twice_gives_the_same_adapter(workplace):
@@ -64,11 +77,19 @@ def test_a_row_without_a_wanted_response_is_never_trained_on_or_validated(workpl
     assert train("--steps", "4", "--run", "one", "--out", "one") == 0
     for name in ("train", "val"):
         path = workplace / "data" / f"{name}.jsonl"
-        row = {"instruction": "How much?", "input": "", "output": "0.5", "meta": {"no_target": True}, "source": "count"}
+        row = {
+            "instruction": "How much?",
+            "input": "",
+            "output": "0.5",
+            "meta": {"no_target": True},
+            "source": "count",
+        }
         path.write_text(json.dumps(row) + "\n" + path.read_text())
     assert train("--steps", "4", "--run", "two", "--out", "two") == 0
     assert same(adapter(workplace / "one"), adapter(workplace / "two"))
-    summaries = [json.loads((workplace / "runs" / run / "summary.json").read_text()) for run in ("one", "two")]
+    summaries = [
+        json.loads((workplace / "runs" / run / "summary.json").read_text()) for run in ("one", "two")
+    ]
     assert summaries[0]["best_val_nll"] == summaries[1]["best_val_nll"]
 
 
@@ -78,7 +99,9 @@ def test_repeated_trainings_are_those_of_one_seed_after_the_other(workplace, cap
     printed = capsys.readouterr()
     runs = json.loads(printed.out)["runs"]
     assert [run["adapter"] for run in runs] == ["adapters/r-seed5", "adapters/r-seed6"]
-    assert runs[0]["base_val_nll"] == runs[1]["base_val_nll"]  # of the same rows: else the losses would not compare
+    assert (
+        runs[0]["base_val_nll"] == runs[1]["base_val_nll"]
+    )  # of the same rows: else the losses would not compare
     one, other = (run["best_val_nll"] for run in runs)
     assert f"validation loss {(one + other) / 2:.4f}±{abs(one - other) / 2**0.5:.4f}" in printed.err
     for seed in (5, 6):
@@ -99,11 +122,17 @@ def test_epochs_and_budget_and_early_stop(workplace, capsys):
     by_budget = json.loads(capsys.readouterr().out)
     assert by_epochs["finished"] and by_budget["finished"]
     assert 0.5 < by_budget["elapsed_seconds"] < 20
-    lrs = [json.loads(line).get("lr") for line in (workplace / "runs/budget/metrics.jsonl").read_text().splitlines()]
+    lrs = [
+        json.loads(line).get("lr")
+        for line in (workplace / "runs/budget/metrics.jsonl").read_text().splitlines()
+    ]
     lrs = [lr for lr in lrs if lr is not None]
     assert lrs[-1] < 0.1 * max(lrs)
     # A rate at which nothing is learned improves on no validation after the first.
-    assert train("--steps", "500", "--patience", "2", "--learning-rate", "1e-12", "--run", "patience", "--json") == 0
+    assert (
+        train("--steps", "500", "--patience", "2", "--learning-rate", "1e-12", "--run", "patience", "--json")
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)["steps"] < 500
 
 
@@ -162,11 +191,13 @@ def interrupt_after(steps: int, monkeypatch) -> None:
 
 
 def test_the_best_adapter_is_kept_not_the_last(workplace, capsys, monkeypatch):
-    """The losses are made up: where real ones begin to rise, if they do, is another step on each kind of processor."""
+    """The losses are made up: where real ones begin to rise, if they do, is another step on each kind of
+    processor.
+    """
     from loratune.training import loop
 
     losses = iter([3.0, 2.0, 1.0, 1.5, 2.5])
-    monkeypatch.setattr(loop, "validation_nll", lambda *_: next(losses))
+    monkeypatch.setattr(loop, "compute_validation_nll", lambda *_: next(losses))
     assert train("--steps", "8", "--validations", "4", "--run", "wild", "--json") == 0
     summary = json.loads(capsys.readouterr().out)
     run = workplace / "runs" / "wild"
@@ -174,7 +205,10 @@ def test_the_best_adapter_is_kept_not_the_last(workplace, capsys, monkeypatch):
     by_step = {row["step"]: row["val_nll"] for row in rows if "val_nll" in row}
     assert list(by_step.values()) == [3.0, 2.0, 1.0, 1.5, 2.5]
     assert by_step[summary["best_step"]] == 1.0
-    kept, newest = adapter(workplace / "model/gpt2_lora_finetuned"), adapter(run / "checkpoints" / "step-000008")
+    kept, newest = (
+        adapter(workplace / "model/gpt2_lora_finetuned"),
+        adapter(run / "checkpoints" / "step-000008"),
+    )
     assert same(kept, adapter(run / "best")) and not same(kept, newest)
 
 
@@ -187,7 +221,9 @@ def test_a_step_is_validated_once(workplace):
 
 
 def test_a_validation_loss_that_is_no_number_stops_the_run(workplace, capsys):
-    assert "the validation loss is nan" in refused(capsys, "--steps", "1", "--learning-rate", "1e36", "--warmup", "0")
+    assert "the validation loss is nan" in refused(
+        capsys, "--steps", "1", "--learning-rate", "1e36", "--warmup", "0"
+    )
     assert list((workplace / "model").iterdir()) == []
 
 
@@ -196,7 +232,9 @@ def test_no_room_left_for_the_adapter_leaves_the_old_one(workplace, capsys, monk
     before = {path.name: path.read_bytes() for path in (workplace / "model/gpt2_lora_finetuned").iterdir()}
     monkeypatch.setattr(Tokenizer, "save", full_disk)
     assert "no room left on the disk" in refused(capsys, "--steps", "4", "--run", "two")
-    assert {path.name: path.read_bytes() for path in (workplace / "model/gpt2_lora_finetuned").iterdir()} == before
+    assert {
+        path.name: path.read_bytes() for path in (workplace / "model/gpt2_lora_finetuned").iterdir()
+    } == before
     assert sorted(path.name for path in (workplace / "model").iterdir()) == ["gpt2_lora_finetuned"]
 
 
@@ -242,7 +280,9 @@ def test_settings_file_and_its_mistakes(workplace, capsys):
     (workplace / "good.toml").write_text('steps = 2\nrank = 3\nrun = "from-file"\n')
     assert train("--config", "good.toml") == 0
     assert (
-        adapter(workplace / "model/gpt2_lora_finetuned")["base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"].shape[0]
+        adapter(workplace / "model/gpt2_lora_finetuned")[
+            "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
+        ].shape[0]
         == 3
     )
     (workplace / "budget.toml").write_text('budget = "1h"\n', encoding="utf-8-sig")
@@ -259,7 +299,9 @@ def test_a_resumed_run_keeps_its_settings_and_its_data(workplace, capsys, monkey
     assert train("--steps", "10", "--run", "one") == 1
     monkeypatch.undo()
     monkeypatch.chdir(workplace)
-    assert "--rank: 16 when the run began, 4 now" in refused(capsys, "--run", "one", "--resume", "--rank", "4", "--steps", "10")
+    assert "--rank: 16 when the run began, 4 now" in refused(
+        capsys, "--run", "one", "--resume", "--rank", "4", "--steps", "10"
+    )
     with open(workplace / "data" / "train.jsonl", "a") as file:
         file.write(json.dumps(ROWS[0]) + "\n")
     assert "train.jsonl: " in refused(capsys, "--run", "one", "--resume", "--steps", "10")
@@ -284,7 +326,12 @@ def test_low_memory_gives_the_same_adapter(workplace):
 def test_micro_batches_change_neither_the_steps_nor_their_rates(workplace):
     logged = []
     for name, micro in (("whole", "900"), ("cut", "300")):
-        assert train("--steps", "6", "--batch-tokens", "900", "--micro-tokens", micro, "--run", name, "--out", name) == 0
+        assert (
+            train(
+                "--steps", "6", "--batch-tokens", "900", "--micro-tokens", micro, "--run", name, "--out", name
+            )
+            == 0
+        )
         lines = (workplace / "runs" / name / "metrics.jsonl").read_text().splitlines()
         logged.append([row for row in map(json.loads, lines) if "loss" in row])
     for whole, cut in zip(*logged, strict=True):
@@ -294,7 +341,18 @@ def test_micro_batches_change_neither_the_steps_nor_their_rates(workplace):
 
 
 def test_an_adapter_that_learned_nothing_is_warned_of(workplace, capsys):
-    nothing = ["--steps", "2", "--schedule", "constant", "--warmup", "0", "--clip", "100", "--learning-rate", "30"]
+    nothing = [
+        "--steps",
+        "2",
+        "--schedule",
+        "constant",
+        "--warmup",
+        "0",
+        "--clip",
+        "100",
+        "--learning-rate",
+        "30",
+    ]
     assert train(*nothing, "--run", "none", "--out", "none") == 0
     assert "the adapter changes nothing" in " ".join(capsys.readouterr().out.split())
     assert not any(matrix.any() for name, matrix in adapter(workplace / "none").items() if "lora_B" in name)
@@ -310,7 +368,18 @@ def test_the_choices_of_the_machine_are_written_down(workplace):
 
 
 def test_a_run_of_a_few_rows_takes_small_steps_which_a_resumed_one_keeps(workplace):
-    options = ["--model", "base", "--max-tokens", "300", "--precision", "fp32", "--run", "one", "--out", "one"]
+    options = [
+        "--model",
+        "base",
+        "--max-tokens",
+        "300",
+        "--precision",
+        "fp32",
+        "--run",
+        "one",
+        "--out",
+        "one",
+    ]
     assert main(["train", *options, "--epochs", "1"]) == 0
     kept = (workplace / "runs" / "one" / "settings.toml").read_text()
     assert "\nbatch_tokens = 512\n" in kept
@@ -319,9 +388,9 @@ def test_a_run_of_a_few_rows_takes_small_steps_which_a_resumed_one_keeps(workpla
 
 
 def test_how_long_a_run_is_the_whole_model_says_and_not_a_few_layers(workplace, monkeypatch, capsys):
-    a_trial = Trial("fp32", 1024, 1e-9, 1e-9, 1e9, 0)
-    monkeypatch.setattr(ready, "try_out", lambda *_: a_trial)
-    monkeypatch.setattr(ready, "with_all_layers", lambda *_: replace(a_trial, train_seconds=1.0))
+    a_trial = Measurement("fp32", 1024, 1e-9, 1e-9, 1e9, 0)
+    monkeypatch.setattr(ready, "run_autotune", lambda *_: a_trial)
+    monkeypatch.setattr(ready, "measure_all_layers", lambda *_: replace(a_trial, train_seconds=1.0))
     options = ["--model", "base", "--max-tokens", "300", "--budget", "30m", "--dry-run", "--json"]
     assert main(["train", *options]) == 0
     assert json.loads(capsys.readouterr().out)["batch_tokens"] == 512
@@ -331,10 +400,21 @@ def test_how_long_a_run_is_the_whole_model_says_and_not_a_few_layers(workplace, 
 
 def test_a_short_budget_on_a_slow_machine_is_not_spent_on_validations(workplace, monkeypatch, capsys):
     (workplace / "data" / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[:12]))
-    slow = Trial("fp32", 1024, 1e-3, 1e-3, 1e9, 0)
-    monkeypatch.setattr(ready, "try_out", lambda *_: slow)
-    monkeypatch.setattr(ready, "with_all_layers", lambda *_: slow)
-    options = ["--model", "base", "--max-tokens", "300", "--precision", "fp32", "--run", "one", "--out", "one"]
+    slow = Measurement("fp32", 1024, 1e-3, 1e-3, 1e9, 0)
+    monkeypatch.setattr(ready, "run_autotune", lambda *_: slow)
+    monkeypatch.setattr(ready, "measure_all_layers", lambda *_: slow)
+    options = [
+        "--model",
+        "base",
+        "--max-tokens",
+        "300",
+        "--precision",
+        "fp32",
+        "--run",
+        "one",
+        "--out",
+        "one",
+    ]
     assert main(["train", *options, "--budget", "2s"]) == 0
     kept = (workplace / "runs" / "one" / "settings.toml").read_text()
     assert "Validation: 8 rows instead of 64" in capsys.readouterr().out
@@ -349,7 +429,9 @@ def test_a_row_longer_than_a_step_is_a_step(workplace):
     assert train("--epochs", "1", "--batch-tokens", "64", "--run", "one", "--out", "one") == 0
     summary = json.loads((workplace / "runs" / "one" / "summary.json").read_text())
     assert train("--epochs", "1", "--batch-tokens", "900", "--run", "two", "--out", "two") == 0
-    assert summary["tokens"] == json.loads((workplace / "runs" / "two" / "summary.json").read_text())["tokens"]
+    assert (
+        summary["tokens"] == json.loads((workplace / "runs" / "two" / "summary.json").read_text())["tokens"]
+    )
     assert summary["steps"] > 4
 
 

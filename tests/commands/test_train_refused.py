@@ -20,14 +20,20 @@ def test_mistakes_are_explained_all_at_once(workplace, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data", "nowhere"], "nowhere/train.jsonl: there is no such file; make it with `loratune prepare`"),
+        (
+            ["--data", "nowhere"],
+            "nowhere/train.jsonl: there is no such file; make it with `loratune prepare`",
+        ),
         (["--model", "./nowhere"], "there is no such folder"),
         (["--model", "nowhere.gguf"], "there is no such file"),
         (["--model", "gpt5"], "no known short name"),
         (["--config", "nowhere.toml"], "nowhere.toml: there is no such file"),
         (["--resume"], "there is no run in runs/"),
         (["--targets", "c_attn"], "this model has no c_attn"),
-        (["--max-tokens", "300", "--micro-tokens", "200"], "--max-tokens 300 is more than --micro-tokens 200"),
+        (
+            ["--max-tokens", "300", "--micro-tokens", "200"],
+            "--max-tokens 300 is more than --micro-tokens 200",
+        ),
         (["--device", "cuda"], "no CUDA device"),
         (["--epochs", "inf"], "--epochs: input should be a finite number"),
         (["--learning-rate", "nan"], "--learning-rate: input should be a finite number"),
@@ -67,7 +73,9 @@ def test_a_model_whose_files_lack_weights_is_refused(workplace, capsys):
     weights = load_file(path)
     del weights["model.layers.0.mlp.up_proj.weight"]
     save_file(weights, path, metadata={"format": "pt"})
-    assert "lack 1 of the model's weights, such as model.layers.0.mlp.up_proj.weight" in refused(capsys, "--steps", "2")
+    assert "lack 1 of the model's weights, such as model.layers.0.mlp.up_proj.weight" in refused(
+        capsys, "--steps", "2"
+    )
 
 
 def test_a_tokenizer_with_more_entries_than_the_model_is_refused(workplace, capsys):
@@ -83,7 +91,11 @@ def test_a_token_that_the_model_does_not_have_is_text_in_the_data(workplace):
     tokenizer = json.loads(path.read_text())
     tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": 257, "content": "<|more|>"})
     path.write_text(json.dumps(tokenizer))
-    rows.write_text(rows.read_text() + json.dumps({"instruction": "Say <|more|>.", "input": "", "output": "<|more|>"}) + "\n")
+    rows.write_text(
+        rows.read_text()
+        + json.dumps({"instruction": "Say <|more|>.", "input": "", "output": "<|more|>"})
+        + "\n"
+    )
     assert train("--steps", "2") == 0
 
 

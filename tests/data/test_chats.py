@@ -1,4 +1,6 @@
-"""Chats become records: whatever the turns, nothing is lost without a count and nothing marked bad is learned."""
+"""Chats become records: whatever the turns, nothing is lost without a count and nothing marked bad is
+learned.
+"""
 
 from collections import Counter
 from itertools import pairwise
@@ -6,14 +8,22 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratune.data.sources.chats import AFTER, CONTEXT_ONLY, WEIGHT_0, ChatColumns, chat_record, find_chat
+from loratune.data.sources.chats import (
+    AFTER_LAST_ANSWER,
+    CONTEXT_ONLY,
+    WEIGHT_0,
+    ChatColumns,
+    convert_chat,
+    find_chat_columns,
+)
 from loratune.data.sources.readers import FileRow
 from loratune.data.truncation import TURN_STARTS
 
 turns = st.lists(
     st.tuples(
         st.sampled_from(["system", "user", "user", "assistant", "assistant"]),
-        st.text("ab :\n", min_size=1, max_size=8).filter(str.strip) | st.sampled_from(["User: no", "\nAssistant: no", " x "]),
+        st.text("ab :\n", min_size=1, max_size=8).filter(str.strip)
+        | st.sampled_from(["User: no", "\nAssistant: no", " x "]),
         st.sampled_from([None, 0, 1, 0.5]),
     ),
     min_size=1,
@@ -23,7 +33,8 @@ turns = st.lists(
 
 def messages_of(said) -> list[dict]:
     return [
-        {"role": role, "content": text} | ({} if weight is None or role != "assistant" else {"weight": weight})
+        {"role": role, "content": text}
+        | ({} if weight is None or role != "assistant" else {"weight": weight})
         for role, text, weight in said
     ]
 
@@ -32,11 +43,13 @@ def messages_of(said) -> list[dict]:
 def test_every_turn_is_learned_context_or_counted(said):
     counts: Counter[str] = Counter()
     try:
-        record = chat_record({"messages": messages_of(said)}, ChatColumns("", "messages"), "mine", counts)
+        record = convert_chat({"messages": messages_of(said)}, ChatColumns("", "messages"), "mine", counts)
     except ValueError as error:
         assert str(error).startswith("messages")
         answered = any(a[0] == "user" and b[0] == "assistant" and b[2] != 0 for a, b in pairwise(said))
-        last_learned = max((n for n, turn in enumerate(said) if turn[0] == "assistant" and turn[2] != 0), default=-1)
+        last_learned = max(
+            (n for n, turn in enumerate(said) if turn[0] == "assistant" and turn[2] != 0), default=-1
+        )
         assert not answered or said[last_learned - 1][0] == "assistant"
         return
     answers = [number for number, turn in enumerate(said) if turn[0] == "assistant"]
@@ -47,15 +60,20 @@ def test_every_turn_is_learned_context_or_counted(said):
         return
     last = learned[-1]
     assert record.output == said[last][1]
-    assert counts[AFTER] == len(said) - 1 - last
+    assert counts[AFTER_LAST_ANSWER] == len(said) - 1 - last
     assert counts[CONTEXT_ONLY] == sum(number < last for number in answers)
     # The context is what was said before, without the question, each turn at its place.
     starts = record.meta.get(TURN_STARTS, [])
-    context = [record.input[start:end].removesuffix("\n") for start, end in pairwise([*starts, len(record.input) + 1])]
+    context = [
+        record.input[start:end].removesuffix("\n")
+        for start, end in pairwise([*starts, len(record.input) + 1])
+    ]
     asked = max(number for number in range(last) if said[number][0] == "user")
     before = [f"{role.capitalize()}: {text}" for role, text, _ in said[:last]]
     assert record.instruction == said[asked][1]
-    assert [turn.rstrip("\n") for turn in context] == [text.rstrip("\n") for number, text in enumerate(before) if number != asked]
+    assert [turn.rstrip("\n") for turn in context] == [
+        text.rstrip("\n") for number, text in enumerate(before) if number != asked
+    ]
     assert "\n".join(text for number, text in enumerate(before) if number != asked) == record.input
 
 
@@ -65,11 +83,14 @@ def rows(*values: dict) -> list[FileRow]:
 
 def test_columns_named_by_the_user_come_before_a_chat():
     found = rows({"messages": [{"role": "user", "content": "Hi"}], "question": "a", "answer": "b"})
-    assert find_chat(found, list(found[0].values), {"instruction": "question", "output": "answer"}) is None
-    assert find_chat(found, list(found[0].values), {}) == ChatColumns("", "messages")
+    assert (
+        find_chat_columns(found, list(found[0].values), {"instruction": "question", "output": "answer"})
+        is None
+    )
+    assert find_chat_columns(found, list(found[0].values), {}) == ChatColumns("", "messages")
 
 
 def test_a_text_that_only_looks_like_a_list_is_no_chat():
     """A column named chat, or a prompt that begins with a bracket, is a text like any other."""
     found = rows({"prompt": "[1, 2] sorted?", "completion": "[1, 2]", "chat": "[sic]"})
-    assert find_chat(found, list(found[0].values), {}) is None
+    assert find_chat_columns(found, list(found[0].values), {}) is None

@@ -5,46 +5,54 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratune.data.cuts import first_cut, fitted
+from loratune.data.cuts import compute_truncations, find_truncated
 from loratune.data.example import Record
 from loratune.data.template import load_template
-from loratune.data.tokenize import encode_rows
+from loratune.data.tokenize import tokenize_records
 from support.bpe_tokenizer import small_tokenizer
 
 TEMPLATE = load_template("instruction")
 TOKENIZER = small_tokenizer()
-words = st.lists(st.sampled_from(["the", "answer", "is", "none,", "Ünïcode", "42", "\n", "🙂"]), max_size=40).map(" ".join)
+words = st.lists(
+    st.sampled_from(["the", "answer", "is", "none,", "Ünïcode", "42", "\n", "🙂"]), max_size=40
+).map(" ".join)
 filled = words.filter(str.strip)
 ends = st.sampled_from(["", "<|end|>", "<|endoftext|>\n", "<|end|> <|end|>"])
 outputs = st.tuples(words, ends).map("".join).filter(str.strip)
-records = st.lists(st.builds(Record, filled, words, outputs, st.just("same"), st.just("s")), min_size=1, max_size=6)
+records = st.lists(
+    st.builds(Record, filled, words, outputs, st.just("same"), st.just("s")), min_size=1, max_size=6
+)
 
 
 @given(records, st.integers(8, 200))
 def test_cuts_are_those_that_the_encoding_counts(records, max_tokens):
-    rows, counts = encode_rows(records, TEMPLATE, TOKENIZER, max_tokens)
-    found = fitted(records, TEMPLATE, TOKENIZER, max_tokens)
+    rows, counts = tokenize_records(records, TEMPLATE, TOKENIZER, max_tokens)
+    found = compute_truncations(records, TEMPLATE, TOKENIZER, max_tokens)
     kept = [one.kept for one in found if one.kept]
     assert [(row.prompt, row.response) for row in kept] == [(row.prompt, row.response) for row in rows]
     count = counts["s"]
     assert sum(one.kept is None for one in found) == count["dropped"]
-    assert sum(one.response_cut > 0 for one in found if one.kept) == count["responses_cut"]
+    assert sum(one.response_tokens_cut > 0 for one in found if one.kept) == count["responses_cut"]
     texts = [re.sub(r"<\|\w+\|>", "", record.output) for record in records]
     assert [not one.whole.response for one in found] == [not text.strip() for text in texts]
     # A dropped row may have lost its input before.
-    assert count["inputs_cut"] - count["dropped"] <= sum(one.input_cut > 0 for one in found) <= count["inputs_cut"]
+    assert (
+        count["inputs_cut"] - count["dropped"]
+        <= sum(one.input_tokens_cut > 0 for one in found)
+        <= count["inputs_cut"]
+    )
 
 
 @given(records, st.integers(8, 200))
 def test_the_place_of_a_cut(records, max_tokens):
-    for one in fitted(records, TEMPLATE, TOKENIZER, max_tokens):
+    for one in compute_truncations(records, TEMPLATE, TOKENIZER, max_tokens):
         if not one.kept:
             continue
-        at = one.input_cut_at
+        at = one.input_cut_position
         assert one.kept.prompt[:at] == one.whole.prompt[:at]
-        assert len(one.kept.prompt) + one.input_cut == len(one.whole.prompt)
-        assert one.kept.response == one.whole.response[: len(one.whole.response) - one.response_cut]
-        if one.input_cut:
+        assert len(one.kept.prompt) + one.input_tokens_cut == len(one.whole.prompt)
+        assert one.kept.response == one.whole.response[: len(one.whole.response) - one.response_tokens_cut]
+        if one.input_tokens_cut:
             after = TOKENIZER.decode(one.kept.prompt[at:])
             # An input that is gone altogether takes its heading along, which begins like the next one.
             assert after.endswith("Response:\n") and "Instruction" not in after
@@ -54,6 +62,6 @@ def test_the_place_of_a_cut(records, max_tokens):
 
 @given(records, st.integers(8, 200), st.integers(1, 4))
 def test_the_first_cut_rows_are_found_in_their_order(records, max_tokens, count):
-    cut = [one for one in fitted(records, TEMPLATE, TOKENIZER, max_tokens) if one.is_cut]
-    found = first_cut(records, count, TEMPLATE, TOKENIZER, max_tokens)
+    cut = [one for one in compute_truncations(records, TEMPLATE, TOKENIZER, max_tokens) if one.is_truncated]
+    found = find_truncated(records, count, TEMPLATE, TOKENIZER, max_tokens)
     assert [one.record for one in found] == [one.record for one in cut[:count]]

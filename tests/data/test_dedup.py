@@ -6,29 +6,33 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loratune.data.dedup import (
-    FEW,
+    SHARED_LIMIT_MIN,
     TASK_INPUTS,
-    Words,
-    alike,
-    components,
-    content_key,
-    grouped,
-    labels_alike,
-    questions,
-    shared_sentences,
-    similar_pairs,
-    without_duplicates,
-    word_set,
+    WordSets,
+    assign_groups,
+    build_word_set,
+    extract_questions,
+    find_components,
+    find_shared_sentences,
+    find_similar_labels,
+    find_similar_pairs,
+    hash_content,
+    link_similar,
+    remove_duplicates,
 )
 from loratune.data.example import Record
-from loratune.data.leakage import LIKE_HELD_OUT, LIKE_TRAINED, without_copies, without_leaks
-from loratune.data.split import split_of
+from loratune.data.leakage import LIKE_HELD_OUT, LIKE_TRAINING, remove_leaks, remove_near_duplicates
+from loratune.data.split import assign_split
 
-word_sets = st.lists(st.frozensets(st.sampled_from("abcdefghij"), min_size=1), unique=True, min_size=1, max_size=12)
+word_sets = st.lists(
+    st.frozensets(st.sampled_from("abcdefghij"), min_size=1), unique=True, min_size=1, max_size=12
+)
 
 
 def record(instruction: str, input: str = "", output: str = "x", **more) -> Record:
-    return Record(instruction, input, output, **{"id": content_id_of(instruction, input, output), "source": "s", **more})
+    return Record(
+        instruction, input, output, **{"id": content_id_of(instruction, input, output), "source": "s", **more}
+    )
 
 
 def content_id_of(*texts: str) -> str:
@@ -37,7 +41,7 @@ def content_id_of(*texts: str) -> str:
 
 def groups_of(records: list[Record]) -> set[frozenset[str]]:
     members: dict[str, set[str]] = {}
-    for one in grouped(records):
+    for one in assign_groups(records):
         members.setdefault(one.group, set()).add(one.id)
     return {frozenset(ids) for ids in members.values()}
 
@@ -49,13 +53,15 @@ def test_similar_pairs_are_those_of_comparing_all(sets, similarity):
         for one, other in combinations(range(len(sets)), 2)
         if len(sets[one] & sets[other]) >= similarity * len(sets[one] | sets[other]) - 1e-9
     }
-    assert {tuple(sorted(pair)) for pair in similar_pairs(sets, similarity).tolist()} == expected
+    assert {tuple(sorted(pair)) for pair in find_similar_pairs(sets, similarity).tolist()} == expected
 
 
 @given(word_sets, word_sets, st.sampled_from([0.5, 0.7, 1.0]))
 def test_likes_are_those_of_comparing_all(ones, others, similarity):
     # Doubled, because some single letters are stop words.
-    ones, others = (["", *(" ".join(sorted(letter * 2 for letter in found)) for found in side)] for side in (ones, others))
+    ones, others = (
+        ["", *(" ".join(sorted(letter * 2 for letter in found)) for found in side)] for side in (ones, others)
+    )
     expected = [
         {
             f"label {number % 3}"
@@ -65,16 +71,31 @@ def test_likes_are_those_of_comparing_all(ones, others, similarity):
         }
         for one in ones
     ]
-    ones, others = ([Words(word_set(text), word_set(text)) for text in side] for side in (ones, others))
-    assert labels_alike(ones, [(other, f"label {number % 3}") for number, other in enumerate(others)], similarity) == expected
-    assert labels_alike(ones, [], similarity) == [set() for _ in ones] and labels_alike([], [(others[0], "")], similarity) == []
+    ones, others = (
+        [WordSets(build_word_set(text), build_word_set(text)) for text in side] for side in (ones, others)
+    )
+    assert (
+        find_similar_labels(
+            ones, [(other, f"label {number % 3}") for number, other in enumerate(others)], similarity
+        )
+        == expected
+    )
+    assert (
+        find_similar_labels(ones, [], similarity) == [set() for _ in ones]
+        and find_similar_labels([], [(others[0], "")], similarity) == []
+    )
 
 
-@given(st.lists(st.tuples(st.frozensets(st.sampled_from("abcdef")), st.frozensets(st.sampled_from("abcdef"))), max_size=9))
+@given(
+    st.lists(
+        st.tuples(st.frozensets(st.sampled_from("abcdef")), st.frozensets(st.sampled_from("abcdef"))),
+        max_size=9,
+    )
+)
 def test_texts_are_alike_with_and_without_what_many_share(pairs):
     """So that leaving out what is shared never joins rows."""
-    texts = [Words(every, every & own) for every, own in pairs]
-    found = components(alike(texts, 0.7), len(texts))
+    texts = [WordSets(every, every & own) for every, own in pairs]
+    found = find_components(link_similar(texts, 0.7), len(texts))
 
     def near(one, other):
         return bool(one and other) and len(one & other) >= 0.7 * len(one | other) - 1e-9
@@ -84,13 +105,16 @@ def test_texts_are_alike_with_and_without_what_many_share(pairs):
         for one, other in combinations(range(len(texts)), 2)
         if near(texts[one].all, texts[other].all) and near(texts[one].own, texts[other].own)
     ]
-    expected = components(np.array(edges, dtype=np.int64).reshape(-1, 2), len(texts))
+    expected = find_components(np.array(edges, dtype=np.int64).reshape(-1, 2), len(texts))
     assert [found.index(label) for label in found] == [expected.index(label) for label in expected]
 
 
 def test_the_same_prompt_with_many_responses_shares_nothing():
-    rows = [record("How high is it?", "Mount Everest. It stands in Nepal.", output=str(number)) for number in range(3 * FEW)]
-    assert shared_sentences([row.input for row in rows], [row.input for row in rows]) == {}
+    rows = [
+        record("How high is it?", "Mount Everest. It stands in Nepal.", output=str(number))
+        for number in range(3 * SHARED_LIMIT_MIN)
+    ]
+    assert find_shared_sentences([row.input for row in rows], [row.input for row in rows]) == {}
     assert len(groups_of(rows)) == 1
 
 
@@ -107,18 +131,26 @@ def test_near_duplicates_share_a_group_and_others_do_not():
 
 
 def test_the_same_input_and_a_group_of_the_users_tie_records_together():
-    passage = "Mount Everest is the highest mountain of the world above the level of the sea, in the Himalayas."
+    passage = (
+        "Mount Everest is the highest mountain of the world above the level of the sea, in the Himalayas."
+    )
     records = [
         record("How high is it?", passage),
         record("Where does it stand?", passage.upper() + "  "),
         record("Name a fruit.", group="mine"),
         record("Colour of grass?", group="mine"),
     ]
-    assert groups_of(records) == {frozenset(one.id for one in records[:2]), frozenset(one.id for one in records[2:])}
+    assert groups_of(records) == {
+        frozenset(one.id for one in records[:2]),
+        frozenset(one.id for one in records[2:]),
+    }
 
 
 def test_an_instruction_that_only_names_a_task_does_not_tie_its_rows_together():
-    reviews = [record("Classify this review.", f"{word} film number {word}") for word in map(str, range(TASK_INPUTS + 1))]
+    reviews = [
+        record("Classify this review.", f"{word} film number {word}")
+        for word in map(str, range(TASK_INPUTS + 1))
+    ]
     assert len(groups_of(reviews)) == len(reviews)
     assert len(groups_of(reviews[:TASK_INPUTS])) == 1
 
@@ -134,18 +166,27 @@ def test_an_instruction_that_only_names_a_task_does_not_tie_its_rows_together():
     ],
 )
 def test_how_to_answer_is_no_part_of_the_question(instruction, question):
-    assert questions([record(instruction)]) == [question]
+    assert extract_questions([record(instruction)]) == [question]
 
 
 def test_one_question_with_one_input_is_no_task_however_many_answers_it_has():
-    rows = [record("How high is it?", "Mount Everest", output=str(number)) for number in range(TASK_INPUTS + 1)]
+    rows = [
+        record("How high is it?", "Mount Everest", output=str(number)) for number in range(TASK_INPUTS + 1)
+    ]
     assert len(groups_of([*rows, record("How high is it?", "A page about the Himalayas")])) == 1
 
 
-@given(st.permutations([record(text) for text in ("sky blue", "blue sky", "red sun", "the red sun", "grass", "sky blue grass")]))
+@given(
+    st.permutations(
+        [
+            record(text)
+            for text in ("sky blue", "blue sky", "red sun", "the red sun", "grass", "sky blue grass")
+        ]
+    )
+)
 def test_groups_do_not_depend_on_the_order(records):
-    in_order = {one.id: one.group for one in grouped(sorted(records, key=lambda one: one.id))}
-    assert {one.id: one.group for one in grouped(records)} == in_order
+    in_order = {one.id: one.group for one in assign_groups(sorted(records, key=lambda one: one.id))}
+    assert {one.id: one.group for one in assign_groups(records)} == in_order
 
 
 def test_duplicates_go_whatever_their_case_and_spaces_and_ids_become_unique():
@@ -155,10 +196,10 @@ def test_duplicates_go_whatever_their_case_and_spaces_and_ids_become_unique():
         record("a b", output="y", id="1"),
         record("a b", output="z", id="1"),
     ]
-    assert [one.id for one in without_duplicates(records)] == ["1", "1#2", "1#3"]
-    assert content_key(records[0]) == content_key(records[1]) != content_key(records[2])
+    assert [one.id for one in remove_duplicates(records)] == ["1", "1#2", "1#3"]
+    assert hash_content(records[0]) == hash_content(records[1]) != hash_content(records[2])
     clash = [record("a", id="1"), record("b", id="1"), record("c", id="1#2"), record("d", id="1")]
-    assert [one.id for one in without_duplicates(clash)] == ["1", "1#2", "1#2#2", "1#3"]
+    assert [one.id for one in remove_duplicates(clash)] == ["1", "1#2", "1#2#2", "1#3"]
 
 
 def test_a_part_may_keep_the_duplicates_that_are_its_own():
@@ -166,7 +207,7 @@ def test_a_part_may_keep_the_duplicates_that_are_its_own():
     others = [record("b", id="0"), record("a ", id="4"), record("c", id="5"), record("C", id="6")]
 
     def left(records, all_of):
-        return [one.id for one in without_duplicates(records, all_of)]
+        return [one.id for one in remove_duplicates(records, all_of)]
 
     assert left(official + others, [official]) == ["1", "2", "3", "5"]
     assert left(others + official, [official]) == ["0", "4", "5"]
@@ -180,59 +221,76 @@ def test_many_equal_instructions_are_no_burden():
 
 def test_the_split_has_the_asked_shares_and_depends_on_group_and_seed_alone():
     groups = [f"group {number}" for number in range(20_000)]
-    splits = [split_of(group, 0, 0.1) for group in groups]
-    assert splits == [split_of(group, 0, 0.1) for group in groups] != [split_of(group, 1, 0.1) for group in groups]
+    splits = [assign_split(group, 0, 0.1) for group in groups]
+    assert (
+        splits
+        == [assign_split(group, 0, 0.1) for group in groups]
+        != [assign_split(group, 1, 0.1) for group in groups]
+    )
     # 2,000 expected of each; five standard deviations are 212.
     assert all(abs(splits.count(split) - 2000) < 212 for split in ("val", "test"))
-    assert {split_of(group, 0, 0.0) for group in groups} == {"train"}
+    assert {assign_split(group, 0, 0.0) for group in groups} == {"train"}
 
 
 def test_a_larger_share_only_adds_held_out_groups():
     """val grows into what was test, and test into what was train: nothing held out becomes training data."""
     for number in range(2000):
-        if split_of(str(number), 0, 0.05) != "train":
-            assert split_of(str(number), 0, 0.1) != "train"
+        if assign_split(str(number), 0, 0.05) != "train":
+            assert assign_split(str(number), 0, 0.1) != "train"
 
 
 def test_rows_give_way_to_nearly_equal_ones_that_another_source_keeps_in_another_part():
     fixed = {
         "train": [record("What was the net income of 2007?\nAnswer with a program.", group="p1")],
         "val": [record("What was the net income of 2007?\nAnswer with a program.", "other page", group="p2")],
-        "test": [record("What was the revenue of 2008?\nAnswer with a program.", "a b c d e f g h k l", group="p3")],
+        "test": [
+            record("What was the revenue of 2008?\nAnswer with a program.", "a b c d e f g h k l", group="p3")
+        ],
     }
     mine = {
         "train": ["the net income of 2007", "the revenue of 2008", "the tax of 2009"],
         "val": ["the net income of 2007?", "the revenue of 2008?", "the tax of 2010"],
         "test": ["The net income of 2007", "The revenue of 2008", "the tax of 2011"],
     }
-    others = {split: [record(text, source="mine", group=text) for text in texts] for split, texts in mine.items()}
+    others = {
+        split: [record(text, source="mine", group=text) for text in texts] for split, texts in mine.items()
+    }
     by_input = {split: record("Sum up", "b c d e f g h k l", id=split, source="mine") for split in mine}
     parts = {split: [*fixed[split], *others[split], by_input[split]] for split in fixed}
-    kept, removed = without_copies(parts, [one for part in fixed.values() for one in part])
+    kept, removed = remove_near_duplicates(parts, [one for part in fixed.values() for one in part])
     assert {split: [one.id for one in part] for split, part in kept.items()} == {
         "train": [fixed["train"][0].id, "the tax of 2009||x"],
         "val": [fixed["val"][0].id, "the tax of 2010||x"],
         "test": [fixed["test"][0].id, "The revenue of 2008||x", "the tax of 2011||x", "test"],
     }
     # FinQA itself asks the same in two parts; a row that is like both of them can only be nowhere.
-    assert removed == {("mine", LIKE_HELD_OUT): 6, ("mine", LIKE_TRAINED): 1}
+    assert removed == {("mine", LIKE_HELD_OUT): 6, ("mine", LIKE_TRAINING): 1}
 
 
 def test_of_two_sources_that_fix_their_parts_the_earlier_part_gives_way():
     parts = {
-        "train": [record("net income of 2007", source="a", group="1"), record("tax of 2009", source="b", group="2")],
+        "train": [
+            record("net income of 2007", source="a", group="1"),
+            record("tax of 2009", source="b", group="2"),
+        ],
         "val": [],
-        "test": [record("net income of 2007?", source="b", group="3"), record("tax of 2010", source="a", group="4")],
+        "test": [
+            record("net income of 2007?", source="b", group="3"),
+            record("tax of 2010", source="a", group="4"),
+        ],
     }
-    kept, removed = without_copies(parts, [*parts["train"], *parts["test"]])
+    kept, removed = remove_near_duplicates(parts, [*parts["train"], *parts["test"]])
     assert kept == {"train": parts["train"][1:], "val": [], "test": parts["test"]}
     assert removed == {("a", LIKE_HELD_OUT): 1}
 
 
 def test_a_held_out_row_like_one_that_another_source_trains_on_is_left_out():
-    standing, free = record("net income of 2007", group="1"), record("Net income of 2007?", source="mine", group="2")
-    kept, removed = without_copies({"train": [standing], "val": [], "test": [free]}, [standing])
-    assert kept == {"train": [standing], "val": [], "test": []} and removed == {("mine", LIKE_TRAINED): 1}
+    standing, free = (
+        record("net income of 2007", group="1"),
+        record("Net income of 2007?", source="mine", group="2"),
+    )
+    kept, removed = remove_near_duplicates({"train": [standing], "val": [], "test": [free]}, [standing])
+    assert kept == {"train": [standing], "val": [], "test": []} and removed == {("mine", LIKE_TRAINING): 1}
 
 
 def test_held_out_groups_leave_the_earlier_parts():
@@ -241,7 +299,7 @@ def test_held_out_groups_leave_the_earlier_parts():
         "val": [record("d", group="2"), record("e", group="3")],
         "test": [record("f", group="3")],
     }
-    kept, removed = without_leaks(parts)
+    kept, removed = remove_leaks(parts)
     assert {split: [one.instruction for one in part] for split, part in kept.items()} == {
         "train": ["a"],
         "val": ["d"],

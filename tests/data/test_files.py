@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loratune.data.example import Record
-from loratune.data.jsonl import records_text
-from loratune.data.sources.files import file_records
+from loratune.data.jsonl import format_records
+from loratune.data.sources.files import read_file_records
 from loratune.data.sources.values import is_placeholder
 from loratune.errors import UserError
 
@@ -46,12 +46,15 @@ def write(path, rows: list[dict]) -> None:
 
 
 def contents(path, columns=None) -> list[tuple[str, str, str]]:
-    return [(record.instruction, record.input, record.output) for record in file_records(path, columns or {}, "mine")]
+    return [
+        (record.instruction, record.input, record.output)
+        for record in read_file_records(path, columns or {}, "mine")
+    ]
 
 
 def refusal(path, columns=None) -> str:
     with pytest.raises(UserError) as caught:
-        file_records(path, columns or {}, "mine")
+        read_file_records(path, columns or {}, "mine")
     return str(caught.value)
 
 
@@ -93,7 +96,7 @@ CHAT = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": 
 def test_messages_keep_their_group_and_id(tmp_path, columns):
     path = tmp_path / "mine.jsonl"
     write(path, [{"messages": CHAT, "group": 3, "id": "first"}, {"messages": CHAT}])
-    first, second = file_records(path, columns, "mine")
+    first, second = read_file_records(path, columns, "mine")
     assert (first.group, first.id) == ("3", "first")
     assert second.group == "" and len(second.id) == 16
 
@@ -101,7 +104,7 @@ def test_messages_keep_their_group_and_id(tmp_path, columns):
 def test_messages_take_columns_for_group_and_id_alone(tmp_path):
     path = tmp_path / "mine.jsonl"
     write(path, [{"messages": CHAT, "thread": "t", "number": 7}])
-    (record,) = file_records(path, {"group": "thread", "id": "number"}, "mine")
+    (record,) = read_file_records(path, {"group": "thread", "id": "number"}, "mine")
     assert (record.instruction, record.group, record.id) == ("1 + 1?", "t", "7")
     told = refusal(path, {"input": "thread", "group": "talk"})
     assert "--columns input: unknown for messages; the left side is one of messages, group, id" in told
@@ -124,8 +127,14 @@ def test_a_file_with_messages_may_be_read_by_its_other_columns(tmp_path):
             [{"role": "assistant", "content": "Hi"}, {"role": "user", "content": "Hi"}],
             "no turn of the user that the assistant answers",
         ),
-        ([{"role": "user", "content": "Hi"}, {"role": "assistant"}], "messages, number 2: content is missing"),
-        ([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": " "}], "messages, number 2: content is blank"),
+        (
+            [{"role": "user", "content": "Hi"}, {"role": "assistant"}],
+            "messages, number 2: content is missing",
+        ),
+        (
+            [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": " "}],
+            "messages, number 2: content is blank",
+        ),
         (
             [{"role": "user", "content": ["Hi"]}],
             "messages, number 1: content, part 1: a part of the type text is needed, not text",
@@ -141,7 +150,9 @@ def test_broken_messages_are_named(tmp_path, messages, told):
 def test_columns_are_mapped(tmp_path):
     path = tmp_path / "mine.csv"
     write(path, [{"frage": "a", "antwort": "b", "seite": "p1", "input": "i"}])
-    (record,) = file_records(path, {"instruction": "frage", "output": "antwort", "group": "seite"}, "mine")
+    (record,) = read_file_records(
+        path, {"instruction": "frage", "output": "antwort", "group": "seite"}, "mine"
+    )
     assert (record.instruction, record.input, record.output, record.group) == ("a", "i", "b", "p1")
 
 
@@ -149,12 +160,14 @@ def test_numbers_serve_as_ids_and_groups(tmp_path):
     path = tmp_path / "mine.jsonl"
     rows = [{"id": 7, "group": 1.5}, {"id": None, "group": None}, {"id": 0, "group": 0}, {"id": " "}]
     write(path, [{"prompt": "a", "completion": "b"} | row for row in rows])
-    first, second, third, fourth = file_records(path, {}, "mine")
+    first, second, third, fourth = read_file_records(path, {}, "mine")
     assert (first.id, first.group, third.id, third.group) == ("7", "1.5", "0", "0")
     assert (second.id, second.group) == (fourth.id, fourth.group) and len(second.id) == 16
 
 
-@pytest.mark.parametrize("form", [{"prompt": "a", "completion": "b"}, {"messages": CHAT}], ids=["columns", "messages"])
+@pytest.mark.parametrize(
+    "form", [{"prompt": "a", "completion": "b"}, {"messages": CHAT}], ids=["columns", "messages"]
+)
 @pytest.mark.parametrize("name", ["id", "group"])
 @pytest.mark.parametrize(
     ("value", "told"),
@@ -172,28 +185,35 @@ def test_what_cannot_be_an_id_or_a_group_is_named(tmp_path, form, name, value, t
     assert refusal(path).startswith(f"{path}, line 2: {name} {told}")
 
 
-metas = st.dictionaries(texts, st.none() | st.booleans() | st.integers() | texts | st.lists(texts, max_size=2), max_size=3)
+metas = st.dictionaries(
+    texts, st.none() | st.booleans() | st.integers() | texts | st.lists(texts, max_size=2), max_size=3
+)
 
 
 @given(rows=rows, meta=metas)
 def test_records_are_read_back_but_for_their_source(tmp_path_factory, rows, meta):
     path = tmp_path_factory.mktemp("files") / "mine.jsonl"
-    records = [Record(*row, id=f"id {number}", source="mine", group="g", meta=meta) for number, row in enumerate(rows)]
-    path.write_text(records_text(records).replace('"source": "mine"', '"source": "other"'), encoding="utf-8")
-    assert file_records(path, {}, "mine") == records
+    records = [
+        Record(*row, id=f"id {number}", source="mine", group="g", meta=meta)
+        for number, row in enumerate(rows)
+    ]
+    path.write_text(
+        format_records(records).replace('"source": "mine"', '"source": "other"'), encoding="utf-8"
+    )
+    assert read_file_records(path, {}, "mine") == records
 
 
 @pytest.mark.parametrize("meta", ["text", 3, ["a"], None, {"broken": "\ud800"}, {"number": float("nan")}])
 def test_what_cannot_be_meta_is_a_column_like_any_other(tmp_path, meta):
     path = tmp_path / "mine.jsonl"
     write(path, [{"prompt": "a", "completion": "b", "meta": meta}])
-    assert file_records(path, {}, "mine")[0].meta == {}
+    assert read_file_records(path, {}, "mine")[0].meta == {}
 
 
 def test_meta_that_json_cannot_hold_is_a_column_like_any_other(tmp_path):
     path = tmp_path / "mine.parquet"
     write(path, [{"prompt": "a", "completion": "b", "meta": {"day": date(2024, 2, 29)}}])
-    assert file_records(path, {}, "mine")[0].meta == {}
+    assert read_file_records(path, {}, "mine")[0].meta == {}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -201,10 +221,17 @@ def test_unknown_columns_are_refused(tmp_path, kind):
     path = tmp_path / f"mine{kind}"
     write(path, [{"text": "a", "label": "b"}])
     told = refusal(path)
-    assert "no column for instruction" in told and "no column for output" in told and "--columns output=NAME" in told
+    assert (
+        "no column for instruction" in told
+        and "no column for output" in told
+        and "--columns output=NAME" in told
+    )
     assert "its columns are text, label" in told
     told = refusal(path, {"instruction": "question", "answer": "label"})
-    assert "no column 'question' for --columns instruction=question" in told and "--columns answer: unknown" in told
+    assert (
+        "no column 'question' for --columns instruction=question" in told
+        and "--columns answer: unknown" in told
+    )
 
 
 def test_an_empty_cell_is_named_by_its_own_columns_name(tmp_path):
@@ -216,14 +243,26 @@ def test_an_empty_cell_is_named_by_its_own_columns_name(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "told"),
     [
-        ("mine.jsonl", b'{"prompt": "a", "completion": "b"}\n{"prompt": \n', "mine.jsonl, line 2: not valid JSON"),
+        (
+            "mine.jsonl",
+            b'{"prompt": "a", "completion": "b"}\n{"prompt": \n',
+            "mine.jsonl, line 2: not valid JSON",
+        ),
         ("mine.jsonl", b'["a"]\n', "line 1: a JSON object is needed, not a list"),
         ("mine.json", b'[{"prompt": "a"},\n oops]', "mine.json, line 2: not valid JSON"),
         ("mine.json", b'{"a": [], "b": []}', "a list of objects is needed, or an object with one list in it"),
         ("mine.json", b"3", "a list of objects is needed"),
-        ("mine.json", b'[{"prompt": "a", "completion": "b"}, "x"]', "row 2: a JSON object is needed, not text"),
+        (
+            "mine.json",
+            b'[{"prompt": "a", "completion": "b"}, "x"]',
+            "row 2: a JSON object is needed, not text",
+        ),
         ("mine.json", b'[{"prompt": ' + b"[" * 100_000, "mine.json: not valid JSON: nested too deeply"),
-        ("mine.jsonl", b'{"prompt": ' + b"[" * 100_000, "mine.jsonl, line 1: not valid JSON: nested too deeply"),
+        (
+            "mine.jsonl",
+            b'{"prompt": ' + b"[" * 100_000,
+            "mine.jsonl, line 1: not valid JSON: nested too deeply",
+        ),
         ("mine.json", b"[\n\xff]", "mine.json, line 2: not UTF-8 text"),
         ("mine.json", b"", "the file is empty"),
         ("mine.json", b"\xef\xbb\xbf \n", "the file is empty"),
@@ -233,13 +272,21 @@ def test_an_empty_cell_is_named_by_its_own_columns_name(tmp_path):
         ("mine.csv", b"prompt,completion\n", "the file is empty"),
         ("mine.csv", b"prompt,completion\na,b,c\n", "line 2: the row has not as many cells as the 2 columns"),
         ("mine.csv", b"prompt,completion\na\n", "line 2: the row has not as many cells as the 2 columns"),
-        ("mine.csv", b"prompt,completion\n\na,b\n\nc\n", "line 5: the row has not as many cells as the 2 columns"),
+        (
+            "mine.csv",
+            b"prompt,completion\n\na,b\n\nc\n",
+            "line 5: the row has not as many cells as the 2 columns",
+        ),
         (
             "mine.csv",
             b'prompt,completion\na,b\n\nc,"d\ne,f\n',
             "line 4: not valid CSV: a quote that opens in this row is not closed",
         ),
-        ("mine.csv", b'"prompt,completion\na,b\n', "line 1: not valid CSV: a quote that opens in this row is not closed"),
+        (
+            "mine.csv",
+            b'"prompt,completion\na,b\n',
+            "line 1: not valid CSV: a quote that opens in this row is not closed",
+        ),
         ("mine.csv", b'prompt,completion\n"a\nb",c\na,"b"c\n', "line 4: not valid CSV"),
         ("mine.csv", b"prompt,completion\n\xff,b\n", "line 2: not UTF-8 text"),
         ("mine.parquet", b"PAR1 but not really", "cannot be read as Parquet"),

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratune.data.bad_rows import LISTED
-from loratune.data.example import Record, content_id
-from loratune.data.jsonl import read_records, records_text, write_records
+from loratune.data.bad_rows import MAX_LISTED
+from loratune.data.example import Record, compute_content_id
+from loratune.data.jsonl import format_records, read_records, write_records
 from loratune.errors import UserError
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -20,7 +20,13 @@ def problems(path) -> tuple[str, ...]:
     return caught.value.problems
 
 
-@given(st.lists(st.builds(Record, filled, text, filled, id=filled, source=filled, group=text, meta=meta), min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.builds(Record, filled, text, filled, id=filled, source=filled, group=text, meta=meta),
+        min_size=1,
+        max_size=5,
+    )
+)
 def test_what_is_written_is_read_back(tmp_path_factory, records):
     path = tmp_path_factory.mktemp("records") / "rows.jsonl"
     write_records(path, records)
@@ -30,11 +36,22 @@ def test_what_is_written_is_read_back(tmp_path_factory, records):
 def test_only_instruction_and_output_are_needed(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text('\n{"instruction": "Add.", "output": "3"}\n\n')
-    assert read_records(path) == [Record("Add.", "", "3", id=content_id("Add.", "", "3"), source="mine")]
+    assert read_records(path) == [
+        Record("Add.", "", "3", id=compute_content_id("Add.", "", "3"), source="mine")
+    ]
 
 
 def test_an_id_depends_on_which_field_holds_what():
-    assert len({content_id("a", "b", "c"), content_id("ab", "", "c"), content_id("a", "", "bc")}) == 3
+    assert (
+        len(
+            {
+                compute_content_id("a", "b", "c"),
+                compute_content_id("ab", "", "c"),
+                compute_content_id("a", "", "bc"),
+            }
+        )
+        == 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,8 +72,14 @@ def test_an_id_depends_on_which_field_holds_what():
         ('{"instruction": "a", "output": "b", "id": 7}', "id must be text, not a number"),
         ('{"instruction": "a", "output": "b", "meta": "x"}', "meta must be an object"),
         ('{"instruction": "a", "output": "\\ud800"}', "output holds a broken character"),
-        ('{"instruction": "a", "output": "b", "meta": {"category": "\\ud800"}}', "meta holds what JSON has no word for"),
-        ('{"instruction": "a", "output": "b", "meta": {"exe_ans": NaN}}', "meta holds what JSON has no word for"),
+        (
+            '{"instruction": "a", "output": "b", "meta": {"category": "\\ud800"}}',
+            "meta holds what JSON has no word for",
+        ),
+        (
+            '{"instruction": "a", "output": "b", "meta": {"exe_ans": NaN}}',
+            "meta holds what JSON has no word for",
+        ),
         ('{"instruction": "a", "output": "b", "output": "c"}', "'output' stands twice in one object"),
     ],
 )
@@ -69,9 +92,11 @@ def test_a_bad_line_is_named(tmp_path, line, told):
 
 def test_all_bad_lines_are_named_up_to_a_limit(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text("x\n" * (LISTED + 5))
+    path.write_text("x\n" * (MAX_LISTED + 5))
     found = problems(path)
-    assert [problem.split(":")[0] for problem in found[:-1]] == [f"{path}, line {number}" for number in range(1, LISTED + 1)]
+    assert [problem.split(":")[0] for problem in found[:-1]] == [
+        f"{path}, line {number}" for number in range(1, MAX_LISTED + 1)
+    ]
     assert found[-1] == "... and 5 more like these"
 
 
@@ -106,7 +131,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
 
 
 def test_a_record_is_one_line_of_plain_json():
-    (line,) = records_text([Record("a\nb", "", "ü", id="1", source="s")]).splitlines()
+    (line,) = format_records([Record("a\nb", "", "ü", id="1", source="s")]).splitlines()
     assert json.loads(line) == {
         "instruction": "a\nb",
         "input": "",

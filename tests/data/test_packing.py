@@ -6,13 +6,21 @@ from itertools import islice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratune.data.example import Encoded
-from loratune.data.packing import all_steps, epoch_steps, fed_tokens, fill, fit_together, pack, steps_in
+from loratune.data.example import Example
+from loratune.data.packing import (
+    batch_in_order,
+    count_steps,
+    input_length,
+    iterate_steps,
+    pack,
+    pack_best_fit,
+    plan_epoch,
+)
 
 TOKENS = st.lists(st.integers(0, 99), max_size=9)
 ROWS = st.lists(
     st.builds(
-        lambda prompt, response: Encoded(prompt=prompt, response=response, id="", source=""),
+        lambda prompt, response: Example(prompt=prompt, response=response, id="", source=""),
         TOKENS,
         st.lists(st.integers(0, 99), min_size=1, max_size=9),
     ),
@@ -25,16 +33,18 @@ LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=60)
 @given(ROWS)
 def test_every_target_sits_behind_its_predecessor(rows):
     batch = pack(rows)
-    assert len(batch.ids) == len(batch.positions) == sum(batch.lengths)
+    assert len(batch.input_ids) == len(batch.position_ids) == sum(batch.lengths)
     start, seen = 0, 0
     for number, row in enumerate(rows):
         whole = row.prompt + row.response
-        assert batch.ids[start : start + batch.lengths[number]].tolist() == whole[:-1]
-        assert batch.positions[start : start + batch.lengths[number]].tolist() == list(range(len(whole) - 1))
+        assert batch.input_ids[start : start + batch.lengths[number]].tolist() == whole[:-1]
+        assert batch.position_ids[start : start + batch.lengths[number]].tolist() == list(
+            range(len(whole) - 1)
+        )
         for place in range(max(len(row.prompt), 1), len(whole)):
             assert batch.target_index[seen] == start + place - 1
             assert batch.targets[seen] == whole[place]
-            assert batch.rows[seen] == number
+            assert batch.example_index[seen] == number
             seen += 1
         start += batch.lengths[number]
     assert seen == len(batch.targets)
@@ -42,24 +52,26 @@ def test_every_target_sits_behind_its_predecessor(rows):
 
 @given(LENGTHS, st.integers(1, 100))
 def test_fill_keeps_the_order_and_the_limit(lengths, limit):
-    groups = list(fill(lengths, range(len(lengths)), limit))
+    groups = list(batch_in_order(lengths, range(len(lengths)), limit))
     assert [row for group in groups for row in group] == list(range(len(lengths)))
     assert all(sum(lengths[row] for row in group) <= limit or len(group) == 1 for group in groups)
 
 
 @given(LENGTHS, st.integers(1, 100))
 def test_fit_together_loses_nothing_and_opens_no_group_without_need(lengths, limit):
-    groups = fit_together(lengths, range(len(lengths)), limit)
+    groups = pack_best_fit(lengths, range(len(lengths)), limit)
     assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
     sizes = sorted(sum(lengths[row] for row in group) for group in groups)
     assert all(size <= limit for size in sizes if size > max(lengths))
-    assert all(one + other > limit for one, other in itertools.pairwise(sizes))  # else they would have been one
+    assert all(
+        one + other > limit for one, other in itertools.pairwise(sizes)
+    )  # else they would have been one
 
 
 @given(LENGTHS, st.integers(0, 5), st.integers(0, 3))
 def test_an_epoch_sees_every_row_once_whatever_the_micro_batch(lengths, seed, epoch):
-    small = epoch_steps(lengths, 100, 40, seed, epoch)
-    large = epoch_steps(lengths, 100, 100, seed, epoch)
+    small = plan_epoch(lengths, 100, 40, seed, epoch)
+    large = plan_epoch(lengths, 100, 100, seed, epoch)
     flat = [sorted(row for micro in step for row in micro) for step in small]
     assert flat == [sorted(row for micro in step for row in micro) for step in large]
     assert sorted(row for step in flat for row in step) == list(range(len(lengths)))
@@ -67,13 +79,13 @@ def test_an_epoch_sees_every_row_once_whatever_the_micro_batch(lengths, seed, ep
 
 @given(LENGTHS, st.integers(0, 5), st.integers(0, 25))
 def test_the_order_goes_on_where_it_was(lengths, seed, start):
-    whole = list(islice(all_steps(lengths, 80, 40, seed), start + 5))
-    assert list(islice(all_steps(lengths, 80, 40, seed, start), 5)) == whole[start:]
+    whole = list(islice(iterate_steps(lengths, 80, 40, seed), start + 5))
+    assert list(islice(iterate_steps(lengths, 80, 40, seed, start), 5)) == whole[start:]
 
 
 def test_each_epoch_and_each_seed_has_an_order_of_its_own():
     orders = [
-        [row for step in epoch_steps([10] * 30, 10, 10, seed, epoch) for micro in step for row in micro]
+        [row for step in plan_epoch([10] * 30, 10, 10, seed, epoch) for micro in step for row in micro]
         for seed in (0, 1)
         for epoch in (0, 1, 2)
     ]
@@ -82,10 +94,10 @@ def test_each_epoch_and_each_seed_has_an_order_of_its_own():
 
 def test_parts_of_epochs():
     lengths = [10] * 100
-    assert steps_in(1, lengths, 100, 100, 0) == 10
-    assert steps_in(0.25, lengths, 100, 100, 0) == 3
-    assert steps_in(2.5, lengths, 100, 100, 0) == 25
+    assert count_steps(1, lengths, 100, 100, 0) == 10
+    assert count_steps(0.25, lengths, 100, 100, 0) == 3
+    assert count_steps(2.5, lengths, 100, 100, 0) == 25
 
 
 def test_the_last_response_token_is_not_fed():
-    assert fed_tokens(Encoded(prompt=[1, 2], response=[3, 4], id="", source="")) == 3
+    assert input_length(Example(prompt=[1, 2], response=[3, 4], id="", source="")) == 3

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loratune.data.sources.parts import name_without_part, part_of, parts_of
+from loratune.data.sources.parts import detect_split, detect_splits, strip_split_name
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,8 @@ from loratune.data.sources.parts import name_without_part, part_of, parts_of
     ],
 )
 def test_the_part_is_in_the_files_name(file, part, name):
-    assert part_of(file) == part
-    assert name_without_part(file.rpartition(".")[0]) == name
+    assert detect_split(file) == part
+    assert strip_split_name(file.rpartition(".")[0]) == name
 
 
 @pytest.mark.parametrize(
@@ -49,9 +49,9 @@ def test_the_part_is_in_the_files_name(file, part, name):
     ],
 )
 def test_a_part_counts_where_something_else_is_there_to_train_on(files, parts):
-    assert parts_of(files) == parts
+    assert detect_splits(files) == parts
 
 
 def test_other_data_is_something_to_train_on():
-    assert parts_of(["test.jsonl"], beside=True) == ["test"]
-    assert parts_of(["train.jsonl"], beside=True) == [None]
+    assert detect_splits(["test.jsonl"], beside=True) == ["test"]
+    assert detect_splits(["train.jsonl"], beside=True) == [None]

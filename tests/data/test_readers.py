@@ -1,4 +1,6 @@
-"""Tables and JSON as other programs write them: the rows come out as they were meant, or the refusal names the remedy."""
+"""Tables and JSON as other programs write them: the rows come out as they were meant, or the refusal names
+the remedy.
+"""
 
 import csv
 import io
@@ -45,15 +47,24 @@ ONE = [{"question": "Why, oh why?", "answer": "So; it | is."}]
 
 AS_WRITTEN = {
     "semicolons": ("mine.csv", 'question;answer\nWhy, oh why?;"So; it | is."\n'),
-    "semicolons with a byte order mark and CRLF": ("mine.csv", '\ufeffquestion;answer\r\n"Why, oh why?";"So; it | is."\r\n'),
+    "semicolons with a byte order mark and CRLF": (
+        "mine.csv",
+        '\ufeffquestion;answer\r\n"Why, oh why?";"So; it | is."\r\n',
+    ),
     "tabs in .tsv": ("mine.tsv", "question\tanswer\nWhy, oh why?\tSo; it | is.\n"),
     "tabs in .csv": ("mine.csv", "question\tanswer\nWhy, oh why?\tSo; it | is.\n"),
     "commas in .tsv": ("mine.tsv", 'question,answer\n"Why, oh why?",So; it | is.\n'),
     "pipes": ("mine.csv", 'question|answer\nWhy, oh why?|"So; it | is."\n'),
     "Excel's first line": ("mine.csv", 'sep=;\r\nquestion;answer\r\nWhy, oh why?;"So; it | is."\r\n'),
-    "Excel's first line in quotes": ("mine.csv", '\ufeff"sep=|"\nquestion|answer\nWhy, oh why?|"So; it | is."\n'),
+    "Excel's first line in quotes": (
+        "mine.csv",
+        '\ufeff"sep=|"\nquestion|answer\nWhy, oh why?|"So; it | is."\n',
+    ),
     "UTF-16": ("mine.csv", "question\tanswer\r\nWhy, oh why?\tSo; it | is.\r\n".encode("utf-16")),
-    "UTF-16, big endian": ("mine.csv", b"\xfe\xff" + 'question,answer\n"Why, oh why?",So; it | is.\n'.encode("utf-16-be")),
+    "UTF-16, big endian": (
+        "mine.csv",
+        b"\xfe\xff" + 'question,answer\n"Why, oh why?",So; it | is.\n'.encode("utf-16-be"),
+    ),
     "line ends of old Macs": ("mine.csv", 'question,answer\r"Why, oh why?",So; it | is.\r'),
     "spaces in the header": ("mine.csv", ' question ,answer\xa0\n"Why, oh why?",So; it | is.\n'),
     "a comma at each row's end": ("mine.csv", 'question,answer\n"Why, oh why?",So; it | is.,\n'),
@@ -78,7 +89,9 @@ def test_one_row_however_it_is_written(tmp_path, name):
 
 def test_the_examples_of_excel(tmp_path):
     """European texts with commas, decimal commas, quotes and line breaks; cells are quoted where needed."""
-    rows = [{"question": f'Was kostet {n},50 €?\nUnd "mehr"?', "answer": f"{n},5; nicht mehr"} for n in range(9)]
+    rows = [
+        {"question": f'Was kostet {n},50 €?\nUnd "mehr"?', "answer": f"{n},5; nicht mehr"} for n in range(9)
+    ]
     text = io.StringIO()
     writer = csv.DictWriter(text, HEADER, delimiter=";")
     writer.writeheader()
@@ -87,7 +100,9 @@ def test_the_examples_of_excel(tmp_path):
 
 
 # Letters that mean something in one of the dialects are frequent.
-cells = st.text(st.sampled_from(",;\t|\"'\n =\\a1") | st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
+cells = st.text(
+    st.sampled_from(",;\t|\"'\n =\\a1") | st.characters(exclude_categories=["Cs", "Cc"]), max_size=12
+)
 # An empty row is none, and a table has a header.
 tables = st.lists(st.tuples(cells, cells), min_size=1, max_size=5).filter(
     lambda rows: all(any(cell.strip() for cell in row) for row in rows)
@@ -118,9 +133,16 @@ def test_tables_are_read_back(tmp_path_factory, delimiter, style, header, rows):
 
 
 @patient
-@given(header=st.lists(cells.map(str.strip).filter(bool), min_size=2, max_size=3, unique=True), rows=tables, data=st.data())
+@given(
+    header=st.lists(cells.map(str.strip).filter(bool), min_size=2, max_size=3, unique=True),
+    rows=tables,
+    data=st.data(),
+)
 def test_an_ordinary_csv_file_stays_what_it_is_whatever_its_header(tmp_path_factory, header, rows, data):
-    rows = [[*row, *data.draw(st.lists(cells, min_size=len(header) - 2, max_size=len(header) - 2))] for row in rows]
+    rows = [
+        [*row, *data.draw(st.lists(cells, min_size=len(header) - 2, max_size=len(header) - 2))]
+        for row in rows
+    ]
     path = tmp_path_factory.mktemp("tables") / "mine.csv"
     path.write_text(as_table([header, *rows]), encoding="utf-8", newline="")
     assert values_in(path) == [dict(zip(header, row, strict=True)) for row in rows]
@@ -160,7 +182,11 @@ def test_backslashes_of_an_ordinary_file_stay(tmp_path):
 
 def test_tabs_without_any_quoting(tmp_path):
     """A quote is a letter there: it neither swallows the lines up to the next one nor goes away."""
-    path = written(tmp_path, "mine.tsv", 'question\tanswer\n"Yes" or no?\tYes\n5" or 7" pipe?\t"Five\nWhat else?\t"None\n')
+    path = written(
+        tmp_path,
+        "mine.tsv",
+        'question\tanswer\n"Yes" or no?\tYes\n5" or 7" pipe?\t"Five\nWhat else?\t"None\n',
+    )
     assert [tuple(row.values()) for row in values_in(path)] == [
         ('"Yes" or no?', "Yes"),
         ('5" or 7" pipe?', '"Five'),
@@ -179,14 +205,17 @@ def test_a_row_that_cannot_be_parsed_ends_all_even_where_bad_rows_may_be_left_ou
     path = written(tmp_path, "mine.csv", 'question,answer\na,"b\nc,d\ne,f\n')
     with pytest.raises(UserError) as caught:
         read_rows(path, BadRows(skip=True))
-    assert str(caught.value).startswith(f"{path}, line 2: not valid CSV: a quote that opens in this row is not closed")
+    assert str(caught.value).startswith(
+        f"{path}, line 2: not valid CSV: a quote that opens in this row is not closed"
+    )
 
 
 def test_the_remedy_for_ragged_rows_is_named_once(tmp_path):
     path = written(tmp_path, "mine.csv", "question;answer\n" + "a;b\nc;d;e\nf\n" * 3)
     *problems, remedy = refusal(path)
     assert problems == [
-        f"{path}, line {line}: the row has not as many cells as the 2 columns of the header" for line in (3, 4, 6, 7, 9, 10)
+        f"{path}, line {line}: the row has not as many cells as the 2 columns of the header"
+        for line in (3, 4, 6, 7, 9, 10)
     ]
     assert remedy.startswith(f"{path}: ") and "double quotes" in remedy and "';'" in remedy
 
@@ -218,7 +247,9 @@ def test_json_is_read_by_its_content_not_by_its_name(tmp_path, kind):
 
 
 def test_the_place_of_an_object_is_its_first_line(tmp_path):
-    path = written(tmp_path, "mine.jsonl", json.dumps({"a": 1}, indent=1) + "\n\n" + json.dumps({"a": 2}, indent=1))
+    path = written(
+        tmp_path, "mine.jsonl", json.dumps({"a": 1}, indent=1) + "\n\n" + json.dumps({"a": 2}, indent=1)
+    )
     assert [row.where for row in read_rows(path)] == [f"{path}, line 1", f"{path}, line 5"]
     path.write_text(json.dumps({"a": 1}, indent=1) + "\n3\n")
     assert refusal(path) == (f"{path}, line 4: a JSON object is needed, not a number",)
@@ -227,7 +258,10 @@ def test_the_place_of_an_object_is_its_first_line(tmp_path):
 @pytest.mark.parametrize("kind", [".json", ".jsonl"])
 def test_every_broken_line_of_json_lines_is_named_whatever_the_files_name(tmp_path, kind):
     path = written(tmp_path, f"mine{kind}", '{"a": 1}\n{"a": \n{"a": 3}\n{"a" 4}\n')
-    assert [problem.partition(" not")[0] for problem in refusal(path)] == [f"{path}, line 2:", f"{path}, line 4:"]
+    assert [problem.partition(" not")[0] for problem in refusal(path)] == [
+        f"{path}, line 2:",
+        f"{path}, line 4:",
+    ]
     bad = BadRows(skip=True)
     assert [row.values for row in read_rows(path, bad)] == [{"a": 1}, {"a": 3}] and len(bad.problems) == 2
 
@@ -245,13 +279,18 @@ def test_every_broken_line_of_json_lines_is_named_whatever_the_files_name(tmp_pa
 def test_a_comma_too_many_in_json_is_named_with_the_remedy(tmp_path, name, content, line):
     path = written(tmp_path, name, content)
     told = "\n".join(refusal(path))
-    assert told.startswith(f"{path}, line {line}: not valid JSON: a comma too many") and told.count("take it out") == 1
+    assert (
+        told.startswith(f"{path}, line {line}: not valid JSON: a comma too many")
+        and told.count("take it out") == 1
+    )
 
 
 def test_the_remedy_for_commas_after_each_line_is_named_once(tmp_path):
     path = written(tmp_path, "mine.jsonl", '{"a": 1},\n' * 30 + '{"a": 2}\n')
     told = "\n".join(refusal(path))
-    assert told.count("a comma too many") == 20 and told.count("take it out") == 1 and "... and 10 more" in told
+    assert (
+        told.count("a comma too many") == 20 and told.count("take it out") == 1 and "... and 10 more" in told
+    )
 
 
 def test_a_list_in_pieces_is_not_told_line_by_line(tmp_path):
@@ -260,7 +299,9 @@ def test_a_list_in_pieces_is_not_told_line_by_line(tmp_path):
 
 
 def test_columns_of_any_type_in_parquet(tmp_path):
-    """What is no text stays what it is, or is left out where Python has no word for it; texts kept as bytes are texts."""
+    """What is no text stays what it is, or is left out where Python has no word for it; texts kept as bytes
+    are texts.
+    """
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
     columns = {
         "prompt": pyarrow.array(["a", None]),

@@ -10,13 +10,18 @@ import pytest
 from scipy import sparse
 
 from loratune.commands.prepare import split_all
-from loratune.config.prepare import PrepareSettings
+from loratune.config.prepare import PrepareConfig
 from loratune.data import snapshot
-from loratune.data.dedup import INPUT_SIMILARITY, INSTRUCTION_SIMILARITY, folded, word_set
+from loratune.data.dedup import INPUT_SIMILARITY, INSTRUCTION_SIMILARITY, build_word_set, normalize_text
 from loratune.data.sources.dolly import load_dolly
 from loratune.evaluation.scoring import wants_program
-from loratune.tasks.finqa.facts import page_facts
-from loratune.tasks.finqa.questions import FinqaOptions, fact_recall, load_finqa, with_gold_facts
+from loratune.tasks.finqa.facts import build_page_facts
+from loratune.tasks.finqa.questions import (
+    FinqaOptions,
+    compute_fact_recall,
+    load_finqa,
+    replace_with_gold_facts,
+)
 
 SPLITS = ("train", "val", "test")
 
@@ -29,7 +34,7 @@ def count_words(texts):
 @pytest.fixture(scope="module")
 def parts():
     loaded = [load_dolly(from_hub=False), *load_finqa("snapshot", FinqaOptions("program", 320, count_words))]
-    return split_all(loaded, PrepareSettings())[0]
+    return split_all(loaded, PrepareConfig())[0]
 
 
 def of(parts, source: str, split: str):
@@ -42,7 +47,11 @@ def test_the_snapshot_holds_what_sources_md_says():
     for split in ("train", "dev", "test"):
         rows = snapshot.read(f"finqa_{split}")
         pages = {row["id"].rpartition("-")[0] for row in rows}
-        counts = (len(rows), len(pages), *(sum(bool(row[field]) for row in rows) for field in ("program", "gold_inds")))
+        counts = (
+            len(rows),
+            len(pages),
+            *(sum(bool(row[field]) for row in rows) for field in ("program", "gold_inds")),
+        )
         (line,) = (line for line in told.splitlines() if line.startswith(f"| {split} |"))
         assert [int(cell.replace(",", "")) for cell in line.split("|")[3:-1]] == list(counts)
 
@@ -51,14 +60,17 @@ def test_the_snapshot_is_small_and_comes_with_its_licences():
     folder = resources.files("loratune.data.snapshot")
     assert sum(len(file.read_bytes()) for file in folder.iterdir() if file.name.endswith(".xz")) < 5e6
     licences = folder.joinpath("LICENCES.md").read_text()
-    assert "Creative Commons Attribution-ShareAlike 3.0" in licences and "Permission is hereby granted" in licences
+    assert (
+        "Creative Commons Attribution-ShareAlike 3.0" in licences
+        and "Permission is hereby granted" in licences
+    )
     assert all(lzma.decompress(file.read_bytes()) for file in folder.iterdir() if file.name.endswith(".xz"))
 
 
 def test_every_gold_fact_is_a_fact_of_its_page():
     for split in ("train", "dev", "test"):
         for row in snapshot.read(f"finqa_{split}"):
-            facts = page_facts(row["pre_text"], row["post_text"], row["table"])
+            facts = build_page_facts(row["pre_text"], row["post_text"], row["table"])
             assert all(facts[name].strip() for name in row["gold_inds"] or []), row["id"]
 
 
@@ -73,8 +85,12 @@ def test_no_group_id_or_content_is_in_two_parts(parts):
         for key in (
             lambda record: record.group,
             lambda record: record.id,
-            lambda record: (folded(record.instruction), folded(record.input)),
-            lambda record: (record.source, folded(record.input)) if record.source == "dolly" and record.input else record.id,
+            lambda record: (normalize_text(record.instruction), normalize_text(record.input)),
+            lambda record: (
+                (record.source, normalize_text(record.input))
+                if record.source == "dolly" and record.input
+                else record.id
+            ),
         ):
             assert not set(map(key, parts[one])) & set(map(key, parts[other])), (one, other)
 
@@ -84,13 +100,17 @@ def test_held_out_parts_of_finqa_have_all_ids(parts):
         records, rows = of(parts, "finqa", split), snapshot.read(f"finqa_{name}")
         assert [record.id for record in records] == [row["id"] for row in rows]
         assert len(records) == ids
-        assert {record.id for record in records if not record.has_target} == {row["id"] for row in rows if not row["program"]}
+        assert {record.id for record in records if not record.has_target} == {
+            row["id"] for row in rows if not row["program"]
+        }
         assert len(records) == len({record.id for record in records})
         assert {record.meta["split_ids"] for record in records} == {ids}
 
 
 def test_every_row_to_train_on_has_a_target(parts):
-    assert all(record.has_target for record in parts["train"]) and all(record.has_target for record in parts["val"])
+    assert all(record.has_target for record in parts["train"]) and all(
+        record.has_target for record in parts["val"]
+    )
     assert sum(not record.has_target for record in parts["test"]) == 15
 
 
@@ -98,23 +118,36 @@ def test_no_held_out_question_or_page_of_finqa_is_trained_on(parts):
     """Word for word, and against all held-out questions, those left out for want of a program, too."""
     official = [row for name in ("dev", "test") for row in snapshot.read(f"finqa_{name}")]
     records = of(parts, "finqa", "train")
-    assert not {folded(row["question"]) for row in official} & {
-        folded(record.instruction.rpartition("\n")[0]) for record in records
+    assert not {normalize_text(row["question"]) for row in official} & {
+        normalize_text(record.instruction.rpartition("\n")[0]) for record in records
     }
     assert not {row["id"] for row in official} & {record.id for record in records}
-    assert not {row["id"].rpartition("-")[0] for row in official} & {record.meta["page"] for record in records}
+    assert not {row["id"].rpartition("-")[0] for row in official} & {
+        record.meta["page"] for record in records
+    }
 
 
-@pytest.mark.parametrize(("field", "similarity"), [("instruction", INSTRUCTION_SIMILARITY), ("input", INPUT_SIMILARITY)])
+@pytest.mark.parametrize(
+    ("field", "similarity"), [("instruction", INSTRUCTION_SIMILARITY), ("input", INPUT_SIMILARITY)]
+)
 def test_no_held_out_row_of_dolly_is_nearly_one_that_is_trained_on(parts, field, similarity):
     """Compares all pairs, unlike the code that groups."""
-    sets = {split: [word_set(getattr(record, field)) for record in of(parts, "dolly", split)] for split in SPLITS}
+    sets = {
+        split: [build_word_set(getattr(record, field)) for record in of(parts, "dolly", split)]
+        for split in SPLITS
+    }
     sets = {split: [found for found in part if found] for split, part in sets.items()}
     column = {
-        word: number for number, word in enumerate(sorted(set().union(*(found for part in sets.values() for found in part))))
+        word: number
+        for number, word in enumerate(
+            sorted(set().union(*(found for part in sets.values() for found in part)))
+        )
     }
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
-        left, right = (matrix([[column[word] for word in found] for found in sets[split]], len(column)) for split in (one, other))
+        left, right = (
+            matrix([[column[word] for word in found] for found in sets[split]], len(column))
+            for split in (one, other)
+        )
         shared = (left @ right.T).tocoo()
         sizes = np.diff(left.indptr)[shared.row] + np.diff(right.indptr)[shared.col] - shared.data
         assert (shared.data / sizes).max() < similarity
@@ -122,7 +155,9 @@ def test_no_held_out_row_of_dolly_is_nearly_one_that_is_trained_on(parts, field,
 
 def matrix(rows, columns: int) -> sparse.csr_matrix:
     numbers = np.concatenate([np.array(row) for row in rows])
-    return sparse.csr_matrix((np.ones(len(numbers)), numbers, np.cumsum([0, *map(len, rows)])), shape=(len(rows), columns))
+    return sparse.csr_matrix(
+        (np.ones(len(numbers)), numbers, np.cumsum([0, *map(len, rows)])), shape=(len(rows), columns)
+    )
 
 
 def test_groups_are_near_duplicates_and_not_half_of_the_data(parts):
@@ -140,7 +175,7 @@ def test_held_out_finqa_rows_see_retrieved_facts_and_carry_what_scoring_needs(pa
             wanted = (meta["program"], None) if record.has_target else (str(meta["exe_ans"]), meta["program"])
             assert (record.output, None) == wanted
             assert meta["answer"] or meta["exe_ans"] is not None
-    recall = fact_recall(parts["val"])
+    recall = compute_fact_recall(parts["val"])
     assert recall["rows"] > 800 and recall["all_gold_facts"] > 0.88 and recall["recall_at_3"] > 0.79
 
 
@@ -149,8 +184,8 @@ def test_gold_facts_are_the_annotators_in_the_order_of_the_page(parts):
     for split, name in (("val", "dev"), ("test", "test")):
         rows = {row["id"]: row for row in snapshot.read(f"finqa_{name}")}
         for record in of(parts, "finqa", split):
-            row, gold = rows[record.id], with_gold_facts(record)
-            facts = page_facts(row["pre_text"], row["post_text"], row["table"])
+            row, gold = rows[record.id], replace_with_gold_facts(record)
+            facts = build_page_facts(row["pre_text"], row["post_text"], row["table"])
             wanted = [text for fact, text in facts.items() if fact in (row["gold_inds"] or [])]
             assert (gold.input.split("\n") if gold else []) == wanted
             known += bool(gold)
@@ -162,7 +197,7 @@ def test_training_rows_of_finqa_see_their_gold_facts(parts):
     complete = total = 0
     for record in of(parts, "finqa", "train"):
         if row := gold.get(record.id):
-            facts = page_facts(row["pre_text"], row["post_text"], row["table"])
+            facts = build_page_facts(row["pre_text"], row["post_text"], row["table"])
             total += 1
             complete += all(facts[name] in record.input.split("\n") for name in row["gold_inds"])
             assert record.meta["facts"] == "gold"

@@ -3,14 +3,14 @@
 import pytest
 
 from loratune.data.example import Record
-from loratune.data.sources.dolly import dolly_records
+from loratune.data.sources.dolly import convert_dolly_rows
 from loratune.data.sources.readers import FileRow
 from loratune.errors import UserError
-from loratune.tasks.finqa.questions import fact_recall, list_in, question_of
+from loratune.tasks.finqa.questions import compute_fact_recall, parse_question, read_list_field
 
 
 def dolly(**row) -> list[Record]:
-    return dolly_records([FileRow("dolly.jsonl, line 1", row)])
+    return convert_dolly_rows([FileRow("dolly.jsonl, line 1", row)])
 
 
 @pytest.mark.parametrize("row", [{}, {"context": None, "category": None}, {"context": " "}])
@@ -38,11 +38,15 @@ def test_a_row_of_dolly_without_its_columns_is_named(row, told):
 
 def test_a_list_of_finqa_that_is_nested_too_deeply_is_refused():
     with pytest.raises(ValueError, match="table must be a list, not text"):
-        list_in({"table": "[" * 100_000}, "table")
+        read_list_field({"table": "[" * 100_000}, "table")
 
 
 def test_fact_recall_counts_rows_of_finqa_alone():
-    finqa = {"gold_facts": {"text_1": "a", "text_2": "b"}, "kept_facts": ["text_2", "text_3"], "first_facts": ["text_2"]}
+    finqa = {
+        "gold_facts": {"text_1": "a", "text_2": "b"},
+        "kept_facts": ["text_2", "text_3"],
+        "first_facts": ["text_2"],
+    }
     metas = [
         finqa,
         finqa | {"kept_facts": ["text_1", "text_2"]},
@@ -51,11 +55,23 @@ def test_fact_recall_counts_rows_of_finqa_alone():
         {"gold_facts": {"a": 1}},
     ]
     records = [Record("a", "", "b", "1", "s", meta=meta) for meta in metas]
-    assert fact_recall(records) == {"rows": 2, "all_gold_facts": 0.5, "gold_facts": 0.75, "recall_at_3": 0.5}
-    assert fact_recall(records[2:]) is None
+    assert compute_fact_recall(records) == {
+        "rows": 2,
+        "all_gold_facts": 0.5,
+        "gold_facts": 0.75,
+        "recall_at_3": 0.5,
+    }
+    assert compute_fact_recall(records[2:]) is None
 
 
-FINQA = {"id": "A-1", "pre_text": [], "post_text": [], "table": [], "question": "why?", "program": "add(1, 2)"}
+FINQA = {
+    "id": "A-1",
+    "pre_text": [],
+    "post_text": [],
+    "table": [],
+    "question": "why?",
+    "program": "add(1, 2)",
+}
 
 
 @pytest.mark.parametrize(
@@ -72,13 +88,17 @@ FINQA = {"id": "A-1", "pre_text": [], "post_text": [], "table": [], "question": 
 )
 def test_a_result_and_gold_facts_of_finqa_are_checked(field, value, told):
     with pytest.raises(ValueError) as caught:
-        question_of(FINQA | {field: value})
+        parse_question(FINQA | {field: value})
     assert str(caught.value).removesuffix(" (a lone surrogate)") == told
 
 
 def test_gold_facts_as_flattened_copies_have_them():
-    """Parquet gives each row the ids of all other rows, without texts; others have JSON text, or NaN for no result."""
+    """Parquet gives each row the ids of all other rows, without texts; others have JSON text, or NaN for no
+    result.
+    """
     forms = [{"text_1": "a"}, {"text_1": "a", "text_2": None}, ["text_1"], '{"text_1": "a"}']
-    assert [question_of(FINQA | {"gold_inds": form}).gold for form in forms] == [["text_1"]] * 4
-    assert [question_of(FINQA | {"gold_inds": form}).gold for form in (None, {}, [], {"text_1": None})] == [None] * 4
-    assert question_of(FINQA | {"exe_ans": float("nan")}).exe_ans is None
+    assert [parse_question(FINQA | {"gold_inds": form}).gold for form in forms] == [["text_1"]] * 4
+    assert [
+        parse_question(FINQA | {"gold_inds": form}).gold for form in (None, {}, [], {"text_1": None})
+    ] == [None] * 4
+    assert parse_question(FINQA | {"exe_ans": float("nan")}).exe_ans is None

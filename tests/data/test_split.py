@@ -6,18 +6,56 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from loratune.data.dedup import FEW, grouped
+from loratune.data.dedup import SHARED_LIMIT_MIN, assign_groups
 from loratune.data.example import Record
-from loratune.data.split import HANDFUL, Divided, divide, split_of
+from loratune.data.split import LARGE_GROUP_ROWS, SplitResult, assign_split, split_records
 
 SPLITS = ("train", "val", "test")
-THINGS = ["kettle", "marble", "lantern", "carpet", "violin", "anvil", "basket", "mirror", "ladder", "saddle", "candle", "hammer"]
-DOINGS = ["clean", "repair", "store", "carry", "paint", "sell", "weigh", "hang", "dry", "polish", "wrap", "lend"]
+THINGS = [
+    "kettle",
+    "marble",
+    "lantern",
+    "carpet",
+    "violin",
+    "anvil",
+    "basket",
+    "mirror",
+    "ladder",
+    "saddle",
+    "candle",
+    "hammer",
+]
+DOINGS = [
+    "clean",
+    "repair",
+    "store",
+    "carry",
+    "paint",
+    "sell",
+    "weigh",
+    "hang",
+    "dry",
+    "polish",
+    "wrap",
+    "lend",
+]
 PLACES = ["attic", "cellar", "harbour", "garden", "market", "library", "stable", "tower"]
-QUESTIONS = [f"Should anyone {doing} the {thing} in the {place}?" for doing in DOINGS for thing in THINGS for place in PLACES]
-PERSONAS = [f"You are {name}, who keeps the {place}. Answer in one sentence, politely, and never name a price or a person."
-            for name, place in zip(["Ada", "Ben", "Cleo", "Dan", "Eve", "Fay", "Gus", "Hal"], PLACES, strict=True)]  # fmt: skip
-PASSAGE = "The {0} of {1} was built of {2} stone in {3} by {4} masons, who had come from {5} in search of {6} and {7}."
+QUESTIONS = [
+    f"Should anyone {doing} the {thing} in the {place}?"
+    for doing in DOINGS
+    for thing in THINGS
+    for place in PLACES
+]
+# Fmt: skip.
+PERSONAS = [
+    f"You are {name}, who keeps the {place}. Answer in one sentence, politely, and never name a price or a "
+    "person."
+    for name, place in zip(["Ada", "Ben", "Cleo", "Dan", "Eve", "Fay", "Gus", "Hal"], PLACES, strict=True)
+]
+PASSAGE = (
+    "The {0} of {1} was built of {2} stone in {3} by {4} masons, who had come from {5} in search of {6} "
+    "and {7}."
+)
 
 
 def row(number: int, instruction: str, input: str = "", group: str = "", source: str = "mine") -> Record:
@@ -32,17 +70,19 @@ def unlike(count: int) -> list[str]:
 ALL_DRAWN = {None: {"val", "test"}}
 
 
-def divided(records: list[Record], seed: int = 0, val_fraction: float = 0.05, own=None, drawn=None) -> Divided:
+def divided(
+    records: list[Record], seed: int = 0, val_fraction: float = 0.05, own=None, drawn=None
+) -> SplitResult:
     own = own or dict.fromkeys(record.id for record in records)
-    return divide(records, own, drawn=drawn or ALL_DRAWN, seed=seed, val_fraction=val_fraction)
+    return split_records(records, own, drawn_splits=drawn or ALL_DRAWN, seed=seed, val_fraction=val_fraction)
 
 
-def counts(found: Divided) -> dict[str, int]:
+def counts(found: SplitResult) -> dict[str, int]:
     counted = Counter(found.splits)
     return {split: counted[split] for split in SPLITS}
 
 
-def parts_by(found: Divided, key) -> dict[str, set[str]]:
+def parts_by(found: SplitResult, key) -> dict[str, set[str]]:
     """For each value of `key` of a record, the parts in which it is."""
     parts = defaultdict(set)
     for record, split in zip(found.records, found.splits, strict=True):
@@ -50,14 +90,16 @@ def parts_by(found: Divided, key) -> dict[str, set[str]]:
     return parts
 
 
-def ordinary(found: Divided, rows: int, share: float = 0.05) -> bool:
+def ordinary(found: SplitResult, rows: int, share: float = 0.05) -> bool:
     """About as many rows in each part as were asked for."""
     counted = counts(found)
     return all(share * rows / 2 <= counted[split] <= 2.5 * share * rows for split in ("val", "test"))
 
 
 def chat(number: int, system: str, greeting: bool = False) -> Record:
-    input = f"System: {system}" + ("\nUser: Hi there!\nAssistant: Hello! How can I help you today?" if greeting else "")
+    input = f"System: {system}" + (
+        "\nUser: Hi there!\nAssistant: Hello! How can I help you today?" if greeting else ""
+    )
     return row(number, unlike(number + 1)[number], input)
 
 
@@ -71,35 +113,50 @@ def test_chats_with_few_system_messages_are_split_as_if_they_had_none(count, per
     if count == 400 and personas <= 3:
         assert all(parts == set(SPLITS) for parts in parts_by(found, lambda record: record.input).values())
     assert len({record.group for record in found.records}) == count
-    assert any("does not make rows alike" in note or "divided row by row" in note for note in found.notes["mine"])
+    assert any(
+        "does not make rows alike" in note or "divided row by row" in note for note in found.notes["mine"]
+    )
 
 
 def test_near_duplicates_behind_a_system_message_stay_together():
     chats = [chat(number, PERSONAS[number % 8]) for number in range(400)]
-    again = [Record(f"{one.instruction} Please!", one.input, one.output, f"again {one.id}", one.source) for one in chats]
+    again = [
+        Record(f"{one.instruction} Please!", one.input, one.output, f"again {one.id}", one.source)
+        for one in chats
+    ]
     found = divided(chats + again)
     assert ordinary(found, 800)
     groups = {record.id: record.group for record in found.records}
-    assert all(groups[one.id] == groups[f"again {one.id}"] for one in chats) and len(set(groups.values())) == 400
+    assert (
+        all(groups[one.id] == groups[f"again {one.id}"] for one in chats) and len(set(groups.values())) == 400
+    )
 
 
 def test_personas_of_eight_are_held_out_together_with_others():
     found = divided([chat(number, PERSONAS[number % 8]) for number in range(400)])
     for held_out in ("val", "test"):
-        inputs = {record.input for record, split in zip(found.records, found.splits, strict=True) if split == held_out}
+        inputs = {
+            record.input
+            for record, split in zip(found.records, found.splits, strict=True)
+            if split == held_out
+        }
         assert len(inputs) >= 5
     (note,) = found.notes["mine"]
     assert note.startswith(
-        '"Answer in one sentence, politely, and never name a price or ..." is in 400 of 400 prompts, and 9 more'
+        '"Answer in one sentence, politely, and never name a price or ..." is in 400 of 400 prompts, and 9 '
+        "more"
     )
 
 
 @pytest.mark.parametrize(
     "preamble",
     [
-        "You are the guide of a small museum. Answer briefly, politely and truthfully, in plain words only: {}",
-        "You are the guide of a small museum of old things near the town hall who answers briefly, politely {} thank you kindly",
-        '{{"task": "answer", "tone": "polite", "reader": "visitors", "language": "English", "limit": "fifty", "question": "{}"}}',
+        "You are the guide of a small museum. Answer briefly, politely and truthfully, in plain words only: "
+        "{}",
+        "You are the guide of a small museum of old things near the town hall who answers briefly, politely "
+        "{} thank you kindly",
+        '{{"task": "answer", "tone": "polite", "reader": "visitors", "language": "English", "limit": '
+        '"fifty", "question": "{}"}}',
     ],
 )
 def test_a_fixed_preamble_is_no_likeness_and_near_duplicates_behind_it_are(preamble):
@@ -119,12 +176,17 @@ def test_a_fixed_preamble_is_no_likeness_and_near_duplicates_behind_it_are(pream
 @pytest.mark.parametrize("seed", range(3))
 def test_three_schemas_of_sql(seed):
     schemas = [
-        f"CREATE TABLE {thing} (id INTEGER, {thing}_name TEXT, p REAL);\nCREATE TABLE {place} (id INTEGER, {thing}_id INTEGER);"
+        f"CREATE TABLE {thing} (id INTEGER, {thing}_name TEXT, p REAL);\nCREATE TABLE {place} (id INTEGER, "
+        f"{thing}_id INTEGER);"
         for thing, place in zip(THINGS[:3], PLACES, strict=False)
     ]
-    found = divided([row(number, question, schemas[number % 3]) for number, question in enumerate(unlike(240))], seed)
+    found = divided(
+        [row(number, question, schemas[number % 3]) for number, question in enumerate(unlike(240))], seed
+    )
     parts = parts_by(found, lambda record: record.input)
-    assert ordinary(found, 240) and all("train" in of_schema and len(of_schema) > 1 for of_schema in parts.values())
+    assert ordinary(found, 240) and all(
+        "train" in of_schema and len(of_schema) > 1 for of_schema in parts.values()
+    )
 
 
 @pytest.mark.parametrize("count", [3, 5, 10, 20, 30, 31, 40, 100])
@@ -141,13 +203,19 @@ def passages(count: int, questions: int) -> list[Record]:
     """Like SQuAD: each passage has several questions."""
     asked = iter(unlike(count * questions))
     return [
-        row(number * questions + question, next(asked), " ".join(f"fact{number}{letter}" for letter in "abcdefghijklmnop"))
+        row(
+            number * questions + question,
+            next(asked),
+            " ".join(f"fact{number}{letter}" for letter in "abcdefghijklmnop"),
+        )
         for number in range(count)
         for question in range(questions)
     ]
 
 
-@pytest.mark.parametrize(("count", "questions"), [(200, 5), (8, 5), (60, 25), (10, HANDFUL), (20, FEW)])
+@pytest.mark.parametrize(
+    ("count", "questions"), [(200, 5), (8, 5), (60, 25), (10, LARGE_GROUP_ROWS), (20, SHARED_LIMIT_MIN)]
+)
 def test_a_passage_with_its_questions_stays_whole(count, questions):
     for seed in range(3):
         found = divided(passages(count, questions), seed)
@@ -157,10 +225,10 @@ def test_a_passage_with_its_questions_stays_whole(count, questions):
 
 
 def test_a_part_of_one_group_alone_is_told_and_a_larger_fraction_helps():
-    found = divided(passages(20, FEW))
+    found = divided(passages(20, SHARED_LIMIT_MIN))
     told = [note for note in found.notes["mine"] if "are of one group" in note]
     assert told and "a larger --val-fraction holds out more groups" in told[0]
-    assert not divided(passages(20, FEW), val_fraction=0.2).notes
+    assert not divided(passages(20, SHARED_LIMIT_MIN), val_fraction=0.2).notes
 
 
 def test_chinese_rows_are_split_and_near_duplicates_stay_together():
@@ -169,11 +237,14 @@ def test_chinese_rows_are_split_and_near_duplicates_stay_together():
         ["清洗", "修理", "存放", "搬运", "粉刷", "出售"],
     )
     asked = [
-        f"请问{thing}{number}号应该怎样{doing}?" for number, (thing, doing) in enumerate((t, d) for t in things for d in doings)
+        f"请问{thing}{number}号应该怎样{doing}?"
+        for number, (thing, doing) in enumerate((t, d) for t in things for d in doings)
     ]
     system = "System: 你是一个乐于助人的助手,请用一句话礼貌地回答。"
     rows = [row(number, question, system) for number, question in enumerate(asked)]
-    copies = [row(100 + number, question.replace("请问", ""), system) for number, question in enumerate(asked[:10])]
+    copies = [
+        row(100 + number, question.replace("请问", ""), system) for number, question in enumerate(asked[:10])
+    ]
     found = divided(rows + copies)
     groups = {record.id: record.group for record in found.records}
     assert all(groups[f"mine {number}"] == groups[f"mine {100 + number}"] for number in range(10))
@@ -192,21 +263,33 @@ def test_unlike_rows_of_a_small_file_fill_all_parts(count):
 
 @pytest.mark.parametrize(("count", "expected"), [(1, (1, 0, 0)), (2, (1, 1, 0)), (3, (1, 1, 1))])
 def test_as_many_parts_as_there_are_rows(count, expected):
-    assert tuple(counts(divided([row(number, "Write a poem.") for number in range(count)])).values()) == expected
+    assert (
+        tuple(counts(divided([row(number, "Write a poem.") for number in range(count)])).values()) == expected
+    )
 
 
 def test_one_prompt_for_all_rows_is_divided_and_told():
     found = divided([row(number, "Write a poem about the sea.") for number in range(200)])
     assert ordinary(found, 200)
     (note,) = found.notes["mine"]
-    assert "200 of 200 rows are so much alike" in note and '200 rows with "Write a poem about the sea."' in note
+    assert (
+        "200 of 200 rows are so much alike" in note and '200 rows with "Write a poem about the sea."' in note
+    )
 
 
 def test_a_large_group_is_divided_but_its_equal_prompts_stay_together():
     """A chain: each question shares most words with the next one, so that all are one group."""
     words = [f"word{number}" for number in range(400)]
     chain = [" ".join(words[number : number + 12]) for number in range(300)]
-    assert len({record.group for record in grouped([row(number, text) for number, text in enumerate(chain)])}) == 1
+    assert (
+        len(
+            {
+                record.group
+                for record in assign_groups([row(number, text) for number, text in enumerate(chain)])
+            }
+        )
+        == 1
+    )
     twice = [row(number, text) for number, text in enumerate(chain + chain)]
     found = divided(twice)
     assert ordinary(found, 600) and any("row by row" in note for note in found.notes["mine"])
@@ -214,7 +297,10 @@ def test_a_large_group_is_divided_but_its_equal_prompts_stay_together():
 
 
 def test_groups_of_the_users_are_never_divided():
-    records = [row(number, text, group="large" if number < 30 else f"g{number}") for number, text in enumerate(unlike(50))]
+    records = [
+        row(number, text, group="large" if number < 30 else f"g{number}")
+        for number, text in enumerate(unlike(50))
+    ]
     for seed in range(10):
         found = divided(records, seed)
         parts = parts_by(found, lambda record: "large" if int(record.id.split()[1]) < 30 else record.id)
@@ -227,26 +313,32 @@ def test_groups_of_the_users_are_never_divided():
 
 def test_groups_of_the_users_that_are_alike_are_parted_from_each_other_only():
     records = [
-        row(number, "Write a poem about the sea.", f"Note {number % 20}", group=f"g{number % 20}") for number in range(200)
+        row(number, "Write a poem about the sea.", f"Note {number % 20}", group=f"g{number % 20}")
+        for number in range(200)
     ]
     found = divided(records)
     assert min(counts(found).values()) > 0
-    assert all(len(parts) == 1 for parts in parts_by(found, lambda record: int(record.id.split()[1]) % 20).values())
+    assert all(
+        len(parts) == 1 for parts in parts_by(found, lambda record: int(record.id.split()[1]) % 20).values()
+    )
 
 
 def test_each_source_is_divided_by_itself():
     ordinary_rows = [row(number, text, source="large") for number, text in enumerate(unlike(3000))]
-    chats = [Record(f"Thing{n} xx{n} yy{n}?", f"System: {PERSONAS[n % 8]}", "x", f"chat {n}", "chats") for n in range(400)]
+    chats = [
+        Record(f"Thing{n} xx{n} yy{n}?", f"System: {PERSONAS[n % 8]}", "x", f"chat {n}", "chats")
+        for n in range(400)
+    ]
     alone, both = divided(ordinary_rows), divided(ordinary_rows + chats)
     assert both.splits[:3000] == alone.splits and both.notes.keys() == {"chats"}
-    assert ordinary(Divided([], both.splits[3000:], {}), 400)
+    assert ordinary(SplitResult([], both.splits[3000:], {}), 400)
 
 
 def test_of_ordinary_data_the_part_is_a_function_of_group_and_seed():
     records = [row(number, text) for number, text in enumerate(unlike(2000))]
     found = divided(records, seed=3)
-    assert found.splits == [split_of(record.group, 3, 0.05) for record in found.records]
-    assert found.records == grouped(records)
+    assert found.splits == [assign_split(record.group, 3, 0.05) for record in found.records]
+    assert found.records == assign_groups(records)
 
 
 def test_a_missing_part_of_a_source_is_taken_from_its_training_rows():
@@ -257,20 +349,29 @@ def test_a_missing_part_of_a_source_is_taken_from_its_training_rows():
     assert found.splits[400:] == ["test"] * 40 and set(found.splits[:400]) == {"train", "val"}
     held_out = found.splits.count("val")
     assert 10 <= held_out <= 40
-    assert found.notes["mine"] == [f"it has no rows for val of its own; {held_out} of its training rows are taken for that"]
+    assert found.notes["mine"] == [
+        f"it has no rows for val of its own; {held_out} of its training rows are taken for that"
+    ]
     for options in ({"drawn": drawn, "val_fraction": 0}, {"drawn": ALL_DRAWN}):
         assert divided(records, own=own, **options).splits == ["train"] * 400 + ["test"] * 40
 
 
-CORPUS = [chat(number, PERSONAS[number % 2], greeting=number % 3 == 0) for number in range(70)] + passages(6, 12)
-CORPUS = [Record(one.instruction, one.input, one.output, f"{number}", f"s{number % 2}") for number, one in enumerate(CORPUS)]
+CORPUS = [chat(number, PERSONAS[number % 2], greeting=number % 3 == 0) for number in range(70)] + passages(
+    6, 12
+)
+CORPUS = [
+    Record(one.instruction, one.input, one.output, f"{number}", f"s{number % 2}")
+    for number, one in enumerate(CORPUS)
+]
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.permutations(CORPUS))
 def test_the_order_of_the_rows_changes_nothing(records):
     def by_id(found):
-        return {one.id: (one.group, split) for one, split in zip(found.records, found.splits, strict=True)}, found.notes
+        return {
+            one.id: (one.group, split) for one, split in zip(found.records, found.splits, strict=True)
+        }, found.notes
 
     assert by_id(divided(records)) == by_id(divided(CORPUS))
 
@@ -280,7 +381,8 @@ TEXTS = st.lists(st.sampled_from(["a b c.", "d e f.", "g h i", "j", "k l m n"]),
 
 @settings(deadline=None)
 @given(
-    st.lists(st.tuples(TEXTS, TEXTS, st.sampled_from(["", "", "", "x", "y"])), max_size=40), st.sampled_from([0.05, 0.2, 0.49])
+    st.lists(st.tuples(TEXTS, TEXTS, st.sampled_from(["", "", "", "x", "y"])), max_size=40),
+    st.sampled_from([0.05, 0.2, 0.49]),
 )
 @example([("", "", "")] * 2 + [("", "", "x")] * 3, 0.49)
 def test_whatever_the_rows_a_part_is_empty_only_where_it_must_be(texts, val_fraction):

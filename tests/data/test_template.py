@@ -2,14 +2,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratune.data.template import BUILT_IN, Template, load_template
+from loratune.data.template import BUILT_IN_TEMPLATES, Template, load_template
 from loratune.errors import UserError
 
 
 def test_the_default_template_word_for_word():
     template = load_template("instruction")
     assert template.render("Add.", "1 2") == "### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:\n"
-    assert template.render("Add.") == template.render("Add.", "") == "### Instruction:\nAdd.\n\n### Response:\n"
+    assert (
+        template.render("Add.") == template.render("Add.", "") == "### Instruction:\nAdd.\n\n### Response:\n"
+    )
 
 
 def test_the_other_built_in_templates_word_for_word():
@@ -19,23 +21,29 @@ def test_the_other_built_in_templates_word_for_word():
     assert (plain.render("Add.", "1 2"), plain.render("Add.")) == ("Add.\n\n1 2\n", "Add.\n")
 
 
-@given(st.sampled_from(sorted(BUILT_IN)), st.text(), st.text())
+@given(st.sampled_from(sorted(BUILT_IN_TEMPLATES)), st.text(), st.text())
 def test_texts_come_through_unchanged_braces_and_all(name, instruction, input):
-    rendered = BUILT_IN[name].render(instruction + "{input}{0}", input)
+    rendered = BUILT_IN_TEMPLATES[name].render(instruction + "{input}{0}", input)
     assert instruction + "{input}{0}" in rendered
     assert input in rendered
 
 
-@pytest.mark.parametrize("template", BUILT_IN.values(), ids=BUILT_IN)
+@pytest.mark.parametrize("template", BUILT_IN_TEMPLATES.values(), ids=BUILT_IN_TEMPLATES)
 def test_a_saved_template_is_the_same(template):
     assert Template.from_dict(template.to_dict()) == template
 
 
 def test_a_template_of_the_users_own(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text('with_input = "Q: {instruction} ({input})\\nA:"\nwithout_input = "Q: {instruction}\\nA:"\n')
+    path.write_text(
+        'with_input = "Q: {instruction} ({input})\\nA:"\nwithout_input = "Q: {instruction}\\nA:"\n'
+    )
     template = load_template(str(path))
-    assert (template.name, template.render("x", "y"), template.render("x")) == ("mine", "Q: x (y)\nA:", "Q: x\nA:")
+    assert (template.name, template.render("x", "y"), template.render("x")) == (
+        "mine",
+        "Q: x (y)\nA:",
+        "Q: x\nA:",
+    )
 
 
 @pytest.mark.parametrize(
@@ -46,11 +54,20 @@ def test_a_template_of_the_users_own(tmp_path):
             'with_input = "{instruction}"\nwithout_input = "{instruction}"',
             "with_input must be a text that holds {instruction} and then {input}",
         ),
-        ('with_input = "{input} {instruction}"\nwithout_input = "{instruction}"', "{instruction} and then {input}"),
+        (
+            'with_input = "{input} {instruction}"\nwithout_input = "{instruction}"',
+            "{instruction} and then {input}",
+        ),
         ('with_input = "{instruction} {input}"\nwithout_input = 3', "without_input must be a text"),
-        ('with_input = "{instruction} {input}"\nwithout_input = "{instruction}"\nsystem = "x"', "system is not a part"),
+        (
+            'with_input = "{instruction} {input}"\nwithout_input = "{instruction}"\nsystem = "x"',
+            "system is not a part",
+        ),
         ("with_input = ", "cannot be read as TOML"),
-        ('with_input = "{instruction} {input}"\nwithout_input = "{instruction} {instruction}"', "{instruction}, each once"),
+        (
+            'with_input = "{instruction} {input}"\nwithout_input = "{instruction} {instruction}"',
+            "{instruction}, each once",
+        ),
         (
             'with_input = "{instruction} {input}"\nwithout_input = "{instruction} {input}"',
             "without_input must be a text that holds",
@@ -77,7 +94,14 @@ def test_an_unknown_template_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "parts", [3, [], "text", None, {"name": 3, "with_input": "{instruction}{input}", "without_input": "{instruction}"}]
+    "parts",
+    [
+        3,
+        [],
+        "text",
+        None,
+        {"name": 3, "with_input": "{instruction}{input}", "without_input": "{instruction}"},
+    ],
 )
 def test_parts_of_another_kind_are_refused_with_their_file(parts):
     """As a broken `loratune.json` may have them."""

@@ -4,12 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratune.data.example import Encoded
+from loratune.data.example import Example
 from loratune.data.template import load_template
-from loratune.data.token_cache import KEPT, key_of, read, recalled, write
+from loratune.data.token_cache import (
+    MAX_CACHE_FILES,
+    load_or_tokenize,
+    make_token_cache_key,
+    read_token_cache,
+    write_token_cache,
+)
 from loratune.system import cache
 
-ROWS = [Encoded([1, 2, 3], [4, 0], "a", "dolly"), Encoded([], [70_000], "\N{SNOWMAN}", "mine")]
+ROWS = [Example([1, 2, 3], [4, 0], "a", "dolly"), Example([], [70_000], "\N{SNOWMAN}", "mine")]
 COUNTS = {"dolly": {"rows": 2, "dropped": 1}}
 
 ids = st.lists(st.integers(0, 2**31 - 1), max_size=5)
@@ -19,43 +25,43 @@ def fail():
     raise AssertionError("it is in the cache")
 
 
-@given(st.lists(st.builds(Encoded, ids, ids, st.text(), st.text()), max_size=5))
+@given(st.lists(st.builds(Example, ids, ids, st.text(), st.text()), max_size=5))
 def test_what_is_read_is_what_was_written(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("cache") / "tokens-0.npz"
-    write(path, rows, COUNTS)
-    assert read(path) == (rows, COUNTS)
+    write_token_cache(path, rows, COUNTS)
+    assert read_token_cache(path) == (rows, COUNTS)
 
 
 def test_rows_are_encoded_once(tmp_path):
-    assert recalled(tmp_path, "key", lambda: (ROWS, COUNTS)) == (ROWS, COUNTS)
-    assert recalled(tmp_path, "key", fail) == (ROWS, COUNTS)
-    assert recalled(tmp_path, "other", lambda: ([], {})) == ([], {})
+    assert load_or_tokenize(tmp_path, "key", lambda: (ROWS, COUNTS)) == (ROWS, COUNTS)
+    assert load_or_tokenize(tmp_path, "key", fail) == (ROWS, COUNTS)
+    assert load_or_tokenize(tmp_path, "other", lambda: ([], {})) == ([], {})
 
 
 @pytest.mark.parametrize(
     "harm", [lambda content: content[: len(content) // 2], lambda content: b"", lambda content: b"\x80\x04N."]
 )
 def test_a_broken_file_is_made_anew(tmp_path, harm):
-    recalled(tmp_path, "key", lambda: (ROWS, COUNTS))
+    load_or_tokenize(tmp_path, "key", lambda: (ROWS, COUNTS))
     (path,) = tmp_path.iterdir()
     path.write_bytes(harm(path.read_bytes()))
-    assert recalled(tmp_path, "key", lambda: (ROWS[:1], {})) == (ROWS[:1], {})
-    assert recalled(tmp_path, "key", fail) == (ROWS[:1], {})
+    assert load_or_tokenize(tmp_path, "key", lambda: (ROWS[:1], {})) == (ROWS[:1], {})
+    assert load_or_tokenize(tmp_path, "key", fail) == (ROWS[:1], {})
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):
     (tmp_path / "file").write_text("")
-    assert recalled(tmp_path / "file" / "cache", "key", lambda: (ROWS, COUNTS)) == (ROWS, COUNTS)
+    assert load_or_tokenize(tmp_path / "file" / "cache", "key", lambda: (ROWS, COUNTS)) == (ROWS, COUNTS)
 
 
 def test_only_the_last_used_files_stay(tmp_path):
-    for number in range(KEPT + 2):
-        recalled(tmp_path, str(number), lambda: (ROWS, COUNTS))
+    for number in range(MAX_CACHE_FILES + 2):
+        load_or_tokenize(tmp_path, str(number), lambda: (ROWS, COUNTS))
         os.utime(tmp_path / f"tokens-{number}.npz", (number, number))
-    recalled(tmp_path, "last", lambda: (ROWS, COUNTS))
+    load_or_tokenize(tmp_path, "last", lambda: (ROWS, COUNTS))
     assert {path.name for path in tmp_path.iterdir()} == {
         "tokens-last.npz",
-        *(f"tokens-{number}.npz" for number in range(KEPT + 2)[-(KEPT - 1) :]),
+        *(f"tokens-{number}.npz" for number in range(MAX_CACHE_FILES + 2)[-(MAX_CACHE_FILES - 1) :]),
     }
 
 
@@ -74,13 +80,19 @@ def test_the_key_changes_with_everything_that_the_tokens_depend_on(monkeypatch, 
             "bos": "1",
         } | changed
         base = {name: parts[name] for name in ("weights", "config", "tokenizer")}
-        return key_of(parts["records"], base, load_template(parts["template"]), int(parts["max_tokens"]), bos=[int(parts["bos"])])
+        return make_token_cache_key(
+            parts["records"],
+            base,
+            load_template(parts["template"]),
+            int(parts["max_tokens"]),
+            bos=[int(parts["bos"])],
+        )
 
     first = key()
     assert key() == first
     if what == "code":
-        monkeypatch.setattr(cache, "package_code", lambda: "another")
+        monkeypatch.setattr(cache, "hash_package_code", lambda: "another")
     if what == "library":
-        monkeypatch.setattr(cache, "library_versions", dict)
+        monkeypatch.setattr(cache, "list_library_versions", dict)
     changed = {"template": "chatml", "max_tokens": "65", "bos": "2"}.get(what, "another")
     assert key(**{} if what in ("code", "library") else {what: changed}) != first

@@ -9,21 +9,35 @@ from hypothesis import strategies as st
 
 from loratune.data.example import Record
 from loratune.data.template import Template, load_template
-from loratune.data.tokenize import encode_rows, end_markers, with_template, without_end_markers
-from loratune.models.resolve import find_base
+from loratune.data.tokenize import list_end_markers, retokenize_prompts, strip_end_markers, tokenize_records
+from loratune.models.resolve import resolve_model
 from loratune.models.tokenizer import Tokenizer
 from support.bpe_tokenizer import small_tokenizer
 from support.small_tokenizers import make
 
 TEMPLATE = load_template("instruction")
 TOKENIZER = small_tokenizer()
-words = st.lists(st.sampled_from(["the", "answer", "is", "none,", "Ünïcode", "42", "there", "\n", "🙂"]), max_size=60).map(
-    " ".join
-)
+words = st.lists(
+    st.sampled_from(["the", "answer", "is", "none,", "Ünïcode", "42", "there", "\n", "🙂"]), max_size=60
+).map(" ".join)
 filled = words.filter(str.strip)
-# All of Unicode but halves of surrogate pairs, which no record has; with what looks like the template, its ends and marks.
-MARKS = ["### Response:\n", "<|end|>", "<|endoftext|>", "{input}", "e\u0301", "\u202e", "\x00", "\u2028", "\r\n", "👩\u200d🚀"]
-anything = st.lists(st.characters(exclude_categories=["Cs"]) | st.sampled_from(MARKS), max_size=40).map("".join)
+# All of Unicode but halves of surrogate pairs, which no record has; with what looks like the template, its
+# ends and marks.
+MARKS = [
+    "### Response:\n",
+    "<|end|>",
+    "<|endoftext|>",
+    "{input}",
+    "e\u0301",
+    "\u202e",
+    "\x00",
+    "\u2028",
+    "\r\n",
+    "👩\u200d🚀",
+]
+anything = st.lists(st.characters(exclude_categories=["Cs"]) | st.sampled_from(MARKS), max_size=40).map(
+    "".join
+)
 much = anything.map(lambda text: 20 * text)
 
 
@@ -33,25 +47,35 @@ def learned(output: str) -> str:
 
 
 def encoded(record: Record, max_tokens: int):
-    rows, counts = encode_rows([record], TEMPLATE, TOKENIZER, max_tokens)
+    rows, counts = tokenize_records([record], TEMPLATE, TOKENIZER, max_tokens)
     return (rows[0] if rows else None), counts[record.source]
 
 
-@example("the", "", "the answer is none, 42 there " * 10, 60)  # a response that is cut: chance does not always draw one
+@example(
+    "the", "", "the answer is none, 42 there " * 10, 60
+)  # a response that is cut: chance does not always draw one
 @given(filled, words, filled, st.integers(8, 200))
 def test_truncation_keeps_the_instruction_and_then_the_response(instruction, input, output, max_tokens):
     row, count = encoded(Record(instruction, input, output, id="1", source="s"), max_tokens)
     whole = [*TOKENIZER.encode(output), TOKENIZER.eos_id]
     bare = len(TOKENIZER.encode(TEMPLATE.render(instruction)))
     if row is None:
-        assert bare >= max_tokens and Counter(count) == Counter(rows=1, inputs_cut=int(bool(input)), dropped=1)
+        assert bare >= max_tokens and Counter(count) == Counter(
+            rows=1, inputs_cut=int(bool(input)), dropped=1
+        )
         return
     assert len(row.prompt) + len(row.response) <= max_tokens
     assert row.response == whole[: len(row.response)]
     # End-of-text is a target of every complete response, and of no other.
-    assert (row.response[-1] == TOKENIZER.eos_id) == (len(row.response) == len(whole)) == (count["responses_cut"] == 0)
+    assert (
+        (row.response[-1] == TOKENIZER.eos_id)
+        == (len(row.response) == len(whole))
+        == (count["responses_cut"] == 0)
+    )
     prompt = TOKENIZER.decode(row.prompt)
-    assert prompt.startswith(f"### Instruction:\n{instruction}\n\n### ") and prompt.endswith("### Response:\n")
+    assert prompt.startswith(f"### Instruction:\n{instruction}\n\n### ") and prompt.endswith(
+        "### Response:\n"
+    )
     if not count["inputs_cut"]:
         assert prompt == TEMPLATE.render(instruction, input)
     elif count["responses_cut"]:
@@ -60,7 +84,9 @@ def test_truncation_keeps_the_instruction_and_then_the_response(instruction, inp
 
 @settings(suppress_health_check=[HealthCheck.filter_too_much])  # few texts are just too long; enough are
 @given(filled, filled, filled, st.integers(30, 120))
-def test_a_shortened_input_is_its_beginning_and_not_much_shorter_than_needed(instruction, input, output, max_tokens):
+def test_a_shortened_input_is_its_beginning_and_not_much_shorter_than_needed(
+    instruction, input, output, max_tokens
+):
     row, count = encoded(Record(instruction, input, output, id="1", source="s"), max_tokens)
     assume(row is not None and count["inputs_cut"] and not count["responses_cut"])
     prompt = TOKENIZER.decode(row.prompt)
@@ -75,7 +101,9 @@ def test_a_shortened_input_is_its_beginning_and_not_much_shorter_than_needed(ins
 def test_prompt_and_response_are_tokenised_apart():
     """Together, the prompt's end and what follows may join to other tokens, as " the" and "re" do here."""
     joins = Template("joins", "{instruction} {input} the", "{instruction} the")
-    (row,), _ = encode_rows([Record("Say it.", "", "re is none", id="1", source="s")], joins, TOKENIZER, 100)
+    (row,), _ = tokenize_records(
+        [Record("Say it.", "", "re is none", id="1", source="s")], joins, TOKENIZER, 100
+    )
     assert row.prompt == TOKENIZER.encode("Say it. the")
     assert row.response == [*TOKENIZER.encode("re is none"), TOKENIZER.eos_id]
     assert row.prompt + row.response[:-1] != TOKENIZER.encode("Say it. there is none")
@@ -89,7 +117,7 @@ def test_counts_are_kept_for_each_source():
         Record("a", "", long, id="3", source="two"),
         Record(long, "", "b", id="4", source="two"),
     ]
-    rows, counts = encode_rows(records, TEMPLATE, TOKENIZER, 64)
+    rows, counts = tokenize_records(records, TEMPLATE, TOKENIZER, 64)
     assert [row.id for row in rows] == ["1", "2", "3"]
     assert Counter(counts["one"]) == Counter(rows=2, inputs_cut=1)
     assert Counter(counts["two"]) == Counter(rows=2, responses_cut=1, dropped=1)
@@ -97,10 +125,13 @@ def test_counts_are_kept_for_each_source():
 
 def test_many_rows_give_what_each_gives_alone():
     records = [
-        Record(f"What is {number}?", "there " * number, "none " * number, id=str(number), source="s") for number in range(1, 40)
+        Record(f"What is {number}?", "there " * number, "none " * number, id=str(number), source="s")
+        for number in range(1, 40)
     ]
-    rows, _ = encode_rows(records, TEMPLATE, TOKENIZER, 64)
-    assert rows == [row for record in records for row in encode_rows([record], TEMPLATE, TOKENIZER, 64)[0]]
+    rows, _ = tokenize_records(records, TEMPLATE, TOKENIZER, 64)
+    assert rows == [
+        row for record in records for row in tokenize_records([record], TEMPLATE, TOKENIZER, 64)[0]
+    ]
 
 
 @given(filled, words, filled, st.integers(8, 200), st.sampled_from(["plain", "chatml", "instruction"]))
@@ -108,19 +139,23 @@ def test_another_template_keeps_the_targets_and_the_limit(instruction, input, ou
     record, template = Record(instruction, input, output, id="1", source="s"), load_template(name)
     row, count = encoded(record, max_tokens)
     assume(row is not None)
-    (other,) = with_template([record], [row], template, TOKENIZER, max_tokens)
+    (other,) = retokenize_prompts([record], [row], template, TOKENIZER, max_tokens)
     assert other.response == row.response and other.id == row.id
     assert 0 < len(other.prompt) <= max_tokens - len(other.response)
     if template == TEMPLATE:
         assert other == row
-    direct, counts = encode_rows([record], template, TOKENIZER, max_tokens)
+    direct, counts = tokenize_records([record], template, TOKENIZER, max_tokens)
     if not any(count[cut] or counts["s"][cut] for cut in ("inputs_cut", "responses_cut", "dropped")):
         assert direct == [other]
 
 
 def check_the_mask(tokenizer, instruction, input, output):
-    """Prompt and response are what the tokenizer makes of each alone, then end-of-text: nothing is searched in the joined ids."""
-    (row,), counts = encode_rows([Record(instruction, input, output, id="1", source="s")], TEMPLATE, tokenizer, 100_000)
+    """Prompt and response are what the tokenizer makes of each alone, then end-of-text: nothing is searched
+    in the joined ids.
+    """
+    (row,), counts = tokenize_records(
+        [Record(instruction, input, output, id="1", source="s")], TEMPLATE, tokenizer, 100_000
+    )
     assert row.prompt == tokenizer.encode(TEMPLATE.render(instruction, input))
     assert row.response == [*tokenizer.encode(output), tokenizer.eos_id]
     assert Counter(counts["s"]) == Counter(rows=1)
@@ -143,7 +178,7 @@ def test_the_mask_is_the_response_with_the_quickstarts_tokenizer(instruction, in
 
 @cache
 def quickstarts_tokenizer() -> Tokenizer:
-    return Tokenizer.load(find_base("smollm2-135m").folder)
+    return Tokenizer.load(resolve_model("smollm2-135m").folder)
 
 
 @given(anything.filter(str.strip), much, much, st.integers(1, 400))
@@ -156,7 +191,9 @@ def test_whatever_is_cut_is_counted(instruction, input, output, max_tokens):
         only_a_marker = learned(output) != output and not learned(output).strip()
         assert only_a_marker or len(TOKENIZER.encode(TEMPLATE.render(instruction))) >= max_tokens
         return
-    assert len(row.prompt) + len(row.response) <= max_tokens and row.response == whole[: len(row.response)] != []
+    assert (
+        len(row.prompt) + len(row.response) <= max_tokens and row.response == whole[: len(row.response)] != []
+    )
     assert count["responses_cut"] == (row.response != whole)
     assert count["inputs_cut"] or row.prompt == TOKENIZER.encode(TEMPLATE.render(instruction, input))
     # The instruction is there to its last letter.
@@ -174,7 +211,7 @@ def test_a_row_without_a_wanted_response_has_no_target(instruction, input, max_t
         assert row.response == [] and len(row.prompt) < max_tokens and count["responses_cut"] == 0
 
 
-MARKERS = end_markers(TOKENIZER)
+MARKERS = list_end_markers(TOKENIZER)
 
 
 @pytest.mark.parametrize(
@@ -192,18 +229,23 @@ MARKERS = end_markers(TOKENIZER)
     ],
 )
 def test_markers_at_the_end_of_an_output_go_and_all_else_stays(output, left):
-    assert without_end_markers(output, MARKERS) == left
+    assert strip_end_markers(output, MARKERS) == left
 
 
 def test_the_tokenizers_own_end_is_one_whatever_it_is_called():
     tokenizer = make("byte-level")
-    assert without_end_markers("Fine.</s>", end_markers(tokenizer)) == "Fine."
+    assert strip_end_markers("Fine.</s>", list_end_markers(tokenizer)) == "Fine."
     # An end that is a letter of the vocabulary is none.
     letter = Tokenizer(tokenizer.hugging_face, [tokenizer.encode(".")[0]])
-    assert len(letter.end_ids) == 2 and without_end_markers("Fine.", end_markers(letter)) == "Fine."
+    assert len(letter.end_ids) == 2 and strip_end_markers("Fine.", list_end_markers(letter)) == "Fine."
 
 
-@given(filled, st.text(alphabet="an swer.\n"), st.lists(st.sampled_from(MARKERS), min_size=1, max_size=3), st.integers(20, 99))
+@given(
+    filled,
+    st.text(alphabet="an swer.\n"),
+    st.lists(st.sampled_from(MARKERS), min_size=1, max_size=3),
+    st.integers(20, 99),
+)
 def test_a_row_with_end_markers_is_that_without_them_and_counted(instruction, output, markers, max_tokens):
     record = Record(instruction, "", f"{output}{''.join(markers)}\n", id="1", source="s")
     row, count = encoded(record, max_tokens)
@@ -217,7 +259,9 @@ def test_a_row_with_end_markers_is_that_without_them_and_counted(instruction, ou
 
 def test_a_marker_inside_an_output_is_learned_as_text():
     row, count = encoded(Record("Say it.", "", "Write <|end|> last.", id="1", source="s"), 100)
-    assert row.response.count(TOKENIZER.eos_id) == 1 and TOKENIZER.decode(row.response) == "Write <|end|> last."
+    assert (
+        row.response.count(TOKENIZER.eos_id) == 1 and TOKENIZER.decode(row.response) == "Write <|end|> last."
+    )
     assert count["end_markers_removed"] == 0
 
 
@@ -227,14 +271,19 @@ BOS_TOKENIZER = make("byte-level", front="<s>")
 @given(filled, words, filled, st.integers(12, 200), st.sampled_from(["plain", "chatml", "instruction"]))
 def test_the_limit_counts_bos_and_no_prompt_loses_it(instruction, input, output, max_tokens, name):
     record, bos = Record(instruction, input, output, id="1", source="s"), BOS_TOKENIZER.bos
-    rows, _ = encode_rows([record], TEMPLATE, BOS_TOKENIZER, max_tokens)
-    without, _ = encode_rows([record], TEMPLATE, BOS_TOKENIZER.without_bos(), max_tokens - 1)
+    rows, _ = tokenize_records([record], TEMPLATE, BOS_TOKENIZER, max_tokens)
+    without, _ = tokenize_records([record], TEMPLATE, BOS_TOKENIZER.without_bos(), max_tokens - 1)
     assert rows == [replace(row, prompt=bos + row.prompt) for row in without]
-    for other in with_template([record] * len(rows), rows, load_template(name), BOS_TOKENIZER, max_tokens):
+    for other in retokenize_prompts(
+        [record] * len(rows), rows, load_template(name), BOS_TOKENIZER, max_tokens
+    ):
         assert other.prompt[:1] == bos and len(other.prompt) + len(other.response) <= max_tokens
 
 
-chat_turns = st.lists(st.sampled_from(["User: a b c", "Assistant: d", "User: e\nUser: f", "Assistant: " + "g " * 20]), max_size=9)
+chat_turns = st.lists(
+    st.sampled_from(["User: a b c", "Assistant: d", "User: e\nUser: f", "Assistant: " + "g " * 20]),
+    max_size=9,
+)
 
 
 def chat_record(turns: list[str]) -> Record:
@@ -266,6 +315,8 @@ def test_of_a_chat_as_few_of_its_oldest_turns_as_needed_give_way(turns, has_syst
 
 @pytest.mark.parametrize("starts", [[1], [0, 5], [0, 99], [0, 0], ["0"], [0, True], {}, None, [0, -3]])
 def test_an_input_whose_turns_are_not_where_they_were_is_a_text_like_any_other(starts):
-    record = Record("And now?", "User: a\nAssistant: b", "Now.", id="1", source="s", meta={"turn_starts": starts})
+    record = Record(
+        "And now?", "User: a\nAssistant: b", "Now.", id="1", source="s", meta={"turn_starts": starts}
+    )
     plain = replace(record, meta={})
     assert encoded(record, 64)[0] == encoded(plain, 64)[0] and encoded(record, 64)[1]["turns_cut"] == 0

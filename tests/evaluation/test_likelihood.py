@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from loratune.data.example import Encoded
+from loratune.data.example import Example
 from loratune.evaluation import likelihood
-from loratune.evaluation.likelihood import means, response_nll, target_counts
+from loratune.evaluation.likelihood import compute_likelihood_means, count_targets, response_nll
 from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, ours, reference
 
 
@@ -16,7 +16,11 @@ def rows():
     generator = torch.Generator().manual_seed(3)
     lengths = [(5, 9), (30, 1), (0, 6), (2, 40), (17, 3)]
     return [
-        Encoded(*(torch.randint(1, 200, (size,), generator=generator).tolist() for size in pair), id=str(pair), source="x")
+        Example(
+            *(torch.randint(1, 200, (size,), generator=generator).tolist() for size in pair),
+            id=str(pair),
+            source="x",
+        )
         for pair in lengths
     ]
 
@@ -30,7 +34,7 @@ def test_each_row_is_what_transformers_gives_it_alone(config):
         ids = torch.tensor([row.prompt + row.response])
         log_likely = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
         wanted = log_likely[max(len(row.prompt) - 1, 0) :]
-        assert len(wanted) == target_counts([row])[0]
+        assert len(wanted) == count_targets([row])[0]
         assert nll == pytest.approx(-wanted.sum().item(), rel=1e-4)
 
 
@@ -43,7 +47,7 @@ def test_batches_do_not_change_the_result(monkeypatch):
 
 
 def test_means_are_global_sums_over_global_counts():
-    found = means(np.array([2.0, 10.0]), np.array([1, 3]), np.array([3, 21]))
+    found = compute_likelihood_means(np.array([2.0, 10.0]), np.array([1, 3]), np.array([3, 21]))
     assert found["nll"] == pytest.approx(3) and found["perplexity"] == pytest.approx(math.e**3)
     assert found["bits_per_byte"] == pytest.approx(12 / math.log(2) / 24)
     assert found["target_tokens"] == 4

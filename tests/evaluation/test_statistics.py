@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from loratune.evaluation import statistics
-from loratune.evaluation.statistics import flips, paired_difference
+from loratune.evaluation.statistics import count_flips, paired_difference
 
 
 def test_a_constant_change_is_certain():
@@ -55,9 +55,13 @@ def test_same_seed_same_interval_however_the_draws_are_split(monkeypatch):
     first = paired_difference(base, tuned, seed=4)
     assert paired_difference(base, tuned, seed=4) == first
     assert paired_difference(base, tuned, seed=5) != first
-    monkeypatch.setattr(statistics, "AT_ONCE", 50 * 7)
+    monkeypatch.setattr(statistics, "MAX_DRAWS_AT_ONCE", 50 * 7)
     assert paired_difference(base, tuned, seed=4) == first
 
 
 def test_flips_count_every_row_once():
-    assert flips([1.0, 1.0, 1.0, 1.0], [0.5, 0.995, 1.005, 2.0], tie=0.01) == {"improved": 1, "tied": 2, "regressed": 1}
+    assert count_flips([1.0, 1.0, 1.0, 1.0], [0.5, 0.995, 1.005, 2.0], tie=0.01) == {
+        "improved": 1,
+        "tied": 2,
+        "regressed": 1,
+    }

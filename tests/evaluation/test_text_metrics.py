@@ -27,7 +27,10 @@ def test_rouge_l_by_hand():
 
 PACKAGE = RougeScorer(["rougeL"], use_stemmer=True)
 ENGLISH = st.lists(
-    st.sampled_from(["the", "running", "runner", "Nationally", "nation's", "3.5", "don't", "snake_case", "_", "\n"]), max_size=12
+    st.sampled_from(
+        ["the", "running", "runner", "Nationally", "nation's", "3.5", "don't", "snake_case", "_", "\n"]
+    ),
+    max_size=12,
 )
 
 
@@ -53,7 +56,11 @@ def test_rouge_l_of_dolly_is_that_of_the_package():
         ("Die Tür", "die TÜR", 1),
         ("Tur", "Tür", 0),
         ("ответ верный", "неверный ответ", 1 / 2),
-        ("the answer is 天空", "answers: 天空", 2 * 1 * 0.6 / 1.6),  # answer 天 空; "answers" has the stem of "answer"
+        (
+            "the answer is 天空",
+            "answers: 天空",
+            2 * 1 * 0.6 / 1.6,
+        ),  # answer 天 空; "answers" has the stem of "answer"
         ("天空", "sky", 0),
         ("👍", "👍", 0),
     ],

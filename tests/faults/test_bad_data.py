@@ -1,4 +1,5 @@
-"""Whatever a file holds: a valid result, or a UserError that says where; never another exception, and never a hang.
+"""Whatever a file holds: a valid result, or a UserError that says where; never another exception, and never a
+hang.
 
 The fuzzers run with a few examples in the normal suite and with thousands in the slow one.
 """
@@ -19,16 +20,16 @@ from hypothesis import strategies as st
 from loratune.commands.ask import read_question
 from loratune.commands.compare import read_prompts
 from loratune.config.base import read_toml
-from loratune.config.train import TrainSettings
-from loratune.data.bad_rows import LISTED
-from loratune.data.example import Record, content_id
-from loratune.data.jsonl import read_records, records_text
-from loratune.data.sources.files import file_records
-from loratune.data.sources.readers import KINDS, read_rows
+from loratune.config.train import TrainConfig
+from loratune.data.bad_rows import MAX_LISTED
+from loratune.data.example import Record, compute_content_id
+from loratune.data.jsonl import format_records, read_records
+from loratune.data.sources.files import read_file_records
+from loratune.data.sources.readers import DATA_SUFFIXES, read_rows
 from loratune.data.template import load_template
 from loratune.errors import UserError
 from loratune.evaluation.forgetting import load_prose
-from loratune.models.adapter import described, read_config
+from loratune.models.adapter import read_adapter_config, read_adapter_metadata
 from loratune.report.schema import read_evaluation
 from loratune.system.read import read_json
 from loratune.tasks.finqa.questions import FILES, FinqaOptions, load_finqa
@@ -63,11 +64,29 @@ TEXTS = [
     "a" * 5000,
 ]
 texts = st.sampled_from(TEXTS) | st.text(max_size=12)
-numbers = st.sampled_from([0, -1, 10**400, 2**63, 1e308, float("nan"), float("inf"), -0.0, True, False, None]) | st.integers()
-values = st.recursive(
-    texts | numbers, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3), max_leaves=6
+numbers = (
+    st.sampled_from([0, -1, 10**400, 2**63, 1e308, float("nan"), float("inf"), -0.0, True, False, None])
+    | st.integers()
 )
-NAMES = ["instruction", "input", "output", "id", "source", "group", "meta", "prompt", "completion", "messages", "role", "content"]
+values = st.recursive(
+    texts | numbers,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+NAMES = [
+    "instruction",
+    "input",
+    "output",
+    "id",
+    "source",
+    "group",
+    "meta",
+    "prompt",
+    "completion",
+    "messages",
+    "role",
+    "content",
+]
 usual = st.builds(
     lambda instruction, output, others: {"instruction": instruction, "output": output, **others},
     texts,
@@ -90,9 +109,10 @@ def outcome(read, path: Path):
             return read(path)
         except UserError as error:
             assert error.problems and all(problem.strip() for problem in error.problems)
-            assert all(str(path) in problem or problem.startswith(("... and ", "--columns ")) for problem in error.problems), (
-                error.problems
-            )
+            assert all(
+                str(path) in problem or problem.startswith(("... and ", "--columns "))
+                for problem in error.problems
+            ), error.problems
             return error
 
 
@@ -105,7 +125,9 @@ def damaged(content: bytes, random: random.Random) -> bytes:
                 content[:at] + content[to:],
                 content[:to] + content[at:],
                 content[:at]
-                + random.choice([b"\x00", b"\xff", b"\r", b"\n", b'"', b"{", b"[", b"\xef\xbb\xbf", b"\\ud800"])
+                + random.choice(
+                    [b"\x00", b"\xff", b"\r", b"\n", b'"', b"{", b"[", b"\xef\xbb\xbf", b"\\ud800"]
+                )
                 + content[at:],
                 content[:at],
             ]
@@ -122,11 +144,16 @@ def encoded(content: str, random: random.Random) -> bytes:
 
 
 def as_jsonl(rows, random) -> bytes:
-    return encoded("".join(json.dumps(row, ensure_ascii=random.random() < 0.5) + "\n" for row in rows), random)
+    return encoded(
+        "".join(json.dumps(row, ensure_ascii=random.random() < 0.5) + "\n" for row in rows), random
+    )
 
 
 def as_json(rows, random) -> bytes:
-    return encoded(json.dumps(rows if random.random() < 0.8 else {"data": rows}, ensure_ascii=random.random() < 0.5), random)
+    return encoded(
+        json.dumps(rows if random.random() < 0.8 else {"data": rows}, ensure_ascii=random.random() < 0.5),
+        random,
+    )
 
 
 def as_csv(rows, random, delimiter=",") -> bytes:
@@ -159,7 +186,7 @@ def check_rows(folder: Path, kind: str, rows: list, random) -> None:
     path = folder / f"mine{kind}"
     path.write_bytes(damaged(WRITERS[kind](rows, random), random))
     columns = random.choice([{}, {}, {"instruction": "prompt", "output": "a"}])
-    found = outcome(lambda path: file_records(path, columns, "mine"), path)
+    found = outcome(lambda path: read_file_records(path, columns, "mine"), path)
     if not isinstance(found, UserError):
         check_records(folder, found)
     if kind == ".jsonl":
@@ -172,7 +199,7 @@ def check_records(folder: Path, records: list[Record]) -> None:
     """All that is accepted can be written and read again, and stays the same."""
     assert records and all(record.instruction.strip() and record.output.strip() for record in records)
     written = folder / "written.jsonl"
-    written.write_text(records_text(records), encoding="utf-8", newline="\n")
+    written.write_text(format_records(records), encoding="utf-8", newline="\n")
     assert read_records(written) == records
     for line in written.read_bytes().splitlines():
         json.loads(line, parse_constant=pytest.fail)
@@ -185,29 +212,50 @@ def check_value(folder: Path, read, name: str, value, random) -> None:
 
 
 def run(check, strategies, count):
-    settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True)(
-        given(st.tuples(*strategies))(lambda drawn: check(*drawn))
-    )()
+    settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=True,
+    )(given(st.tuples(*strategies))(lambda drawn: check(*drawn)))()
 
 
 counts = pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
 
 
 @counts
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DATA_SUFFIXES)
 def test_files_with_rows(tmp_path, kind, count):
-    run(lambda rows, random: check_rows(tmp_path, kind, rows, random), [st.lists(rows, max_size=4), randoms], count)
+    run(
+        lambda rows, random: check_rows(tmp_path, kind, rows, random),
+        [st.lists(rows, max_size=4), randoms],
+        count,
+    )
 
 
-GOOD = {"id": "A/1-2", "pre_text": ["one two three"], "post_text": [], "table": [["", "2010"], ["a b c", "1"]]}
-ASKED = {"question": "why?", "answer": "3", "program": "add(1, 2)", "exe_ans": 3.0, "gold_inds": {"text_0": "one"}}
+GOOD = {
+    "id": "A/1-2",
+    "pre_text": ["one two three"],
+    "post_text": [],
+    "table": [["", "2010"], ["a b c", "1"]],
+}
+ASKED = {
+    "question": "why?",
+    "answer": "3",
+    "program": "add(1, 2)",
+    "exe_ans": 3.0,
+    "gold_inds": {"text_0": "one"},
+}
 # A page with one or two fields that hold anything, so that most others are read to the end.
 changes = st.dictionaries(
     st.sampled_from([*GOOD, *ASKED, "found_program", "final_result", "qa"]),
     values | st.lists(texts | values, max_size=3) | st.lists(st.lists(texts, max_size=3), max_size=3),
     max_size=2,
 )
-pages = changes.map(lambda change: GOOD | ASKED | change) | changes.map(lambda change: GOOD | {"qa": ASKED | change})
+pages = changes.map(lambda change: GOOD | ASKED | change) | changes.map(
+    lambda change: GOOD | {"qa": ASKED | change}
+)
 
 JSON_READERS = {
     "prompts.json": (read_prompts, st.lists(texts | values, max_size=3) | values),
@@ -215,14 +263,15 @@ JSON_READERS = {
     "any.json": (read_json, values),
     "evaluation.json": (read_evaluation, values),
     "adapter_config.json": (
-        lambda path: read_config(path.parent),
+        lambda path: read_adapter_config(path.parent),
         st.fixed_dictionaries(
-            {"peft_type": st.just("LORA")}, optional={"lora_alpha": values, "alpha_pattern": values, "bias": values, "r": values}
+            {"peft_type": st.just("LORA")},
+            optional={"lora_alpha": values, "alpha_pattern": values, "bias": values, "r": values},
         )
         | values,
     ),
     "loratune.json": (
-        lambda path: described(path.parent),
+        lambda path: read_adapter_metadata(path.parent),
         st.dictionaries(
             st.sampled_from(["base", "prepared", "template", "settings"]),
             values | st.dictionaries(st.sampled_from(["name", "fingerprint", "fact_tokens"]), values),
@@ -243,8 +292,12 @@ def test_other_json(tmp_path, name, count):
             return read(path)
         except UserError as error:
             # An adapter's own words name its folder and the file in it.
-            assert not folder_named or all(str(path.parent) in problem and name in problem for problem in error.problems)
-            raise UserError(*(f"{path}: {problem}" for problem in error.problems)) if folder_named else error from error
+            assert not folder_named or all(
+                str(path.parent) in problem and name in problem for problem in error.problems
+            )
+            raise (
+                UserError(*(f"{path}: {problem}" for problem in error.problems)) if folder_named else error
+            ) from error
 
     run(lambda value, random: check_value(tmp_path, reading, name, value, random), [content, randoms], count)
 
@@ -255,14 +308,19 @@ def test_finqas_own_files(tmp_path, count):
 
     def check(rows, random):
         for file in FILES.values():
-            good = [GOOD | ASKED | {"id": f"{file}-{number}", "question": f"{file} {number}?"} for number in range(2)]
+            good = [
+                GOOD | ASKED | {"id": f"{file}-{number}", "question": f"{file} {number}?"}
+                for number in range(2)
+            ]
             (tmp_path / file).write_text(json.dumps(good))
         (tmp_path / "dev.json").write_bytes(damaged(as_json(rows, random), random))
         with deadline():
             try:
                 loaded = load_finqa(tmp_path, options)
             except UserError as error:
-                assert all(str(tmp_path) in problem or problem.startswith("... and ") for problem in error.problems)
+                assert all(
+                    str(tmp_path) in problem or problem.startswith("... and ") for problem in error.problems
+                )
                 return
         check_records(tmp_path, [record for one in loaded for record in one.records])
 
@@ -293,7 +351,9 @@ SNIPPETS = [
     "\r",
     "x = '\x00'\n",
 ]
-tomls = st.lists(st.sampled_from(SNIPPETS) | st.text(st.sampled_from("a=[]{}'\"\\\n#.1 "), max_size=10), max_size=4).map("".join)
+tomls = st.lists(
+    st.sampled_from(SNIPPETS) | st.text(st.sampled_from("a=[]{}'\"\\\n#.1 "), max_size=10), max_size=4
+).map("".join)
 
 
 @counts
@@ -302,7 +362,7 @@ def test_settings_and_templates(tmp_path, count):
 
     def check(text, random):
         path.write_bytes(damaged(encoded(text, random), random))
-        outcome(lambda path: TrainSettings.checked(read_toml(path), origin=f"{path}: "), path)
+        outcome(lambda path: TrainConfig.validate_all(read_toml(path), origin=f"{path}: "), path)
         template = outcome(lambda path: load_template(str(path)), path)
         if not isinstance(template, UserError):
             assert template.render("one", "two").count("one") == 1 and "{i" not in template.render("one")
@@ -353,12 +413,14 @@ def test_every_line_is_taken_or_named_and_counted(tmp_path_factory, lines):
         assert len(found) == 1 + lines.count(GOOD_LINE)
         return
     named = [problem for problem in found.problems if not problem.startswith("...")]
-    assert [int(problem.removeprefix(f"{path}, line ").partition(":")[0]) for problem in named] == bad[:LISTED]
-    more = len(bad) - LISTED
+    assert [int(problem.removeprefix(f"{path}, line ").partition(":")[0]) for problem in named] == bad[
+        :MAX_LISTED
+    ]
+    more = len(bad) - MAX_LISTED
     assert found.problems[len(named) :] == ((f"... and {more:,} more like these",) if more > 0 else ())
 
 
-@pytest.mark.parametrize("kind", [*KINDS, ".toml", ".txt"])
+@pytest.mark.parametrize("kind", [*DATA_SUFFIXES, ".toml", ".txt"])
 @pytest.mark.parametrize("place", ["pipe", "device", "folder", "loop", "missing", "null"])
 def test_what_is_no_file_is_refused_at_once(tmp_path, kind, place):
     path = tmp_path / f"mine{kind}"
@@ -383,10 +445,13 @@ def test_a_line_of_ten_megabytes(tmp_path, kind):
     path = tmp_path / f"mine{kind}"
     long = "word " * 2_000_000 + "end"
     path.write_bytes(WRITERS[kind]([{"instruction": long, "output": long}], random.Random(3)))
-    (record,) = outcome(lambda path: file_records(path, {}, "mine"), path)
+    (record,) = outcome(lambda path: read_file_records(path, {}, "mine"), path)
     assert record.instruction == record.output == long
     path.write_bytes(path.read_bytes().replace(b"word end", b'"'))
-    assert isinstance(outcome(lambda path: file_records(path, {}, "mine"), path), UserError) or kind in (".csv", ".tsv")
+    assert isinstance(outcome(lambda path: read_file_records(path, {}, "mine"), path), UserError) or kind in (
+        ".csv",
+        ".tsv",
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf", b" \r\n\t\n"])
@@ -396,7 +461,7 @@ def test_a_file_without_anything_is_said_to_be_empty(tmp_path, kind, content):
     path.write_bytes(content)
     found = outcome(read_rows, path)
     assert "the file is empty" in str(found) or kind in (".csv", ".tsv")
-    assert isinstance(outcome(lambda path: file_records(path, {}, "mine"), path), UserError)
+    assert isinstance(outcome(lambda path: read_file_records(path, {}, "mine"), path), UserError)
 
 
 @pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv", ".tsv"])
@@ -409,13 +474,18 @@ def test_utf_16_is_read_where_its_mark_says_so(tmp_path, kind):
     path.write_bytes(content.encode("utf-16") + b"a")
     assert str(outcome(read_rows, path)).endswith("not UTF-16 text; save the file as UTF-8")
     path.write_bytes(content.encode("cp1252"))
-    assert str(outcome(read_rows, path)).endswith("not UTF-8 text; save the file as UTF-8") or kind in (".json", ".jsonl")
+    assert str(outcome(read_rows, path)).endswith("not UTF-8 text; save the file as UTF-8") or kind in (
+        ".json",
+        ".jsonl",
+    )
 
 
 def test_columns_that_have_one_name_are_refused(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("prompt,completion,prompt,,\na,b,c,,\n")
-    assert str(outcome(read_rows, path)) == f"{path}, line 1: the header names 'prompt' twice; rename one column"
+    assert (
+        str(outcome(read_rows, path)) == f"{path}, line 1: the header names 'prompt' twice; rename one column"
+    )
     path.write_text("prompt,completion,,\na,b,,\n")
     assert len(outcome(read_rows, path)) == 1  # a spreadsheet's empty columns are no harm
 
@@ -425,20 +495,25 @@ def test_a_line_separator_inside_of_a_text_ends_no_line(tmp_path):
     for kind, write in WRITERS.items():
         path = tmp_path / f"mine{kind}"
         path.write_bytes(write([{"instruction": text, "output": "b"}], random.Random(3)))
-        (record,) = file_records(path, {}, "mine")
+        (record,) = read_file_records(path, {}, "mine")
         assert record.instruction == text
 
 
 def test_composed_and_decomposed_letters_stay_what_they_are(tmp_path):
     path = tmp_path / "mine.jsonl"
-    path.write_bytes(as_jsonl([{"instruction": text, "output": "b"} for text in ("e\u0301", "\xe9")], random.Random(3)))
-    one, other = file_records(path, {}, "mine")
+    path.write_bytes(
+        as_jsonl([{"instruction": text, "output": "b"} for text in ("e\u0301", "\xe9")], random.Random(3))
+    )
+    one, other = read_file_records(path, {}, "mine")
     assert (one.instruction, other.instruction) == ("e\u0301", "\xe9") and one.id != other.id
-    assert one.id == content_id("e\u0301", "", "b")
+    assert one.id == compute_content_id("e\u0301", "", "b")
 
 
 def test_a_name_that_stands_twice_among_very_many_is_found_soon(tmp_path):
     path = tmp_path / "mine.jsonl"
     names = [*map(str, range(200_000)), "7"]
     path.write_text("{" + ", ".join(f'"{name}": 1' for name in names) + "}")
-    assert str(outcome(read_rows, path)) == f"{path}, line 1: '7' stands twice in one object; only one of them can be meant"
+    assert (
+        str(outcome(read_rows, path))
+        == f"{path}, line 1: '7' stands twice in one object; only one of them can be meant"
+    )

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from loratune.data.example import Encoded
+from loratune.data.example import Example
 from loratune.data.packing import pack
-from loratune.models.gguf.importer import put_in_place
+from loratune.models.gguf.importer import move_into_place
 from loratune.models.load import read_weights
 from loratune.training import loop
-from loratune.training.validate import validation_nll
+from loratune.training.validate import compute_validation_nll
 from support.faults import refused
 from support.small_models import GPT2_SHAPES, save_model
 from support.training_runs import TRAIN, adapter, train
@@ -33,7 +33,9 @@ def with_offsets(content: bytes) -> bytes:
     """The header promises more of the last tensor than there is."""
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
-    last = max((name for name in header if name != "__metadata__"), key=lambda name: header[name]["data_offsets"])
+    last = max(
+        (name for name in header if name != "__metadata__"), key=lambda name: header[name]["data_offsets"]
+    )
     header[last]["data_offsets"][1] += 400
     header[last]["shape"][0] += 100
     told = json.dumps(header).encode()
@@ -74,7 +76,11 @@ def change(folder, name: str, changed) -> None:
     (path,) = folder.glob("*.safetensors")
     weights = load_file(path)
     weights[name] = changed(weights[name])
-    save_file({name: tensor for name, tensor in weights.items() if tensor is not None}, path, metadata={"format": "pt"})
+    save_file(
+        {name: tensor for name, tensor in weights.items() if tensor is not None},
+        path,
+        metadata={"format": "pt"},
+    )
 
 
 def spoil(number: float):
@@ -123,26 +129,40 @@ def other_tokenizer(place, shuffled: list[int]) -> None:
 
 def test_another_models_tokenizer_with_more_tokens(place, capsys):
     other_tokenizer(place, list(range(2, 258)))
-    assert "its tokenizer has ids up to 257, the model only up to 256; they do not belong together" in refused(
-        capsys, *TRAIN, *ONE
+    assert (
+        "its tokenizer has ids up to 257, the model only up to 256; they do not belong together"
+        in refused(capsys, *TRAIN, *ONE)
     )
 
 
 @pytest.mark.parametrize(("nll", "told"), [(math.log(257) - 0.01, 0), (math.log(257) + 0.01, 1)])
 def test_a_base_that_predicts_worse_than_chance_is_suspected(place, capsys, monkeypatch, nll, told):
-    monkeypatch.setattr(loop, "validation_nll", lambda *_: nll)
+    monkeypatch.setattr(loop, "compute_validation_nll", lambda *_: nll)
     assert train(*ONE) == 0
-    assert capsys.readouterr().out.count("worse than chance: is the tokenizer in its folder another model's?") == told
+    assert (
+        capsys.readouterr().out.count("worse than chance: is the tokenizer in its folder another model's?")
+        == told
+    )
 
 
 def test_with_another_tokenizer_a_real_model_predicts_worse_than_chance(smollm2):
     """Of as many tokens: the ids mean something else."""
-    others = np.random.default_rng(0).permutation(smollm2.decoder.spec.vocabulary)
-    texts = "Tell me about the capital of France.\n", "It is Paris, a city on the Seine. Many people see it each year."
+    others = np.random.default_rng(0).permutation(smollm2.decoder.spec.vocab_size)
+    texts = (
+        "Tell me about the capital of France.\n",
+        "It is Paris, a city on the Seine. Many people see it each year.",
+    )
     ids = smollm2.tokenizer.encode_batch(list(texts))
-    right, wrong = (pack([Encoded(*parts, id="", source="")]) for parts in (ids, [others[part].tolist() for part in ids]))
-    chance = math.log(smollm2.decoder.spec.vocabulary)
-    assert validation_nll(smollm2.decoder, [right]) < chance / 2 < chance < validation_nll(smollm2.decoder, [wrong])
+    right, wrong = (
+        pack([Example(*parts, id="", source="")]) for parts in (ids, [others[part].tolist() for part in ids])
+    )
+    chance = math.log(smollm2.decoder.spec.vocab_size)
+    assert (
+        compute_validation_nll(smollm2.decoder, [right])
+        < chance / 2
+        < chance
+        < compute_validation_nll(smollm2.decoder, [wrong])
+    )
 
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "config.json", "tokenizer_config.json"])
@@ -156,7 +176,9 @@ def test_a_damaged_copy_in_the_cache_is_to_be_removed(place, capsys, monkeypatch
     monkeypatch.setenv("LORATUNE_CACHE", str(place / "cache"))
     shutil.copytree("base", "cache/gguf-0")
     change(place / "cache" / "gguf-0", UP, spoil(float("nan")))
-    assert "remove this folder, and it is made anew" in refused(capsys, *TRAIN, *ONE, "--model", str(place / "cache" / "gguf-0"))
+    assert "remove this folder, and it is made anew" in refused(
+        capsys, *TRAIN, *ONE, "--model", str(place / "cache" / "gguf-0")
+    )
 
 
 def test_two_processes_that_unpack_the_same_file(tmp_path):
@@ -164,18 +186,28 @@ def test_two_processes_that_unpack_the_same_file(tmp_path):
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(name)
-        put_in_place(tmp_path / name, tmp_path / "folder")
+        move_into_place(tmp_path / name, tmp_path / "folder")
     assert (tmp_path / "folder" / "config.json").read_text() == "first"
 
 
 def test_records_without_a_finite_loss_are_named(place, capsys):
-    """Of this GPT-2, whose weights are all finite, the positions from 200 on overflow; only long records reach them."""
+    """Of this GPT-2, whose weights are all finite, the positions from 200 on overflow; only long records
+    reach them.
+    """
     save_model(place / "overflowing", GPT2_SHAPES["cerebras-gpt"])
-    change(place / "overflowing", "transformer.wpe.weight", lambda tensor: tensor.index_fill(0, torch.arange(200, 1024), 3e38))
+    change(
+        place / "overflowing",
+        "transformer.wpe.weight",
+        lambda tensor: tensor.index_fill(0, torch.arange(200, 1024), 3e38),
+    )
     with open(place / "data" / "train.jsonl", "a") as file:
         for name in ("long-1", "long-2"):
-            file.write(json.dumps({"id": name, "instruction": "Count.", "input": "", "output": "1 " * 100}) + "\n")
-    told = refused(capsys, *TRAIN, "--model", "overflowing", "--epochs", "1", "--run", "one", "--out", "tuned")
+            file.write(
+                json.dumps({"id": name, "instruction": "Count.", "input": "", "output": "1 " * 100}) + "\n"
+            )
+    told = refused(
+        capsys, *TRAIN, "--model", "overflowing", "--epochs", "1", "--run", "one", "--out", "tuned"
+    )
     assert "the loss is nan" in told and "no number for: long-" in told and "leave it out" in told
     assert not (place / "tuned").exists()
     assert all(matrix.isfinite().all() for matrix in adapter(newest(place / "runs" / "one")).values())

@@ -1,4 +1,5 @@
-"""A disk that fills up at any write: one clear line, nothing half-written, and the way back once there is room.
+"""A disk that fills up at any write: one clear line, nothing half-written, and the way back once there is
+room.
 
 The disk is a real one, in memory, which the tests fill to the last byte; only root may make it.
 """
@@ -16,7 +17,7 @@ import pytest
 from loratune.cli.main import main
 from loratune.errors import FileError
 from loratune.models import adapter as adapters
-from loratune.system.atomic import write_together
+from loratune.system.atomic import write_all_atomically
 from loratune.training import checkpoint, loop
 from loratune.training.checkpoint import RunFolder
 from support.faults import RUN, SmallDisk, at, content, process, refused, watchers
@@ -45,7 +46,9 @@ WRITTEN = (
 
 
 def mount(path, *options: str) -> None:
-    told = subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", str(path)], capture_output=True, text=True)
+    told = subprocess.run(
+        ["mount", "-t", "tmpfs", *options, "tmpfs", str(path)], capture_output=True, text=True
+    )
     if told.returncode:
         pytest.skip(f"no file system can be made here (needs root): {told.stderr.strip()}")
 
@@ -101,11 +104,13 @@ def test_training_goes_on_after_a_disk_that_was_full_at_any_write(disk, whole, c
 
 
 def test_rows_of_the_log_wait_for_room(disk, whole, capsys, monkeypatch):
-    """The disk is full from the first step to the second: training goes on, and the log lacks nothing in the end."""
-    original, original_row, filled = RunFolder.write_log, loop.log_row, []
+    """The disk is full from the first step to the second: training goes on, and the log lacks nothing in the
+    end.
+    """
+    original, original_row, filled = RunFolder.write_log, loop.build_log_row, []
 
     def write_log(run):
-        steps = [json.loads(line) for line in run.unwritten if '"loss"' in line]
+        steps = [json.loads(line) for line in run.pending_lines if '"loss"' in line]
         if steps and not filled:
             filled.append(disk.fill())
         elif len(filled) == 1 and len(steps) == 2:
@@ -114,27 +119,39 @@ def test_rows_of_the_log_wait_for_room(disk, whole, capsys, monkeypatch):
 
     monkeypatch.setattr(RunFolder, "write_log", write_log)
     # Too long for what is left of the file's last page.
-    monkeypatch.setattr(loop, "log_row", lambda *arguments: original_row(*arguments) | {"note": "x" * 10_000})
+    monkeypatch.setattr(
+        loop, "build_log_row", lambda *arguments: original_row(*arguments) | {"note": "x" * 10_000}
+    )
     assert main(ONE) == 0
     assert len(filled) == 2
     assert capsys.readouterr().out.count("its log is kept in memory") == 1
-    rows = RunFolder(disk.path / "runs" / "one").rows()
+    rows = RunFolder(disk.path / "runs" / "one").read_log()
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3]
     assert same(adapter(disk.path / "tuned"), whole)
 
 
 def test_half_a_row_is_taken_back(disk):
     run = RunFolder(disk.path)
-    run.log({"step": 1})
+    run.append_log({"step": 1})
     disk.fill()
-    run.log({"step": 2, "text": "x" * 10_000})  # more than the rest of the page that the first row has
+    run.append_log({"step": 2, "text": "x" * 10_000})  # more than the rest of the page that the first row has
     assert run.metrics.read_text() == '{"step": 1}\n'
     disk.free()
-    run.log({"step": 3})
-    assert [row["step"] for row in run.rows()] == [1, 2, 3]
+    run.append_log({"step": 3})
+    assert [row["step"] for row in run.read_log()] == [1, 2, 3]
 
 
-EVALUATE = ["evaluate", "--adapter", "adapter", "--generate", "2", "--max-new-tokens", "2", "--out", "measured.json"]
+EVALUATE = [
+    "evaluate",
+    "--adapter",
+    "adapter",
+    "--generate",
+    "2",
+    "--max-new-tokens",
+    "2",
+    "--out",
+    "measured.json",
+]
 COMPARE = ["compare", "--adapter", "adapter", "--max-new-tokens", "2", "--format", "both"]
 PREPARE = ["prepare", "--data", "mine.jsonl", "--model", "base", "--val-fraction", "0.2"]
 
@@ -152,7 +169,9 @@ def test_a_full_disk_leaves_what_was_written_before(disk, capsys, words):
     assert main(words) == 0
 
 
-@pytest.mark.parametrize("words", [EVALUATE, COMPARE, PREPARE, [*ONE, "--out", "adapter"]], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "words", [EVALUATE, COMPARE, PREPARE, [*ONE, "--out", "adapter"]], ids=lambda words: words[0]
+)
 def test_a_folder_that_cannot_be_written(disk, capsys, words):
     before = content(disk.path)
     mount(disk.path, "-o", "remount,ro")
@@ -201,10 +220,10 @@ def test_a_disk_that_refuses_only_when_it_is_synced(tmp_path, monkeypatch, numbe
         original(file)
 
     paths = [tmp_path / name for name in "abc"]
-    write_together(dict.fromkeys(paths, "old"))
+    write_all_atomically(dict.fromkeys(paths, "old"))
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(FileError, match=f"{paths[number]}: no room left on the disk"):
-        write_together(dict.fromkeys(paths, "new"))
+        write_all_atomically(dict.fromkeys(paths, "new"))
     assert [path.read_text() for path in paths] == ["old"] * 3 and len(list(tmp_path.iterdir())) == 3
 
 
@@ -212,7 +231,9 @@ def test_a_limit_on_the_size_of_files(place):
     """Like a full disk, and no root is needed for it."""
     limited = process(*PREPARE, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)))
     _, told = limited.communicate()
-    assert limited.returncode == 2 and told.startswith("error: data/train.jsonl: the file is larger than the system allows")
+    assert limited.returncode == 2 and told.startswith(
+        "error: data/train.jsonl: the file is larger than the system allows"
+    )
     assert not list(place.glob("data/.*"))
 
 

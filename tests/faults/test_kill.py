@@ -1,4 +1,6 @@
-"""Killed at any instant and resumed, a run ends as if nothing had happened: the same bits, each step once in the log."""
+"""Killed at any instant and resumed, a run ends as if nothing had happened: the same bits, each step once in
+the log.
+"""
 
 import json
 import os
@@ -13,11 +15,21 @@ import pytest
 
 from loratune.cli.main import main
 from loratune.data.sources.dolly import load_dolly
-from support.killing import AT_VALIDATIONS, DONE, KILLED, assert_ended_alike, ended, finish, start, writes_of_last_run
+from support.killing import (
+    AT_VALIDATIONS,
+    DONE,
+    KILLED,
+    assert_ended_alike,
+    ended,
+    finish,
+    start,
+    writes_of_last_run,
+)
 from support.training_runs import fill
 
 STEPS = ("--steps", "5", "--validations", "3")
-# One write of each kind: the run's folder, a checkpoint, the link to the best one, the pruning, the adapter, the summary.
+# One write of each kind: the run's folder, a checkpoint, the link to the best one, the pruning, the adapter,
+# the summary.
 KINDS = (
     r"os.rename runs/.*facts.json",
     r"os.rename runs/\.[^/]*$",
@@ -32,7 +44,9 @@ KINDS = (
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with data, a model and a whole run of five steps that saves at its validations; all others do at each step."""
+    """A folder with data, a model and a whole run of five steps that saves at its validations; all others do
+    at each step.
+    """
     place = tmp_path_factory.mktemp("kill") / "place"
     place.mkdir()
     fill(place)
@@ -101,7 +115,9 @@ def test_killed_at_any_time(place):
 @pytest.mark.slow
 def test_the_real_small_model_killed_at_any_time(tmp_path):
     """Whole programs this time, from the import of Python's modules on."""
-    records = [record for record in load_dolly(from_hub=False).records if len(record.input + record.output) < 200][:40]
+    records = [
+        record for record in load_dolly(from_hub=False).records if len(record.input + record.output) < 200
+    ][:40]
     (tmp_path / "data").mkdir()
     for name, part in (("train", records[8:]), ("val", records[:8])):
         rows = [{"instruction": one.instruction, "input": one.input, "output": one.output} for one in part]
@@ -145,16 +161,35 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(place, writes):
     assert_ended_alike(place / "runs/whole", place / "runs/counted")
 
 
-def test_an_adapter_that_was_half_replaced_is_refused_until_the_run_is_resumed(place, writes, monkeypatch, capsys):
+def test_an_adapter_that_was_half_replaced_is_refused_until_the_run_is_resumed(
+    place, writes, monkeypatch, capsys
+):
     """Another adapter's folder, of which a kill left the new weights with the old description."""
     monkeypatch.chdir(place)
     finish(place, "older", "--steps", "2", "--out", "adapters/shared")
-    last = max(number for number, write in enumerate(writes) if re.search(r"rename adapters/.*/loratune\.json$", write))
+    last = max(
+        number
+        for number, write in enumerate(writes)
+        if re.search(r"rename adapters/.*/loratune\.json$", write)
+    )
     assert ended(start(place, "newer", *STEPS, "--out", "adapters/shared", kill_at=last)) == KILLED
     (place / "prompts.json").write_text('["Count to 3."]')
-    compare = ["compare", "--adapter", "adapters/shared", "--prompts", "prompts.json", "--max-new-tokens", "2", "--threads", "1"]
+    compare = [
+        "compare",
+        "--adapter",
+        "adapters/shared",
+        "--prompts",
+        "prompts.json",
+        "--max-new-tokens",
+        "2",
+        "--threads",
+        "1",
+    ]
     assert main(compare) == 2
-    assert "of different adapters: training was killed while it saved one over the other" in capsys.readouterr().err
+    assert (
+        "of different adapters: training was killed while it saved one over the other"
+        in capsys.readouterr().err
+    )
     finish(place, "newer")
     assert main(compare) == 0
     shared, whole = (place / "adapters" / name / "adapter_model.safetensors" for name in ("shared", "whole"))

@@ -11,8 +11,8 @@ import pytest
 from loratune.cli.main import main
 from loratune.commands import ready
 from loratune.errors import UserError
-from loratune.system.atomic import locked
-from loratune.system.read import fingerprint
+from loratune.system.atomic import file_lock
+from loratune.system.read import hash_file
 from loratune.training import loop
 from support.faults import RUN, process, refused
 from support.training_runs import TRAIN, adapter, same, train
@@ -33,14 +33,19 @@ def after_first_step(monkeypatch, happens) -> None:
 
 
 def test_two_runs_at_once(place, capsys):
-    """The second one ends at once, whichever folder they share, and says who has it; a killed one leaves no lock behind."""
+    """The second one ends at once, whichever folder they share, and says who has it; a killed one leaves no
+    lock behind.
+    """
     first = process(*TRAIN, "--steps", "100000", "--run", "one", "--out", "tuned")
     try:
         metrics = place / "runs" / "one" / "metrics.jsonl"
         while (not metrics.is_file() or metrics.read_text().count("\n") < 3) and first.poll() is None:
             time.sleep(0.02)
         told = refused(capsys, *TRAIN, "--steps", "3", "--run", "two", "--out", "tuned")
-        assert f"tuned: process {first.pid} is writing there; wait until it has ended, or choose another --out" in told
+        assert (
+            f"tuned: process {first.pid} is writing there; wait until it has ended, or choose another --out"
+            in told
+        )
         assert not (place / "runs" / "two").exists()
         for words in (["train", "--resume"], [*TRAIN, "--steps", "3", "--run", "one", "--out", "other"]):
             assert f"runs/one: process {first.pid} is writing there" in refused(capsys, *words)
@@ -51,25 +56,31 @@ def test_two_runs_at_once(place, capsys):
     assert (place / ".tuned.lock").exists() and rows >= 3
     assert main([*RUN, "--run", "three", "--out", "tuned"]) == 0
     assert (
-        sorted(path.name for path in place.glob(".*.lock")) == sorted(path.name for path in place.glob("runs/.three.lock")) == []
+        sorted(path.name for path in place.glob(".*.lock"))
+        == sorted(path.name for path in place.glob("runs/.three.lock"))
+        == []
     )
 
 
 def test_a_lock_is_its_holders_until_it_ends(tmp_path):
-    with locked(tmp_path / "a", "wait"), locked(tmp_path / "b", "wait"):
+    with file_lock(tmp_path / "a", "wait"), file_lock(tmp_path / "b", "wait"):
         refusal = pytest.raises(UserError, match=f"a: process {os.getpid()} is writing there; wait")
-        with refusal, locked(tmp_path / "a", "wait"):
+        with refusal, file_lock(tmp_path / "a", "wait"):
             pass
-    with locked(tmp_path / "a", "wait"):
+    with file_lock(tmp_path / "a", "wait"):
         pass
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("what", ["changed", "deleted"])
 def test_data_that_changes_during_the_run(place, whole, monkeypatch, what):
-    """The rows are in memory: the run goes on, and the adapter says what it was trained on, not what is there at the end."""
-    before = {name: fingerprint(place / "data" / f"{name}.jsonl") for name in ("train", "val")}
-    (place / "data" / "prepare_report.json").write_text('{"settings": {"fact_tokens": 99, "finqa_target": "program"}}')
+    """The rows are in memory: the run goes on, and the adapter says what it was trained on, not what is there
+    at the end.
+    """
+    before = {name: hash_file(place / "data" / f"{name}.jsonl") for name in ("train", "val")}
+    (place / "data" / "prepare_report.json").write_text(
+        '{"settings": {"fact_tokens": 99, "finqa_target": "program"}}'
+    )
 
     def happens():
         if what == "deleted":
@@ -89,7 +100,7 @@ def test_data_that_changes_during_the_run(place, whole, monkeypatch, what):
 def test_data_that_changes_while_the_base_is_loaded(place, whole, cache, monkeypatch):
     """Neither the run nor the cache takes the old rows for those of the new file."""
     monkeypatch.setenv("LORATUNE_CACHE", str(place / "cache"))
-    original, path = ready.load_base, place / "data" / "train.jsonl"
+    original, path = ready.load_model, place / "data" / "train.jsonl"
     lines = path.read_text().splitlines(keepends=True)
 
     def load_base(found):
@@ -97,11 +108,11 @@ def test_data_that_changes_while_the_base_is_loaded(place, whole, cache, monkeyp
         return original(found)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ready, "load_base", load_base)
+        patch.setattr(ready, "load_model", load_base)
         assert train(*ONE) == 0
     assert same(adapter(place / "tuned"), whole)
     facts = json.loads((place / "runs" / "one" / "facts.json").read_text())
-    assert facts["train.jsonl"] != fingerprint(path)
+    assert facts["train.jsonl"] != hash_file(path)
     assert train(*ONE, "--run", "two", "--out", "second") == 0
     assert not same(adapter(place / "second"), whole)
     path.write_text("".join(lines))

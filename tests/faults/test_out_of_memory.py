@@ -1,4 +1,6 @@
-"""Memory that does not suffice: fewer tokens at once, with the same result; and where no row fits, a clear end."""
+"""Memory that does not suffice: fewer tokens at once, with the same result; and where no row fits, a clear
+end.
+"""
 
 import json
 import os
@@ -16,13 +18,13 @@ from hypothesis import strategies as st
 
 from loratune.cli.main import main
 from loratune.commands import ready
-from loratune.config.train import TrainSettings
-from loratune.data.example import Encoded
-from loratune.data.packing import fit_together
+from loratune.config.train import TrainConfig
+from loratune.data.example import Example
+from loratune.data.packing import pack_best_fit
 from loratune.errors import UserError
 from loratune.system.memory import is_out_of_memory
 from loratune.training import loop, step
-from loratune.training.loop import smaller
+from loratune.training.loop import halve_micro_tokens
 from support.faults import refused
 from support.training_runs import TRAIN, adapter, same, train
 
@@ -30,7 +32,8 @@ ONE = ["--steps", "3", "--validations", "2", "--dropout", "0.1", "--run", "one",
 FAILURES = (
     MemoryError(),
     RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+        "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to "
+        "allocate 9 bytes."
     ),
     RuntimeError("std::bad_alloc"),
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
@@ -42,16 +45,16 @@ def memory_for(tokens: int, monkeypatch, failure: Exception = FAILURES[1]) -> li
 
     The last micro-batch of a step fails: by then the others have left their gradients.
     """
-    original, computed = step.add_gradients, []
+    original, computed = step.accumulate_gradients, []
 
     def add_gradients(decoder, micro_batches, targets):
-        computed.append(max(len(batch.ids) for batch in micro_batches))
+        computed.append(max(len(batch.input_ids) for batch in micro_batches))
         loss = original(decoder, micro_batches, targets)
         if computed[-1] > tokens:
             raise failure
         return loss
 
-    monkeypatch.setattr(step, "add_gradients", add_gradients)
+    monkeypatch.setattr(step, "accumulate_gradients", add_gradients)
     return computed
 
 
@@ -64,8 +67,9 @@ def test_a_step_is_tried_again_with_half(place, capsys, monkeypatch, failure):
     told = capsys.readouterr().out
     halved = [size for size in computed if size > 250]
     assert len(halved) == told.count("not enough memory for") == 1
-    assert f"step 1: not enough memory for {halved[0]:,} tokens at once; from here on {halved[0] // 2:,}" in " ".join(
-        told.split()
+    assert (
+        f"step 1: not enough memory for {halved[0]:,} tokens at once; from here on {halved[0] // 2:,}"
+        in " ".join(told.split())
     )
     small = ["--micro-tokens", str(halved[0] // 2), "--max-tokens", "152", "--run", "small", "--out", "small"]
     assert main([*TRAIN, *ONE, *small]) == 0
@@ -91,7 +95,16 @@ def test_a_resumed_run_does_not_try_what_failed(place, monkeypatch):
         computed = memory_for(250, patch)
         assert main(["train", "--run", "one", "--resume"]) == 0
         assert max(computed) <= 250 and len(computed) == 2
-    small = ["--micro-tokens", str(kept["micro_tokens"]), "--max-tokens", "152", "--run", "small", "--out", "small"]
+    small = [
+        "--micro-tokens",
+        str(kept["micro_tokens"]),
+        "--max-tokens",
+        "152",
+        "--run",
+        "small",
+        "--out",
+        "small",
+    ]
     assert main([*TRAIN, *ONE, *small]) == 0
     assert same(adapter(place / "tuned"), adapter(place / "small"))
 
@@ -108,7 +121,7 @@ def test_where_a_single_row_does_not_fit(place, capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     "moment",
-    [(loop, "validation_nll"), (ready, "load_base"), (ready, "read_data"), (ready, "try_out")],
+    [(loop, "compute_validation_nll"), (ready, "load_model"), (ready, "read_data"), (ready, "run_autotune")],
     ids=lambda moment: moment[1],
 )
 def test_elsewhere_it_ends_with_what_to_do(place, capsys, monkeypatch, moment):
@@ -120,15 +133,31 @@ def test_elsewhere_it_ends_with_what_to_do(place, capsys, monkeypatch, moment):
 
 
 def test_other_errors_are_no_lack_of_memory():
-    assert not any(map(is_out_of_memory, (RuntimeError("shapes differ"), ValueError("out of memory"), OSError())))
+    assert not any(
+        map(is_out_of_memory, (RuntimeError("shapes differ"), ValueError("out of memory"), OSError()))
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's address space")
 def test_memory_that_the_system_refuses(place):
     """A real limit, so that a real allocation fails, in the middle of a step."""
-    rows = [json.dumps({"instruction": "Say it.", "input": "", "output": "so " * 90 + str(n)}) + "\n" for n in range(60)]
+    rows = [
+        json.dumps({"instruction": "Say it.", "input": "", "output": "so " * 90 + str(n)}) + "\n"
+        for n in range(60)
+    ]
     (place / "data" / "train.jsonl").write_text("".join(rows))
-    many = ["--batch-tokens", "16384", "--micro-tokens", "16384", "--steps", "1", "--run", "one", "--out", "tuned"]
+    many = [
+        "--batch-tokens",
+        "16384",
+        "--micro-tokens",
+        "16384",
+        "--steps",
+        "1",
+        "--run",
+        "one",
+        "--out",
+        "tuned",
+    ]
     command = [sys.executable, Path(__file__).parents[1] / "support" / "limited.py", *TRAIN, *many]
     told = subprocess.run(command, capture_output=True, text=True)
     assert told.returncode == 0 and "not enough memory for" in told.stdout
@@ -138,14 +167,16 @@ def test_memory_that_the_system_refuses(place):
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=8), st.integers(1, 400))
 def test_each_try_computes_less_at_once_until_each_row_is_alone(lengths, size):
     """Otherwise the same would be tried for ever, or the step left out; rows may be longer than the size."""
-    job = SimpleNamespace(rows=[Encoded([], [1] * (length + 1), "", "") for length in lengths], settings=TrainSettings())
+    job = SimpleNamespace(
+        examples=[Example([], [1] * (length + 1), "", "") for length in lengths], settings=TrainConfig()
+    )
     while any(len(group) > 1 for group in cut(lengths, size)):
-        less = smaller(job, cut(lengths, size), 1)
+        less = halve_micro_tokens(job, cut(lengths, size), 1)
         assert 0 < less < size
         size = less
     with pytest.raises(UserError, match=f"a row of {max(lengths)} tokens"):
-        smaller(job, cut(lengths, size), 1)
+        halve_micro_tokens(job, cut(lengths, size), 1)
 
 
 def cut(lengths: list[int], size: int) -> list[list[int]]:
-    return fit_together(lengths, range(len(lengths)), size)
+    return pack_best_fit(lengths, range(len(lengths)), size)

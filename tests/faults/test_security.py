@@ -11,15 +11,15 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from loratune.config.train import TrainSettings
+from loratune.config.train import TrainConfig
 from loratune.data import token_cache
-from loratune.data.sources.files import file_records
-from loratune.data.sources.hub import choose
+from loratune.data.sources.files import read_file_records
+from loratune.data.sources.hub import choose_files
 from loratune.data.sources.readers import read_rows
 from loratune.errors import UserError
 from loratune.models.adapter import load_adapter, read_adapter_weights
-from loratune.models.load import load_base
-from loratune.models.resolve import find_base, weights_in
+from loratune.models.load import load_model
+from loratune.models.resolve import list_weight_files, resolve_model
 from loratune.models.tokenizer import Tokenizer
 from loratune.system import hub
 from support.deadline import deadline
@@ -31,7 +31,17 @@ SOURCES = [*sorted((ROOT / "src").rglob("*.py")), *sorted(ROOT.glob("*.py"))]
 
 # Reading what these write can run any code.
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-UNSAFE_CALLS = {"eval", "exec", "compile", "__import__", "torch.load", "yaml.load", "yaml.unsafe_load", "os.system", "os.popen"}
+UNSAFE_CALLS = {
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "torch.load",
+    "yaml.load",
+    "yaml.unsafe_load",
+    "os.system",
+    "os.popen",
+}
 
 
 def unsafe(source: str) -> list[str]:
@@ -39,14 +49,26 @@ def unsafe(source: str) -> list[str]:
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            names = (
+                [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else [alias.name for alias in node.names]
+            )
             found += [name for name in names if name.partition(".")[0] in UNSAFE_MODULES]
-            found += [f"{names[0]}.{alias.name}" for alias in node.names if f"{names[0]}.{alias.name}" in UNSAFE_CALLS]
+            found += [
+                f"{names[0]}.{alias.name}"
+                for alias in node.names
+                if f"{names[0]}.{alias.name}" in UNSAFE_CALLS
+            ]
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             given = {word.arg: ast.unparse(word.value) for word in node.keywords}
             found += [called] if called in UNSAFE_CALLS else []
-            found += [name for name in ("shell", "allow_pickle", "trust_remote_code") if given.get(name, "False") != "False"]
+            found += [
+                name
+                for name in ("shell", "allow_pickle", "trust_remote_code")
+                if given.get(name, "False") != "False"
+            ]
             if called.endswith(".from_pretrained") and "trust_remote_code" not in given:
                 found.append(f"{called} without trust_remote_code=False")
     return found
@@ -102,13 +124,13 @@ def test_models_that_are_pickles_are_refused(tmp_path, trap, name):
     (tmp_path / "model" / "model.safetensors").unlink()
     (tmp_path / "model" / name).write_bytes(trap)
     with pytest.raises(UserError, match=r"is a pickle|no \.safetensors files"):
-        find_base(str(tmp_path / "model"))
+        resolve_model(str(tmp_path / "model"))
     with pytest.raises(UserError):
-        find_base(str(tmp_path / "model" / name))
+        resolve_model(str(tmp_path / "model" / name))
     # Another safetensors file beside it does not let it in.
     (tmp_path / "model" / "other.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
     with pytest.raises(UserError, match="cannot be read"):
-        load_base(find_base(str(tmp_path / "model")))
+        load_model(resolve_model(str(tmp_path / "model")))
 
 
 @pytest.mark.parametrize("name", ["adapter_model.bin", "adapter_model.pt"])
@@ -135,23 +157,35 @@ def test_data_of_kinds_that_run_code_is_refused(tmp_path, trap, kind):
 def test_a_pickle_in_parquets_metadata_stays_closed(tmp_path, trap):
     """Arrow's extension types for Python were pickles once (CVE-2023-47248)."""
     hidden = {b"ARROW:extension:name": b"arrow.py_extension_type", b"ARROW:extension:metadata": trap}
-    fields = [pyarrow.field("prompt", pyarrow.string(), metadata=hidden), pyarrow.field("completion", pyarrow.string())]
+    fields = [
+        pyarrow.field("prompt", pyarrow.string(), metadata=hidden),
+        pyarrow.field("completion", pyarrow.string()),
+    ]
     schema = pyarrow.schema(fields, metadata={b"pandas": trap.hex().encode()})
     pyarrow.parquet.write_table(pyarrow.table([["a"], ["b"]], schema=schema), tmp_path / "mine.parquet")
-    (record,) = file_records(tmp_path / "mine.parquet", {}, "mine")
+    (record,) = read_file_records(tmp_path / "mine.parquet", {}, "mine")
     assert (record.instruction, record.output) == ("a", "b")
 
 
 def test_a_pickle_among_the_encoded_rows_stays_closed(tmp_path, trap):
-    np.savez(tmp_path / "tokens-key.npz", told=np.array([Trap(tmp_path / "the trap was opened")], dtype=object), ids=1, lengths=1)
-    assert token_cache.recalled(tmp_path, "key", lambda: ([], {"made": {}})) == ([], {"made": {}})
+    np.savez(
+        tmp_path / "tokens-key.npz",
+        told=np.array([Trap(tmp_path / "the trap was opened")], dtype=object),
+        ids=1,
+        lengths=1,
+    )
+    assert token_cache.load_or_tokenize(tmp_path, "key", lambda: ([], {"made": {}})) == ([], {"made": {}})
 
 
-CODE = "from pathlib import Path\nPath({marker!r}).touch()\nclass Model: pass\nclass Config: pass\nclass Tokenizer: pass\n"
+CODE = (
+    "from pathlib import Path\nPath({marker!r}).touch()\nclass Model: pass\nclass Config: pass\nclass "
+    "Tokenizer: pass\n"
+)
 
 
 @pytest.mark.parametrize(
-    ("architecture", "tokenizer"), [("llama", False), ("llama", True), ("stranger", False), ("stranger", True)]
+    ("architecture", "tokenizer"),
+    [("llama", False), ("llama", True), ("stranger", False), ("stranger", True)],
 )
 def test_a_models_own_code_is_not_run(tmp_path, monkeypatch, architecture, tokenizer):
     """Nor is the user asked whether it may."""
@@ -159,7 +193,11 @@ def test_a_models_own_code_is_not_run(tmp_path, monkeypatch, architecture, token
     marker, folder = tmp_path / "it ran", tmp_path / "model"
     save_model(folder)
     (folder / "own.py").write_text(CODE.format(marker=str(marker)))
-    own = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model", "AutoTokenizer": ["own.Tokenizer", None]}
+    own = {
+        "AutoConfig": "own.Config",
+        "AutoModelForCausalLM": "own.Model",
+        "AutoTokenizer": ["own.Tokenizer", None],
+    }
     kernel = {"attn_implementation": "somebody/kernel", "_attn_implementation": "somebody/kernel"}
     for name, change in (
         ("config.json", {"model_type": architecture, "auto_map": own} | kernel),
@@ -168,7 +206,7 @@ def test_a_models_own_code_is_not_run(tmp_path, monkeypatch, architecture, token
         path = folder / name
         path.write_text(json.dumps(json.loads(path.read_text()) | change))
     try:
-        base = load_base(find_base(str(folder)))
+        base = load_model(resolve_model(str(folder)))
         assert base.tokenizer.encode("a") and architecture == "llama" and not tokenizer
     except UserError:
         assert architecture == "stranger" or tokenizer
@@ -177,7 +215,15 @@ def test_a_models_own_code_is_not_run(tmp_path, monkeypatch, architecture, token
 
 @pytest.mark.parametrize(
     "name",
-    ["../other.safetensors", "/other.safetensors", "sub/../../x.safetensors", "pytorch_model.bin", "..", "", "none.safetensors"],
+    [
+        "../other.safetensors",
+        "/other.safetensors",
+        "sub/../../x.safetensors",
+        "pytorch_model.bin",
+        "..",
+        "",
+        "none.safetensors",
+    ],
 )
 def test_an_index_leads_nowhere_else(tmp_path, trap, name):
     folder = tmp_path / "model"
@@ -187,8 +233,10 @@ def test_an_index_leads_nowhere_else(tmp_path, trap, name):
     (folder / "pytorch_model.bin").write_bytes(trap)
     index = {"metadata": {}, "weight_map": {"a": "part.safetensors", "b": name}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(UserError, match=r"index\.json: weight_map: b: .* is no \.safetensors file of this folder"):
-        find_base(str(folder))
+    with pytest.raises(
+        UserError, match=r"index\.json: weight_map: b: .* is no \.safetensors file of this folder"
+    ):
+        resolve_model(str(folder))
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 3}}', "{"])
@@ -196,36 +244,44 @@ def test_a_broken_index_is_named(tmp_path, content):
     save_model(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text(content)
     with pytest.raises(UserError, match=r"model\.safetensors\.index\.json"):
-        weights_in(tmp_path)
+        list_weight_files(tmp_path)
 
 
 def test_an_adapter_inside_of_a_base_is_refused(tmp_path):
     save_model(tmp_path)
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/somewhere/else"}))
     with pytest.raises(UserError, match="an adapter lies in it"):
-        find_base(str(tmp_path))
+        resolve_model(str(tmp_path))
 
 
 def test_an_adapters_configuration_leads_nowhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_tuned(tmp_path)
     path = tmp_path / "adapter" / "adapter_config.json"
-    elsewhere = {"base_model_name_or_path": "../../etc/passwd", "auto_mapping": {"base_model_class": "os"}, "revision": "../x"}
+    elsewhere = {
+        "base_model_name_or_path": "../../etc/passwd",
+        "auto_mapping": {"base_model_class": "os"},
+        "revision": "../x",
+    }
     path.write_text(json.dumps(json.loads(path.read_text()) | elsewhere))
     monkeypatch.setattr(hub, "download", lambda *_, **__: pytest.fail("something was fetched"))
-    load_adapter(load_base(find_base("base")).decoder, tmp_path / "adapter")
+    load_adapter(load_model(resolve_model("base")).decoder, tmp_path / "adapter")
 
 
-@pytest.mark.parametrize("name", ["../train.jsonl", "/etc/train.jsonl", "data/../../train.jsonl", "..\\train.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["../train.jsonl", "/etc/train.jsonl", "data/../../train.jsonl", "..\\train.jsonl"]
+)
 def test_a_data_set_on_the_hub_leads_nowhere_else(name):
     with pytest.raises(UserError, match="names a file outside of itself"):
-        choose(["data/train.jsonl", name], "owner/name", "")
+        choose_files(["data/train.jsonl", name], "owner/name", "")
 
 
-@pytest.mark.parametrize("run", ["../run", "/run", "a/b", "..", ".", ".hidden", "", "a\\b", "a\n", "a\0", "~", "-rf", "a b"])
+@pytest.mark.parametrize(
+    "run", ["../run", "/run", "a/b", "..", ".", ".hidden", "", "a\\b", "a\n", "a\0", "~", "-rf", "a b"]
+)
 def test_a_run_is_a_folder_of_its_own(run):
     with pytest.raises(UserError, match="--run: "):
-        TrainSettings.checked({"run": run})
+        TrainConfig.validate_all({"run": run})
 
 
 HEADERS = {
@@ -260,21 +316,26 @@ def test_hostile_safetensors_are_refused(tmp_path, monkeypatch, what):
     save_tuned(tmp_path)
     (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(HEADERS[what])
     (tmp_path / "base" / "model.safetensors").write_bytes(HEADERS[what])
-    with deadline(), pytest.raises(UserError, match=r"--adapter .*: adapter_model\.safetensors cannot be read"):
+    with (
+        deadline(),
+        pytest.raises(UserError, match=r"--adapter .*: adapter_model\.safetensors cannot be read"),
+    ):
         read_adapter_weights(tmp_path / "adapter")
     with deadline(), pytest.raises(UserError, match="--model base: "):
-        load_base(find_base("base"))
+        load_model(resolve_model("base"))
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json"])
-@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000, '{"version": 1e999, "model": {"type": "x"}}', "\x00"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "[" * 100_000, '{"version": 1e999, "model": {"type": "x"}}', "\x00"]
+)
 def test_broken_descriptions_of_a_model_are_refused_or_do_no_harm(tmp_path, name, content):
     save_model(tmp_path)
     (tmp_path / name).write_text(content)
     with deadline():
         try:
             assert Tokenizer.load(tmp_path).encode("a")
-            load_base(find_base(str(tmp_path)))
+            load_model(resolve_model(str(tmp_path)))
         except UserError as error:
             assert str(tmp_path) in str(error)
         else:

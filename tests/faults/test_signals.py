@@ -13,15 +13,15 @@ from loratune.cli.main import main
 from loratune.commands import ready
 from loratune.commands import train as training
 from loratune.models.tokenizer import Tokenizer
-from loratune.system.atomic import write_together
-from loratune.system.signals import ENDING, held_back
+from loratune.system.atomic import write_all_atomically
+from loratune.system.signals import STOP_SIGNALS, delayed_signals
 from loratune.training import loop
 from loratune.training.checkpoint import RunFolder
 from support.faults import content
 from support.training_runs import TRAIN, adapter, same, train
 
 ONE = ["--steps", "3", "--validations", "2", "--run", "one", "--out", "tuned"]
-names = [signal.Signals(number).name for number in ENDING]
+names = [signal.Signals(number).name for number in STOP_SIGNALS]
 
 
 COMMANDS = (
@@ -48,13 +48,13 @@ def sending(times: int, number: int, original):
 # In which function the signal comes.
 MOMENTS = {
     "a step": (loop, "train_step"),
-    "the first validation": (loop, "validation_nll"),
+    "the first validation": (loop, "compute_validation_nll"),
     "a checkpoint": (RunFolder, "save"),
 }
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("number", ENDING, ids=names)
+@pytest.mark.parametrize("number", STOP_SIGNALS, ids=names)
 def test_once_saves_and_says_how_to_go_on(place, whole, capsys, monkeypatch, moment, number):
     owner, name = MOMENTS[moment]
     with monkeypatch.context() as patch:
@@ -78,12 +78,12 @@ def test_twice_ends_at_once_and_keeps_the_newest_checkpoint(place, whole, capsys
     assert same(adapter(place / "tuned"), whole)
 
 
-@pytest.mark.parametrize("number", ENDING, ids=names)
+@pytest.mark.parametrize("number", STOP_SIGNALS, ids=names)
 @pytest.mark.parametrize(
     ("where", "name"),
     [
-        *[(ready, "load_base"), (ready, "read_data"), (ready, "try_out")],
-        *[(training, "plot_losses"), (training, "model_card"), (training, "summarise")],
+        *[(ready, "load_model"), (ready, "read_data"), (ready, "run_autotune")],
+        *[(training, "plot_losses"), (training, "render_model_card"), (training, "write_summary")],
     ],
     ids=lambda part: part if isinstance(part, str) else "",
 )
@@ -110,7 +110,7 @@ def test_while_the_adapter_is_written_the_old_one_stays(place, capsys, monkeypat
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
-@pytest.mark.parametrize("number", ENDING, ids=names)
+@pytest.mark.parametrize("number", STOP_SIGNALS, ids=names)
 def test_other_commands_end_without_a_trace(place, capsys, monkeypatch, words, number):
     before = content(place)
     monkeypatch.setattr(Tokenizer, "encode_batch", sending(1, number, Tokenizer.encode_batch))
@@ -124,13 +124,13 @@ def test_files_that_belong_together_take_their_places_together(tmp_path, monkeyp
     """The signal comes between the first and the second of them."""
     monkeypatch.setattr(os, "replace", sending(1, signal.SIGINT, os.replace))
     with pytest.raises(KeyboardInterrupt):
-        write_together({tmp_path / "a": "1", tmp_path / "b": "2"})
+        write_all_atomically({tmp_path / "a": "1", tmp_path / "b": "2"})
     assert content(tmp_path) == {"a": b"1", "b": b"2"}
 
 
 def test_what_is_held_back_comes_afterwards():
     reached = []
-    with pytest.raises(KeyboardInterrupt), held_back():
+    with pytest.raises(KeyboardInterrupt), delayed_signals():
         os.kill(os.getpid(), signal.SIGINT)
         reached.append(True)
     assert reached
@@ -148,9 +148,9 @@ def test_a_signal_that_is_ignored_stays_ignored(place, whole, monkeypatch):
 
 
 def test_handlers_are_put_back(place):
-    before = [signal.getsignal(number) for number in ENDING]
+    before = [signal.getsignal(number) for number in STOP_SIGNALS]
     assert train(*ONE, "--dry-run") == 0
-    assert [signal.getsignal(number) for number in ENDING] == before
+    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
 
 
 @pytest.mark.slow
@@ -158,7 +158,9 @@ def test_a_terminal_that_is_closed(place, whole):
     """Its program gets SIGHUP, and can print nothing any more; it saves all the same."""
     parent, child = os.openpty()
     command = [sys.executable, "-m", "loratune", *TRAIN, "--steps", "100000", "--run", "long"]
-    program = subprocess.Popen(command, stdin=child, stdout=child, stderr=child, start_new_session=True, preexec_fn=take_terminal)
+    program = subprocess.Popen(
+        command, stdin=child, stdout=child, stderr=child, start_new_session=True, preexec_fn=take_terminal
+    )
     os.close(child)
     seen = b""
     while b"  val " not in seen:  # steps are being taken

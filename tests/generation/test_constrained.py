@@ -1,4 +1,6 @@
-"""A constrained answer is the likeliest, or a drawn, text of the language: as if the other tokens did not exist."""
+"""A constrained answer is the likeliest, or a drawn, text of the language: as if the other tokens did not
+exist.
+"""
 
 from collections.abc import Iterator
 
@@ -6,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from loratune.config.shared import Decoding
+from loratune.config.shared import DecodingConfig
 from loratune.generation import engine
-from loratune.generation.constrained import Constraint, Vocabulary
-from loratune.generation.engine import Writing, generate
-from loratune.generation.sampling import choose, choose_within, generator_of
+from loratune.generation.constrained import Constraint, TokenBytes
+from loratune.generation.engine import RunningAnswer, generate
+from loratune.generation.sampling import choose_constrained, choose_tokens, make_generator
 from support.small_models import LLAMA_SHAPES, logits, ours, reference
 
 END = 0
@@ -36,12 +38,14 @@ class Words:
                 return None
         return count, word
 
-    def is_whole(self, state):
+    def is_complete(self, state):
         return state[1] in self.words
 
 
 def pieces() -> dict[int, bytes]:
-    """1 to 210: single letters, pairs and triples, each several times, some with a comma in them, some empty; 0 is the end."""
+    """1 to 210: single letters, pairs and triples, each several times, some with a comma in them, some empty;
+    0 is the end.
+    """
     generator = np.random.default_rng(0)
     made = {token: LETTERS[token - 1 : token] for token in range(1, 9)} | {9: b",", 10: b""}
     for token in range(11, 211):
@@ -50,7 +54,7 @@ def pieces() -> dict[int, bytes]:
 
 
 PIECES = pieces()
-VOCABULARY = Vocabulary(PIECES, END)
+VOCABULARY = TokenBytes(PIECES, END)
 LANGUAGES = [Words([b"abc", b"fade", b"a", b"hab"], 9), Words([b"gg", b"hedge"], 4), Words([b"bad"], 1)]
 CONSTRAINTS = [Constraint(language, VOCABULARY) for language in LANGUAGES]
 
@@ -58,16 +62,22 @@ CONSTRAINTS = [Constraint(language, VOCABULARY) for language in LANGUAGES]
 def all_allowed(constraint: Constraint, text: bytes) -> list[int]:
     """By trying every token."""
     language = constraint.language
-    found = [token for token, piece in PIECES.items() if piece and language.after(language.start, text + piece) is not None]
-    return sorted(found + [END] * language.is_whole(language.after(language.start, text)))
+    found = [
+        token
+        for token, piece in PIECES.items()
+        if piece and language.after(language.start, text + piece) is not None
+    ]
+    return sorted(found + [END] * language.is_complete(language.after(language.start, text)))
 
 
 @pytest.mark.parametrize("text", [b"", b"a", b"ab", b"abc", b"abc,", b"abc,fad", b"hab,hab"])
 def test_allowed_tokens_are_all_that_the_language_goes_on_with(text):
     constraint = CONSTRAINTS[0]
     state = constraint.language.after(constraint.language.start, text)
-    assert constraint.allowed(state) == all_allowed(constraint, text)
-    assert constraint.allowed(state) == [token for token in range(300) if constraint.allows(state, token)]
+    assert constraint.list_allowed(state) == all_allowed(constraint, text)
+    assert constraint.list_allowed(state) == [
+        token for token in range(300) if constraint.is_allowed(state, token)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +104,8 @@ def one_by_one(decoder, prompt: list[int], constraint: Constraint) -> list[int]:
 
 
 def test_greedy_answers_are_the_likeliest_allowed_tokens(decoder):
-    answers = generate(decoder, PROMPTS, {END}, Decoding(max_new_tokens=40), constraints=FOR_PROMPTS)
-    free = generate(decoder, PROMPTS, {END}, Decoding(max_new_tokens=40))
+    answers = generate(decoder, PROMPTS, {END}, DecodingConfig(max_new_tokens=40), constraints=FOR_PROMPTS)
+    free = generate(decoder, PROMPTS, {END}, DecodingConfig(max_new_tokens=40))
     for prompt, answer, constraint, unconstrained in zip(PROMPTS, answers, FOR_PROMPTS, free, strict=True):
         if constraint is None:
             assert answer == unconstrained
@@ -108,57 +118,63 @@ GUESSABLE = ({}, {"temperature": 0.5, "top_k": 3})  # the others vary too much t
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_answers_are_in_the_language_and_depend_neither_on_the_batch_nor_on_guesses(decoder, sampling, monkeypatch):
+def test_answers_are_in_the_language_and_depend_neither_on_the_batch_nor_on_guesses(
+    decoder, sampling, monkeypatch
+):
     guessed_right = []
-    add = Writing.add
+    add = RunningAnswer.add
 
     def watched(answer, *arguments):
         finished = add(answer, *arguments)
-        guessed_right.append(answer.constraint is not None and answer.gain > 1)
+        guessed_right.append(answer.constraint is not None and answer.tokens_added > 1)
         return finished
 
-    monkeypatch.setattr(Writing, "add", watched)
+    monkeypatch.setattr(RunningAnswer, "add", watched)
     # The prompt repeats what may be written, so that there is something to guess.
     prompts = [[*prompt, *([1, 2, 3, 9] * 5)] for prompt in PROMPTS]
-    decoding = Decoding(max_new_tokens=60, seed=2, **sampling)
+    decoding = DecodingConfig(max_new_tokens=60, seed=2, **sampling)
     answers = generate(decoder, prompts, {END}, decoding, constraints=FOR_PROMPTS)
     for batch_size in (1, 4):
         again = decoding.model_copy(update={"batch_size": batch_size})
         assert generate(decoder, prompts, {END}, again, constraints=FOR_PROMPTS) == answers
     if sampling in GUESSABLE:
         assert any(guessed_right)
-    monkeypatch.setattr(engine, "GUESSES", 0)
+    monkeypatch.setattr(engine, "MAX_GUESSES", 0)
     assert generate(decoder, prompts, {END}, decoding, constraints=FOR_PROMPTS) == answers
     for answer, constraint in zip(answers, FOR_PROMPTS, strict=True):
         if constraint:
             assert answer.ended == "eos"
-            assert constraint.language.is_whole(constraint.read(answer.ids))
+            assert constraint.language.is_complete(constraint.read(answer.ids))
 
 
-def chosen(rows: torch.Tensor, decoding: Decoding, count: int) -> Iterator[int]:
-    return choose_within(rows, CONSTRAINTS[0], [], decoding, generator_of(0, count))
+def chosen(rows: torch.Tensor, decoding: DecodingConfig, count: int) -> Iterator[int]:
+    return choose_constrained(rows, CONSTRAINTS[0], [], decoding, make_generator(0, count))
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_draws_are_those_of_a_model_without_the_other_tokens(sampling):
-    decoding, row = Decoding(**sampling), torch.randn(211, generator=torch.Generator().manual_seed(1))
+    decoding, row = DecodingConfig(**sampling), torch.randn(211, generator=torch.Generator().manual_seed(1))
     masked = torch.full_like(row, -torch.inf)
-    allowed = CONSTRAINTS[0].allowed(CONSTRAINTS[0].language.start)
+    allowed = CONSTRAINTS[0].list_allowed(CONSTRAINTS[0].language.start)
     masked[allowed] = row[allowed]
     for count in range(200):
-        assert next(chosen(row[None], decoding, count)) == next(choose(masked[None], decoding, generator_of(0, count)))
+        assert next(chosen(row[None], decoding, count)) == next(
+            choose_tokens(masked[None], decoding, make_generator(0, count))
+        )
 
 
 def test_each_choice_takes_one_draw_and_moves_the_text_on():
     rows = torch.randn(5, 211, generator=torch.Generator().manual_seed(3))
-    generator, same = generator_of(0, 0), generator_of(0, 0)
-    constraint, decoding, written = CONSTRAINTS[0], Decoding(temperature=1.0), []
-    choices = choose_within(rows, constraint, [], decoding, generator)
+    generator, same = make_generator(0, 0), make_generator(0, 0)
+    constraint, decoding, written = CONSTRAINTS[0], DecodingConfig(temperature=1.0), []
+    choices = choose_constrained(rows, constraint, [], decoding, generator)
     for number in range(3):
         token = next(choices)
         if token == END:
             break
         assert token in all_allowed(constraint, b"".join(PIECES[token] for token in written))
-        assert token == next(choose_within(rows[number : number + 1], constraint, written, decoding, same))
+        assert token == next(
+            choose_constrained(rows[number : number + 1], constraint, written, decoding, same)
+        )
         written.append(token)
     assert generator.random() == same.random()

@@ -4,15 +4,19 @@ import pytest
 import torch
 from transformers import GPT2Config, RepetitionPenaltyLogitsProcessor
 
-from loratune.config.shared import Decoding
+from loratune.config.shared import DecodingConfig
 from loratune.generation import cache as caching
-from loratune.generation.cache import Cache, slots_for
+from loratune.generation.cache import KVCache, choose_slot_count
 from loratune.generation.engine import generate
 from loratune.models.load import set_precision
-from loratune.models.lora import add_lora, linears, without_adapter
+from loratune.models.lora import add_lora, named_linears, without_adapter
 from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, randomise_lora, reference
 
-SHAPES = {"gpt2": GPT2_SHAPES["cerebras-gpt"], "smollm2": LLAMA_SHAPES["smollm2"], "untied": LLAMA_SHAPES["tinyllama"]}
+SHAPES = {
+    "gpt2": GPT2_SHAPES["cerebras-gpt"],
+    "smollm2": LLAMA_SHAPES["smollm2"],
+    "untied": LLAMA_SHAPES["tinyllama"],
+}
 NO_END = frozenset()
 
 
@@ -35,13 +39,18 @@ def expected(model, prompt, count, end_ids=NO_END, **options):
     options |= {"eos_token_id": sorted(end_ids)} if end_ids else {}
     model.generation_config.eos_token_id = None
     out = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False, pad_token_id=0, **options
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=count,
+        do_sample=False,
+        pad_token_id=0,
+        **options,
     )
     return out[0, len(prompt) :].tolist()
 
 
 def test_greedy_answers_are_those_of_transformers(model):
-    answers = generate(ours(model), PROMPTS, NO_END, Decoding(max_new_tokens=20, batch_size=4))
+    answers = generate(ours(model), PROMPTS, NO_END, DecodingConfig(max_new_tokens=20, batch_size=4))
     for prompt, answer in zip(PROMPTS, answers, strict=True):
         assert answer.ids == expected(model, prompt, 20)
         assert answer.ended == "length"
@@ -49,9 +58,9 @@ def test_greedy_answers_are_those_of_transformers(model):
 
 def test_end_of_text_ends_an_answer_as_in_transformers(model):
     decoder = ours(model)
-    free = generate(decoder, PROMPTS, NO_END, Decoding(max_new_tokens=30))
+    free = generate(decoder, PROMPTS, NO_END, DecodingConfig(max_new_tokens=30))
     end_ids = {free[4].ids[7], free[2].ids[9]}  # tokens that at least two answers are known to reach
-    answers = generate(decoder, PROMPTS, end_ids, Decoding(max_new_tokens=30, batch_size=3))
+    answers = generate(decoder, PROMPTS, end_ids, DecodingConfig(max_new_tokens=30, batch_size=3))
     for number in (2, 4):
         first = min(place for place, token in enumerate(free[number].ids) if token in end_ids)
         assert answers[number].ended == "eos" and answers[number].ids == free[number].ids[:first]
@@ -64,9 +73,13 @@ def test_end_of_text_ends_an_answer_as_in_transformers(model):
 @pytest.mark.parametrize("penalty", [1.05, 1.3, 4.0])
 def test_penalised_answers_are_those_of_transformers(model, penalty):
     decoder = ours(model)
-    answers = generate(decoder, PROMPTS, NO_END, Decoding(max_new_tokens=30, batch_size=4, repetition_penalty=penalty))
+    answers = generate(
+        decoder, PROMPTS, NO_END, DecodingConfig(max_new_tokens=30, batch_size=4, repetition_penalty=penalty)
+    )
     for prompt, answer in zip(PROMPTS, answers, strict=True):
-        ignore = {"logits_processor": [RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=len(prompt))]}
+        ignore = {
+            "logits_processor": [RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=len(prompt))]
+        }
         assert answer.ids == expected(model, prompt, 30, **ignore)
 
 
@@ -84,55 +97,69 @@ SAMPLINGS = [
 def test_an_answer_does_not_depend_on_the_batch(model, sampling):
     decoder = ours(model)
     # Some token that ends answers early, so that rows leave the batch and others enter it at different times.
-    end_ids = {generate(decoder, PROMPTS[:1], NO_END, Decoding(max_new_tokens=8, seed=3, **sampling))[0].ids[5]}
-    single = generate(decoder, PROMPTS, end_ids, Decoding(max_new_tokens=25, batch_size=1, seed=3, **sampling))
+    end_ids = {
+        generate(decoder, PROMPTS[:1], NO_END, DecodingConfig(max_new_tokens=8, seed=3, **sampling))[0].ids[5]
+    }
+    single = generate(
+        decoder, PROMPTS, end_ids, DecodingConfig(max_new_tokens=25, batch_size=1, seed=3, **sampling)
+    )
     assert single[0].ended == "eos"
     for batch_size in (2, 5, 16):
-        decoding = Decoding(max_new_tokens=25, batch_size=batch_size, seed=3, **sampling)
+        decoding = DecodingConfig(max_new_tokens=25, batch_size=batch_size, seed=3, **sampling)
         assert generate(decoder, PROMPTS, end_ids, decoding) == single
 
 
 def test_the_adapter_writes_what_it_writes_uncached_and_leaves_the_weights_as_they_were(model):
     decoder = ours(model)
-    base = generate(decoder, PROMPTS, NO_END, Decoding(max_new_tokens=10))
+    base = generate(decoder, PROMPTS, NO_END, DecodingConfig(max_new_tokens=10))
     add_lora(decoder, 4, 8, 0.0, ["all"])
     randomise_lora(decoder)
     before = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
-    answers = generate(decoder, PROMPTS, NO_END, Decoding(max_new_tokens=10, batch_size=4))
+    answers = generate(decoder, PROMPTS, NO_END, DecodingConfig(max_new_tokens=10, batch_size=4))
     assert answers != base
     for prompt, answer in zip(PROMPTS, answers, strict=True):
         with torch.inference_mode():
             likeliest = logits(decoder, torch.tensor(prompt + answer.ids)).argmax(-1)  # the adapter apart
         assert answer.ids == likeliest[len(prompt) - 1 : -1].tolist()
     with without_adapter(decoder):
-        assert generate(decoder, PROMPTS, NO_END, Decoding(max_new_tokens=10, batch_size=4)) == base
+        assert generate(decoder, PROMPTS, NO_END, DecodingConfig(max_new_tokens=10, batch_size=4)) == base
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        generate(decoder, PROMPTS, NO_END, Decoding(), interrupt)
+        generate(decoder, PROMPTS, NO_END, DecodingConfig(), interrupt)
     assert all(tensor.equal(before[name]) for name, tensor in decoder.state_dict().items())
-    assert all(linear.adapted for _, linear in linears(decoder))
+    assert all(linear.adapter_enabled for _, linear in named_linears(decoder))
 
 
 def test_the_seed_decides_and_each_prompt_draws_its_own_numbers(model):
     decoder, same_prompt = ours(model), [PROMPTS[1]] * 2
-    first = generate(decoder, same_prompt, NO_END, Decoding(max_new_tokens=20, temperature=1, seed=1))
-    assert first == generate(decoder, same_prompt, NO_END, Decoding(max_new_tokens=20, temperature=1, seed=1))
-    assert first != generate(decoder, same_prompt, NO_END, Decoding(max_new_tokens=20, temperature=1, seed=2))
+    first = generate(decoder, same_prompt, NO_END, DecodingConfig(max_new_tokens=20, temperature=1, seed=1))
+    assert first == generate(
+        decoder, same_prompt, NO_END, DecodingConfig(max_new_tokens=20, temperature=1, seed=1)
+    )
+    assert first != generate(
+        decoder, same_prompt, NO_END, DecodingConfig(max_new_tokens=20, temperature=1, seed=2)
+    )
     assert first[0] != first[1]
 
 
 @pytest.mark.parametrize(("batch_size", "most_reads"), [(1, 5), (4, 2), (64, 1)])
 def test_samples_are_what_each_seed_gives_by_itself(model, monkeypatch, batch_size, most_reads):
     """And a prompt is not read again while another answer to it is running."""
-    decoder, read, attend = ours(model), [], Cache.attend
-    monkeypatch.setattr(Cache, "attend", lambda self, more, prompts: read.extend(prompts) or attend(self, more, prompts))
+    decoder, read, attend = ours(model), [], KVCache.prepare_attention
+    monkeypatch.setattr(
+        KVCache,
+        "prepare_attention",
+        lambda self, more, prompts: read.extend(prompts) or attend(self, more, prompts),
+    )
     settings = {"max_new_tokens": 12, "temperature": 1.1, "batch_size": batch_size}
-    alone = [generate(decoder, PROMPTS, NO_END, Decoding(seed=3 + sample, **settings)) for sample in range(5)]
+    alone = [
+        generate(decoder, PROMPTS, NO_END, DecodingConfig(seed=3 + sample, **settings)) for sample in range(5)
+    ]
     read.clear()
-    together = generate(decoder, PROMPTS, NO_END, Decoding(seed=3, **settings), samples=5)
+    together = generate(decoder, PROMPTS, NO_END, DecodingConfig(seed=3, **settings), samples=5)
     assert together == [answer for one in alone for answer in one]
     assert len(set(map(str, alone))) == 5
     assert len(PROMPTS) <= len(read) <= most_reads * len(PROMPTS)
@@ -141,14 +168,18 @@ def test_samples_are_what_each_seed_gives_by_itself(model, monkeypatch, batch_si
 @torch.inference_mode()
 @pytest.mark.parametrize(("precision", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 1e-2)])
 def test_cached_logits_are_the_uncached_ones(model, precision, tolerance):
-    """Every call's logits, while answers of different lengths enter, go on with right and wrong guesses, and leave."""
+    """Every call's logits, while answers of different lengths enter, go on with right and wrong guesses, and
+    leave.
+    """
     decoder, texts = set_precision(ours(model), precision), prompts_of([40, 55, 48])
-    cache, at = Cache(decoder, slots=3, capacity=60), [10, 20, 1]
+    cache, at = KVCache(decoder, slots=3, capacity=60), [10, 20, 1]
     cache.keys.fill_(torch.nan), cache.values.fill_(torch.nan)  # what is free is never read
     begun: list[int] = []  # the texts in the slots
 
     def call(new, right=(1, 1, 1), wrong=(0, 0, 0)):
-        """Feed `right` tokens of each text that has begun, then `wrong` others, and the first tokens of new texts."""
+        """Feed `right` tokens of each text that has begun, then `wrong` others, and the first tokens of new
+        texts.
+        """
         fed, positions, rows = [], [], []
         for text in begun:
             true = texts[text][at[text] : at[text] + right[text]]
@@ -161,10 +192,14 @@ def test_cached_logits_are_the_uncached_ones(model, precision, tolerance):
             fed += texts[text][: at[text]]
             rows.append((len(fed) - 1, text, at[text]))
         more = [right[text] + wrong[text] for text in begun]
-        hidden = decoder(torch.tensor(fed), torch.tensor(positions), cache.attend(more, [at[text] for text in new]))
+        hidden = decoder(
+            torch.tensor(fed),
+            torch.tensor(positions),
+            cache.prepare_attention(more, [at[text] for text in new]),
+        )
         begun.extend(new)
         for slot, text in enumerate(begun):
-            cache.forget(slot, at[text])
+            cache.truncate(slot, at[text])
         for row, text, length in rows:
             uncached = logits(decoder, torch.tensor(texts[text][:length]))[-1]
             assert (decoder.logits(hidden[row]) - uncached).abs().max() < tolerance
@@ -176,7 +211,7 @@ def test_cached_logits_are_the_uncached_ones(model, precision, tolerance):
     call([], wrong=(4, 0, 0))
     call([2], right=(3, 1, 1), wrong=(0, 2, 0))
     call([], right=(2, 4, 3), wrong=(1, 0, 5))
-    cache.free(0)
+    cache.free_slot(0)
     begun[0] = begun.pop()
     for number in range(10):
         call([], right=(0, 1, 2), wrong=(0, number % 3, 1))
@@ -189,10 +224,11 @@ def test_cached_logits_are_the_uncached_ones_up_to_the_last_position(config):
     decoder = ours(reference(config))
     end = decoder.spec.max_positions
     ids, positions = torch.tensor(prompts_of([end])[0]), torch.arange(end)
-    cache, begun = Cache(decoder, slots=1, capacity=end), end - 20
-    hidden = [decoder(ids[:begun], positions[:begun], cache.attend([], [begun]))[-1:]]
+    cache, begun = KVCache(decoder, slots=1, capacity=end), end - 20
+    hidden = [decoder(ids[:begun], positions[:begun], cache.prepare_attention([], [begun]))[-1:]]
     hidden += [
-        decoder(ids[place : place + 1], positions[place : place + 1], cache.attend([1], [])) for place in range(begun, end)
+        decoder(ids[place : place + 1], positions[place : place + 1], cache.prepare_attention([1], []))
+        for place in range(begun, end)
     ]
     uncached = logits(decoder, ids)[begun - 1 :]
     assert (decoder.logits(torch.cat(hidden)) - uncached).abs().max() < 1e-4
@@ -201,34 +237,43 @@ def test_cached_logits_are_the_uncached_ones_up_to_the_last_position(config):
 def test_the_models_last_position_ends_an_answer():
     decoder = ours(reference(SHAPES["smollm2"]))
     long, short = prompts_of([decoder.spec.max_positions - 4, 9])
-    answers = generate(decoder, [long, short], NO_END, Decoding(max_new_tokens=10))
+    answers = generate(decoder, [long, short], NO_END, DecodingConfig(max_new_tokens=10))
     assert [len(answer.ids) for answer in answers] == [4, 10]
     assert answers[0].ended == "length"
     for unusable in ([], [1] * decoder.spec.max_positions):
         with pytest.raises(ValueError, match="there must be 1 to 511"):
-            generate(decoder, [unusable], NO_END, Decoding())
+            generate(decoder, [unusable], NO_END, DecodingConfig())
 
 
 def test_the_cache_takes_a_quarter_of_the_free_memory_at_most(model, monkeypatch):
     decoder = ours(model)
-    cache = Cache(decoder, slots=1, capacity=50)
+    cache = KVCache(decoder, slots=1, capacity=50)
     slot = cache.keys.nbytes + cache.values.nbytes
     for free, slots in ((4 * slot * 10, 10), (4 * slot * 10 - 1, 9), (4 * slot * 99, 64), (0, 1)):
         monkeypatch.setattr(caching, "available_memory", lambda free=free: free)
-        assert slots_for(decoder, 64, 50) == slots
-    assert generate(decoder, PROMPTS, NO_END, Decoding(max_new_tokens=6)) == [
-        generate(decoder, [prompt], NO_END, Decoding(max_new_tokens=6))[0] for prompt in PROMPTS
+        assert choose_slot_count(decoder, 64, 50) == slots
+    assert generate(decoder, PROMPTS, NO_END, DecodingConfig(max_new_tokens=6)) == [
+        generate(decoder, [prompt], NO_END, DecodingConfig(max_new_tokens=6))[0] for prompt in PROMPTS
     ]
 
 
 def test_progress_counts_all_tokens_and_answers(model):
     seen = []
-    answers = generate(ours(model), PROMPTS, NO_END, Decoding(max_new_tokens=6, batch_size=4), lambda *added: seen.append(added))
-    assert [sum(column) for column in zip(*seen, strict=True)] == [sum(len(answer.ids) for answer in answers), len(PROMPTS)]
+    answers = generate(
+        ours(model),
+        PROMPTS,
+        NO_END,
+        DecodingConfig(max_new_tokens=6, batch_size=4),
+        lambda *added: seen.append(added),
+    )
+    assert [sum(column) for column in zip(*seen, strict=True)] == [
+        sum(len(answer.ids) for answer in answers),
+        len(PROMPTS),
+    ]
 
 
 def test_no_prompts_no_answers(model):
-    assert generate(ours(model), [], NO_END, Decoding()) == []
+    assert generate(ours(model), [], NO_END, DecodingConfig()) == []
 
 
 def test_real_smollm2(smollm2):
@@ -236,11 +281,17 @@ def test_real_smollm2(smollm2):
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(smollm2.found.folder, dtype=torch.float32).eval()
-    questions = ["Name three colours.", "What is a bond?", "Write a sentence about a long journey by train through the snow."]
+    questions = [
+        "Name three colours.",
+        "What is a bond?",
+        "Write a sentence about a long journey by train through the snow.",
+    ]
     prompts = [smollm2.tokenizer.encode(f"### Instruction:\n{text}\n\n### Response:\n") for text in questions]
     end_ids = smollm2.tokenizer.end_ids
-    batched = generate(smollm2.decoder, prompts, end_ids, Decoding(max_new_tokens=16, batch_size=3))
-    assert batched == generate(smollm2.decoder, prompts, end_ids, Decoding(max_new_tokens=16, batch_size=1))
+    batched = generate(smollm2.decoder, prompts, end_ids, DecodingConfig(max_new_tokens=16, batch_size=3))
+    assert batched == generate(
+        smollm2.decoder, prompts, end_ids, DecodingConfig(max_new_tokens=16, batch_size=1)
+    )
     for prompt, answer in zip(prompts, batched, strict=True):
         theirs = expected(model, prompt, 16, end_ids)
         assert answer.ids == (theirs[:-1] if answer.ended == "eos" else theirs)

@@ -1,14 +1,16 @@
-"""Guesses from an index are those of a search, and answers with guesses are those without, token for token and draw for draw."""
+"""Guesses from an index are those of a search, and answers with guesses are those without, token for token
+and draw for draw.
+"""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratune.config.shared import Decoding
+from loratune.config.shared import DecodingConfig
 from loratune.generation import engine
-from loratune.generation.engine import Answer, Writing, generate
-from loratune.generation.prompt_lookup import CLUE, Text
-from loratune.generation.sampling import generator_of
+from loratune.generation.engine import Answer, RunningAnswer, generate
+from loratune.generation.prompt_lookup import NGRAM_SIZE, NgramIndex
+from loratune.generation.sampling import make_generator
 from support.small_models import LLAMA_SHAPES, ours, reference
 
 NO_END = frozenset()
@@ -17,8 +19,8 @@ FEW_TOKENS = st.lists(st.integers(0, 2), max_size=40)  # of few kinds, so that c
 
 def searched(tokens: list[int], count: int) -> list[int]:
     """What `Text.guess` says it gives, found by comparing every place."""
-    for place in reversed(range(CLUE, len(tokens))):
-        if tokens[place - CLUE : place] == tokens[-CLUE:]:
+    for place in reversed(range(NGRAM_SIZE, len(tokens))):
+        if tokens[place - NGRAM_SIZE : place] == tokens[-NGRAM_SIZE:]:
             round_ = tokens[place:]
             return (round_ * (count + 1))[:count]
     return []
@@ -26,7 +28,7 @@ def searched(tokens: list[int], count: int) -> list[int]:
 
 @given(FEW_TOKENS, FEW_TOKENS, st.integers(0, 20))
 def test_a_guess_is_what_followed_the_same_tokens_last(prompt, answer, count):
-    text = Text(prompt)
+    text = NgramIndex(prompt)
     assert text.guess(count) == searched(prompt, count)
     for number, token in enumerate(answer, 1):
         text.append(token)
@@ -34,16 +36,16 @@ def test_a_guess_is_what_followed_the_same_tokens_last(prompt, answer, count):
 
 
 def test_a_text_that_goes_round_is_guessed_to_go_on():
-    assert Text([9, 1, 2, 3, 1, 2, 3, 1, 2]).guess(7) == [3, 1, 2, 3, 1, 2, 3]
-    assert Text([7, 7, 7, 7]).guess(5) == [7] * 5
+    assert NgramIndex([9, 1, 2, 3, 1, 2, 3, 1, 2]).guess(7) == [3, 1, 2, 3, 1, 2, 3]
+    assert NgramIndex([7, 7, 7, 7]).guess(5) == [7] * 5
 
 
-def writing(room: int = 100) -> Writing:
+def writing(room: int = 100) -> RunningAnswer:
     """Its text says that 4 5 6 7 follow."""
-    return Writing(0, [1, 2, 3, 4, 5, 6, 7, 1, 2], room, generator_of(0, 0), ids=[], guess=[])
+    return RunningAnswer(0, [1, 2, 3, 4, 5, 6, 7, 1, 2], room, make_generator(0, 0), ids=[], guess=[])
 
 
-def looked_ahead(room: int, cheap: int) -> Writing:
+def looked_ahead(room: int, cheap: int) -> RunningAnswer:
     answer = writing(room)
     assert answer.add(iter([3]), NO_END) is None
     answer.look_ahead(cheap)
@@ -67,8 +69,8 @@ def test_choices_count_up_to_the_first_that_was_guessed_wrong(choices, ids, ende
     finished = answer.add(asked, end_ids={0})
     assert answer.ids == ids and answer.text.tokens == answer.prompt + ids
     assert finished == (Answer(ids, ended) if ended else None)
-    assert answer.gain == len(ids) - 1 + (ended == "eos")
-    assert list(asked) == choices[answer.gain :]  # no more were drawn
+    assert answer.tokens_added == len(ids) - 1 + (ended == "eos")
+    assert list(asked) == choices[answer.tokens_added :]  # no more were drawn
 
 
 def test_an_end_that_was_guessed_ends_the_answer():
@@ -102,23 +104,28 @@ def decoder():
 
 @pytest.fixture(scope="module")
 def prompts(decoder):
-    """Of many lengths. As small random models do, the answers come to go round, and some prompts are cut from such a text."""
+    """Of many lengths. As small random models do, the answers come to go round, and some prompts are cut from
+    such a text.
+    """
     seeds = [[number, number + 1, 3 * number % 200] for number in range(1, 9)]
-    written = generate(decoder, seeds, NO_END, Decoding(max_new_tokens=60))
-    return [seed + answer.ids[: 7 * number] for number, (seed, answer) in enumerate(zip(seeds, written, strict=True))]
+    written = generate(decoder, seeds, NO_END, DecodingConfig(max_new_tokens=60))
+    return [
+        seed + answer.ids[: 7 * number]
+        for number, (seed, answer) in enumerate(zip(seeds, written, strict=True))
+    ]
 
 
 @pytest.fixture
 def outcomes(monkeypatch):
     """(guessed tokens, gained tokens) of each answer in each call."""
-    seen, add = [], Writing.add
+    seen, add = [], RunningAnswer.add
 
     def watched(answer, *arguments):
         finished = add(answer, *arguments)
-        seen.append((len(answer.guess), answer.gain))
+        seen.append((len(answer.guess), answer.tokens_added))
         return finished
 
-    monkeypatch.setattr(Writing, "add", watched)
+    monkeypatch.setattr(RunningAnswer, "add", watched)
     return seen
 
 
@@ -127,20 +134,25 @@ def generators(monkeypatch):
     made = {}
 
     def watched(seed, number):
-        made[number] = generator_of(seed, number)
+        made[number] = make_generator(seed, number)
         return made[number]
 
-    monkeypatch.setattr(engine, "generator_of", watched)
+    monkeypatch.setattr(engine, "make_generator", watched)
     return made
 
 
 def plain(monkeypatch, *arguments):
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "GUESSES", 0)
+        patch.setattr(engine, "MAX_GUESSES", 0)
         return generate(*arguments)
 
 
-SAMPLINGS = [{}, {"temperature": 0.02}, {"temperature": 0.03, "top_k": 5}, {"temperature": 0.03, "top_p": 0.9}]
+SAMPLINGS = [
+    {},
+    {"temperature": 0.02},
+    {"temperature": 0.03, "top_k": 5},
+    {"temperature": 0.03, "top_p": 0.9},
+]
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
@@ -148,7 +160,7 @@ SAMPLINGS = [{}, {"temperature": 0.02}, {"temperature": 0.03, "top_k": 5}, {"tem
 def test_guesses_change_neither_the_tokens_nor_the_draws(
     decoder, prompts, sampling, batch_size, monkeypatch, outcomes, generators
 ):
-    decoding = Decoding(max_new_tokens=40, batch_size=batch_size, seed=4, **sampling)
+    decoding = DecodingConfig(max_new_tokens=40, batch_size=batch_size, seed=4, **sampling)
     expected = plain(monkeypatch, decoder, prompts, NO_END, decoding)
     assert {gain for _, gain in outcomes} == {1} and {guesses for guesses, _ in outcomes} == {0}
     outcomes.clear()
@@ -157,18 +169,20 @@ def test_guesses_change_neither_the_tokens_nor_the_draws(
     assert any(gain > 3 for _, gain in outcomes)  # guesses were right
     assert any(gain <= guesses for guesses, gain in outcomes)  # and wrong
     for number, generator in generators.items():
-        draws = generator_of(4, number)
+        draws = make_generator(4, number)
         draws.random(40 if sampling else 0)
         assert generator.random() == draws.random()
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS[:2])
-def test_the_end_of_text_and_the_length_end_answers_amid_guesses(decoder, prompts, sampling, monkeypatch, outcomes):
-    free = generate(decoder, prompts, NO_END, Decoding(max_new_tokens=40, **sampling))
+def test_the_end_of_text_and_the_length_end_answers_amid_guesses(
+    decoder, prompts, sampling, monkeypatch, outcomes
+):
+    free = generate(decoder, prompts, NO_END, DecodingConfig(max_new_tokens=40, **sampling))
     ends_amid_guesses = 0
     for end_id in sorted({token for answer in free for token in answer.ids[2:6]}):
         for room in (1, 2, 7, 40):
-            decoding = Decoding(max_new_tokens=room, batch_size=3, **sampling)
+            decoding = DecodingConfig(max_new_tokens=room, batch_size=3, **sampling)
             expected = plain(monkeypatch, decoder, prompts, {end_id}, decoding)
             outcomes.clear()
             assert generate(decoder, prompts, {end_id}, decoding) == expected
@@ -180,7 +194,7 @@ def test_the_end_of_text_and_the_length_end_answers_amid_guesses(decoder, prompt
 def test_the_fewer_answers_the_more_guesses(decoder, batch_size, most, outcomes):
     """A call of few tokens is filled: what was gained the last time does not matter then."""
     same = [[1, 2, 3, 50, 60] * 4] * batch_size
-    generate(decoder, same, NO_END, Decoding(max_new_tokens=40, batch_size=batch_size))
+    generate(decoder, same, NO_END, DecodingConfig(max_new_tokens=40, batch_size=batch_size))
     answer = outcomes[::batch_size]
     after_one = {guesses for (guesses, _), (_, gain) in zip(answer[1:], answer, strict=False) if gain == 1}
     assert after_one and max(after_one) == most

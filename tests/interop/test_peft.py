@@ -11,11 +11,19 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from loratune.errors import UserError
-from loratune.models.adapter import REFUSED, adapter_weights, load_adapter, save_adapter
-from loratune.models.load import load_base
+from loratune.models.adapter import UNSUPPORTED_OPTIONS, get_adapter_weights, load_adapter, save_adapter
+from loratune.models.load import load_model
 from loratune.models.lora import add_lora, without_adapter
-from loratune.models.resolve import find_base
-from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, randomise_lora, reference, save_model
+from loratune.models.resolve import resolve_model
+from support.small_models import (
+    GPT2_SHAPES,
+    LLAMA_SHAPES,
+    logits,
+    ours,
+    randomise_lora,
+    reference,
+    save_model,
+)
 
 MODELS = {"gpt2": GPT2_SHAPES["cerebras-gpt"], "llama": LLAMA_SHAPES["biases"]}
 TARGETS = {
@@ -29,7 +37,9 @@ PEFT_TARGETS = {
 IDS = torch.arange(3, 90)
 
 
-@pytest.mark.parametrize(("name", "targets"), [(name, targets) for name in MODELS for targets in TARGETS[name]])
+@pytest.mark.parametrize(
+    ("name", "targets"), [(name, targets) for name in MODELS for targets in TARGETS[name]]
+)
 @torch.no_grad()
 def test_our_adapter_gives_the_same_logits_in_peft(name, targets, tmp_path):
     model = reference(MODELS[name])
@@ -87,11 +97,22 @@ COMPUTED = {
     "plain": {},
     "rank-stabilised": {"use_rslora": True},
     "ranks of their own": {"rank_pattern": {"c_proj": 2, "o_proj": 8}},
-    "ranks and alphas": {"rank_pattern": {r"0\.mlp\.\w+": 3}, "alpha_pattern": {r".*\.0\.mlp\.(c_fc|up_proj)": 20, "c_attn": 1}},
-    "alphas of one layer": {"alpha_pattern": {"^transformer.h.1.mlp.c_proj": 30, "model.layers.1.self_attn.o_proj": 30}},
+    "ranks and alphas": {
+        "rank_pattern": {r"0\.mlp\.\w+": 3},
+        "alpha_pattern": {r".*\.0\.mlp\.(c_fc|up_proj)": 20, "c_attn": 1},
+    },
+    "alphas of one layer": {
+        "alpha_pattern": {"^transformer.h.1.mlp.c_proj": 30, "model.layers.1.self_attn.o_proj": 30}
+    },
     "alphas of no layer": {"alpha_pattern": {"proj": 30, "attn": 40}},  # ends of names, but not from a dot on
-    "the same alpha twice": {"alpha_pattern": {"mlp.c_proj": 30, "c_proj": 30, "1.self_attn.q_proj": 2, "q_proj": 2}},
-    "stabilised ranks and alphas": {"use_rslora": True, "rank_pattern": {"c_fc": 9}, "alpha_pattern": {"c_fc": 2}},
+    "the same alpha twice": {
+        "alpha_pattern": {"mlp.c_proj": 30, "c_proj": 30, "1.self_attn.q_proj": 2, "q_proj": 2}
+    },
+    "stabilised ranks and alphas": {
+        "use_rslora": True,
+        "rank_pattern": {"c_fc": 9},
+        "alpha_pattern": {"c_fc": 2},
+    },
     "some layers": {"layers_to_transform": [1]},
     "started at random": {"init_lora_weights": "gaussian"},
     "started orthogonal": {"init_lora_weights": "orthogonal"},
@@ -140,7 +161,9 @@ def test_an_adapter_with_matrices_that_have_no_place_here_is_refused(tmp_path):
     trained_by_peft("gpt2", tmp_path)
     path = tmp_path / "adapter_model.safetensors"
     weights = load_file(path)
-    surplus = {name.replace(".h.1.", ".h.7."): matrix.clone() for name, matrix in weights.items() if ".h.1." in name}
+    surplus = {
+        name.replace(".h.1.", ".h.7."): matrix.clone() for name, matrix in weights.items() if ".h.1." in name
+    }
     assert surplus
     save_file(weights | surplus, path)
     with pytest.raises(UserError, match=r"this one has no place for base_model\.model\.transformer\.h\.7\."):
@@ -148,14 +171,43 @@ def test_an_adapter_with_matrices_that_have_no_place_here_is_refused(tmp_path):
 
 
 def test_each_setting_of_pefts_lora_is_known():
-    """Those of a new version of PEFT are to be looked at: computed, refused, or without effect on a trained adapter."""
+    """Those of a new version of PEFT are to be looked at: computed, refused, or without effect on a trained
+    adapter.
+    """
     read_elsewhere = {"peft_type", "bias", "init_lora_weights", "lora_alpha", "alpha_pattern", "use_rslora"}
-    in_the_weights = {"r", "rank_pattern", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"}
-    of_training = {"lora_dropout", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config"}
-    of_the_model = {"fan_in_fan_out", "megatron_config", "megatron_core", "qalora_group_size", "ensure_weight_tying"}
-    notes = {"task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"}
+    in_the_weights = {
+        "r",
+        "rank_pattern",
+        "target_modules",
+        "exclude_modules",
+        "layers_to_transform",
+        "layers_pattern",
+    }
+    of_training = {
+        "lora_dropout",
+        "loftq_config",
+        "eva_config",
+        "corda_config",
+        "lora_ga_config",
+        "velora_config",
+    }
+    of_the_model = {
+        "fan_in_fan_out",
+        "megatron_config",
+        "megatron_core",
+        "qalora_group_size",
+        "ensure_weight_tying",
+    }
+    notes = {
+        "task_type",
+        "auto_mapping",
+        "peft_version",
+        "base_model_name_or_path",
+        "revision",
+        "inference_mode",
+    }
     harmless = in_the_weights | of_training | of_the_model | notes | {"runtime_config"}
-    known = read_elsewhere | harmless | set(REFUSED)
+    known = read_elsewhere | harmless | set(UNSUPPORTED_OPTIONS)
     assert {field.name for field in dataclasses.fields(LoraConfig)} == known
 
 
@@ -165,8 +217,8 @@ def test_saved_adapter_comes_back_unchanged(tmp_path):
     randomise_lora(first)
     save_adapter(first, tmp_path, "some/base")
     load_adapter(second, tmp_path)
-    kept = adapter_weights(second)
-    assert all(kept[name].equal(matrix) for name, matrix in adapter_weights(first).items())
+    kept = get_adapter_weights(second)
+    assert all(kept[name].equal(matrix) for name, matrix in get_adapter_weights(first).items())
     assert logits(first.eval(), IDS).equal(logits(second, IDS))
 
 
@@ -189,7 +241,12 @@ def changed_config(folder, **settings):
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
 
 
-OTHERS = [*((name, [1]) for name in REFUSED), ("peft_type", "IA3"), ("bias", "all"), ("init_lora_weights", "loftq")]
+OTHERS = [
+    *((name, [1]) for name in UNSUPPORTED_OPTIONS),
+    ("peft_type", "IA3"),
+    ("bias", "all"),
+    ("init_lora_weights", "loftq"),
+]
 
 
 @pytest.mark.parametrize("setting", OTHERS)
@@ -242,7 +299,9 @@ HEADS = {
 @pytest.mark.parametrize("settings", HEADS.values(), ids=HEADS)
 @pytest.mark.parametrize("tied", [True, False])
 @torch.no_grad()
-def test_an_adapter_of_the_head_or_the_embedding_is_named_and_the_remedy_works(settings, tied, tmp_path, monkeypatch):
+def test_an_adapter_of_the_head_or_the_embedding_is_named_and_the_remedy_works(
+    settings, tied, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     save_model(tmp_path / "base", LLAMA_SHAPES["smollm2" if tied else "tinyllama"])
     torch.manual_seed(3)
@@ -254,11 +313,11 @@ def test_an_adapter_of_the_head_or_the_embedding_is_named_and_the_remedy_works(s
             parameter.data += 0.1 * torch.randn(parameter.shape)
     there.save_pretrained("adapter")
     with pytest.raises(UserError, match=r"changes the embedding or the head|holds whole layers") as refused:
-        load_adapter(load_base(find_base("base")).decoder, tmp_path / "adapter")
+        load_adapter(load_model(resolve_model("base")).decoder, tmp_path / "adapter")
     exec(str(refused.value).split("`")[1])
     for file in (tmp_path / "base").glob("tokenizer*"):
         shutil.copy(file, "MERGED")
-    merged = load_base(find_base("MERGED")).decoder
+    merged = load_model(resolve_model("MERGED")).decoder
     assert (there(IDS[None]).logits[0] - logits(merged, IDS)).abs().max() < 1e-4
 
 
@@ -266,7 +325,9 @@ def test_an_adapter_of_the_head_or_the_embedding_is_named_and_the_remedy_works(s
 def test_an_embedding_that_was_saved_along_is_named(tmp_path):
     there = trained_by_peft("llama", tmp_path)
     there.save_pretrained(tmp_path, save_embedding_layers=True)
-    with pytest.raises(UserError, match=r"changes the embedding or the head \((model\.embed_tokens|lm_head)\.weight\)"):
+    with pytest.raises(
+        UserError, match=r"changes the embedding or the head \((model\.embed_tokens|lm_head)\.weight\)"
+    ):
         load_adapter(ours(reference(MODELS["llama"])), tmp_path)
 
 
@@ -282,7 +343,9 @@ NAMES = {
     "with the name and without the prefix": lambda name: [
         name.removeprefix("base_model.model.").replace(".weight", ".mine.weight")
     ],
-    "some with and some without the prefix": lambda name: [name.removeprefix("base_model.model.") if "_A" in name else name],
+    "some with and some without the prefix": lambda name: [
+        name.removeprefix("base_model.model.") if "_A" in name else name
+    ],
 }
 
 
@@ -301,7 +364,10 @@ SEVERAL = {
     r"several adapters \(default, mine\)": lambda name: [
         name.replace(".weight", f".{adapter}.weight") for adapter in ("default", "mine")
     ],
-    r"several adapters \(mine, one without a name\)": lambda name: [name, name.replace(".weight", ".mine.weight")],
+    r"several adapters \(mine, one without a name\)": lambda name: [
+        name,
+        name.replace(".weight", ".mine.weight"),
+    ],
     "twice, with and without base_model.model.": lambda name: [name, name.removeprefix("base_model.model.")],
 }
 

@@ -8,12 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from loratune.data.template import BUILT_IN, Template
+from loratune.data.template import BUILT_IN_TEMPLATES, Template
 from loratune.models.tokenizer import Tokenizer
 from support.small_models import save_model
 from support.small_tokenizers import KINDS, make
 
-texts = st.lists(st.sampled_from(["the", " ", "answer", "is ", "none", "\n", "42", "Ünïcode"]), min_size=1).map("".join)
+texts = st.lists(
+    st.sampled_from(["the", " ", "answer", "is ", "none", "\n", "42", "Ünïcode"]), min_size=1
+).map("".join)
 AROUND = [("", ""), ("<s>", ""), ("", "</s>"), ("<s>", "</s>"), ("<s> <|im_start|>", "")]
 MADE = {(kind, *around): make(kind, *around) for kind in KINDS for around in AROUND[:4]}
 
@@ -25,7 +27,7 @@ def test_prompts_are_what_transformers_gives_without_an_end(kind, instruction, i
     for (of_kind, front, behind), tokenizer in MADE.items():
         if of_kind != kind:
             continue
-        for template in BUILT_IN.values():
+        for template in BUILT_IN_TEMPLATES.values():
             whole = tokenizer.hugging_face(template.render(instruction, input))["input_ids"]
             expected = whole[:-1] if behind else whole
             assert tokenizer.encode_prompts([template.parts(instruction, input)]) == [expected]
@@ -48,7 +50,7 @@ def test_a_template_that_brings_its_own_gets_no_second_one():
 
 
 def test_a_text_that_begins_with_its_name_is_no_bos():
-    plain, tokenizer = BUILT_IN["plain"], make("byte-level", "<s>")
+    plain, tokenizer = BUILT_IN_TEMPLATES["plain"], make("byte-level", "<s>")
     (ids,) = tokenizer.encode_prompts([plain.parts("<s>the answer")])
     assert ids == [tokenizer.special_tokens["<s>"], *tokenizer.encode("<s>the answer\n")]
     assert ids.count(tokenizer.special_tokens["<s>"]) == 1
@@ -56,13 +58,15 @@ def test_a_text_that_begins_with_its_name_is_no_bos():
 
 def test_without_bos_is_as_it_was_before():
     tokenizer = make("byte-level", "<s>", "</s>")
-    parts = BUILT_IN["instruction"].parts("the answer", "none")
+    parts = BUILT_IN_TEMPLATES["instruction"].parts("the answer", "none")
     assert tokenizer.without_bos().encode_prompts([parts]) == make("byte-level").encode_prompts([parts])
     assert tokenizer.without_bos().end_ids == tokenizer.end_ids
 
 
 @pytest.mark.parametrize("begins", ["", "<|begin|>"])
-@pytest.mark.parametrize("told", [{}, {"add_bos_token": True}, {"add_bos_token": False}, {"add_eos_token": True}])
+@pytest.mark.parametrize(
+    "told", [{}, {"add_bos_token": True}, {"add_bos_token": False}, {"add_eos_token": True}]
+)
 def test_what_transformers_reads_from_a_folder_decides(tmp_path, begins, told):
     """It goes by the post-processor in tokenizer.json."""
     save_model(tmp_path, begins=begins)

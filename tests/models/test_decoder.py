@@ -6,7 +6,7 @@ from transformers import GPT2Config, LlamaConfig, MistralConfig, PhiConfig, Qwen
 
 from loratune.errors import UserError
 from loratune.models.ops.attention import packed_attention
-from loratune.models.spec import spec_of
+from loratune.models.spec import build_spec
 from support.small_models import GPT2_SHAPES, GROUPED, LLAMA_SHAPES, SMALL, logits, ours, reference
 
 SHAPES = GPT2_SHAPES | LLAMA_SHAPES
@@ -32,7 +32,9 @@ def test_real_smollm2(smollm2):
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(smollm2.found.folder, dtype=torch.float32)
-    ids = torch.tensor(smollm2.tokenizer.encode("### Instruction:\nName the capital of France.\n\n### Response:\nParis."))
+    ids = torch.tensor(
+        smollm2.tokenizer.encode("### Instruction:\nName the capital of France.\n\n### Response:\nParis.")
+    )
     assert (logits(smollm2.decoder, ids) - model(ids[None]).logits[0]).abs().max() < 1e-4
 
 
@@ -41,7 +43,9 @@ def test_real_smollm2(smollm2):
 def test_packed_documents_do_not_see_each_other(name):
     model = reference(SHAPES[name])
     decoder, lengths = ours(model), [1, 40, 7, 64]
-    documents = [torch.randint(200, (length,), generator=torch.Generator().manual_seed(length)) for length in lengths]
+    documents = [
+        torch.randint(200, (length,), generator=torch.Generator().manual_seed(length)) for length in lengths
+    ]
     positions = torch.cat([torch.arange(length) for length in lengths])
     packed = decoder.logits(decoder(torch.cat(documents), positions, packed_attention(lengths)))
     alone = torch.cat([logits(decoder, document) for document in documents])
@@ -64,21 +68,24 @@ def test_weights_are_shared_not_copied():
 
 def test_other_architectures_are_refused_by_name():
     with pytest.raises(UserError, match="'phi' is not supported"):
-        spec_of(PhiConfig())
+        build_spec(PhiConfig())
     with pytest.raises(UserError, match="activation"):
-        spec_of(GPT2Config(activation_function="tanh"))
+        build_spec(GPT2Config(activation_function="tanh"))
     with pytest.raises(UserError, match="gated activation 'gelu'"):
-        spec_of(LlamaConfig(hidden_act="gelu"))
+        build_spec(LlamaConfig(hidden_act="gelu"))
     with pytest.raises(UserError, match="scale_attn_by_inverse_layer_idx"):
-        spec_of(GPT2Config(scale_attn_by_inverse_layer_idx=True))
+        build_spec(GPT2Config(scale_attn_by_inverse_layer_idx=True))
 
 
 @torch.no_grad()
 def test_beyond_a_window_of_attention_nothing_is_computed():
     """Mistral's layers see only so many tokens back: inside the window that is plain causal attention."""
     config = MistralConfig(**SMALL, **GROUPED, sliding_window=32)
-    assert spec_of(config).max_positions == 32
+    assert build_spec(config).max_positions == 32
     model, ids = reference(config), torch.arange(60)
     apart = (logits(ours(model), ids) - model(ids[None]).logits[0]).abs().amax(1)
     assert apart[:32].max() < 1e-4 < 0.01 < apart[32:].max()
-    assert spec_of(Qwen2Config(**SMALL, **GROUPED, sliding_window=32, use_sliding_window=False)).max_positions == 512
+    assert (
+        build_spec(Qwen2Config(**SMALL, **GROUPED, sliding_window=32, use_sliding_window=False)).max_positions
+        == 512
+    )

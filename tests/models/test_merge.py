@@ -1,14 +1,16 @@
-"""Merged and packed for decoding: the same logits as the adapter apart, and afterwards the very same weights."""
+"""Merged and packed for decoding: the same logits as the adapter apart, and afterwards the very same
+weights.
+"""
 
 import pytest
 import torch
 
 from loratune.models import merge
 from loratune.models.load import set_precision
-from loratune.models.lora import add_lora, linears, without_adapter
-from loratune.models.merge import effective_weight, merged
+from loratune.models.lora import add_lora, named_linears, without_adapter
+from loratune.models.merge import compute_merged_weight, merge_adapter
 from loratune.models.ops import prepacked
-from loratune.models.ops.prepacked import can_pack, pack, packed_linear, packing_pays
+from loratune.models.ops.prepacked import can_prepack, is_prepacking_faster, prepack_weight, prepacked_linear
 from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, randomise_lora, reference
 
 SHAPES = {"gpt2": GPT2_SHAPES["cerebras-gpt"], "smollm2": LLAMA_SHAPES["smollm2"]}
@@ -23,19 +25,22 @@ def tuned(request):
 
 
 def weights(decoder) -> list[tuple[torch.Tensor, bool]]:
-    return [(linear.weight.clone(), linear.adapted) for _, linear in linears(decoder)]
+    return [(linear.weight.clone(), linear.adapter_enabled) for _, linear in named_linears(decoder)]
 
 
 def unchanged(before, decoder) -> bool:
-    return all(one.equal(other) and was == now for (one, was), (other, now) in zip(before, weights(decoder), strict=True))
+    return all(
+        one.equal(other) and was == now
+        for (one, was), (other, now) in zip(before, weights(decoder), strict=True)
+    )
 
 
 @pytest.fixture(params=["packed", "plain"])
 def product(request, monkeypatch):
     """As on a processor where packing pays, and as on any other one."""
-    if request.param == "packed" and not can_pack(torch.float32):
+    if request.param == "packed" and not can_prepack(torch.float32):
         pytest.skip("this processor has no such product")
-    monkeypatch.setattr(merge, "packing_pays", lambda precision: request.param == "packed")
+    monkeypatch.setattr(merge, "is_prepacking_faster", lambda precision: request.param == "packed")
 
 
 @pytest.mark.usefixtures("product")
@@ -43,7 +48,7 @@ def product(request, monkeypatch):
 def test_merged_logits_are_the_unmerged_ones_and_the_weights_come_back(tuned):
     before, ids = weights(tuned), torch.arange(50)
     apart = logits(tuned, ids)
-    with merged(tuned):
+    with merge_adapter(tuned):
         assert not unchanged(before, tuned)
         assert (logits(tuned, ids) - apart).abs().max() < 1e-4
     assert unchanged(before, tuned)
@@ -53,7 +58,7 @@ def test_merged_logits_are_the_unmerged_ones_and_the_weights_come_back(tuned):
 @pytest.mark.usefixtures("product")
 def test_weights_come_back_after_an_error(tuned):
     before = weights(tuned)
-    with pytest.raises(KeyboardInterrupt), merged(tuned):
+    with pytest.raises(KeyboardInterrupt), merge_adapter(tuned):
         raise KeyboardInterrupt
     assert unchanged(before, tuned)
 
@@ -63,7 +68,7 @@ def test_the_base_stays_the_base(tuned):
     before = weights(tuned)
     with without_adapter(tuned):
         base = logits(tuned, torch.arange(20))
-        with merged(tuned):
+        with merge_adapter(tuned):
             assert (logits(tuned, torch.arange(20)) - base).abs().max() < 1e-5
     assert unchanged(before, tuned)
 
@@ -71,21 +76,25 @@ def test_the_base_stays_the_base(tuned):
 @torch.no_grad()
 def test_in_bf16_the_sum_is_rounded_once(tuned):
     """The product rounded by itself, or added in bf16, would lose up to a step of the coarse weights more."""
-    for _, linear in linears(set_precision(tuned, torch.bfloat16)):
+    for _, linear in named_linears(set_precision(tuned, torch.bfloat16)):
         product = linear.lora.scale * linear.lora.B.double() @ linear.lora.A.double()
         wanted = (linear.weight.double() + product).float().bfloat16()
-        assert (effective_weight(linear) != wanted).float().mean() < 1e-3  # where fp32 and fp64 round a tie to other sides
+        assert (
+            compute_merged_weight(linear) != wanted
+        ).float().mean() < 1e-3  # where fp32 and fp64 round a tie to other sides
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 5e-2)])
 @torch.no_grad()
-def test_either_precision_is_merged_on_a_processor_that_is_not_intels(tuned, monkeypatch, precision, tolerance):
+def test_either_precision_is_merged_on_a_processor_that_is_not_intels(
+    tuned, monkeypatch, precision, tolerance
+):
     """One without AVX-512 has no packed products in bf16: oneDNN raises."""
     monkeypatch.setattr(prepacked, "processor_name", lambda: "AMD Ryzen")
-    monkeypatch.setattr(merge, "packing_pays", packing_pays.__wrapped__)
+    monkeypatch.setattr(merge, "is_prepacking_faster", is_prepacking_faster.__wrapped__)
     decoder, ids = set_precision(tuned, precision), torch.arange(50)
     apart = logits(decoder, ids)
-    with merged(decoder):
+    with merge_adapter(decoder):
         assert (logits(decoder, ids) - apart).norm() < tolerance * apart.norm()
 
 
@@ -94,13 +103,13 @@ def test_either_precision_is_merged_on_a_processor_that_is_not_intels(tuned, mon
 @pytest.mark.parametrize(("width_in", "width_out"), [(96, 40), (33, 129)])
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_a_packed_product_is_the_plain_one(precision, tolerance, rows, width_in, width_out, with_bias):
-    if not can_pack(precision):
+    if not can_prepack(precision):
         pytest.skip("this processor has no such product")
     generator = torch.Generator().manual_seed(0)
     shapes = (rows, width_in), (width_out, width_in), (width_out,)
     x, weight, bias = (torch.randn(shape, generator=generator) for shape in shapes)
     x, weight, bias = x.to(precision), weight.to(precision), bias.to(precision) if with_bias else None
     wanted = torch.nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
-    product = packed_linear(x, pack(weight), bias)
+    product = prepacked_linear(x, prepack_weight(weight), bias)
     assert product.dtype == precision
     assert (product - wanted).norm() < tolerance * wanted.norm()

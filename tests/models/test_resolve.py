@@ -8,7 +8,7 @@ import pytest
 
 from loratune.models import resolve
 from loratune.models.gguf import importer
-from loratune.models.resolve import IN_USE, find_base
+from loratune.models.resolve import IN_USE_SECONDS, resolve_model
 from loratune.system import cache as keys
 from support.small_models import save_model
 
@@ -47,13 +47,15 @@ def changed_parts(folder, name: str) -> set[str]:
     """The parts of the model that are other ones when the file is."""
     path = folder / name
     path.parent.mkdir(exist_ok=True)
-    before = find_base(str(folder)).content
+    before = resolve_model(str(folder)).content
     path.write_text(path.read_text() + " " if path.exists() else "{}")
-    there = find_base(str(folder)).content
-    assert find_base(str(folder)).content == there
+    there = resolve_model(str(folder)).content
+    assert resolve_model(str(folder)).content == there
     path.write_text(path.read_text() + "\n")
-    after = find_base(str(folder)).content
-    assert {part for part in before if before[part] != there[part]} == {part for part in before if there[part] != after[part]}
+    after = resolve_model(str(folder)).content
+    assert {part for part in before if before[part] != there[part]} == {
+        part for part in before if there[part] != after[part]
+    }
     return {part for part in before if before[part] != after[part]}
 
 
@@ -67,25 +69,27 @@ def test_the_configuration_is_part_of_the_model(folder):
 
 
 def test_where_the_weights_lie_is_part_of_the_configuration(folder):
-    before = find_base(str(folder)).content
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "model.safetensors"}}))
-    after = find_base(str(folder)).content
+    before = resolve_model(str(folder)).content
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "model.safetensors"}})
+    )
+    after = resolve_model(str(folder)).content
     assert [part for part in before if before[part] != after[part]] == ["config"]
 
 
 def test_the_weights_are_part_of_the_model_and_notes_are_not(folder):
     assert changed_parts(folder, "README.md") == set()
-    before = find_base(str(folder)).content
+    before = resolve_model(str(folder)).content
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
-    after = find_base(str(folder)).content
+    after = resolve_model(str(folder)).content
     assert [part for part in before if before[part] != after[part]] == ["weights"]
 
 
 def test_the_same_content_under_other_names_is_another_tokenizer(folder):
-    before = find_base(str(folder)).tokenizer
+    before = resolve_model(str(folder)).tokenizer
     (folder / "tokenizer_config.json").rename(folder / "added_tokens.json")
-    assert find_base(str(folder)).tokenizer != before
+    assert resolve_model(str(folder)).tokenizer != before
 
 
 @pytest.fixture
@@ -98,7 +102,7 @@ def unpacked(tmp_path, monkeypatch) -> list:
         (folder / "config.json").write_text("{}")
         unpacked.append(folder)
 
-    monkeypatch.setattr(importer, "convert", convert)
+    monkeypatch.setattr(importer, "convert_gguf", convert)
     monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path / "cache"))
     return unpacked
 
@@ -106,7 +110,7 @@ def unpacked(tmp_path, monkeypatch) -> list:
 def unpack(tmp_path, content: bytes = b"GGUF"):
     path = tmp_path / "some.gguf"
     path.write_bytes(content)
-    return find_base(str(path))
+    return resolve_model(str(path))
 
 
 def test_a_gguf_file_is_unpacked_once(tmp_path, unpacked):
@@ -115,19 +119,23 @@ def test_a_gguf_file_is_unpacked_once(tmp_path, unpacked):
 
 
 @pytest.mark.parametrize("what", ["content", "code", "transformers", "gguf"])
-def test_a_gguf_file_is_unpacked_again_when_what_the_folder_depends_on_has_changed(tmp_path, unpacked, monkeypatch, what):
+def test_a_gguf_file_is_unpacked_again_when_what_the_folder_depends_on_has_changed(
+    tmp_path, unpacked, monkeypatch, what
+):
     first = unpack(tmp_path)
-    versions = keys.library_versions() | {what: "9.9"}
+    versions = keys.list_library_versions() | {what: "9.9"}
     if what == "code":
-        monkeypatch.setattr(keys, "package_code", lambda: "another")
+        monkeypatch.setattr(keys, "hash_package_code", lambda: "another")
     elif what != "content":
-        monkeypatch.setattr(keys, "library_versions", lambda: versions)
+        monkeypatch.setattr(keys, "list_library_versions", lambda: versions)
     second = unpack(tmp_path, b"GGUF2" if what == "content" else b"GGUF")
     assert unpacked == [first.folder, second.folder] and first.folder != second.folder
     assert (first.content == second.content) == (what != "content")
 
 
-def test_what_other_versions_have_unpacked_of_a_file_goes_unless_it_may_be_in_use(tmp_path, unpacked, monkeypatch):
+def test_what_other_versions_have_unpacked_of_a_file_goes_unless_it_may_be_in_use(
+    tmp_path, unpacked, monkeypatch
+):
     old = unpack(tmp_path).folder
     same_file = old.name.rpartition("-")[0]
     recent = shutil.copytree(old, old.with_name(f"{same_file}-0123"))
@@ -135,7 +143,7 @@ def test_what_other_versions_have_unpacked_of_a_file_goes_unless_it_may_be_in_us
     another = unpack(tmp_path, b"GGUF2").folder
     for folder in (old, of_the_first_version, another):
         os.utime(folder, (1e9, 1e9))
-    monkeypatch.setattr(keys, "package_code", lambda: "another")
+    monkeypatch.setattr(keys, "hash_package_code", lambda: "another")
     new = unpack(tmp_path).folder
     assert {*(tmp_path / "cache").iterdir()} == {new, recent, another}
 
@@ -144,4 +152,4 @@ def test_a_folder_that_was_asked_for_just_now_counts_as_in_use(tmp_path, unpacke
     folder = unpack(tmp_path).folder
     os.utime(folder, (1e9, 1e9))
     unpack(tmp_path)
-    assert resolve.time.time() - folder.stat().st_mtime < IN_USE
+    assert resolve.time.time() - folder.stat().st_mtime < IN_USE_SECONDS

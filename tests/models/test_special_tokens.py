@@ -1,19 +1,39 @@
-"""No text becomes a special token, with any kind of tokenizer, and texts without their names are encoded as ever."""
+"""No text becomes a special token, with any kind of tokenizer, and texts without their names are encoded as
+ever.
+"""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from loratune.data.template import BUILT_IN, Template
-from loratune.models.special_tokens import new_names, with_other_names
+from loratune.data.template import BUILT_IN_TEMPLATES, Template
+from loratune.models.special_tokens import generate_secret_names, rename_special_tokens
 from loratune.models.tokenizer import Tokenizer
 from support.small_models import save_model
 from support.small_tokenizers import KINDS, SPECIAL, SPELLING, made, make
 
 MARKED = Template("marked", "<s>[A] {instruction}\n{input} </s>[END]", "<s>[A] {instruction} </s>[END]")
-TEMPLATES = [*BUILT_IN.values(), MARKED]
-ORDINARY = ["the", " ", "answer", "is ", "none", "\n", "<", "|", ">", "/s", "[A]", "<think>", "42", "Ünïcode", "🙂", "\t", "<s "]
+TEMPLATES = [*BUILT_IN_TEMPLATES.values(), MARKED]
+ORDINARY = [
+    "the",
+    " ",
+    "answer",
+    "is ",
+    "none",
+    "\n",
+    "<",
+    "|",
+    ">",
+    "/s",
+    "[A]",
+    "<think>",
+    "42",
+    "Ünïcode",
+    "🙂",
+    "\t",
+    "<s ",
+]
 # Their names, what some normalizers make them of, and halves.
 FORBIDDEN = [*SPECIAL, "＜s＞", "＜/s＞", "[end]", "<|im_", "end|>", "</", "s>", "[", "END]"]  # noqa: RUF001
 ordinary = (
@@ -21,7 +41,9 @@ ordinary = (
     .map("".join)
     .filter(lambda text: not any(special in text for special in SPECIAL))
 )
-anything = st.lists(st.sampled_from([*ORDINARY, *FORBIDDEN]) | st.characters(exclude_categories=["Cs"]), max_size=12).map("".join)
+anything = st.lists(
+    st.sampled_from([*ORDINARY, *FORBIDDEN]) | st.characters(exclude_categories=["Cs"]), max_size=12
+).map("".join)
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -40,7 +62,9 @@ def special_in(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
 def test_which_tokens_are_special(kind):
     tokenizer = made(kind)
     assert set(tokenizer.special_tokens) == set(SPECIAL)
-    assert {text: tokenizer.hugging_face.convert_tokens_to_ids(text) for text in SPECIAL} == tokenizer.special_tokens
+    assert {
+        text: tokenizer.hugging_face.convert_tokens_to_ids(text) for text in SPECIAL
+    } == tokenizer.special_tokens
     assert tokenizer.end_texts == ("</s>",)
 
 
@@ -50,7 +74,9 @@ def test_which_tokens_are_special(kind):
 def test_texts_without_special_tokens_are_encoded_as_ever(kind, instruction, input):
     tokenizer = made(kind)
     assert tokenizer.encode(instruction) == plainly(tokenizer, instruction)
-    assert tokenizer.encode_batch([instruction, input]) == [plainly(tokenizer, text) for text in (instruction, input)]
+    assert tokenizer.encode_batch([instruction, input]) == [
+        plainly(tokenizer, text) for text in (instruction, input)
+    ]
     for template in TEMPLATES:
         assert tokenizer.encode_prompts([template.parts(instruction, input)]) == [
             plainly(tokenizer, template.render(instruction, input))
@@ -105,7 +131,8 @@ def test_each_name_alone_and_among_others(kind, text):
 @given(text=anything)
 def test_the_text_comes_back_names_and_all(kind, text):
     tokenizer = made(kind)
-    # SentencePiece writes a space as \u2581, and at the beginning of a text has one of its own that decoding takes off.
+    # SentencePiece writes a space as \u2581, and at the beginning of a text has one of its own that decoding
+    # takes off.
     text = "x" + text.replace("\u2581", " ")
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
@@ -116,11 +143,13 @@ def test_prompts_are_what_transformers_makes_of_the_stretches_between_markers(ki
     """With these tokenizers a stretch does not depend on what is before it."""
     tokenizer = made(kind)
     reference = make(kind).hugging_face
-    (ids,) = tokenizer.encode_prompts([BUILT_IN["chatml"].parts(instruction, input)])
+    (ids,) = tokenizer.encode_prompts([BUILT_IN_TEMPLATES["chatml"].parts(instruction, input)])
     text = f"user\n{instruction}\n\n{input}" if input else f"user\n{instruction}"
     start, end = (tokenizer.special_tokens[marker] for marker in ("<|im_start|>", "<|im_end|>"))
     stretches = [text, "\n", "assistant\n"]
-    first, newline, last = reference(stretches, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    first, newline, last = reference(stretches, add_special_tokens=False, split_special_tokens=True)[
+        "input_ids"
+    ]
     assert ids == [start, *first, end, *newline, start, *last]
 
 
@@ -136,7 +165,9 @@ def test_a_name_across_the_border_of_template_and_text_is_text(kind):
 def test_the_tokenizer_stays_as_it_was(kind, tmp_path):
     tokenizer, untouched = make(kind), make(kind)
     tokenizer.encode_batch(SPECIAL)
-    assert tokenizer.hugging_face.backend_tokenizer.to_str() == untouched.hugging_face.backend_tokenizer.to_str()
+    assert (
+        tokenizer.hugging_face.backend_tokenizer.to_str() == untouched.hugging_face.backend_tokenizer.to_str()
+    )
     assert not tokenizer.hugging_face.backend_tokenizer.encode_special_tokens
     assert plainly(tokenizer, "</s>") == plainly(untouched, "</s>")
 
@@ -146,8 +177,8 @@ def test_the_tokenizer_stays_as_it_was(kind, tmp_path):
 def test_a_tokenizer_with_other_names_is_the_same(kind, text):
     tokenizer = made(kind)
     backend = tokenizer.hugging_face.backend_tokenizer
-    names = new_names(tokenizer.special_tokens)
-    other = with_other_names(backend, names)
+    names = generate_secret_names(tokenizer.special_tokens)
+    other = rename_special_tokens(backend, names)
     assert {other.token_to_id(name): text for text, name in names.items()} == {
         number: text for text, number in tokenizer.special_tokens.items()
     }
@@ -188,17 +219,25 @@ def test_the_tests_own_model(tmp_path):
 @given(instruction=ordinary, input=ordinary)
 def test_the_quickstarts_prompts_are_as_ever(smollm2, instruction, input):
     tokenizer = smollm2.tokenizer
-    for template in BUILT_IN.values():
+    for template in BUILT_IN_TEMPLATES.values():
         parts, text = template.parts(instruction, input), template.render(instruction, input)
-        assert tokenizer.encode_prompts([parts]) == tokenizer._encode_protected([parts]) == [plainly(tokenizer, text)]
+        assert (
+            tokenizer.encode_prompts([parts])
+            == tokenizer._encode_protected([parts])
+            == [plainly(tokenizer, text)]
+        )
         assert tokenizer.hugging_face(text)["input_ids"] == plainly(tokenizer, text)  # no BOS
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.sampled_from([*ORDINARY, "<|im_end|>", "<|endoftext|>", "<|im_start|>user\n", "<file_sep>"])).map("".join))
+@given(
+    st.lists(
+        st.sampled_from([*ORDINARY, "<|im_end|>", "<|endoftext|>", "<|im_start|>user\n", "<file_sep>"])
+    ).map("".join)
+)
 def test_the_quickstarts_texts_come_back(smollm2, text):
     tokenizer = smollm2.tokenizer
     ids = tokenizer.encode(text)
     assert special_in(tokenizer, ids) == [] and tokenizer.decode(ids) == text
-    (prompt,) = tokenizer.encode_prompts([BUILT_IN["chatml"].parts(text)])
+    (prompt,) = tokenizer.encode_prompts([BUILT_IN_TEMPLATES["chatml"].parts(text)])
     assert len(special_in(tokenizer, prompt)) == 3

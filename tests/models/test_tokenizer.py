@@ -12,14 +12,14 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import pre_tokenizers, processors
 
 from loratune.errors import UserError
-from loratune.models.load import load_base
-from loratune.models.resolve import find_base
-from loratune.models.tokenizer import Tokenizer, byte_letters, bytes_of
+from loratune.models.load import load_model
+from loratune.models.resolve import resolve_model
+from loratune.models.tokenizer import Tokenizer, build_byte_decoder, convert_token_to_bytes
 from support.small_models import save_model
 
 
 def test_each_byte_has_a_letter_of_its_own():
-    letters = byte_letters()
+    letters = build_byte_decoder()
     assert set(letters) == set(pre_tokenizers.ByteLevel.alphabet())
     assert sorted(letters.values()) == list(range(256))
 
@@ -39,7 +39,10 @@ def test_pieces_spell_the_text(smollm2, pieces, text):
 def test_each_byte_of_a_visible_text_is_a_token_of_smollm2(pieces):
     """So a text can be written to its end, wherever a token has ended."""
     needed = {
-        bytes([byte]) for number in range(0x20, 0x30000) if (letter := chr(number)).isprintable() for byte in letter.encode()
+        bytes([byte])
+        for number in range(0x20, 0x30000)
+        if (letter := chr(number)).isprintable()
+        for byte in letter.encode()
     }
     assert needed <= set(pieces.values())
 
@@ -63,8 +66,12 @@ def test_tokens_that_are_no_bytes_are_refused(tmp_path):
 
 
 def adding(tokenizer: Tokenizer) -> Tokenizer:
-    """A tokenizer that puts a token before and one after each text unless told not to, as Llama's and Gemma's do."""
-    around = processors.TemplateProcessing(single="<|end|> $A <|end|>", special_tokens=[("<|end|>", tokenizer.eos_id)])
+    """A tokenizer that puts a token before and one after each text unless told not to, as Llama's and Gemma's
+    do.
+    """
+    around = processors.TemplateProcessing(
+        single="<|end|> $A <|end|>", special_tokens=[("<|end|>", tokenizer.eos_id)]
+    )
     tokenizer.hugging_face.backend_tokenizer.post_processor = around
     return tokenizer
 
@@ -87,7 +94,9 @@ def test_a_tokenizer_without_its_file_is_refused(tmp_path):
     for path in tmp_path.glob("tokenizer*"):
         path.unlink()
     ByT5Tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"its tokenizer \(ByT5Tokenizer\) cannot be written as a tokenizer.json"):
+    with pytest.raises(
+        UserError, match=r"its tokenizer \(ByT5Tokenizer\) cannot be written as a tokenizer.json"
+    ):
         Tokenizer.load(tmp_path)
 
 
@@ -133,7 +142,9 @@ def test_the_ends_that_the_makers_name_end_answers_too(tmp_path, named, more):
 def test_an_end_that_is_no_number_is_refused(tmp_path, named):
     save_model(tmp_path)
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": named}))
-    with pytest.raises(UserError, match=r"generation_config.json: eos_token_id must be a number or a list of numbers"):
+    with pytest.raises(
+        UserError, match=r"generation_config.json: eos_token_id must be a number or a list of numbers"
+    ):
         Tokenizer.load(tmp_path)
 
 
@@ -141,11 +152,16 @@ def test_an_end_that_is_no_number_is_refused(tmp_path, named):
 @settings(max_examples=50, deadline=None)
 def test_tokens_spell_the_text_and_special_ones_their_names(smollm2, text):
     ids = [*smollm2.tokenizer.encode(text), smollm2.tokenizer.eos_id]
-    assert b"".join(smollm2.tokenizer.spelled(ids)) == f"{text}<|im_end|>".encode()
+    assert b"".join(smollm2.tokenizer.decode_to_bytes(ids)) == f"{text}<|im_end|>".encode()
 
 
 def test_tokens_of_a_tokenizer_that_is_not_made_of_bytes():
-    assert [bytes_of(token, {}) for token in ("▁the", "re", "<0x0A>", "<0xE2>")] == [b" the", b"re", b"\n", b"\xe2"]
+    assert [convert_token_to_bytes(token, {}) for token in ("▁the", "re", "<0x0A>", "<0xE2>")] == [
+        b" the",
+        b"re",
+        b"\n",
+        b"\xe2",
+    ]
 
 
 def edit(path, **changes) -> None:
@@ -153,12 +169,16 @@ def edit(path, **changes) -> None:
 
 
 def add_tokens(folder, *tokens: str) -> int:
-    """Put tokens behind the vocabulary, as `add_tokens` does without a larger embedding; returns how many ids the model has."""
+    """Put tokens behind the vocabulary, as `add_tokens` does without a larger embedding; returns how many ids
+    the model has.
+    """
     path = folder / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
     entries = json.loads((folder / "config.json").read_text())["vocab_size"]
     how = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    tokenizer["added_tokens"] += [{"id": entries + place, "content": token, **how} for place, token in enumerate(tokens)]
+    tokenizer["added_tokens"] += [
+        {"id": entries + place, "content": token, **how} for place, token in enumerate(tokens)
+    ]
     path.write_text(json.dumps(tokenizer))
     return entries
 
@@ -174,7 +194,9 @@ def padded(tmp_path_factory):
     return Tokenizer.load(plain), Tokenizer.load(more), entries
 
 
-texts = st.lists(st.sampled_from(["<pad>", "[MASK]", "<|end|>", "a", " ", "<pa", "d>"]) | st.text(max_size=3)).map("".join)
+texts = st.lists(
+    st.sampled_from(["<pad>", "[MASK]", "<|end|>", "a", " ", "<pa", "d>"]) | st.text(max_size=3)
+).map("".join)
 
 
 @given(texts.filter(lambda text: text.isprintable() or "\n" in text))
@@ -187,7 +209,9 @@ def test_the_name_of_a_token_without_an_embedding_is_text_like_any_other(padded,
 
 def test_a_tokenizer_with_unused_tokens_is_taken_and_saved(padded, tmp_path):
     plain, more, entries = padded
-    assert more.size == plain.size == entries and more.eos_id == plain.eos_id and more.end_ids == plain.end_ids
+    assert (
+        more.size == plain.size == entries and more.eos_id == plain.eos_id and more.end_ids == plain.end_ids
+    )
     assert more.pieces() == plain.pieces()
     more.save(tmp_path)
     edit(tmp_path / "config.json", vocab_size=entries)
@@ -205,8 +229,8 @@ def test_tokens_that_the_model_has_an_embedding_for_stay(tmp_path):
 def test_a_model_whose_tokenizer_has_unused_tokens_is_loaded(tmp_path):
     save_model(tmp_path)
     add_tokens(tmp_path, "<pad>")
-    base = load_base(find_base(str(tmp_path)))
-    assert base.tokenizer.size == base.decoder.spec.vocabulary
+    base = load_model(resolve_model(str(tmp_path)))
+    assert base.tokenizer.size == base.decoder.spec.vocab_size
 
 
 def test_an_end_of_text_without_an_embedding_is_refused(tmp_path):
@@ -214,7 +238,8 @@ def test_an_end_of_text_without_an_embedding_is_refused(tmp_path):
     entries = add_tokens(tmp_path, "<end>")
     edit(tmp_path / "tokenizer_config.json", eos_token="<end>")
     with pytest.raises(
-        UserError, match=rf"end-of-text token '<end>' has the id {entries}, but the model's ids end at {entries - 1}"
+        UserError,
+        match=rf"end-of-text token '<end>' has the id {entries}, but the model's ids end at {entries - 1}",
     ):
         Tokenizer.load(tmp_path)
     edit(tmp_path / "tokenizer_config.json", eos_token="<|end|>")  # as the message says
@@ -239,16 +264,22 @@ def test_a_vocabulary_beyond_the_embedding_is_refused(tmp_path):
     tokenizer["model"]["vocab"]["ab"] = 257
     tokenizer["model"]["merges"] = [["a", "b"]]
     path.write_text(json.dumps(tokenizer))
-    with pytest.raises(UserError, match="ids up to 257, the model only up to 256; they do not belong together"):
-        load_base(find_base(str(tmp_path)))
+    with pytest.raises(
+        UserError, match="ids up to 257, the model only up to 256; they do not belong together"
+    ):
+        load_model(resolve_model(str(tmp_path)))
 
 
 def test_a_tokenizer_of_another_form_is_named_with_the_way_to_convert_it(tmp_path):
-    """The way was tried with transformers 5.23, on a file of sentencepiece; its packages are not among the tests' own."""
+    """The way was tried with transformers 5.23, on a file of sentencepiece; its packages are not among the
+    tests' own.
+    """
     save_model(tmp_path)
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "tokenizer.model").write_bytes(b"\x0a\x0e\x0a\x05<unk>")
-    with pytest.raises(UserError, match=r"is there as tokenizer.model alone; a tokenizer.json is needed") as refused:
+    with pytest.raises(
+        UserError, match=r"is there as tokenizer.model alone; a tokenizer.json is needed"
+    ) as refused:
         Tokenizer.load(tmp_path)
     code = str(refused.value).split("`")[3].removeprefix('python -c "').removesuffix('"')
     compile(code, "remedy", "exec")
@@ -259,7 +290,10 @@ def awkward(folder) -> None:
     """What a tokenizer's and a model's files can hold that other libraries speak of."""
     save_model(folder)
     edit(
-        folder / "tokenizer_config.json", tokenizer_class="LlamaTokenizer", model_max_length=5, clean_up_tokenization_spaces=True
+        folder / "tokenizer_config.json",
+        tokenizer_class="LlamaTokenizer",
+        model_max_length=5,
+        clean_up_tokenization_spaces=True,
     )
     scaled = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4, "of_no_matter": 3}
     edit(folder / "config.json", rope_parameters=scaled, bos_token_id=99999)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from loratune.report.html import comparison_page
+from loratune.report.html import render_comparison_page
 from support.evaluations import HOSTILE, comparison, evaluation
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -35,7 +35,13 @@ TEXTS = [
 def dom_of(page: Path, profile: Path) -> str:
     """The document after its scripts ran."""
     quiet = ["background-networking", "component-update", "sync", "gpu", "extensions"]
-    command = [BROWSER, "--headless", "--no-sandbox", *(f"--disable-{what}" for what in quiet), "--no-first-run"]
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        *(f"--disable-{what}" for what in quiet),
+        "--no-first-run",
+    ]
     command += [f"--user-data-dir={profile}", "--virtual-time-budget=2000", "--dump-dom", page.as_uri()]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
 
@@ -44,7 +50,7 @@ def dom_of(page: Path, profile: Path) -> str:
 def test_hostile_texts_are_texts_in_a_browser(tmp_path):
     hostile = "\n".join(TEXTS)
     found = replace(comparison(hostile, evaluation(hostile)), adapter=Path(f"<script>{ACT}<"))
-    (tmp_path / "page.html").write_text(comparison_page(found), encoding="utf-8")
+    (tmp_path / "page.html").write_text(render_comparison_page(found), encoding="utf-8")
     dom = dom_of(tmp_path / "page.html", tmp_path / "profile")
     title = html.unescape(re.search(r"(?s)<title>(.*?)</title>", dom)[1])
     assert title.endswith(": model comparison") and f"<script>{ACT}</script>" in title

@@ -9,11 +9,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loratune.config.train import TrainSettings
+from loratune.config.train import TrainConfig
 from loratune.data.example import Record
 from loratune.data.template import Template
-from loratune.report.model_card import model_card
-from loratune.training.checkpoint import State
+from loratune.report.model_card import render_model_card
+from loratune.training.checkpoint import TrainingState
 from support.small_models import LLAMA_SHAPES, ours, reference
 
 HOSTILE = [
@@ -39,9 +39,18 @@ def card_of(decoder, text: str) -> str:
     tokenizer = SimpleNamespace(bos=[1], bos_text=text)
     base = SimpleNamespace(found=SimpleNamespace(hub_name=text), decoder=decoder, tokenizer=tokenizer)
     template = Template("mine", f"{text}{{instruction}}{{input}}{text}", "{instruction}")
-    state = State(step=3, elapsed=60.0, stepping=50.0, tokens=900, validations=2, base_nll=2.5, best_nll=2.0, best_step=2)
+    state = TrainingState(
+        step=3,
+        elapsed=60.0,
+        stepping=50.0,
+        tokens=900,
+        validations=2,
+        base_nll=2.5,
+        best_nll=2.0,
+        best_step=2,
+    )
     records = [Record("a", "", "b", id="1", source=text), Record("a", "", "b", id="2", source="dolly")]
-    return model_card(TrainSettings(), base, template, state, records, 5, ["q_proj"])
+    return render_model_card(TrainConfig(), base, template, state, records, 5, ["q_proj"])
 
 
 def outside_fences(markdown: str) -> str:
@@ -50,7 +59,8 @@ def outside_fences(markdown: str) -> str:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    text=st.sampled_from(HOSTILE) | st.text(st.sampled_from("-:#`\n\"'[]{}<>|!&*@ a") | st.characters(exclude_categories=["Cs"]))
+    text=st.sampled_from(HOSTILE)
+    | st.text(st.sampled_from("-:#`\n\"'[]{}<>|!&*@ a") | st.characters(exclude_categories=["Cs"]))
 )
 def test_names_stay_in_their_places(decoder, text):
     card = card_of(decoder, text)
@@ -68,6 +78,15 @@ def test_names_stay_in_their_places(decoder, text):
     assert strings == [text, "FOLDER", "FOLDER"]
     # Outside of fences there is the same markup as ever.
     plain, ours = (outside_fences(one.partition("\n---\n")[2]) for one in (card, card_of(decoder, "word")))
-    for markup in (r"(?m)^#+ ", r"(?<!\\)`", r"(?<!\\)\[", r"(?<!\\)<", r"(?<!\\)\|", r"(?m)^\* ", r"(?m)^---", r"\n"):
+    for markup in (
+        r"(?m)^#+ ",
+        r"(?<!\\)`",
+        r"(?<!\\)\[",
+        r"(?<!\\)<",
+        r"(?<!\\)\|",
+        r"(?m)^\* ",
+        r"(?m)^---",
+        r"\n",
+    ):
         assert len(re.findall(markup, plain)) == len(re.findall(markup, ours)), markup
     assert f"{text}{{instruction}}{{input}}{text}" in body

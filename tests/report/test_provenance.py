@@ -6,18 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from loratune.cli.arguments import parser
-from loratune.config.compare import CompareSettings
-from loratune.config.evaluate import EvaluateSettings
-from loratune.config.prepare import PrepareSettings
-from loratune.config.train import TrainSettings
-from loratune.report.provenance import commands_of, training_of, versions_of
+from loratune.cli.arguments import build_parser
+from loratune.config.compare import CompareConfig
+from loratune.config.evaluate import EvaluateConfig
+from loratune.config.prepare import PrepareConfig
+from loratune.config.train import TrainConfig
+from loratune.report.provenance import build_command_lines, read_training_log, read_versions
 from loratune.report.schema import Evaluation
 from loratune.system.atomic import write_json, write_text
 from support.evaluations import evaluation
 
-TRAINED = TrainSettings(run="mine", steps=5, rank=4, model="base")
-ROWS = [{"step": 0, "val_nll": 2.5}, {"step": 1, "loss": 2.4, "tokens": 90, "lr": 0.1}, {"step": 1, "val_nll": 2.3}]
+TRAINED = TrainConfig(run="mine", steps=5, rank=4, model="base")
+ROWS = [
+    {"step": 0, "val_nll": 2.5},
+    {"step": 1, "loss": 2.4, "tokens": 90, "lr": 0.1},
+    {"step": 1, "val_nll": 2.3},
+]
 COUNTS = {"dolly": {"rows": 7, "inputs_cut": 1, "responses_cut": 0, "dropped": 2}}
 ADAPTER = Path("adapter")
 
@@ -26,7 +30,11 @@ ADAPTER = Path("adapter")
 def place(tmp_path, monkeypatch):
     """An adapter's own words about itself, and the run that made it, as training leaves them."""
     monkeypatch.chdir(tmp_path)
-    facts = {"base": {"name": "base", "fingerprint": "b"}, "data": {"train": "t", "val": "v"}, "versions": {"torch": "2"}}
+    facts = {
+        "base": {"name": "base", "fingerprint": "b"},
+        "data": {"train": "t", "val": "v"},
+        "versions": {"torch": "2"},
+    }
     write_json(ADAPTER / "loratune.json", facts | {"settings": TRAINED.model_dump(mode="json")})
     run = Path("runs/mine")
     write_text(run / "settings.toml", TRAINED.to_toml())
@@ -37,28 +45,40 @@ def place(tmp_path, monkeypatch):
 
 
 def test_the_run_that_made_the_adapter_is_found(place):
-    rows, counts = training_of(ADAPTER)
-    assert [(row.step, row.loss, row.val_nll) for row in rows] == [(0, None, 2.5), (1, 2.4, None), (1, None, 2.3)]
-    assert counts == COUNTS and versions_of(ADAPTER) == {"torch": "2"}
+    rows, counts = read_training_log(ADAPTER)
+    assert [(row.step, row.loss, row.val_nll) for row in rows] == [
+        (0, None, 2.5),
+        (1, 2.4, None),
+        (1, None, 2.3),
+    ]
+    assert counts == COUNTS and read_versions(ADAPTER) == {"torch": "2"}
 
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
         ("settings.toml", TRAINED.model_copy(update={"rank": 8}).to_toml(), "another one than the adapter's"),
-        ("facts.json", '{"base": "b", "train.jsonl": "other", "val.jsonl": "v"}', "another one than the adapter's"),
+        (
+            "facts.json",
+            '{"base": "b", "train.jsonl": "other", "val.jsonl": "v"}',
+            "another one than the adapter's",
+        ),
         ("facts.json", "[]", "another one than the adapter's"),
         ("facts.json", "{", "facts.json, line 1: not valid JSON"),
         ("settings.toml", "rank = 'x'", "settings.toml: --rank"),
         ("metrics.jsonl", '{"step"}\n', "metrics.jsonl: cannot be read"),
         ("metrics.jsonl", '{"step": 1, "loss": "low"}\n', "metrics.jsonl: 0.loss"),
-        ("metrics.jsonl", '{"step": 1, "loss": NaN}\n', "metrics.jsonl: 0.loss: input should be a finite number"),
+        (
+            "metrics.jsonl",
+            '{"step": 1, "loss": NaN}\n',
+            "metrics.jsonl: 0.loss: input should be a finite number",
+        ),
         ("summary.json", '{"rows": 5}', "summary.json: rows"),
     ],
 )
 def test_a_run_that_does_not_fit_is_left_out_and_said(place, capsys, name, content, said):
     write_text(place / "runs/mine" / name, content)
-    assert training_of(ADAPTER) == ([], {})
+    assert read_training_log(ADAPTER) == ([], {})
     told = " ".join(capsys.readouterr().out.split())
     assert "Left out of the report: " in told and said in told
 
@@ -67,9 +87,9 @@ def test_a_run_that_does_not_fit_is_left_out_and_said(place, capsys, name, conte
 def test_an_adapter_without_a_run_is_no_problem(place, capsys, settings):
     facts = json.loads((place / "adapter/loratune.json").read_text())
     write_json(ADAPTER / "loratune.json", facts | {"settings": settings})
-    assert training_of(ADAPTER) == ([], {})
+    assert read_training_log(ADAPTER) == ([], {})
     (place / "adapter/loratune.json").unlink()
-    assert training_of(ADAPTER) == ([], {}) and versions_of(ADAPTER) == {}
+    assert read_training_log(ADAPTER) == ([], {}) and read_versions(ADAPTER) == {}
     assert capsys.readouterr().out == ""
 
 
@@ -77,27 +97,31 @@ def test_an_adapter_without_a_run_is_no_problem(place, capsys, settings):
     ("name", "settings"),
     [
         ("train", TRAINED),
-        ("train", TrainSettings(targets=["attention", "mlp.c_fc"], dry_run=True, budget="10m", out="a folder; rm")),
-        ("compare", CompareSettings(adapter="it's", temperature=0.5, format="both", seed=3)),
-        ("evaluate", EvaluateSettings(rows=10, data="dolly", facts="gold")),
-        ("prepare", PrepareSettings(columns={"input": "a b", "output": "c"}, data=["x y.csv"])),
+        (
+            "train",
+            TrainConfig(targets=["attention", "mlp.c_fc"], dry_run=True, budget="10m", out="a folder; rm"),
+        ),
+        ("compare", CompareConfig(adapter="it's", temperature=0.5, format="both", seed=3)),
+        ("evaluate", EvaluateConfig(rows=10, data="dolly", facts="gold")),
+        ("prepare", PrepareConfig(columns={"input": "a b", "output": "c"}, data=["x y.csv"])),
     ],
 )
 def test_a_command_line_gives_its_settings_again(name, settings):
-    program, *words = shlex.split(settings.command(name))
-    given = vars(parser().parse_args(words))
+    program, *words = shlex.split(settings.to_command_line(name))
+    given = vars(build_parser().parse_args(words))
     assert program == "loratune" and given.pop("command") == name
     given.pop("json")
-    assert type(settings).checked(given) == settings
+    assert type(settings).validate_all(given) == settings
 
 
 def test_the_commands_that_lead_to_the_report(place):
-    found = commands_of(CompareSettings(adapter=ADAPTER), Evaluation(**evaluation("rows.jsonl")))
+    found = build_command_lines(CompareConfig(adapter=ADAPTER), Evaluation(**evaluation("rows.jsonl")))
     assert [sorted(command.split()) for command in found] == [
         sorted(command.split())  # in whatever order the options are
         for command in (
             "loratune train --model base --run mine --rank 4 --steps 5",
-            "loratune evaluate --adapter adapter --max-new-tokens 12 --data rows.jsonl --facts gold --rows 20 --generate 2",
+            "loratune evaluate --adapter adapter --max-new-tokens 12 --data rows.jsonl --facts gold --rows "
+            "20 --generate 2",
             "loratune compare --adapter adapter",
         )
     ]
@@ -106,6 +130,8 @@ def test_the_commands_that_lead_to_the_report(place):
 def test_the_commands_of_another_evaluation_file(place):
     """Without a bare base, and written elsewhere: the third command finds what the second one writes."""
     measured = {name: value for name, value in evaluation("rows.jsonl").items() if name != "base_bare"}
-    found = commands_of(CompareSettings(adapter=ADAPTER, evaluation=Path("other.json")), Evaluation(**measured))
+    found = build_command_lines(
+        CompareConfig(adapter=ADAPTER, evaluation=Path("other.json")), Evaluation(**measured)
+    )
     assert {"--no-bare", "--out", "other.json"} <= set(found[1].split())
     assert found[2] == "loratune compare --adapter adapter --evaluation other.json"

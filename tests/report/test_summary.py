@@ -4,8 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratune.report.schema import Change, Evaluation, Part
-from loratune.report.summary import measures, relative, sections, sentence, verdict
+from loratune.report.schema import Evaluation, EvaluationPart, ScoreChange
+from loratune.report.summary import (
+    build_sections,
+    compute_relative_change,
+    describe_comparison,
+    format_measures,
+    judge_change,
+)
 from support.evaluations import comparison, evaluation, part
 
 MINUS = "\N{MINUS SIGN}"
@@ -15,7 +21,7 @@ SMALL = st.floats(-5, 5)
 @given(st.floats(0.1, 8), SMALL, SMALL, SMALL)
 def test_the_change_of_the_perplexity_is_that_of_the_exponential(base, mean, one, other):
     low, high = sorted((one, other))
-    change = relative(Change(mean=mean, interval=(low, high)))
+    change = compute_relative_change(ScoreChange(mean=mean, interval=(low, high)))
     assert math.exp(base + mean) == pytest.approx(math.exp(base) * (1 + change.mean))
     assert math.exp(base + low) == pytest.approx(math.exp(base) * (1 + change.interval[0]))
     assert change.interval[0] <= change.interval[1]
@@ -24,13 +30,13 @@ def test_the_change_of_the_perplexity_is_that_of_the_exponential(base, mean, one
 @given(SMALL, SMALL)
 def test_a_measure_and_its_mirror_have_mirrored_verdicts(one, other):
     low, high = sorted((one, other))
-    change, mirrored = (Change(mean=0, interval=interval) for interval in ((low, high), (-high, -low)))
+    change, mirrored = (ScoreChange(mean=0, interval=interval) for interval in ((low, high), (-high, -low)))
     swapped = {"better": "worse", "worse": "better", "unclear": "unclear"}
-    assert verdict("↓", mirrored) == swapped[verdict("↓", change)] == verdict("↑", change)
+    assert judge_change("↓", mirrored) == swapped[judge_change("↓", change)] == judge_change("↑", change)
 
 
 def test_measures_of_a_part():
-    lines = {line.name: line for line in measures(Part(**part()))}
+    lines = {line.name: line for line in format_measures(EvaluationPart(**part()))}
     assert lines["loss, nats a token ↓"][1:] == (
         "3.200",
         "2.700",
@@ -42,12 +48,12 @@ def test_measures_of_a_part():
     assert lines["ROUGE-L, % ↑"][1:] == ("", "10.0", "30.0", "+20.0", "+10.0 to +30.0", "better")
     assert lines["ended by itself, %"].verdict == "changed"
     assert lines["perplexity ↓"].change == f"{MINUS}{100 * (1 - math.exp(-0.6)):.1f} %"
-    assert "facts" not in Part(**part()).base
+    assert "facts" not in EvaluationPart(**part()).base
 
 
 def test_several_samples_have_a_standard_deviation():
     spread = {"tuned": {"rouge_l": {"mean": 0.3, "standard_deviation": 0.0149}}}
-    lines = {line.name: line for line in measures(Part(**part() | {"over_samples": spread}))}
+    lines = {line.name: line for line in format_measures(EvaluationPart(**part() | {"over_samples": spread}))}
     assert lines["ROUGE-L, % ↑"][1:4] == ("", "10.0", "30.0\u00a0±\u00a01.5")
     assert lines["loss, nats a token ↓"].tuned == "2.100"
 
@@ -57,22 +63,24 @@ def test_several_samples_have_a_standard_deviation():
     [((-0.7, -0.5), "lowers"), ((0.5, 0.7), "raises"), ((-0.1, 0.1), "does not clearly change")],
 )
 def test_the_sentence_follows_the_interval(interval, words):
-    told = sentence(comparison(evaluated=evaluation() | part(*interval)))
+    told = describe_comparison(comparison(evaluated=evaluation() | part(*interval)))
     assert f"On 20 held-out rows the adapter {words} the perplexity from 14.90 to 8.20" in told
     assert "17 improved, 2 regressed" in told and "FinQA" not in told
 
 
 def test_of_one_row_nothing_is_certain():
-    assert {line.verdict for line in measures(Part(**part() | {"rows": 1}))} == {"unclear"}
-    assert "from 14.90 to 8.20: 17 improved" in sentence(comparison(evaluated=evaluation() | {"rows": 1}))
-    assert not any(line.interval for line in measures(Part(**part() | {"rows": 1})))
+    assert {line.verdict for line in format_measures(EvaluationPart(**part() | {"rows": 1}))} == {"unclear"}
+    assert "from 14.90 to 8.20: 17 improved" in describe_comparison(
+        comparison(evaluated=evaluation() | {"rows": 1})
+    )
+    assert not any(line.interval for line in format_measures(EvaluationPart(**part() | {"rows": 1})))
 
 
 def test_every_part_and_the_plain_text_have_a_section():
-    headings = [section.heading for section in sections(Evaluation(**evaluation()))]
+    headings = [section.heading for section in build_sections(Evaluation(**evaluation()))]
     kinds = [f"{name}: 20 rows, 2 answered" for name in ("all", "word", "wordb", "wordc", "wordd")]
     assert headings == [*kinds, "plain text (word): 8 pieces"]
 
 
 def test_without_an_evaluation_the_sentence_is_of_the_answers():
-    assert "50 % of 1 answer end by themselves" in sentence(comparison())
+    assert "50 % of 1 answer end by themselves" in describe_comparison(comparison())

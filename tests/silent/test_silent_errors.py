@@ -12,8 +12,15 @@ import pytest
 
 from silent.errors import DOCS, ROOT, Fault, document, faults
 
-# Loaded once, in a process from which each run of a test is split off: to load them takes longer than most of the tests.
-PRELOADED = ["torch", "peft", "hypothesis", "transformers.models.gpt2.modeling_gpt2", "transformers.models.llama.modeling_llama"]
+# Loaded once, in a process from which each run of a test is split off: to load them takes longer than most of
+# the tests.
+PRELOADED = [
+    "torch",
+    "peft",
+    "hypothesis",
+    "transformers.models.gpt2.modeling_gpt2",
+    "transformers.models.llama.modeling_llama",
+]
 SOURCE = ROOT / "src" / "loratune"
 names = [f"{fault.test.partition('::')[2]} {number}" for number, fault in enumerate(faults())]
 
@@ -24,7 +31,11 @@ def test_each_fault_still_fits_the_source(fault):
     assert fault.new != fault.old
     ast.parse(fault.changed(place))
     file, _, test = fault.test.partition("::")
-    functions = {node.name for node in ast.parse((ROOT / "tests" / file).read_text()).body if isinstance(node, ast.FunctionDef)}
+    functions = {
+        node.name
+        for node in ast.parse((ROOT / "tests" / file).read_text()).body
+        if isinstance(node, ast.FunctionDef)
+    }
     assert test.partition("[")[0] in functions
 
 
@@ -59,7 +70,9 @@ def test_a_fault_is_found(fault, processes, copied):
     code, failures = outcome(processes, [fault.test], copied)
     assert code == 1 and failures
     # Not by a crash: the program runs on, and its result is wrong.
-    assert all(message.startswith(("AssertionError", "assert ", "Failed: DID NOT RAISE")) for message in failures)
+    assert all(
+        message.startswith(("AssertionError", "assert ", "Failed: DID NOT RAISE")) for message in failures
+    )
 
 
 def put_in(fault: Fault, source: Path) -> None:
@@ -82,5 +95,12 @@ def run(tests: list[str], folder: Path) -> None:
     os.chdir(ROOT)
     sys.path.insert(0, str(folder / "src"))
     os.environ["PYTHONPATH"] = str(folder / "src")
-    options = ["-q", "-x", "-p", "no:cacheprovider", f"--junitxml={folder / 'results.xml'}", f"--basetemp={folder / 'temp'}"]
+    options = [
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        f"--junitxml={folder / 'results.xml'}",
+        f"--basetemp={folder / 'temp'}",
+    ]
     sys.exit(pytest.main([*options, *(f"tests/{test}" for test in tests)]))

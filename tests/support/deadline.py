@@ -1,4 +1,6 @@
-"""A limit on the time of one example: what hangs, or waits for a pipe, fails instead of stopping the tests for ever."""
+"""A limit on the time of one example: what hangs, or waits for a pipe, fails instead of stopping the tests
+for ever.
+"""
 
 import signal
 from contextlib import contextmanager

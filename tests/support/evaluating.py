@@ -3,8 +3,8 @@
 import json
 
 from loratune.cli.main import main
-from loratune.commands.loading import load_side_by_side
-from loratune.config.evaluate import EvaluateSettings
+from loratune.commands.loading import load_tuned_models
+from loratune.config.evaluate import EvaluateConfig
 
 TABLE = [["", "2010", "2009"], ["net sales", "12", "30"]]
 PROGRAM = "subtract(30, 12), divide(#0, 12)"
@@ -12,20 +12,32 @@ PROGRAM = "subtract(30, 12), divide(#0, 12)"
 
 def finqa_row(number: int, **meta) -> dict:
     meta = {"facts": "retrieved", "program": PROGRAM, "exe_ans": 1.5, "table": TABLE, **meta}
-    return {"instruction": f"Question {number}?", "input": "facts", "output": PROGRAM, "source": "finqa", "meta": meta}
+    return {
+        "instruction": f"Question {number}?",
+        "input": "facts",
+        "output": PROGRAM,
+        "source": "finqa",
+        "meta": meta,
+    }
 
 
 COUNTING = [(f"Count to {n}.", " ".join(map(str, range(n)))) for n in range(2, 9)]
 KINDS = ["open_qa", "open_qa", "brainstorming", "open_qa", "closed_qa", "brainstorming", ""]
 ROWS = [
-    {"instruction": asked, "input": "", "output": told, "source": "dolly", "meta": {"category": kind} if kind else {}}
+    {
+        "instruction": asked,
+        "input": "",
+        "output": told,
+        "source": "dolly",
+        "meta": {"category": kind} if kind else {},
+    }
     for (asked, told), kind in zip(COUNTING, KINDS, strict=True)
 ]
 ROWS += [finqa_row(number) for number in range(3)]
 
 
 def tokenizer_of(place):
-    return load_side_by_side(EvaluateSettings(), [place / "adapter"])[0].tokenizer
+    return load_tuned_models(EvaluateConfig(), [place / "adapter"])[0].tokenizer
 
 
 def write_rows(place, rows) -> None:

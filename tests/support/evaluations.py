@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from loratune.report.schema import Evaluation, Logged
+from loratune.report.schema import Evaluation, LogRow
 from loratune.report.summary import Comparison
 
 # Texts that would do something if a page took them as markup, a format or a colour.
@@ -41,7 +41,14 @@ def part(low: float = -0.7, high: float = -0.5) -> dict:
 
 
 def example(text: str = "word", change: float = -0.5) -> dict:
-    side = {"nll": 2.0, "answer": text, "ended": "eos", "tokens": 3, "scores": {"rouge_l": 0.5}, "result": text}
+    side = {
+        "nll": 2.0,
+        "answer": text,
+        "ended": "eos",
+        "tokens": 3,
+        "scores": {"rouge_l": 0.5},
+        "result": text,
+    }
     return {
         "id": text,
         "source": text,
@@ -87,7 +94,9 @@ def row(base: str = "word", tuned: str = "word", prompt: str = "word") -> dict:
     return found
 
 
-def comparison(text: str = "word", evaluated: dict | None = None, rows: list[dict] | None = None) -> Comparison:
+def comparison(
+    text: str = "word", evaluated: dict | None = None, rows: list[dict] | None = None
+) -> Comparison:
     of_side = {"eos_rate": 0.5, "mean_tokens": 3.0, "rep_4": 0.1}
     return Comparison(
         rows=rows or [row(text, text, text)],
@@ -97,9 +106,9 @@ def comparison(text: str = "word", evaluated: dict | None = None, rows: list[dic
         settings={"Prompts": text},
         evaluation=evaluated and Evaluation(**evaluated),
         training=[
-            Logged(step=0, val_nll=2.5),
-            *(Logged(step=n, tokens=100 * n, loss=2.0) for n in range(1, 9)),
-            Logged(step=8, val_nll=2.0),
+            LogRow(step=0, val_nll=2.5),
+            *(LogRow(step=n, tokens=100 * n, loss=2.0) for n in range(1, 9)),
+            LogRow(step=8, val_nll=2.0),
         ],
         counts={"training": {text: {"rows": 5}}},
         versions={"torch": text},

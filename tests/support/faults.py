@@ -1,4 +1,6 @@
-"""What the tests of faults have in common: commands, what they leave, and a disk that fills up when a test says so."""
+"""What the tests of faults have in common: commands, what they leave, and a disk that fills up when a test
+says so.
+"""
 
 import os
 import re
@@ -9,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from loratune.cli.main import main
-from loratune.system.hardware import Neighbours
+from loratune.system.hardware import OtherPrograms
 from support.training_runs import TRAIN
 
 RUN = [*TRAIN, "--steps", "3", "--validations", "2"]
@@ -20,7 +22,9 @@ def at(place: Path, made: Path, cache: Path, monkeypatch) -> Path:
     shutil.copytree(made, place, dirs_exist_ok=True)
     monkeypatch.chdir(place)
     monkeypatch.setenv("LORATUNE_CACHE", str(cache))
-    monkeypatch.setattr(Neighbours, "crowd", lambda *_: False)  # what was timed once is good enough here
+    monkeypatch.setattr(
+        OtherPrograms, "are_busy", lambda *_: False
+    )  # what was timed once is good enough here
     return place
 
 
@@ -34,7 +38,11 @@ def refused(capsys, *words: str) -> str:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def process(*words: str, **options) -> subprocess.Popen:
@@ -43,7 +51,9 @@ def process(*words: str, **options) -> subprocess.Popen:
 
 
 class SmallDisk:
-    """A file system in memory. It can be filled to the last byte, at once or just before a file is opened for writing."""
+    """A file system in memory. It can be filled to the last byte, at once or just before a file is opened for
+    writing.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -63,7 +73,9 @@ class SmallDisk:
 
     @contextmanager
     def filled_at(self, file: int | str | None):
-        """The disk fills up before file number `file`, from 0, or the first whose path has this in it, is opened; None: never."""
+        """The disk fills up before file number `file`, from 0, or the first whose path has this in it, is
+        opened; None: never.
+        """
         self.opened, self.fill_at = [], file
         try:
             yield
@@ -84,7 +96,9 @@ class SmallDisk:
         if path == self.ballast or self.path not in path.parents:
             return
         self.opened.append(str(path.relative_to(self.path)))
-        if self.fill_at == len(self.opened) - 1 or (isinstance(self.fill_at, str) and re.search(self.fill_at, self.opened[-1])):
+        if self.fill_at == len(self.opened) - 1 or (
+            isinstance(self.fill_at, str) and re.search(self.fill_at, self.opened[-1])
+        ):
             self.fill_at = None
             self.fill()
 

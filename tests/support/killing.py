@@ -1,6 +1,7 @@
 """`loratune train` in processes of its own that are killed: at a chosen write, or at a chosen time.
 
-Each process is forked from one that has imported everything (Python's "forkserver"), so that it begins at once.
+Each process is forked from one that has imported everything (Python's "forkserver"), so that it begins at
+once.
 """
 
 import json
@@ -14,10 +15,11 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from loratune.training.checkpoint import KEPT, RunFolder, damage
+from loratune.training.checkpoint import CHECKPOINTS_TO_KEEP, RunFolder, find_damage
 from support.training_runs import BASE
 
-# What changes a file system, as Python's own audit events call it (docs.python.org/3/library/audit_events.html).
+# What changes a file system, as Python's own audit events call it
+# (docs.python.org/3/library/audit_events.html).
 WRITES = ("open", "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.truncate")
 PRELOADED = (
     "loratune.commands.train",
@@ -41,12 +43,18 @@ def start(
     copies: Path | None = None,
     save_every: float = AT_EACH_STEP,
 ) -> multiprocessing.Process:
-    """The run `name`, which goes on if it was begun. It kills itself just before its write number `kill_at`, from 0.
+    """The run `name`, which goes on if it was begun. It kills itself just before its write number `kill_at`,
+    from 0.
 
     Before each write, what a kill there would leave on the disk is copied to `copies`/0, 1, 2 and so on.
     """
     begun = (place / "runs" / name / "settings.toml").is_file()
-    words = ["train", "--run", name, *(["--resume"] if begun else [*OPTIONS, "--out", f"adapters/{name}", *options])]
+    words = [
+        "train",
+        "--run",
+        name,
+        *(["--resume"] if begun else [*OPTIONS, "--out", f"adapters/{name}", *options]),
+    ]
     process = processes.Process(target=train, args=(place, name, words, kill_at, copies, save_every))
     process.start()
     return process
@@ -61,12 +69,14 @@ def finish(place: Path, name: str, *options: str, save_every: float = AT_EACH_ST
     assert ended(start(place, name, *options, save_every=save_every)) == DONE
 
 
-def train(place: Path, name: str, words: list[str], kill_at: int | None, copies: Path | None, save_every: float) -> None:
+def train(
+    place: Path, name: str, words: list[str], kill_at: int | None, copies: Path | None, save_every: float
+) -> None:
     """In the new process."""
     from loratune.cli.main import main
     from loratune.training import loop
 
-    loop.SAVE_EVERY = save_every
+    loop.SAVE_INTERVAL_SECONDS = save_every
     os.chdir(place)
     os.environ |= {"LORATUNE_CACHE": str(place.with_name("cache")), "HF_HUB_OFFLINE": "1"}
     silent = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -114,25 +124,41 @@ def writes_of_last_run(place: Path) -> list[str]:
 
 
 def assert_ended_alike(whole: Path, killed: Path) -> None:
-    """The same adapter to the last bit, the same log, and nothing left lying about; both are folders in a place's `runs`."""
+    """The same adapter to the last bit, the same log, and nothing left lying about; both are folders in a
+    place's `runs`.
+    """
     place = killed.parent.parent
     one, other = (run.parent.parent / "adapters" / run.name for run in (whole, killed))
-    assert (one / "adapter_model.safetensors").read_bytes() == (other / "adapter_model.safetensors").read_bytes()
+    assert (one / "adapter_model.safetensors").read_bytes() == (
+        other / "adapter_model.safetensors"
+    ).read_bytes()
     assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in other.iterdir())
     assert log_of(whole) == log_of(killed)
     run = RunFolder(killed)
-    assert len(run.checkpoints()) <= KEPT + 1 and all(damage(checkpoint) is None for checkpoint in run.checkpoints())
+    assert len(run.list_checkpoints()) <= CHECKPOINTS_TO_KEEP + 1 and all(
+        find_damage(checkpoint) is None for checkpoint in run.list_checkpoints()
+    )
     assert json.loads((run.folder / "summary.json").read_text())["finished"]
-    best = load_file(run.best() / "adapter_model.safetensors")
-    assert all(best[name].equal(tensor) for name, tensor in load_file(other / "adapter_model.safetensors").items())
-    left = [path for folder in (run.folder, other.parent) for path in folder.rglob("*") if path.name.endswith(".tmp")]
+    best = load_file(run.find_best() / "adapter_model.safetensors")
+    assert all(
+        best[name].equal(tensor) for name, tensor in load_file(other / "adapter_model.safetensors").items()
+    )
+    left = [
+        path
+        for folder in (run.folder, other.parent)
+        for path in folder.rglob("*")
+        if path.name.endswith(".tmp")
+    ]
     assert not left
     assert "damaged" not in (place / "output.txt").read_text()
 
 
 def log_of(run: Path) -> list[tuple]:
     """What each row says that does not depend on the clock."""
-    rows = RunFolder(run).rows()
+    rows = RunFolder(run).read_log()
     steps = [row["step"] for row in rows if "loss" in row]
     assert steps == list(range(1, len(steps) + 1))
-    return [tuple(row.get(key) for key in ("step", "loss", "val_nll", "lr", "grad_norm", "tokens")) for row in rows]
+    return [
+        tuple(row.get(key) for key in ("step", "loss", "val_nll", "lr", "grad_norm", "tokens"))
+        for row in rows
+    ]

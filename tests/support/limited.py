@@ -1,4 +1,5 @@
-"""`loratune train` in a process of its own whose steps the system refuses memory; started by test_out_of_memory.py.
+"""`loratune train` in a process of its own whose steps the system refuses memory; started by
+test_out_of_memory.py.
 
 Of its own, because a step fits into whatever address space the tests before it have freed.
 """
@@ -11,9 +12,9 @@ import psutil
 from loratune.cli.main import main
 from loratune.commands import ready
 from loratune.training import step
-from loratune.training.autotune import Trial
+from loratune.training.autotune import Measurement
 
-add_gradients, (soft, hard) = step.add_gradients, resource.getrlimit(resource.RLIMIT_AS)
+add_gradients, (soft, hard) = step.accumulate_gradients, resource.getrlimit(resource.RLIMIT_AS)
 
 
 def limited(decoder, micro_batches, targets):
@@ -25,8 +26,8 @@ def limited(decoder, micro_batches, targets):
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-step.add_gradients = limited
+step.accumulate_gradients = limited
 # To try out what is fast would leave address space behind too.
-ready.try_out = lambda *_: Trial("fp32", 16384, 1.0, 1.0, 0.0, 0.0)
-ready.with_all_layers = lambda decoder, rows, settings, trial, cache: trial
+ready.run_autotune = lambda *_: Measurement("fp32", 16384, 1.0, 1.0, 0.0, 0.0)
+ready.measure_all_layers = lambda decoder, rows, settings, trial, cache: trial
 sys.exit(main(sys.argv[1:]))

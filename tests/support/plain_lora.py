@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 
-from loratune.data.example import Encoded
+from loratune.data.example import Example
 from loratune.data.packing import pack
-from loratune.models.adapter import adapter_weights
+from loratune.models.adapter import get_adapter_weights
 from loratune.models.lora import add_lora, trained_parameters
 from loratune.models.ops.attention import packed_attention
 from loratune.training.objective import target_loss
@@ -21,18 +21,18 @@ PEFT_TARGETS = {
 RANK, ALPHA = 4, 8
 
 
-def row(prompt: list[int], response: list[int]) -> Encoded:
-    return Encoded(prompt=prompt, response=response, id=f"{len(prompt)}-{len(response)}", source="test")
+def row(prompt: list[int], response: list[int]) -> Example:
+    return Example(prompt=prompt, response=response, id=f"{len(prompt)}-{len(response)}", source="test")
 
 
-def random_rows(lengths: list[tuple[int, int]], vocabulary: int) -> list[Encoded]:
+def random_rows(lengths: list[tuple[int, int]], vocabulary: int) -> list[Example]:
     """Rows of so many prompt and response tokens."""
     generator = torch.Generator().manual_seed(5)
     draw = lambda count: torch.randint(1, vocabulary, (count,), generator=generator).tolist()  # noqa: E731
     return [row(draw(prompt), draw(response)) for prompt, response in lengths]
 
 
-def some_rows() -> list[Encoded]:
+def some_rows() -> list[Example]:
     return random_rows([(7, 3), (1, 1), (20, 12), (4, 30), (11, 2)], 200)
 
 
@@ -46,7 +46,7 @@ def adapted(name: str, dropout: float = 0.0):
     return with_lora(ours(reference(MODELS[name])), dropout=dropout)
 
 
-def gradients(decoder, groups: list[list[Encoded]]) -> tuple[float, list[torch.Tensor]]:
+def gradients(decoder, groups: list[list[Example]]) -> tuple[float, list[torch.Tensor]]:
     """Loss (mean over all targets) and gradients, the groups accumulated."""
     targets = sum(len(pack(group).targets) for group in groups)
     total = 0.0
@@ -58,15 +58,22 @@ def gradients(decoder, groups: list[list[Encoded]]) -> tuple[float, list[torch.T
     return total, [parameter.grad for parameter in trained_parameters(decoder)]
 
 
-def peft_gradients(model, decoder, rows: list[Encoded]) -> tuple[float, list[torch.Tensor]]:
+def peft_gradients(model, decoder, rows: list[Example]) -> tuple[float, list[torch.Tensor]]:
     """The same by `transformers` and PEFT, with the decoder's adapter on `model`, each row alone."""
     kind = decoder.spec.architecture
     config = LoraConfig(
-        r=RANK, lora_alpha=ALPHA, target_modules=PEFT_TARGETS[kind], task_type="CAUSAL_LM", fan_in_fan_out=kind == "gpt2"
+        r=RANK,
+        lora_alpha=ALPHA,
+        target_modules=PEFT_TARGETS[kind],
+        task_type="CAUSAL_LM",
+        fan_in_fan_out=kind == "gpt2",
     )
     there = get_peft_model(model, config).eval()  # GPT-2's configuration has dropout of its own
     theirs = dict(there.named_parameters())
-    mine = {name.replace(".weight", ".default.weight"): matrix for name, matrix in adapter_weights(decoder).items()}
+    mine = {
+        name.replace(".weight", ".default.weight"): matrix
+        for name, matrix in get_adapter_weights(decoder).items()
+    }
     for name, matrix in mine.items():
         theirs[name].data.copy_(matrix)
     targets, total = sum(len(one.response) for one in rows), 0.0

@@ -14,9 +14,9 @@ from transformers import (
 )
 
 from loratune.models.decoder import Decoder
-from loratune.models.load import decoder_of
+from loratune.models.load import build_decoder
 from loratune.models.ops.attention import packed_attention
-from loratune.models.spec import spec_of
+from loratune.models.spec import build_spec
 
 SMALL = {
     "hidden_size": 48,
@@ -32,7 +32,9 @@ GPT2_SHAPES = {  # (width, heads) of the published sizes, with fewer layers and 
     "gpt2-medium": GPT2Config(n_embd=1024, n_head=16, n_layer=2, vocab_size=503),
     "gpt2-large": GPT2Config(n_embd=1280, n_head=20, n_layer=1, vocab_size=503),
     "gpt2-xl": GPT2Config(n_embd=1600, n_head=25, n_layer=1, vocab_size=503),
-    "cerebras-gpt": GPT2Config(n_embd=96, n_head=3, n_layer=2, n_inner=200, vocab_size=211, activation_function="gelu"),
+    "cerebras-gpt": GPT2Config(
+        n_embd=96, n_head=3, n_layer=2, n_inner=200, vocab_size=211, activation_function="gelu"
+    ),
 }
 LLAMA_SHAPES = {
     "smollm2": LlamaConfig(**SMALL, **GROUPED, tie_word_embeddings=True),
@@ -59,7 +61,9 @@ LLAMA_SHAPES = {
 
 
 def reference(config: PretrainedConfig, seed: int = 0):
-    """A random model as `transformers` computes it; biases and norms are random, too, so that none can be forgotten."""
+    """A random model as `transformers` computes it; biases and norms are random, too, so that none can be
+    forgotten.
+    """
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config).eval().float()
     for name, parameter in model.named_parameters():
@@ -71,7 +75,7 @@ def reference(config: PretrainedConfig, seed: int = 0):
 
 
 def ours(model) -> Decoder:
-    return decoder_of(spec_of(model.config), model.state_dict())
+    return build_decoder(build_spec(model.config), model.state_dict())
 
 
 def logits(decoder: Decoder, ids: torch.Tensor) -> torch.Tensor:
@@ -89,9 +93,14 @@ def randomise_lora(decoder: Decoder, seed: int = 1, std: float = 0.1) -> None:
 
 
 def save_model(
-    folder, config: PretrainedConfig = LLAMA_SHAPES["smollm2"], seed: int = 0, begins: str = "", ends: str = ""
+    folder,
+    config: PretrainedConfig = LLAMA_SHAPES["smollm2"],
+    seed: int = 0,
+    begins: str = "",
+    ends: str = "",
 ) -> None:
-    """A whole model folder, as a hub would deliver it: random weights, and a byte-level tokenizer that knows every text.
+    """A whole model folder, as a hub would deliver it: random weights, and a byte-level tokenizer that knows
+    every text.
 
     `begins` and `ends` are special tokens that the tokenizer, unless told not to, puts around each text.
     """

@@ -24,7 +24,9 @@ def byte_level(specials: list[str | AddedToken] | None = None, in_vocabulary: bo
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     first = (specials or SPECIAL) if in_vocabulary else []
-    trainer = trainers.BpeTrainer(vocab_size=330, special_tokens=first, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=330, special_tokens=first, initial_alphabet=alphabet, show_progress=False
+    )
     backend.train_from_iterator(TEXTS, trainer)
     if not in_vocabulary:
         backend.add_special_tokens(specials or SPECIAL)
@@ -33,9 +35,13 @@ def byte_level(specials: list[str | AddedToken] | None = None, in_vocabulary: bo
 
 
 def sentence_piece(prepend: str = "first", legacy: bool = False) -> Backend:
-    """As Llama 2's: spaces are written ▁, unknown letters as their bytes, and its merges can make an end marker."""
+    """As Llama 2's: spaces are written ▁, unknown letters as their bytes, and its merges can make an end
+    marker.
+    """
     backend = Backend(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    trainer = trainers.BpeTrainer(vocab_size=130, special_tokens=SPECIAL, initial_alphabet=LETTERS, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=130, special_tokens=SPECIAL, initial_alphabet=LETTERS, show_progress=False
+    )
     backend.train_from_iterator([text.replace(" ", "▁") for text in TEXTS], trainer)
     whole = json.loads(backend.to_str())
     vocabulary, merges = whole["model"]["vocab"], whole["model"]["merges"]
@@ -57,8 +63,14 @@ def sentence_piece(prepend: str = "first", legacy: bool = False) -> Backend:
 
 
 def unigram() -> Backend:
-    """As T5's, with pieces for the special tokens that it would choose by itself, and a normalizer that makes such texts."""
-    pieces = [(text, 0.0) for text in SPECIAL] + [(letter, -5.0) for letter in LETTERS] + [("▁the", -3.0), ("answer", -4.0)]
+    """As T5's, with pieces for the special tokens that it would choose by itself, and a normalizer that makes
+    such texts.
+    """
+    pieces = (
+        [(text, 0.0) for text in SPECIAL]
+        + [(letter, -5.0) for letter in LETTERS]
+        + [("▁the", -3.0), ("answer", -4.0)]
+    )
     backend = Backend(models.Unigram(pieces, unk_id=0, byte_fallback=False))
     backend.normalizer = normalizers.NFKC()
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -76,14 +88,18 @@ def lower_case() -> Backend:
 
 def whole_words() -> Backend:
     words = [*SPECIAL, *sorted({word for text in TEXTS for word in text.split()} - set(SPECIAL))]
-    backend = Backend(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    backend = Backend(
+        models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>")
+    )
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.add_special_tokens(SPECIAL)
     return backend
 
 
 def stripping() -> Backend:
-    return byte_level(["<unk>", "<s>", "</s>", "<|im_start|>", AddedToken("<|im_end|>", lstrip=True, rstrip=True), "[END]"])
+    return byte_level(
+        ["<unk>", "<s>", "</s>", "<|im_start|>", AddedToken("<|im_end|>", lstrip=True, rstrip=True), "[END]"]
+    )
 
 
 KINDS: dict[str, Callable[[], Backend]] = {
@@ -97,7 +113,9 @@ KINDS: dict[str, Callable[[], Backend]] = {
     "Unigram": unigram,
     "whole words": whole_words,
 }
-SPELLING = [kind for kind in KINDS if kind not in ("stripping", "lower case", "Unigram", "whole words")]  # give back each text
+SPELLING = [
+    kind for kind in KINDS if kind not in ("stripping", "lower case", "Unigram", "whole words")
+]  # give back each text
 
 
 def make(kind: str, front: str = "", behind: str = "") -> Tokenizer:
@@ -105,9 +123,13 @@ def make(kind: str, front: str = "", behind: str = "") -> Tokenizer:
     backend = KINDS[kind]()
     if front or behind:
         around = [(text, backend.token_to_id(text)) for text in (front, behind) if text]
-        backend.post_processor = processors.TemplateProcessing(single=f"{front} $A {behind}".strip(), special_tokens=around)
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{front} $A {behind}".strip(), special_tokens=around
+        )
     names = {"eos_token": "</s>", "unk_token": "<unk>", "bos_token": "<s>"}
-    return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, additional_special_tokens=SPECIAL[3:], **names))
+    return Tokenizer(
+        PreTrainedTokenizerFast(tokenizer_object=backend, additional_special_tokens=SPECIAL[3:], **names)
+    )
 
 
 made = cache(make)

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from loratune.data.template import load_template
-from loratune.models.adapter import describe, save_adapter
-from loratune.models.load import load_base
+from loratune.models.adapter import save_adapter, write_adapter_metadata
+from loratune.models.load import load_model
 from loratune.models.lora import add_lora
-from loratune.models.resolve import find_base
+from loratune.models.resolve import resolve_model
 from support.small_models import randomise_lora, save_model
 
 
@@ -22,8 +22,8 @@ def save_tuned(
     """`base/` and `adapter/` in `place`; without effect the adapter changes nothing."""
     if not (place / base).exists():
         save_model(place / base, seed=len(base))
-    found = find_base(base)
-    decoder = load_base(found).decoder
+    found = resolve_model(base)
+    decoder = load_model(found).decoder
     add_lora(decoder, rank=4, alpha=8, dropout=0, targets=[targets])
     if effect:
         randomise_lora(decoder, seed)
@@ -38,4 +38,4 @@ def save_tuned(
         },
         "template": load_template(template).to_dict(),
     }
-    describe(place / name, facts)
+    write_adapter_metadata(place / name, facts)

@@ -13,7 +13,7 @@ from rich.table import Table
 from loratune.cli import main
 from loratune.errors import UserError
 from loratune.report.terminal.comparison import show_comparison
-from loratune.system.console import PatientConsole, printable, say, track, warn
+from loratune.system.console import TolerantConsole, make_printable, say, track, warn
 
 HOSTILE = [
     "\x1b]0;another title\x07",  # OSC: sets the window's title, on some terminals far more
@@ -31,8 +31,14 @@ OURS = re.compile(r"\x1b\[[0-9;]*m")  # what rich itself writes: colours
 
 def shown(show) -> str:
     """What `show(console)` writes to a terminal, without its colours."""
-    terminal = PatientConsole(
-        file=io.StringIO(), force_terminal=True, highlight=False, markup=False, emoji=False, width=400, legacy_windows=False
+    terminal = TolerantConsole(
+        file=io.StringIO(),
+        force_terminal=True,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        width=400,
+        legacy_windows=False,
     )
     show(terminal)
     return OURS.sub("", terminal.file.getvalue())
@@ -40,16 +46,26 @@ def shown(show) -> str:
 
 @given(st.text(st.sampled_from("\x1b[]m\x07\x9b\u202e a\n\t") | st.characters()))
 def test_printable_text_has_nothing_that_acts_and_loses_nothing_else(text):
-    safe = printable(text)
+    safe = make_printable(text)
     assert not ACTING.search(safe) and len(safe) == len(text)
     assert all(one == other or ACTING.match(other) for one, other in zip(safe, text, strict=True))
 
 
 @pytest.mark.parametrize(
-    "text", ["naïve\xa0é", "e\u0301", "\u0645\u06cc\u200c\u062e", "שלום", "👩\u200d🚀", "日本\u3000", "a\nb\tc", "\U0001d4b3"]
+    "text",
+    [
+        "naïve\xa0é",
+        "e\u0301",
+        "\u0645\u06cc\u200c\u062e",
+        "שלום",
+        "👩\u200d🚀",
+        "日本\u3000",
+        "a\nb\tc",
+        "\U0001d4b3",
+    ],
 )
 def test_letters_of_every_script_stay(text):
-    assert printable(text) == text
+    assert make_printable(text) == text
 
 
 @pytest.mark.parametrize("text", HOSTILE + MARKUP)

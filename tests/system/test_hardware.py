@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from loratune.errors import UserError
-from loratune.generation.cache import slots_for
+from loratune.generation.cache import choose_slot_count
 from loratune.system import hardware, memory
 
 Times = namedtuple("Times", "user nice system idle iowait steal guest")
@@ -26,14 +26,19 @@ def windows_error(number: int, text: str) -> OSError:
 
 @pytest.fixture
 def clock(monkeypatch) -> dict:
-    """Seconds of the clock, of each core and of this process; of the machine's eight logical cores it may use four."""
+    """Seconds of the clock, of each core and of this process; of the machine's eight logical cores it may use
+    four.
+    """
     now = {"clock": 100.0, "core": 900.0, "own": 20.0}
     own = namedtuple("Own", "user system")
     monkeypatch.setattr(hardware.time, "perf_counter", lambda: now["clock"])
-    monkeypatch.setattr(hardware, "allowed_cores", lambda: {0, 2, 4, 6})
+    monkeypatch.setattr(hardware, "list_allowed_cores", lambda: {0, 2, 4, 6})
 
     def cores(percpu):
-        used, unused = Times(now["core"] - 3, 1, 1, 70, 5, 1, 600), Times(7e9 * now["clock"], 1, 1, 70, 5, 1, 600)
+        used, unused = (
+            Times(now["core"] - 3, 1, 1, 70, 5, 1, 600),
+            Times(7e9 * now["clock"], 1, 1, 70, 5, 1, 600),
+        )
         return [used, unused] * 4
 
     monkeypatch.setattr(psutil, "cpu_times", cores)
@@ -42,25 +47,27 @@ def clock(monkeypatch) -> dict:
     return now
 
 
-@pytest.mark.parametrize(("threads", "others", "crowded"), [(4, 0.2, False), (4, 0.3, True), (3, 1.2, False), (3, 1.3, True)])
+@pytest.mark.parametrize(
+    ("threads", "others", "crowded"), [(4, 0.2, False), (4, 0.3, True), (3, 1.2, False), (3, 1.3, True)]
+)
 def test_neighbours_crowd_when_the_cores_do_not_suffice_for_all(clock, threads, others, crowded):
-    neighbours = hardware.Neighbours()
+    neighbours = hardware.OtherPrograms()
     clock["clock"] += 10
     clock["own"] += 10 * threads
     clock["core"] += 10 * (threads + others) / 4
-    assert neighbours.crowd(threads) is crowded
+    assert neighbours.are_busy(threads) is crowded
 
 
 def test_more_threads_than_cores_are_no_crowd(clock):
-    neighbours = hardware.Neighbours()
+    neighbours = hardware.OtherPrograms()
     clock["clock"] += 10
     clock["own"] += 40
     clock["core"] += 10
-    assert not neighbours.crowd(16)
+    assert not neighbours.are_busy(16)
 
 
 def test_cpu_seconds_of_others_are_not_negative():
-    assert hardware.others_cpu_seconds() > 0
+    assert hardware.measure_other_cpu_seconds() > 0
 
 
 def test_what_a_command_leaves_behind_in_a_circle_is_let_go():
@@ -82,22 +89,22 @@ def test_what_a_command_leaves_behind_in_a_circle_is_let_go():
 
 def test_busy_cores_that_a_quota_leaves_free_are_no_crowd(clock, monkeypatch):
     """A container may have the time of a core and a half on a machine of many."""
-    monkeypatch.setattr(hardware, "cores_limit", lambda: 1.5)
-    assert hardware.physical_cores() == 2
-    neighbours = hardware.Neighbours()
+    monkeypatch.setattr(hardware, "read_core_limit", lambda: 1.5)
+    assert hardware.count_usable_cores() == 2
+    neighbours = hardware.OtherPrograms()
     clock["clock"] += 10
     clock["own"] += 15
     clock["core"] += 10 * (1.5 + 2) / 4
-    assert not neighbours.crowd(2)
+    assert not neighbours.are_busy(2)
     clock["core"] += 10 * 0.5 / 4
-    assert neighbours.crowd(2)
+    assert neighbours.are_busy(2)
 
 
 def test_cores_whose_topology_cannot_be_read_are_all_used(monkeypatch):
     monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 8 if logical else None)
-    monkeypatch.setattr(hardware, "allowed_cores", lambda: {0, 1, 2, 5})
-    monkeypatch.setattr(hardware, "cores_limit", lambda: None)
-    assert hardware.physical_cores() == 4
+    monkeypatch.setattr(hardware, "list_allowed_cores", lambda: {0, 1, 2, 5})
+    monkeypatch.setattr(hardware, "read_core_limit", lambda: None)
+    assert hardware.count_usable_cores() == 4
 
 
 @pytest.fixture
@@ -112,28 +119,34 @@ def found(monkeypatch):
 def test_a_gpu_is_tried(found):
     ones = torch.ones
     found.setattr(torch, "ones", lambda *shape, dtype, device: ones(*shape, dtype=dtype))
-    assert hardware.find_gpu() == hardware.Gpu("Abacus 3", 8 * 10**9, "")
-    assert hardware.use_machine(1, "auto") == hardware.Device("cuda") == hardware.use_machine(1, "cuda")
-    assert hardware.use_machine(1, "cpu") == hardware.Device("cpu")
+    assert hardware.detect_gpu() == hardware.Gpu("Abacus 3", 8 * 10**9, "")
+    assert hardware.set_up_device(1, "auto") == hardware.Device("cuda") == hardware.set_up_device(1, "cuda")
+    assert hardware.set_up_device(1, "cpu") == hardware.Device("cpu")
     found.setattr(torch, "ones", lambda *shape, dtype, device: ones(*shape, dtype=dtype) / 2)
-    assert hardware.find_gpu().fault == "a small product of it is wrong"
+    assert hardware.detect_gpu().fault == "a small product of it is wrong"
 
 
-@pytest.mark.parametrize("error", [RuntimeError, torch.AcceleratorError, torch.OutOfMemoryError, AssertionError])
+@pytest.mark.parametrize(
+    "error", [RuntimeError, torch.AcceleratorError, torch.OutOfMemoryError, AssertionError]
+)
 def test_a_gpu_that_fails_is_not_taken(found, error):
     def fail(*_, **__):
-        raise error("CUDA error: CUDA-capable device(s) is/are busy\nSearch for `cudaErrorDevicesUnavailable'")
+        raise error(
+            "CUDA error: CUDA-capable device(s) is/are busy\nSearch for `cudaErrorDevicesUnavailable'"
+        )
 
     found.setattr(torch, "ones", fail)
     fault = "CUDA error: CUDA-capable device(s) is/are busy"
-    assert hardware.find_gpu() == hardware.Gpu("Abacus 3", 8 * 10**9, fault)
-    assert hardware.use_machine(1, "auto") == hardware.Device("cpu", f"Abacus 3 cannot compute: {fault}")
-    assert hardware.use_machine(1, "cpu") == hardware.Device("cpu")
+    assert hardware.detect_gpu() == hardware.Gpu("Abacus 3", 8 * 10**9, fault)
+    assert hardware.set_up_device(1, "auto") == hardware.Device("cpu", f"Abacus 3 cannot compute: {fault}")
+    assert hardware.set_up_device(1, "cpu") == hardware.Device("cpu")
     with pytest.raises(UserError) as refused:
-        hardware.use_machine(1, "cuda")
-    assert refused.value.problems == (f"--device cuda: Abacus 3 cannot compute: {fault}; {hardware.LEAVE_OUT}",)
+        hardware.set_up_device(1, "cuda")
+    assert refused.value.problems == (
+        f"--device cuda: Abacus 3 cannot compute: {fault}; {hardware.CPU_REMEDY}",
+    )
     found.setattr(torch.cuda, "get_device_properties", fail)
-    assert hardware.find_gpu() == hardware.Gpu("a GPU", 0, fault)
+    assert hardware.detect_gpu() == hardware.Gpu("a GPU", 0, fault)
 
 
 @pytest.mark.parametrize(
@@ -168,4 +181,4 @@ def test_memory_that_this_process_keeps_for_itself_on_a_gpu_is_free(monkeypatch)
         monkeypatch.setattr(torch.cuda, name, lambda _, size=size: size)
     weight = SimpleNamespace(is_cuda=True, device="cuda", element_size=lambda: 1)
     decoder = SimpleNamespace(spec=SimpleNamespace(layers=1, kv_heads=1, head_dim=1), head_weight=weight)
-    assert slots_for(decoder, 64, capacity=1) == (10 + 30 - 12) // 4 // 2
+    assert choose_slot_count(decoder, 64, capacity=1) == (10 + 30 - 12) // 4 // 2

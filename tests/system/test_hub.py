@@ -1,4 +1,6 @@
-"""The hub's protocol as `huggingface_hub` speaks it, against a stand-in on this machine; each command in a process of its own."""
+"""The hub's protocol as `huggingface_hub` speaks it, against a stand-in on this machine; each command in a
+process of its own.
+"""
 
 import json
 import os
@@ -15,7 +17,7 @@ import pyarrow.parquet
 import pytest
 
 from loratune.data import snapshot
-from loratune.data.sources.hub import choose
+from loratune.data.sources.hub import choose_files
 from loratune.errors import UserError
 from loratune.system import hub
 from support.small_models import save_model
@@ -42,11 +44,20 @@ class StandIn(BaseHTTPRequestHandler):
         files = self.repositories[name]
         if not listing:  # datasets/owner/name/resolve/COMMIT/FILE
             content = files["/".join(parts[5:])]
-            return self.answer(200, content, {"ETag": f'"{sha1(content).hexdigest()}"', "X-Repo-Commit": COMMIT})
+            return self.answer(
+                200, content, {"ETag": f'"{sha1(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
+            )
         if parts[4] == "tree":
-            entries = [{"type": "file", "path": file, "size": len(content), "oid": "0"} for file, content in files.items()]
+            entries = [
+                {"type": "file", "path": file, "size": len(content), "oid": "0"}
+                for file, content in files.items()
+            ]
             return self.answer(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
-        info = {"id": "/".join(parts[2:4]), "sha": COMMIT, "siblings": [{"rfilename": file} for file in files]}
+        info = {
+            "id": "/".join(parts[2:4]),
+            "sha": COMMIT,
+            "siblings": [{"rfilename": file} for file in files],
+        }
         self.answer(200, json.dumps(info).encode(), {"Content-Type": "application/json"})
 
     do_HEAD = do_GET
@@ -65,7 +76,9 @@ class StandIn(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(repositories):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Serving", (StandIn,), {"repositories": repositories}))
+    server = ThreadingHTTPServer(
+        ("127.0.0.1", 0), type("Serving", (StandIn,), {"repositories": repositories})
+    )
     Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -81,7 +94,9 @@ def finqa_parquet(folder, name: str) -> bytes:
     rows = snapshot.read(name)[:8]
     kept = ("id", "pre_text", "post_text", "question", "program", "gold_inds")
     flat = [
-        {field: row[field] for field in kept} | {"table": json.dumps(row["table"]), "final_result": row["answer"]} for row in rows
+        {field: row[field] for field in kept}
+        | {"table": json.dumps(row["table"]), "final_result": row["answer"]}
+        for row in rows
     ]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(flat), folder / name)
     return (folder / name).read_bytes()
@@ -102,8 +117,12 @@ def place(tmp_path_factory):
             for part, name in (("train", "finqa_train"), ("validation", "finqa_dev"), ("test", "finqa_test"))
         },
         "datasets/somebody/parted": {
-            "train.jsonl": jsonl([{"prompt": f"What is {n} times itself?", "completion": str(n * n)} for n in range(30)]),
-            "test.jsonl": jsonl([{"prompt": f"Name a {one}.", "completion": "No."} for one in ("river", "hill")]),
+            "train.jsonl": jsonl(
+                [{"prompt": f"What is {n} times itself?", "completion": str(n * n)} for n in range(30)]
+            ),
+            "test.jsonl": jsonl(
+                [{"prompt": f"Name a {one}.", "completion": "No."} for one in ("river", "hill")]
+            ),
         },
         "datasets/somebody/own": {
             "train.csv": b"prompt,completion\nName a red fruit,Cherry\nName a green tree,Fir\n",
@@ -128,8 +147,14 @@ def prepare(place, *options: str, **environment: str):
         "0.2",
     ]
     clean = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
-    environment = clean | {"HF_ENDPOINT": address, "HF_HOME": str(folder / "cache"), "CUDA_VISIBLE_DEVICES": ""} | environment
-    return subprocess.run([*command, *options], env=environment, capture_output=True, text=True, input="", timeout=120)
+    environment = (
+        clean
+        | {"HF_ENDPOINT": address, "HF_HOME": str(folder / "cache"), "CUDA_VISIBLE_DEVICES": ""}
+        | environment
+    )
+    return subprocess.run(
+        [*command, *options], env=environment, capture_output=True, text=True, input="", timeout=120
+    )
 
 
 def test_dolly_finqa_and_any_other_data_set_come_from_the_hub_and_then_from_the_cache(place, tmp_path):
@@ -157,7 +182,10 @@ def test_where_a_data_set_has_train_and_test_alone_validation_is_drawn_from_trai
 def test_a_data_set_that_the_hub_does_not_have_is_refused(place, tmp_path):
     result = prepare(place, "--data", "somebody/nothing", "--out", str(tmp_path / "data"))
     assert result.returncode == 2 and not (tmp_path / "data").exists()
-    assert "data set somebody/nothing: the hub has no such data set" in result.stderr and "Traceback" not in result.stderr
+    assert (
+        "data set somebody/nothing: the hub has no such data set" in result.stderr
+        and "Traceback" not in result.stderr
+    )
 
 
 def test_a_gated_data_set_is_refused_without_asking_for_a_login(place, tmp_path):
@@ -181,21 +209,46 @@ print(json.dumps({"codes": codes, "called": called, "telemetry": os.environ["HF_
 
 def test_with_a_model_and_data_at_hand_nobody_is_called(place, tmp_path):
     data = tmp_path / "own.jsonl"
-    data.write_bytes(jsonl([{"instruction": f"What is {n}?", "output": f"It is {n * n}."} for n in range(40)]))
+    data.write_bytes(
+        jsonl([{"instruction": f"What is {n}?", "output": f"It is {n * n}."} for n in range(40)])
+    )
     (tmp_path / "test.json").write_text('["What is 7?"]')
     base, short = ["--model", str(place[0] / "model")], ["--adapter", "adapter", "--max-new-tokens", "2"]
     commands = [
         ["prepare", *base, "--data", str(data), "--val-fraction", "0.2", "--out", "data"],
-        ["train", *base, "--data", "data", "--max-tokens", "256", "--steps", "1", "--out", "adapter", "--precision", "fp32"],
+        [
+            "train",
+            *base,
+            "--data",
+            "data",
+            "--max-tokens",
+            "256",
+            "--steps",
+            "1",
+            "--out",
+            "adapter",
+            "--precision",
+            "fp32",
+        ],
         ["evaluate", *short, "--data", "data/test.jsonl", "--generate", "1", "--forgetting", str(data)],
         ["compare", *short],
     ]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    clean |= {"LORATUNE_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "none"), "CUDA_VISIBLE_DEVICES": ""}
+    clean |= {
+        "LORATUNE_CACHE": str(tmp_path / "cache"),
+        "HF_HOME": str(tmp_path / "none"),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     command = [sys.executable, "-c", WATCHED, json.dumps(commands)]
-    result = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, input="", timeout=300)
+    result = subprocess.run(
+        command, cwd=tmp_path, env=clean, capture_output=True, text=True, input="", timeout=300
+    )
     assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout.splitlines()[-1]) == {"codes": [0, 0, 0, 0], "called": [], "telemetry": "1"}
+    assert json.loads(result.stdout.splitlines()[-1]) == {
+        "codes": [0, 0, 0, 0],
+        "called": [],
+        "telemetry": "1",
+    }
 
 
 def test_without_a_hub_or_a_cache_the_remedy_is_told(place, tmp_path):
@@ -211,10 +264,10 @@ def test_whether_the_hub_answers(monkeypatch):
     with serving({}) as address:
         monkeypatch.setattr(constants, "ENDPOINT", address)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-        assert not hub.answers()
+        assert not hub.is_hub_reachable()
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        assert hub.answers()
-    assert not hub.answers()
+        assert hub.is_hub_reachable()
+    assert not hub.is_hub_reachable()
 
 
 def test_a_hub_that_hangs_does_not_answer(monkeypatch):
@@ -226,15 +279,18 @@ def test_a_hub_that_hangs_does_not_answer(monkeypatch):
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         start = time.monotonic()
-        assert not hub.answers(seconds=0.3)
+        assert not hub.is_hub_reachable(seconds=0.3)
         assert time.monotonic() - start < 2
 
 
 def test_the_files_of_a_data_set_are_chosen():
-    assert choose(["README.md", "a.jsonl", "data/b.parquet", "data/a.parquet"], "o/n", "") == ["data/a.parquet", "data/b.parquet"]
-    assert choose(["dataset_infos.json", "train.json", ".x.json"], "o/n", "") == ["train.json"]
-    assert choose(["main/a.csv", "other/a.csv"], "o/n", "other") == ["other/a.csv"]
+    assert choose_files(["README.md", "a.jsonl", "data/b.parquet", "data/a.parquet"], "o/n", "") == [
+        "data/a.parquet",
+        "data/b.parquet",
+    ]
+    assert choose_files(["dataset_infos.json", "train.json", ".x.json"], "o/n", "") == ["train.json"]
+    assert choose_files(["main/a.csv", "other/a.csv"], "o/n", "other") == ["other/a.csv"]
     with pytest.raises(UserError, match="choose one: o/n/main o/n/other"):
-        choose(["main/a.csv", "other/a.csv"], "o/n", "")
+        choose_files(["main/a.csv", "other/a.csv"], "o/n", "")
     with pytest.raises(UserError, match=r"no \.parquet, \.jsonl, \.json, \.csv, \.tsv files"):
-        choose(["README.md"], "o/n", "")
+        choose_files(["README.md"], "o/n", "")

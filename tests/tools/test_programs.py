@@ -6,33 +6,69 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loratune.data import snapshot
-from loratune.tasks.finqa.facts import page_facts
-from loratune.tasks.finqa.program import execute, number_of, parse, result_of, same_program, same_result, written
-from tools.programs import CALCULATE, Forms, find_program, form_of, has_numbers, numbers_of, places, results
+from loratune.tasks.finqa.facts import build_page_facts
+from loratune.tasks.finqa.program import (
+    execute_program,
+    execute_text,
+    format_program,
+    is_same_program,
+    is_same_result,
+    parse_number,
+    parse_program,
+)
+from tools.programs import (
+    NUMPY_OPERATIONS,
+    FormStatistics,
+    count_placeholders,
+    evaluate_form,
+    extract_form,
+    extract_numbers,
+    find_program,
+    has_numbers,
+)
 
 CHANGE = "subtract({}, {}), divide(#0, {})"
 KNOWN = [
-    *[("what is the percent change in sales from 2011 to 2012?", parse(CHANGE.format(8, 5, 5)))] * 6,
-    *[("what is the sum of rent and fuel?", parse("add(1, 2)"))] * 6,
-    *[("what is the ratio of debt to equity?", parse("divide(1, 2)"))] * 6,
+    *[("what is the percent change in sales from 2011 to 2012?", parse_program(CHANGE.format(8, 5, 5)))] * 6,
+    *[("what is the sum of rent and fuel?", parse_program("add(1, 2)"))] * 6,
+    *[("what is the ratio of debt to equity?", parse_program("divide(1, 2)"))] * 6,
 ]
 FACTS = {"text_0": "we have plants in 14 countries .", "table_1": "sales | 2012 : $ 536.7 ; 2011 : $ 521.9"}
 
 
 def test_the_usual_form_over_the_numbers_of_the_page_is_found():
-    found = find_program("what is the percent change in sales from 2011 to 2012?", FACTS, 0.02836, Forms.of(KNOWN))
-    assert written(found) == CHANGE.format(536.7, 521.9, 521.9)
+    found = find_program(
+        "what is the percent change in sales from 2011 to 2012?", FACTS, 0.02836, FormStatistics.of(KNOWN)
+    )
+    assert format_program(found) == CHANGE.format(536.7, 521.9, 521.9)
 
 
 def test_nothing_is_found_where_no_form_gives_the_result():
-    assert find_program("what is the percent change in sales?", FACTS, 123.45678, Forms.of(KNOWN)) is None
-    assert find_program("what is the percent change in sales?", {"text_0": "no number here ."}, 1.0, Forms.of(KNOWN)) is None
+    assert (
+        find_program("what is the percent change in sales?", FACTS, 123.45678, FormStatistics.of(KNOWN))
+        is None
+    )
+    assert (
+        find_program(
+            "what is the percent change in sales?",
+            {"text_0": "no number here ."},
+            1.0,
+            FormStatistics.of(KNOWN),
+        )
+        is None
+    )
 
 
 def test_two_meanings_that_are_as_likely_are_no_find():
-    facts = {"text_0": "the rent is 31.5 and the fuel is 11.25 .", "text_1": "the rent is 21.5 and the fuel is 21.25 ."}
-    forms = Forms.of([("what is the sum of rent and fuel?", parse("add(1, 2)"))] * 3)
-    assert find_program("what is the sum of rent and fuel?", {"text_0": facts["text_0"]}, 42.75, forms) is not None
+    facts = {
+        "text_0": "the rent is 31.5 and the fuel is 11.25 .",
+        "text_1": "the rent is 21.5 and the fuel is 21.25 .",
+    }
+    forms = FormStatistics.of([("what is the sum of rent and fuel?", parse_program("add(1, 2)"))] * 3)
+    assert (
+        find_program("what is the sum of rent and fuel?", {"text_0": facts["text_0"]}, 42.75, forms)
+        is not None
+    )
     assert find_program("what is the sum of rent and fuel?", facts, 42.75, forms) is None
 
 
@@ -42,23 +78,29 @@ def forms_of_two_or_three(draw):
     steps = []
     for number in range(draw(st.integers(1, 3))):
         choices = [st.just("7"), st.just("const_100"), *([st.just(f"#{number - 1}")] if number else [])]
-        steps.append(f"{draw(st.sampled_from(sorted(CALCULATE)))}({draw(st.one_of(choices))}, {draw(st.one_of(choices))})")
-    return form_of(parse(", ".join(steps)))
+        steps.append(
+            f"{draw(st.sampled_from(sorted(NUMPY_OPERATIONS)))}({draw(st.one_of(choices))}, "
+            f"{draw(st.one_of(choices))})"
+        )
+    return extract_form(parse_program(", ".join(steps)))
 
 
-@given(forms_of_two_or_three(), st.lists(st.sampled_from(["3", "4.5", "12%", "-8"]), min_size=2, max_size=3, unique=True))
+@given(
+    forms_of_two_or_three(),
+    st.lists(st.sampled_from(["3", "4.5", "12%", "-8"]), min_size=2, max_size=3, unique=True),
+)
 def test_all_choices_at_once_equal_one_program_at_a_time(form, numbers):
-    if places(form) not in (1, 2, 3):
+    if count_placeholders(form) not in (1, 2, 3):
         return
-    together = results(form, np.array([number_of(text) for text in numbers]))
-    assert together.shape == (len(numbers),) * places(form)
+    together = evaluate_form(form, np.array([parse_number(text) for text in numbers]))
+    assert together.shape == (len(numbers),) * count_placeholders(form)
     for choice in np.ndindex(together.shape):
         texts = iter([numbers[number] for number in choice])
         program = ", ".join(
             f"{name}({', '.join(next(texts) if argument == 'N' else argument for argument in arguments)})"
             for name, arguments in form
         )
-        if (alone := result_of(program)) is not None:  # None: a division by zero
+        if (alone := execute_text(program)) is not None:  # None: a division by zero
             assert alone == pytest.approx(together[choice], abs=1e-5)
 
 
@@ -66,25 +108,36 @@ def test_every_found_program_of_the_snapshot_gives_the_recorded_result_from_the_
     rows = [row for row in snapshot.read("finqa_train") if "found_program" in row]
     assert len(rows) > 1000 and not any(row["program"] for row in rows)
     for row in rows:
-        program = parse(row["found_program"])
-        assert same_result(execute(program, row["table"]), round(row["exe_ans"], 5)), row["id"]
-        assert has_numbers(page_facts(row["pre_text"], row["post_text"], row["table"]), program), row["id"]
+        program = parse_program(row["found_program"])
+        assert is_same_result(execute_program(program, row["table"]), round(row["exe_ans"], 5)), row["id"]
+        assert has_numbers(build_page_facts(row["pre_text"], row["post_text"], row["table"]), program), row[
+            "id"
+        ]
 
 
 def test_no_held_out_question_has_a_found_program():
-    assert not any("found_program" in row for split in ("dev", "test") for row in snapshot.read(f"finqa_{split}"))
+    assert not any(
+        "found_program" in row for split in ("dev", "test") for row in snapshot.read(f"finqa_{split}")
+    )
 
 
 def test_finding_is_right_most_of_the_time():
     """On known programs, with the forms of the others: equal as functions of the same numbers."""
-    known = [row for row in snapshot.read("finqa_train") if row["program"] and isinstance(row["exe_ans"], int | float)]
-    forms, found = Forms.of([(row["question"], parse(row["program"])) for row in known[::2]]), []
+    known = [
+        row
+        for row in snapshot.read("finqa_train")
+        if row["program"] and isinstance(row["exe_ans"], int | float)
+    ]
+    forms, found = (
+        FormStatistics.of([(row["question"], parse_program(row["program"])) for row in known[::2]]),
+        [],
+    )
     for row in known[1:161:2]:
-        facts = page_facts(row["pre_text"], row["post_text"], row["table"])
+        facts = build_page_facts(row["pre_text"], row["post_text"], row["table"])
         if program := find_program(row["question"], facts, row["exe_ans"], forms):
-            found.append(same_program(parse(row["program"]), program))
+            found.append(is_same_program(parse_program(row["program"]), program))
     assert len(found) > 45 and sum(found) / len(found) > 0.8
 
 
 def test_numbers_are_read_as_they_are_written():
-    assert numbers_of("a loss of $ -1,234.5 or 12% ( 12 % )") == ["1234.5", "-1234.5", "12%", "12"]
+    assert extract_numbers("a loss of $ -1,234.5 or 12% ( 12 % )") == ["1234.5", "-1234.5", "12%", "12"]

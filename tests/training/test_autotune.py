@@ -8,23 +8,23 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from loratune.config.train import TrainSettings
-from loratune.data.packing import fed_tokens, pack
+from loratune.config.train import TrainConfig
+from loratune.data.packing import input_length, pack
 from loratune.models.lora import add_lora
 from loratune.models.ops import attention
 from loratune.models.ops.attention import packed_attention
 from loratune.system import cache
 from loratune.training import autotune
 from loratune.training.autotune import (
-    Trial,
-    batch_tokens_for,
-    candidates,
-    chosen,
-    first_layers,
-    kept_bytes,
-    try_out,
-    val_rows_for,
-    with_all_layers,
+    Measurement,
+    build_shallow_decoder,
+    choose_batch_tokens,
+    choose_measurement,
+    choose_val_rows,
+    list_candidates,
+    measure_activation_bytes,
+    measure_all_layers,
+    run_autotune,
 )
 from loratune.training.objective import target_loss
 from loratune.training.schedule import StopRule
@@ -32,11 +32,15 @@ from support.plain_lora import MODELS, RANK, random_rows
 from support.small_models import SMALL, ours, reference
 
 ROOM = 9e9
-SETTINGS = TrainSettings(rank=RANK, batch_tokens=512, micro_tokens=256, max_tokens=64)
+SETTINGS = TrainConfig(rank=RANK, batch_tokens=512, micro_tokens=256, max_tokens=64)
 
 
 def deep(layers: int):
-    return ours(reference(LlamaConfig(**SMALL | {"num_hidden_layers": layers}, num_attention_heads=6, num_key_value_heads=2)))
+    return ours(
+        reference(
+            LlamaConfig(**SMALL | {"num_hidden_layers": layers}, num_attention_heads=6, num_key_value_heads=2)
+        )
+    )
 
 
 def rows() -> list:
@@ -45,49 +49,60 @@ def rows() -> list:
 
 def test_what_the_whole_model_keeps_is_a_line_through_two_shallow_ones():
     decoder, batch = deep(7), pack(rows())
-    two, four = (kept_bytes(first_layers(decoder, depth, SETTINGS, "fp32"), batch) for depth in (2, 4))
+    two, four = (
+        measure_activation_bytes(build_shallow_decoder(decoder, depth, SETTINGS, "fp32"), batch)
+        for depth in (2, 4)
+    )
     add_lora(decoder, SETTINGS.rank, SETTINGS.alpha, 0.0, ["all"])
-    assert kept_bytes(decoder, batch) == two + (four - two) / 2 * 5
+    assert measure_activation_bytes(decoder, batch) == two + (four - two) / 2 * 5
 
 
 def test_what_was_counted_is_free_again(monkeypatch):
-    seen, blocks_of = [], attention.blocks_of
+    seen, blocks_of = [], attention.split_into_blocks
 
     def watched(lengths):
         for block in blocks_of(lengths):
             seen.append(weakref.ref(block))
             yield block
 
-    monkeypatch.setattr(attention, "blocks_of", watched)
-    assert kept_bytes(first_layers(deep(2), 2, SETTINGS, "fp32"), pack(rows()))
+    monkeypatch.setattr(attention, "split_into_blocks", watched)
+    assert measure_activation_bytes(build_shallow_decoder(deep(2), 2, SETTINGS, "fp32"), pack(rows()))
     gc.collect()
     assert seen and all(block() is None for block in seen)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 7])
 def test_a_model_of_any_depth_is_foretold_from_its_first_layers(layers, monkeypatch):
-    monkeypatch.setattr(autotune, "fastest", lambda shallow, *_: [100.0 * one.spec.layers + 7 for one in shallow])
-    trial = autotune.few_layers(deep(layers), rows(), SETTINGS, "fp32", 256)
+    monkeypatch.setattr(
+        autotune, "time_per_token", lambda shallow, *_: [100.0 * one.spec.layers + 7 for one in shallow]
+    )
+    trial = autotune.measure_few_layers(deep(layers), rows(), SETTINGS, "fp32", 256)
     assert trial.train_seconds == pytest.approx(100 * layers + 7)
 
 
 def test_a_slow_spell_of_the_machine_slows_all_depths_alike(monkeypatch):
-    """By a clock on which a pass takes as many milliseconds as the model has layers, ten times as many in the first second."""
+    """By a clock on which a pass takes as many milliseconds as the model has layers, ten times as many in the
+    first second.
+    """
     clock = [0.0]
 
     def compute(decoder, batches, training):
         clock[0] += decoder.spec.layers * (0.01 if clock[0] < 1.0 else 0.001)
 
-    monkeypatch.setattr(autotune, "compute", compute)
+    monkeypatch.setattr(autotune, "run_batches", compute)
     monkeypatch.setattr(autotune, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    shallow = [first_layers(deep(4), depth, SETTINGS, "fp32") for depth in (2, 4)]
-    tokens = len(pack(rows()).ids)
-    assert autotune.fastest(shallow, [pack(rows())], True) == pytest.approx([0.002 / tokens, 0.004 / tokens])
+    shallow = [build_shallow_decoder(deep(4), depth, SETTINGS, "fp32") for depth in (2, 4)]
+    tokens = len(pack(rows()).input_ids)
+    assert autotune.time_per_token(shallow, [pack(rows())], True) == pytest.approx(
+        [0.002 / tokens, 0.004 / tokens]
+    )
 
 
 def test_a_disturbance_never_makes_a_time_negative(monkeypatch, tmp_path):
-    monkeypatch.setattr(autotune, "fastest", lambda shallow, *_: [{2: 9.0, 4: 4.0}[one.spec.layers] for one in shallow])
-    trial = try_out(deep(7), rows(), SETTINGS, [("fp32", 256), ("bf16", 256)], tmp_path, ROOM)
+    monkeypatch.setattr(
+        autotune, "time_per_token", lambda shallow, *_: [{2: 9.0, 4: 4.0}[one.spec.layers] for one in shallow]
+    )
+    trial = run_autotune(deep(7), rows(), SETTINGS, [("fp32", 256), ("bf16", 256)], tmp_path, ROOM)
     assert trial.train_seconds == trial.validation_seconds == pytest.approx(9 + 5 * 4 / 4)
 
 
@@ -96,7 +111,7 @@ def test_a_trial_leaves_the_decoder_as_it_was(name, tmp_path):
     decoder = ours(reference(MODELS[name]))
     before = {key: tensor.clone() for key, tensor in decoder.state_dict().items()}
     for precision in ("fp32", "bf16"):
-        trial = try_out(decoder, rows(), SETTINGS, [(precision, 256)], tmp_path, ROOM)
+        trial = run_autotune(decoder, rows(), SETTINGS, [(precision, 256)], tmp_path, ROOM)
         assert (trial.precision, trial.micro_tokens) == (precision, 256)
         assert trial.train_seconds > 0 < trial.memory
     after = decoder.state_dict()
@@ -111,20 +126,20 @@ def made(monkeypatch) -> list:
 
     def few_layers(decoder, rows, settings, precision, micro):
         made.append(precision)
-        return Trial(precision, micro, 1.0 if precision == "fp32" else 0.5, 1.0, 1.0, 0.0)
+        return Measurement(precision, micro, 1.0 if precision == "fp32" else 0.5, 1.0, 1.0, 0.0)
 
-    monkeypatch.setattr(autotune, "few_layers", few_layers)
-    monkeypatch.setattr(autotune.Neighbours, "crowd", lambda *_: False)
+    monkeypatch.setattr(autotune, "measure_few_layers", few_layers)
+    monkeypatch.setattr(autotune.OtherPrograms, "are_busy", lambda *_: False)
     return made
 
 
 def test_a_trial_is_made_once_for_a_machine_a_model_and_a_choice(made, tmp_path):
     decoder = deep(2)
     for choice in ("fp32", "fp32", "bf16", "fp32"):
-        try_out(decoder, rows(), SETTINGS, [(choice, 256)], tmp_path, ROOM)
+        run_autotune(decoder, rows(), SETTINGS, [(choice, 256)], tmp_path, ROOM)
     assert made == ["fp32", "bf16"]
-    try_out(decoder, rows(), SETTINGS.model_copy(update={"rank": 64}), [("fp32", 256)], tmp_path, ROOM)
-    try_out(deep(3), rows(), SETTINGS, [("fp32", 256)], tmp_path, ROOM)
+    run_autotune(decoder, rows(), SETTINGS.model_copy(update={"rank": 64}), [("fp32", 256)], tmp_path, ROOM)
+    run_autotune(deep(3), rows(), SETTINGS, [("fp32", 256)], tmp_path, ROOM)
     assert len(made) == 4
 
 
@@ -133,11 +148,32 @@ ROWS = rows()
 
 @pytest.mark.parametrize(
     "what",
-    ["spec", "precision", "micro_tokens", "rank", "targets", "low_memory", "length", "processor", "threads", "code", "library"],
+    [
+        "spec",
+        "precision",
+        "micro_tokens",
+        "rank",
+        "targets",
+        "low_memory",
+        "length",
+        "processor",
+        "threads",
+        "code",
+        "library",
+    ],
 )
 def test_a_trial_is_made_again_when_what_it_depends_on_has_changed(made, tmp_path, monkeypatch, what):
-    def trial(layers: int = 2, precision: str = "fp32", micro_tokens: int = 256, rows: list = ROWS, **chosen) -> None:
-        try_out(deep(layers), rows, SETTINGS.model_copy(update=chosen), [(precision, micro_tokens)], tmp_path, ROOM)
+    def trial(
+        layers: int = 2, precision: str = "fp32", micro_tokens: int = 256, rows: list = ROWS, **chosen
+    ) -> None:
+        run_autotune(
+            deep(layers),
+            rows,
+            SETTINGS.model_copy(update=chosen),
+            [(precision, micro_tokens)],
+            tmp_path,
+            ROOM,
+        )
 
     trial()
     changed = {
@@ -150,56 +186,63 @@ def test_a_trial_is_made_again_when_what_it_depends_on_has_changed(made, tmp_pat
         "length": {"rows": random_rows([(60, 3)], 200)},
     }
     if what == "processor":
-        monkeypatch.setattr(autotune, "processor_kind", lambda _: "another")
+        monkeypatch.setattr(autotune, "identify_processor", lambda _: "another")
     if what == "threads":
         monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
     if what == "code":
-        monkeypatch.setattr(cache, "package_code", lambda: "another")
+        monkeypatch.setattr(cache, "hash_package_code", lambda: "another")
     if what == "library":
-        monkeypatch.setattr(cache, "library_versions", dict)
+        monkeypatch.setattr(cache, "list_library_versions", dict)
     trial(**changed.get(what, {}))
     trial(**changed.get(what, {}))
     assert len(made) == 2
 
 
 def test_trials_that_nobody_asks_for_any_more_go(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(autotune, "KEPT", 2)
+    monkeypatch.setattr(autotune, "MAX_CACHED_MEASUREMENTS", 2)
     for rank in (1, 2, 3):
-        try_out(deep(2), rows(), SETTINGS.model_copy(update={"rank": rank}), [("fp32", 256)], tmp_path, ROOM)
+        run_autotune(
+            deep(2), rows(), SETTINGS.model_copy(update={"rank": rank}), [("fp32", 256)], tmp_path, ROOM
+        )
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_what_was_timed_on_a_busy_machine_is_not_kept(made, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(autotune.Neighbours, "crowd", lambda *_: True)
+    monkeypatch.setattr(autotune.OtherPrograms, "are_busy", lambda *_: True)
     for _ in range(2):
-        try_out(deep(2), rows(), SETTINGS, [("fp32", 256)], tmp_path, ROOM)
+        run_autotune(deep(2), rows(), SETTINGS, [("fp32", 256)], tmp_path, ROOM)
     assert len(made) == 2 and not list(tmp_path.iterdir())
     assert "tried again the next time" in capsys.readouterr().out
 
 
 def test_the_times_are_those_of_all_layers_and_the_decoder_stays_as_it_was(made, tmp_path, monkeypatch):
     decoder = deep(7)
-    trial = try_out(decoder, rows(), SETTINGS, [("fp32", 256), ("bf16", 256)], tmp_path, ROOM)
+    trial = run_autotune(decoder, rows(), SETTINGS, [("fp32", 256), ("bf16", 256)], tmp_path, ROOM)
     add_lora(decoder, RANK, 8, 0.1, ["all"])
     before = {key: tensor.clone() for key, tensor in decoder.state_dict().items()}
-    monkeypatch.setattr(autotune, "ENOUGH", 1e-6)
-    whole = with_all_layers(decoder, rows(), SETTINGS, trial, tmp_path)
+    monkeypatch.setattr(autotune, "MIN_TIMING_SECONDS", 1e-6)
+    whole = measure_all_layers(decoder, rows(), SETTINGS, trial, tmp_path)
     assert (whole.precision, whole.memory) == ("bf16", trial.memory)
     assert 0 < whole.validation_seconds < whole.train_seconds < trial.train_seconds
     assert all(before[key].equal(tensor) for key, tensor in decoder.state_dict().items())
-    monkeypatch.setattr(autotune, "fastest", lambda *_: pytest.fail("it was in the cache"))
-    assert with_all_layers(decoder, rows(), SETTINGS, trial, tmp_path) == whole
+    monkeypatch.setattr(autotune, "time_per_token", lambda *_: pytest.fail("it was in the cache"))
+    assert measure_all_layers(decoder, rows(), SETTINGS, trial, tmp_path) == whole
 
 
 def test_only_what_the_settings_leave_open_is_tried():
-    free, fixed = TrainSettings(batch_tokens=4096), TrainSettings(precision="bf16", micro_tokens=1024, batch_tokens=1024)
-    assert candidates(free, True) == [("fp32", 1024), ("fp32", 2048), ("bf16", 1024), ("bf16", 2048)]
-    assert candidates(free, False) == [("fp32", 1024), ("fp32", 2048)]
-    assert candidates(TrainSettings(batch_tokens=1024), True) == [("fp32", 1024), ("bf16", 1024)]
-    assert candidates(fixed, False) == [("bf16", 1024)]
-    assert candidates(TrainSettings(batch_tokens=1024), False) == [("fp32", 1024)]
-    assert candidates(TrainSettings(batch_tokens=512), False) == [("fp32", 1024)]  # room for the longest row
-    assert candidates(TrainSettings(batch_tokens=512, max_tokens=256), False) == [("fp32", 512)]
+    free, fixed = (
+        TrainConfig(batch_tokens=4096),
+        TrainConfig(precision="bf16", micro_tokens=1024, batch_tokens=1024),
+    )
+    assert list_candidates(free, True) == [("fp32", 1024), ("fp32", 2048), ("bf16", 1024), ("bf16", 2048)]
+    assert list_candidates(free, False) == [("fp32", 1024), ("fp32", 2048)]
+    assert list_candidates(TrainConfig(batch_tokens=1024), True) == [("fp32", 1024), ("bf16", 1024)]
+    assert list_candidates(fixed, False) == [("bf16", 1024)]
+    assert list_candidates(TrainConfig(batch_tokens=1024), False) == [("fp32", 1024)]
+    assert list_candidates(TrainConfig(batch_tokens=512), False) == [
+        ("fp32", 1024)
+    ]  # room for the longest row
+    assert list_candidates(TrainConfig(batch_tokens=512, max_tokens=256), False) == [("fp32", 512)]
 
 
 @pytest.mark.parametrize(
@@ -214,11 +257,15 @@ def test_only_what_the_settings_leave_open_is_tried():
     ],
 )
 def test_a_short_run_takes_smaller_steps(choice, batch):
-    trial, ten = Trial("fp32", 1024, 0.01, 0.002, 3e9, 0), random_rows([(90, 11)] * 10, 200)  # 100 tokens a row are fed
-    settings = TrainSettings.checked(choice)
-    assert batch_tokens_for(settings, trial, ten) == batch
+    # 100 tokens a row are fed.
+    trial, ten = (
+        Measurement("fp32", 1024, 0.01, 0.002, 3e9, 0),
+        random_rows([(90, 11)] * 10, 200),
+    )
+    settings = TrainConfig.validate_all(choice)
+    assert choose_batch_tokens(settings, trial, ten) == batch
     if settings.budget is None:
-        assert batch_tokens_for(settings, None, ten) == batch
+        assert choose_batch_tokens(settings, None, ten) == batch
 
 
 @pytest.mark.parametrize(
@@ -226,40 +273,57 @@ def test_a_short_run_takes_smaller_steps(choice, batch):
     [({"budget": "100s"}, 25), ({"budget": "1000s"}, 64), ({"budget": "1s"}, 8), ({"steps": 3}, 64)],
 )
 def test_two_validations_take_a_tenth_of_a_budget_or_are_of_eight_rows(choice, count):
-    trial, val_rows = Trial("fp32", 1024, 0.01, 0.002, 3e9, 0), random_rows([(90, 11)] * 64, 200)  # 0.2 seconds a row
-    settings = TrainSettings.checked(choice)
-    assert val_rows_for(settings, trial, val_rows) == count
+    # 0.2 seconds a row.
+    trial, val_rows = (
+        Measurement("fp32", 1024, 0.01, 0.002, 3e9, 0),
+        random_rows([(90, 11)] * 64, 200),
+    )
+    settings = TrainConfig.validate_all(choice)
+    assert choose_val_rows(settings, trial, val_rows) == count
 
 
 def test_a_budget_pays_for_the_two_validations_that_its_rows_were_chosen_for():
-    assert StopRule(seconds=100).affordable(10, 25 * 0.2) == 1  # besides the base's
+    assert StopRule(seconds=100).count_affordable_validations(10, 25 * 0.2) == 1  # besides the base's
 
 
 def test_the_fastest_that_fits_and_the_smaller_of_equals():
     slow, fast, large = (
-        Trial("fp32", 1024, 1.0, 1, 2e9, 0),
-        Trial("bf16", 1024, 0.5, 1, 3e9, 0),
-        Trial("bf16", 2048, 0.48, 1, 5e9, 0),
+        Measurement("fp32", 1024, 1.0, 1, 2e9, 0),
+        Measurement("bf16", 1024, 0.5, 1, 3e9, 0),
+        Measurement("bf16", 2048, 0.48, 1, 5e9, 0),
     )
-    assert chosen([slow, fast, large], room=9e9) is fast
-    assert chosen([slow, fast, Trial("bf16", 2048, 0.4, 1, 5e9, 0)], room=9e9).micro_tokens == 2048
-    assert chosen([slow, fast, large], room=2.5e9) is slow
-    assert chosen([slow, fast, large], room=1e9) is slow
-    assert chosen([Trial("bf16", 1024, 0.95, 1, 1e9, 0), slow], room=9e9) is slow  # no reason to be less exact
+    assert choose_measurement([slow, fast, large], memory_limit=9e9) is fast
+    assert (
+        choose_measurement(
+            [slow, fast, Measurement("bf16", 2048, 0.4, 1, 5e9, 0)], memory_limit=9e9
+        ).micro_tokens
+        == 2048
+    )
+    assert choose_measurement([slow, fast, large], memory_limit=2.5e9) is slow
+    assert choose_measurement([slow, fast, large], memory_limit=1e9) is slow
+    assert (
+        choose_measurement([Measurement("bf16", 1024, 0.95, 1, 1e9, 0), slow], memory_limit=9e9) is slow
+    )  # no reason to be less exact
 
 
 def test_the_arithmetic_of_a_forecast():
-    trial = Trial("fp32", 256, train_seconds=0.01, validation_seconds=0.002, memory=3e9, token_memory=1e6)
+    trial = Measurement(
+        "fp32", 256, train_seconds=0.01, validation_seconds=0.002, memory=3e9, token_memory=1e6
+    )
     settings = SETTINGS.model_copy(update={"validations": 4})
     ten = [rows()[0]] * 1000
-    tokens = fed_tokens(ten[0])
-    expected = autotune.forecast(trial, int(1e9), settings, StopRule(steps=20), ten, ten[:100])
-    a_step = 1000 * tokens / len(autotune.epoch_steps([tokens] * 1000, 512, 256, 0, 0)) * 0.01
+    tokens = input_length(ten[0])
+    expected = autotune.estimate_run(trial, int(1e9), settings, StopRule(steps=20), ten, ten[:100])
+    a_step = 1000 * tokens / len(autotune.plan_epoch([tokens] * 1000, 512, 256, 0, 0)) * 0.01
     assert expected.seconds == pytest.approx(20 * a_step + 5 * 100 * tokens * 0.002)
-    assert expected.peak_memory_mb == 4000 - (256 - 256 // tokens * tokens)  # the fullest micro-batch is not quite full
+    assert expected.peak_memory_mb == 4000 - (
+        256 - 256 // tokens * tokens
+    )  # the fullest micro-batch is not quite full
     long, short = StopRule(seconds=100 * a_step + 5 * 100 * tokens * 0.002), StopRule(seconds=5 * a_step)
-    assert autotune.forecast(trial, int(1e9), settings, long, ten, ten[:100]).steps == 100
-    assert autotune.forecast(trial, int(1e9), settings, short, ten, ten[:100]).steps == 4  # two validations, not five
+    assert autotune.estimate_run(trial, int(1e9), settings, long, ten, ten[:100]).steps == 100
+    assert (
+        autotune.estimate_run(trial, int(1e9), settings, short, ten, ten[:100]).steps == 4
+    )  # two validations, not five
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])  # two ways through a layer
@@ -270,13 +334,15 @@ def test_low_memory_gives_the_same_gradients_and_does_not_keep_a_layers_inside(n
     for low_memory in (False, True):
         decoder = ours(reference(MODELS[name]))
         add_lora(decoder, RANK, 8, dropout, ["all"])
-        decoder.train().low_memory = low_memory
+        decoder.train().gradient_checkpointing = low_memory
         torch.manual_seed(1)
         shapes: set[tuple[int, ...]] = set()
-        with torch.autograd.graph.saved_tensors_hooks(lambda x, to=shapes: to.add(tuple(x.shape)) or x, lambda x: x):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, to=shapes: to.add(tuple(x.shape)) or x, lambda x: x
+        ):
             loss = target_loss(decoder, batch, packed_attention(batch.lengths))
         loss.backward()
-        kept.append((len(batch.ids), decoder.spec.mlp_width) in shapes)
+        kept.append((len(batch.input_ids), decoder.spec.intermediate_size) in shapes)
         results.append([loss.detach(), *(one.grad for one in decoder.parameters() if one.requires_grad)])
     assert all(one.equal(other) for one, other in zip(*results, strict=True))
     assert kept == [True, False]

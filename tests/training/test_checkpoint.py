@@ -12,13 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loratune.errors import UserError
-from loratune.models.adapter import CONFIG, WEIGHTS, adapter_weights
+from loratune.models.adapter import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, get_adapter_weights
 from loratune.models.lora import add_lora
-from loratune.training.checkpoint import KEPT, OPTIMIZER, STATE, SUMS, RunFolder, State, best_weights, damage
+from loratune.training.checkpoint import (
+    CHECKPOINTS_TO_KEEP,
+    CHECKSUM_FILE,
+    OPTIMIZER_FILE,
+    STATE_FILE,
+    RunFolder,
+    TrainingState,
+    find_damage,
+    load_best_weights,
+)
 from loratune.training.step import adamw
 from support.small_models import LLAMA_SHAPES, ours, randomise_lora, reference
 
-FILES = (WEIGHTS, CONFIG, OPTIMIZER, STATE, SUMS)
+FILES = (ADAPTER_WEIGHTS_FILE, ADAPTER_CONFIG_FILE, OPTIMIZER_FILE, STATE_FILE, CHECKSUM_FILE)
 STEPS = range(10, 60, 10)
 
 
@@ -49,12 +58,16 @@ def fill(run: RunFolder, decoder, optimizer, step: int, nll: float, best: bool) 
     randomise_lora(decoder, seed=step)
     for parameter in (one for group in optimizer.param_groups for one in group["params"]):
         generator = torch.Generator().manual_seed(step)
-        moments = {kind: torch.rand(parameter.shape, generator=generator) for kind in ("exp_avg", "exp_avg_sq")}
+        moments = {
+            kind: torch.rand(parameter.shape, generator=generator) for kind in ("exp_avg", "exp_avg_sq")
+        }
         optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}
     for one in range(step - 9, step + 1):
-        run.log({"step": one, "loss": 1.0})
-    run.log({"step": step, "val_nll": nll})
-    state = State(step=step, validations=step // 10, base_nll=9.0, best_nll=nll, best_step=step, validated_step=step)
+        run.append_log({"step": one, "loss": 1.0})
+    run.append_log({"step": step, "val_nll": nll})
+    state = TrainingState(
+        step=step, validations=step // 10, base_nll=9.0, best_nll=nll, best_step=step, validated_step=step
+    )
     run.save(decoder, optimizer, state, "base", best)
 
 
@@ -63,18 +76,18 @@ def run(written, tmp_path) -> RunFolder:
     return RunFolder(shutil.copytree(written.folder, tmp_path / "one", symlinks=True))
 
 
-def restored(run: RunFolder) -> tuple[State, dict, dict]:
+def restored(run: RunFolder) -> tuple[TrainingState, dict, dict]:
     """The state, the adapter and the moments of a new process."""
     decoder = new_decoder()
     optimizer = adamw(decoder, 0.0)
     state = run.restore(decoder, optimizer)
-    return state, adapter_weights(decoder), optimizer.state
+    return state, get_adapter_weights(decoder), optimizer.state
 
 
 def of_step(step: int) -> dict:
     decoder = new_decoder()
     randomise_lora(decoder, seed=step)
-    return adapter_weights(decoder)
+    return get_adapter_weights(decoder)
 
 
 def same(one: dict, other: dict) -> bool:
@@ -86,7 +99,7 @@ def names(run: RunFolder) -> list[str]:
 
 
 def steps_logged(run: RunFolder) -> list[int]:
-    return [row["step"] for row in run.rows() if "loss" in row]
+    return [row["step"] for row in run.read_log() if "loss" in row]
 
 
 def test_what_was_saved_comes_back_bit_for_bit(run):
@@ -94,7 +107,9 @@ def test_what_was_saved_comes_back_bit_for_bit(run):
     assert (state.step, state.best_step, state.best_nll) == (50, 50, 1.0)
     assert same(weights, of_step(50))
     first = next(iter(moments.values()))
-    assert first["step"] == 50 and first["exp_avg"].equal(torch.rand(first["exp_avg"].shape, generator=seeded(50)))
+    assert first["step"] == 50 and first["exp_avg"].equal(
+        torch.rand(first["exp_avg"].shape, generator=seeded(50))
+    )
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -102,15 +117,17 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def test_the_newest_stay_and_nothing_else(run):
-    assert names(run) == ["step-000040", "step-000050"] and len(names(run)) == KEPT
-    assert run.best() == run.checkpoint(50).resolve()
+    assert names(run) == ["step-000040", "step-000050"] and len(names(run)) == CHECKPOINTS_TO_KEEP
+    assert run.find_best() == run.checkpoint_path(50).resolve()
 
 
 def test_a_checkpoint_of_a_step_is_written_once(run, decoder):
-    """Ctrl-C right after a validation: what is there is whole, and to replace it would leave a moment without it."""
-    before = {path: path.stat().st_mtime_ns for path in run.checkpoint(50).iterdir()}
-    run.save(decoder, adamw(decoder, 0.0), State(step=50), "base", best=False)
-    assert {path: path.stat().st_mtime_ns for path in run.checkpoint(50).iterdir()} == before
+    """Ctrl-C right after a validation: what is there is whole, and to replace it would leave a moment without
+    it.
+    """
+    before = {path: path.stat().st_mtime_ns for path in run.checkpoint_path(50).iterdir()}
+    run.save(decoder, adamw(decoder, 0.0), TrainingState(step=50), "base", best=False)
+    assert {path: path.stat().st_mtime_ns for path in run.checkpoint_path(50).iterdir()} == before
 
 
 def test_the_best_one_stays_too(decoder, tmp_path):
@@ -125,45 +142,53 @@ def test_the_best_one_stays_too(decoder, tmp_path):
 def test_more_than_a_million_steps_are_in_order(tmp_path):
     run = RunFolder(tmp_path)
     for step in (999_999, 1_000_000, 5):
-        run.checkpoint(step).mkdir(parents=True)
+        run.checkpoint_path(step).mkdir(parents=True)
     (tmp_path / "checkpoints" / "step-000007 (copy)").mkdir()
-    assert run.checkpoints() == [run.checkpoint(step) for step in (5, 999_999, 1_000_000)]
+    assert run.list_checkpoints() == [run.checkpoint_path(step) for step in (5, 999_999, 1_000_000)]
 
 
 def test_the_checksums_are_those_of_sha256sum(run):
-    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", SUMS], cwd=run.checkpoint(50), check=True)
+    subprocess.run(
+        ["sha256sum", "--check", "--strict", "--quiet", CHECKSUM_FILE],
+        cwd=run.checkpoint_path(50),
+        check=True,
+    )
 
 
 @pytest.mark.parametrize("name", FILES)
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
 def test_no_changed_byte_and_no_missing_end_is_overlooked(written, name, data):
-    path = written.checkpoint(50) / name
+    path = written.checkpoint_path(50) / name
     before = path.read_bytes()
     place = data.draw(st.integers(0, len(before) - 1))
     flipped = bytes([before[place] ^ data.draw(st.integers(1, 255))])
     for broken in (before[:place] + flipped + before[place + 1 :], before[:place], before + b"\0"):
         try:
             path.write_bytes(broken)
-            assert damage(written.checkpoint(50))
+            assert find_damage(written.checkpoint_path(50))
         finally:
             path.write_bytes(before)
-    assert damage(written.checkpoint(50)) is None
+    assert find_damage(written.checkpoint_path(50)) is None
 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("how", ["flipped", "empty", "missing"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(run, capsys, name, how):
-    path = run.checkpoint(50) / name
+    path = run.checkpoint_path(50) / name
     content = path.read_bytes()
     path.write_bytes(b"" if how == "empty" else content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
     if how == "missing":
         path.unlink()
     state, weights, _ = restored(run)
     told = capsys.readouterr().out
-    assert "step-000050: damaged: " in told and (name in told or name == SUMS) and "goes on from step-000040" in told
+    assert (
+        "step-000050: damaged: " in told
+        and (name in told or name == CHECKSUM_FILE)
+        and "goes on from step-000040" in told
+    )
     assert (state.step, state.best_step, state.best_nll) == (40, 40, 2.0)
-    assert same(weights, of_step(40)) and same(best_weights(run), of_step(40))
+    assert same(weights, of_step(40)) and same(load_best_weights(run), of_step(40))
     assert names(run) == ["damaged-step-000050", "step-000040"]
     assert steps_logged(run) == list(range(1, 41))
     restored(run)
@@ -178,28 +203,32 @@ def test_a_lost_best_checkpoint_is_said_and_the_best_that_is_left_takes_its_plac
         fill(run, decoder, optimizer, step, nll, best=step == 10)
         # Only the first was ever the best.
         rewrite(run, step, best_step=10, best_nll=1.0)
-    (run.checkpoint(10) / WEIGHTS).write_bytes(b"")
+    (run.checkpoint_path(10) / ADAPTER_WEIGHTS_FILE).write_bytes(b"")
     state, weights, _ = restored(run)
     told = " ".join(capsys.readouterr().out.split())
     assert "step-000010: the best checkpoint so far is lost; step-000040 takes its place" in told
     assert (state.step, state.best_step, state.best_nll, state.best_validation) == (50, 40, 2.5, 5)
-    assert same(weights, of_step(50)) and same(best_weights(run), of_step(40))
+    assert same(weights, of_step(50)) and same(load_best_weights(run), of_step(40))
 
 
 def rewrite(run: RunFolder, step: int, **values) -> None:
     """Another state in a checkpoint, whose checksums are made to agree."""
     from loratune.training import checkpoint
 
-    path = run.checkpoint(step) / STATE
+    path = run.checkpoint_path(step) / STATE_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
-    (run.checkpoint(step) / SUMS).write_text(checkpoint.sums(run.checkpoint(step)))
+    (run.checkpoint_path(step) / CHECKSUM_FILE).write_text(
+        checkpoint.compute_checksums(run.checkpoint_path(step))
+    )
 
 
 def test_with_no_measured_one_left_the_next_measurement_is_the_best(run):
     """Ctrl-C at step 50 left a checkpoint that was never measured; the others were lost."""
-    run.metrics.write_text("".join(json.dumps(row) + "\n" for row in run.rows() if row != {"step": 50, "val_nll": 1.0}))
+    run.metrics.write_text(
+        "".join(json.dumps(row) + "\n" for row in run.read_log() if row != {"step": 50, "val_nll": 1.0})
+    )
     rewrite(run, 50, best_step=20, best_nll=4.0, validated_step=20)
-    shutil.rmtree(run.checkpoint(40))
+    shutil.rmtree(run.checkpoint_path(40))
     for _ in range(2):
         state, _, _ = restored(run)
         assert state.best_nll == math.inf and state.validated_step == -1 and state.step == 50
@@ -209,17 +238,20 @@ def test_a_measurement_that_the_checkpoint_does_not_know_is_done_again(run):
     """A run that was stopped at a step, resumed to end there, and killed after its last measurement."""
     rewrite(run, 50, best_step=40, best_nll=2.0, validated_step=40)
     state, _, _ = restored(run)
-    assert [row["step"] for row in run.rows() if "val_nll" in row] == [10, 20, 30, 40]
-    assert steps_logged(run) == list(range(1, 51)) and (state.best_step, run.best()) == (40, run.checkpoint(40).resolve())
+    assert [row["step"] for row in run.read_log() if "val_nll" in row] == [10, 20, 30, 40]
+    assert steps_logged(run) == list(range(1, 51)) and (state.best_step, run.find_best()) == (
+        40,
+        run.checkpoint_path(40).resolve(),
+    )
 
 
 def test_all_damaged_is_an_error_and_no_new_beginning(run):
     for step in (40, 50):
-        (run.checkpoint(step) / STATE).write_bytes(b"{}")
+        (run.checkpoint_path(step) / STATE_FILE).write_bytes(b"{}")
     with pytest.raises(UserError, match="no whole checkpoint") as error:
         restored(run)
     assert all(f"step-{step:06d}: damaged: state.json" in str(error.value) for step in (40, 50))
-    assert names(run) == ["step-000040", "step-000050"] and len(run.rows()) == 55
+    assert names(run) == ["step-000040", "step-000050"] and len(run.read_log()) == 55
 
 
 def test_steps_without_any_checkpoint_are_an_error(run):
@@ -231,26 +263,34 @@ def test_steps_without_any_checkpoint_are_an_error(run):
 def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path):
     run = RunFolder(tmp_path / "one")
     run.create("", {})
-    run.log({"step": 0, "val_nll": 3.0})
+    run.append_log({"step": 0, "val_nll": 3.0})
     state, weights, _ = restored(run)
-    assert state == State() and run.rows() == [] and same(weights, adapter_weights(new_decoder()))
+    assert (
+        state == TrainingState()
+        and run.read_log() == []
+        and same(weights, get_adapter_weights(new_decoder()))
+    )
 
 
 def test_a_best_link_that_was_not_moved_any_more_is_moved(run):
     (run.folder / "best").unlink()
     (run.folder / "best").symlink_to("checkpoints/step-000040")
     restored(run)
-    assert same(best_weights(run), of_step(50))
+    assert same(load_best_weights(run), of_step(50))
 
 
 def test_a_best_checkpoint_that_is_damaged_is_never_the_adapter(run):
-    (run.checkpoint(50) / CONFIG).write_text("{}")
+    (run.checkpoint_path(50) / ADAPTER_CONFIG_FILE).write_text("{}")
     with pytest.raises(UserError, match=r"adapter_config\.json does not agree with SHA256SUMS"):
-        best_weights(run)
+        load_best_weights(run)
 
 
 def test_what_a_killed_process_left_is_removed(run):
-    for name in (".summary.json.123.tmp", "checkpoints/.step-000060.123.tmp/state.json", "checkpoints/.step-000030.9.tmp/x"):
+    for name in (
+        ".summary.json.123.tmp",
+        "checkpoints/.step-000060.123.tmp/state.json",
+        "checkpoints/.step-000030.9.tmp/x",
+    ):
         path = run.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("half")
@@ -268,7 +308,7 @@ def test_what_a_killed_process_left_is_removed(run):
 def test_a_log_with_a_torn_end_has_each_step_once(written, tmp_path_factory, cut, garbage):
     run = RunFolder(shutil.copytree(written.folder, tmp_path_factory.mktemp("torn") / "one", symlinks=True))
     for step in range(51, 70):
-        run.log({"step": step, "loss": 1.0})
+        run.append_log({"step": step, "loss": 1.0})
     log = run.metrics.read_bytes()
     run.metrics.write_bytes(log[: len(log) - cut] + garbage)
     restored(run)
@@ -294,9 +334,9 @@ def test_a_run_is_there_with_its_settings_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_half_a_new_run_is_not_the_newest(tmp_path):
-    from loratune.training.checkpoint import newest_run
+    from loratune.training.checkpoint import find_newest_run
 
     for name in ("old", ".new.77.tmp"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "settings.toml").write_text("")
-    assert newest_run(Path(tmp_path)).name == "old"
+    assert find_newest_run(Path(tmp_path)).name == "old"

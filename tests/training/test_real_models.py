@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, GPT2Config
 from loratune.data.packing import pack
 from loratune.data.sources.dolly import load_dolly
 from loratune.data.template import load_template
-from loratune.data.tokenize import encode_rows
+from loratune.data.tokenize import tokenize_records
 from support.plain_lora import assert_same, gradients, peft_gradients, random_rows, with_lora
 from support.small_models import ours, reference
 
@@ -20,7 +20,7 @@ def dolly():
 
 
 def test_real_smollm2_learns_from_real_rows_as_in_transformers_and_peft(smollm2, dolly):
-    rows, _ = encode_rows(dolly[:200], load_template("instruction"), smollm2.tokenizer, MAX_TOKENS)
+    rows, _ = tokenize_records(dolly[:200], load_template("instruction"), smollm2.tokenizer, MAX_TOKENS)
     rows = [row for row in rows if len(row.prompt + row.response) < 64][:3]
     model = AutoModelForCausalLM.from_pretrained(smollm2.found.folder, dtype=torch.float32)
     decoder = with_lora(ours(model), std=0.02)  # not the shared one, on which the adapter would stay
@@ -35,7 +35,7 @@ def test_gpt2_124m_learns_as_in_transformers_and_peft():
 
 
 def test_end_of_text_is_the_last_target_of_every_whole_response_and_of_no_other(smollm2, dolly):
-    rows, counts = encode_rows(dolly, load_template("instruction"), smollm2.tokenizer, MAX_TOKENS)
+    rows, counts = tokenize_records(dolly, load_template("instruction"), smollm2.tokenizer, MAX_TOKENS)
     tokenizer = smollm2.tokenizer.hugging_face
     whole = {record.id: record.output + tokenizer.eos_token for record in dolly}
     texts = tokenizer.batch_decode([row.response for row in rows], clean_up_tokenization_spaces=False)
@@ -44,6 +44,6 @@ def test_end_of_text_is_the_last_target_of_every_whole_response_and_of_no_other(
     sample = cut + rows[::50]
     batch = pack(sample)
     for number, row in enumerate(sample):
-        targets = batch.targets[batch.rows == number].tolist()
+        targets = batch.targets[batch.example_index == number].tolist()
         ends = [token == smollm2.tokenizer.eos_id for token in targets]
         assert ends == [False] * (len(row.response) - 1) + [row not in cut]

@@ -1,8 +1,8 @@
 """Training gives the bits that were recorded: a change that is meant to change no arithmetic changes none.
 
-The last bits of a sum depend on the processor and on torch, so on another machine than the one where they were recorded the
-losses are compared instead, up to rounding. After a change that is meant to
-change bits: python tests/training/test_recorded_bits.py
+The last bits of a sum depend on the processor and on torch, so on another machine than the one where they
+were recorded the losses are compared instead, up to rounding. After a change that is meant to change bits:
+python tests/training/test_recorded_bits.py
 """
 
 import hashlib
@@ -15,12 +15,16 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 
-from loratune.system.hardware import processor_kind
+from loratune.system.hardware import identify_processor
 from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, save_model
 from support.training_runs import adapter, fill, train
 
 RECORDED = Path(__file__).with_name("recorded_bits.json")
-SHAPES = {"llama": LLAMA_SHAPES["smollm2"], "qwen3": LLAMA_SHAPES["qwen3"], "gpt2": GPT2_SHAPES["cerebras-gpt"]}
+SHAPES = {
+    "llama": LLAMA_SHAPES["smollm2"],
+    "qwen3": LLAMA_SHAPES["qwen3"],
+    "gpt2": GPT2_SHAPES["cerebras-gpt"],
+}
 OPTIONS = {
     "fp32": ["--precision", "fp32"],
     "bf16": ["--precision", "bf16"],
@@ -37,7 +41,20 @@ def run(place: Path, shape: str, options: str) -> dict:
         fill(place)
     if not (place / shape).exists():
         save_model(place / shape, SHAPES[shape])
-    how = ["--model", shape, "--steps", "6", "--validations", "2", "--rank", "4", "--run", name, "--out", name]
+    how = [
+        "--model",
+        shape,
+        "--steps",
+        "6",
+        "--validations",
+        "2",
+        "--rank",
+        "4",
+        "--run",
+        name,
+        "--out",
+        name,
+    ]
     assert train(*how, *OPTIONS[options]) == 0
     digest = hashlib.sha256()
     for key, matrix in sorted(adapter(place / name).items()):
@@ -48,7 +65,7 @@ def run(place: Path, shape: str, options: str) -> dict:
 
 
 def machine() -> dict[str, str]:
-    return {"processor": processor_kind("cpu"), "torch": torch.__version__}
+    return {"processor": identify_processor("cpu"), "torch": torch.__version__}
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ def test_warm_up_then_the_full_rate_then_the_end(kind):
 def test_a_budget_is_used_up_but_not_exceeded_and_the_rate_ends_with_it(seconds, pace):
     rule, step, elapsed, progress = StopRule(seconds=seconds), 0, 0.0, 0.0
     while not rule.is_over(step, elapsed, pace) and step < 2000:
-        progress = rule.progress(step, elapsed, pace)
+        progress = rule.compute_progress(step, elapsed, pace)
         step, elapsed = step + 1, elapsed + pace
     if 1 < step < 2000:
         assert seconds - pace <= elapsed <= seconds + 1e-6
@@ -33,14 +33,14 @@ def test_a_budget_is_used_up_but_not_exceeded_and_the_rate_ends_with_it(seconds,
 
 def test_steps():
     rule = StopRule(steps=4)
-    assert [rule.progress(step, 0, 0) for step in range(4)] == [0.125, 0.375, 0.625, 0.875]
+    assert [rule.compute_progress(step, 0, 0) for step in range(4)] == [0.125, 0.375, 0.625, 0.875]
     assert not rule.is_over(3, 1e9, 1)
     assert rule.is_over(4, 0, 1)
-    assert rule.seconds_left(1, 10, 10) == 30
+    assert rule.compute_seconds_left(1, 10, 10) == 30
 
 
 def test_validations_with_the_bases_take_at_most_a_tenth_of_a_budget():
-    assert StopRule(seconds=600).affordable(10, 5.0) == 10
-    assert StopRule(seconds=600).affordable(10, 11.0) == 4
-    assert StopRule(seconds=600).affordable(10, 700.0) == 1
-    assert StopRule(steps=5).affordable(10, 700.0) == 10
+    assert StopRule(seconds=600).count_affordable_validations(10, 5.0) == 10
+    assert StopRule(seconds=600).count_affordable_validations(10, 11.0) == 4
+    assert StopRule(seconds=600).count_affordable_validations(10, 700.0) == 1
+    assert StopRule(steps=5).count_affordable_validations(10, 700.0) == 10

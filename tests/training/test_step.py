@@ -1,4 +1,6 @@
-"""The training step against the plain computation: packed, accumulated, in `transformers` and PEFT, it is one and the same."""
+"""The training step against the plain computation: packed, accumulated, in `transformers` and PEFT, it is one
+and the same.
+"""
 
 import pytest
 import torch
@@ -16,9 +18,18 @@ from loratune.models.ops.attention import packed_attention
 from loratune.models.ops.nll import target_nll
 from loratune.training import step
 from loratune.training.objective import HeadCrossEntropy, target_loss
-from loratune.training.step import NonFinite, OutOfMemory, StepResult, adamw, train_step
-from loratune.training.validate import validation_nll
-from support.plain_lora import MODELS, adapted, assert_same, gradients, peft_gradients, random_rows, some_rows, with_lora
+from loratune.training.step import NonFiniteError, OutOfMemoryError, StepResult, adamw, train_step
+from loratune.training.validate import compute_validation_nll
+from support.plain_lora import (
+    MODELS,
+    adapted,
+    assert_same,
+    gradients,
+    peft_gradients,
+    random_rows,
+    some_rows,
+    with_lora,
+)
 from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, reference
 
 SHAPES = GPT2_SHAPES | LLAMA_SHAPES
@@ -37,22 +48,33 @@ def test_loss_and_gradients_equal_transformers_and_peft(name):
 
 
 def plain_step(decoder, groups, clip: float) -> tuple[StepResult, list[torch.Tensor]]:
-    """A training step by plain SGD. Returns its result and what it took from the weights, divided by the learning rate."""
+    """A training step by plain SGD. Returns its result and what it took from the weights, divided by the
+    learning rate.
+    """
     rate = 1e3  # far above the weights, whose rounding would else drown small gradients
     before = [parameter.detach().clone() for parameter in trained_parameters(decoder)]
     optimizer = torch.optim.SGD(trained_parameters(decoder), lr=0.0)
     result = train_step(decoder, optimizer, [pack(group) for group in groups], rate, clip)
-    return result, [(old - new.detach()) / rate for old, new in zip(before, trained_parameters(decoder), strict=True)]
+    return result, [
+        (old - new.detach()) / rate for old, new in zip(before, trained_parameters(decoder), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_step_does_not_depend_on_the_micro_batches(name):
     rows = some_rows()
     expected = gradients(adapted(name), [rows])
-    for groups in ([rows], [rows[:2], rows[2:]], [[one] for one in rows]):  # of 4 and 44 targets; of 3, 1, 12, 30 and 2
+    for groups in (
+        [rows],
+        [rows[:2], rows[2:]],
+        [[one] for one in rows],
+    ):  # of 4 and 44 targets; of 3, 1, 12, 30 and 2
         result, taken = plain_step(adapted(name), groups, clip=1e9)
         assert_same((result.loss, taken), expected, 1e-5)
-        assert (result.targets, result.tokens) == (48, sum(len(one.prompt + one.response) - 1 for one in rows))
+        assert (result.targets, result.tokens) == (
+            48,
+            sum(len(one.prompt + one.response) - 1 for one in rows),
+        )
 
 
 @pytest.mark.parametrize("share", [0.25, 4.0])
@@ -71,7 +93,13 @@ def test_steps_are_those_of_adamw(decay):
     rows, decoder, other = some_rows(), adapted("llama"), adapted("llama")
     optimizer = adamw(decoder, decay)
     plain = torch.optim.AdamW(
-        trained_parameters(other), lr=1e-2, betas=(0.5, 0.999), eps=1e-8, weight_decay=decay, fused=False, foreach=False
+        trained_parameters(other),
+        lr=1e-2,
+        betas=(0.5, 0.999),
+        eps=1e-8,
+        weight_decay=decay,
+        fused=False,
+        foreach=False,
     )
     for group in (rows[:2], rows[2:4], rows[4:]):
         train_step(decoder, optimizer, [pack(group)], 1e-2, 1e9)
@@ -91,7 +119,9 @@ def with_seed(decoder, rows) -> tuple[float, list[torch.Tensor]]:
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_bf16_is_close_to_fp32(shape, dropout):
-    """Of each shape: the residual stream, the norms and the adapter are fp32 in both, what is multiplied is not."""
+    """Of each shape: the residual stream, the norms and the adapter are fp32 in both, what is multiplied is
+    not.
+    """
     model, rows = reference(SHAPES[shape]), some_rows()
     loss, whole = with_seed(with_lora(ours(model), dropout=dropout), rows)
     decoder = set_precision(with_lora(ours(model), dropout=dropout), torch.bfloat16)
@@ -100,7 +130,7 @@ def test_bf16_is_close_to_fp32(shape, dropout):
     for mine, yours in zip(half, whole, strict=True):
         assert mine.dtype == torch.float32
         assert (mine - yours).norm() <= 0.1 * yours.norm()  # so their cosine is above 0.99
-    decoder.low_memory = True
+    decoder.gradient_checkpointing = True
     for parameter in trained_parameters(decoder):
         parameter.grad = None
     again_loss, again = with_seed(decoder, rows)
@@ -109,7 +139,9 @@ def test_bf16_is_close_to_fp32(shape, dropout):
 
 
 def test_the_adapter_learns_in_fp32_on_a_base_in_bf16():
-    """A step of 1e-4 is less than half the distance of two bf16 numbers above 0.03: it would be rounded away."""
+    """A step of 1e-4 is less than half the distance of two bf16 numbers above 0.03: it would be rounded
+    away.
+    """
     decoder = with_lora(set_precision(ours(reference(MODELS["llama"])), torch.bfloat16))
     before = [parameter.detach().clone() for parameter in trained_parameters(decoder)]
     train_step(decoder, adamw(decoder, 0.0), [pack(some_rows())], 1e-4, 1e9)
@@ -160,9 +192,9 @@ def test_head_loss_equals_cross_entropy(targets, vocabulary, block, size, seed):
     each = F.cross_entropy(hidden @ head.t(), wanted, reduction="none")
     (expected,) = torch.autograd.grad(each.sum(), hidden)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nll, "VOCABULARY_BLOCK", block)
+        patch.setattr(nll, "VOCAB_BLOCK_SIZE", block)
         fused = HeadCrossEntropy.apply(hidden, head, wanted)
-        measured = nll.nll_of(hidden.detach(), head, wanted)
+        measured = nll.token_nll(hidden.detach(), head, wanted)
     (gradient,) = torch.autograd.grad(fused * 3, hidden)
     near = {"rtol": 1e-4, "atol": 1e-4 * (1 + size)}  # a difference of logits of this size
     assert torch.allclose(measured, each, **near) and torch.allclose(fused, measured.sum(), rtol=1e-6)
@@ -181,11 +213,15 @@ def test_validation_is_the_plain_mean_however_the_rows_are_cut():
     rows, decoder = some_rows(), adapted("llama", dropout=0.5)
     wanted = torch.tensor([token for one in rows for token in one.response])
     decoder.eval()
-    known = [logits(decoder, torch.tensor(one.prompt + one.response))[len(one.prompt) - 1 : -1] for one in rows]
+    known = [
+        logits(decoder, torch.tensor(one.prompt + one.response))[len(one.prompt) - 1 : -1] for one in rows
+    ]
     expected = F.cross_entropy(torch.cat(known), wanted).item()
     decoder.train()  # in the middle of training, with dropout
     for groups in ([rows], [rows[:2], rows[2:]], [[one] for one in rows]):
-        assert validation_nll(decoder, [pack(group) for group in groups]) == pytest.approx(expected, rel=1e-6)
+        assert compute_validation_nll(decoder, [pack(group) for group in groups]) == pytest.approx(
+            expected, rel=1e-6
+        )
         assert decoder.training
 
 
@@ -223,7 +259,7 @@ def test_non_finite_stops_and_leaves_the_adapter_alone():
     decoder = adapted("gpt2")
     decoder.layers[0].mlp.up.lora.A.data[0, 0] = float("inf")
     before = {name: value.clone() for name, value in decoder.state_dict().items()}
-    with pytest.raises(NonFinite):
+    with pytest.raises(NonFiniteError):
         train_step(decoder, adamw(decoder, 0.0), [pack(some_rows())], 1e-2, 1.0)
     assert all(value.equal(before[name]) for name, value in decoder.state_dict().items())
 
@@ -241,11 +277,15 @@ def test_too_little_memory_leaves_the_adapter_and_the_optimiser_alone(monkeypatc
         return target_loss(decoder, batch, attend)
 
     monkeypatch.setattr(step, "target_loss", fail)
-    with pytest.raises(OutOfMemory):
+    with pytest.raises(OutOfMemoryError):
         train_step(decoder, optimizer, [pack(rows[:2]), pack(rows[2:])], 1e-2, 1.0)
     assert all(now.equal(then) for now, then in zip(all_of(decoder, optimizer), before, strict=True))
 
 
 def all_of(decoder, optimizer) -> list[torch.Tensor]:
     moments = [value for state in optimizer.state.values() for value in state.values()]
-    return [*trained_parameters(decoder), *(parameter.grad for parameter in trained_parameters(decoder)), *moments]
+    return [
+        *trained_parameters(decoder),
+        *(parameter.grad for parameter in trained_parameters(decoder)),
+        *moments,
+    ]

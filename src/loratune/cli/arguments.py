@@ -8,26 +8,26 @@ from typing import Any
 from rich_argparse import RichHelpFormatter
 
 from loratune import __version__
-from loratune.config.ask import AskSettings
-from loratune.config.base import Settings, flag
-from loratune.config.compare import CompareSettings
-from loratune.config.doctor import DoctorSettings
-from loratune.config.evaluate import EvaluateSettings
-from loratune.config.prepare import PrepareSettings
-from loratune.config.preview import PreviewSettings
-from loratune.config.quickstart import QuickstartSettings
-from loratune.config.train import TrainSettings
+from loratune.config.ask import AskConfig
+from loratune.config.base import Config, format_flag
+from loratune.config.compare import CompareConfig
+from loratune.config.doctor import DoctorConfig
+from loratune.config.evaluate import EvaluateConfig
+from loratune.config.prepare import PrepareConfig
+from loratune.config.preview import PreviewConfig
+from loratune.config.quickstart import QuickstartConfig
+from loratune.config.train import TrainConfig
 from loratune.errors import UserError
 
-COMMANDS: dict[str, type[Settings]] = {
-    "quickstart": QuickstartSettings,
-    "doctor": DoctorSettings,
-    "prepare": PrepareSettings,
-    "preview": PreviewSettings,
-    "train": TrainSettings,
-    "evaluate": EvaluateSettings,
-    "compare": CompareSettings,
-    "ask": AskSettings,
+COMMANDS: dict[str, type[Config]] = {
+    "quickstart": QuickstartConfig,
+    "doctor": DoctorConfig,
+    "prepare": PrepareConfig,
+    "preview": PreviewConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "compare": CompareConfig,
+    "ask": AskConfig,
 }
 
 
@@ -40,31 +40,52 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; `{self.prog} --help` lists the options")
 
 
-def parser() -> Parser:
-    top = Parser(prog="loratune", description="Fine-tune small language models with LoRA, and see, measured, whether it helped.")
+def build_parser() -> Parser:
+    top = Parser(
+        prog="loratune",
+        description="Fine-tune small language models with LoRA, and see, measured, whether it helped.",
+    )
     top.add_argument("--version", action="version", version=f"loratune {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for name, fields in COMMANDS.items():
         command = commands.add_parser(
-            name, help=fields.__doc__, description=fields.__doc__, formatter_class=HelpFormatter, allow_abbrev=False
+            name,
+            help=fields.__doc__,
+            description=fields.__doc__,
+            formatter_class=HelpFormatter,
+            allow_abbrev=False,
         )
         add_options(command, fields)
     return top
 
 
-def add_options(command: argparse.ArgumentParser, fields: type[Settings]) -> None:
+def add_options(command: argparse.ArgumentParser, config_class: type[Config]) -> None:
     """One option for each field. Values stay text here; the settings convert and check them, all at once."""
     command.add_argument(
-        "--config", metavar="FILE.toml", default=argparse.SUPPRESS, help="settings file; options given here win over it"
+        "--config",
+        metavar="FILE.toml",
+        default=argparse.SUPPRESS,
+        help="settings file; options given here win over it",
     )
-    command.add_argument("--json", action="store_true", help="print the result as one JSON object; all else goes to stderr")
-    for name, field in fields.model_fields.items():
-        kind = plain_type(field.annotation)
-        unset = field.is_required() or field.default is None or field.default is False or field.default in ([], {})
+    command.add_argument(
+        "--json", action="store_true", help="print the result as one JSON object; all else goes to stderr"
+    )
+    for name, field in config_class.model_fields.items():
+        kind = unwrap_type(field.annotation)
+        unset = (
+            field.is_required()
+            or field.default is None
+            or field.default is False
+            or field.default in ([], {})
+        )
         option: dict[str, Any] = {
             "dest": name,
             "default": argparse.SUPPRESS,
-            "help": (field.description if unset else f"{field.description} (default: {show(field.default)})").replace("%", "%%"),
+            "help": (
+                field.description
+                if unset
+                else f"{field.description} (default: {format_default(field.default)})"
+            ).replace("%", "%%"),
         }
         if kind is bool:
             # --no-NAME is there where it can change something.
@@ -72,16 +93,20 @@ def add_options(command: argparse.ArgumentParser, fields: type[Settings]) -> Non
         elif kind is list:
             option |= {"nargs": "+", "metavar": "NAME", "action": "extend"}
         elif kind is dict:
-            option |= {"nargs": "+", "metavar": "NAME=COLUMN", "action": Pairs}
+            option |= {"nargs": "+", "metavar": "NAME=COLUMN", "action": KeyValueAction}
         else:
-            option["metavar"] = "|".join(typing.get_args(field.annotation)) if kind is typing.Literal else metavar(name, kind)
-        if name in fields.POSITIONAL:
+            option["metavar"] = (
+                "|".join(typing.get_args(field.annotation))
+                if kind is typing.Literal
+                else choose_metavar(name, kind)
+            )
+        if name in config_class.POSITIONAL:
             command.add_argument(option.pop("dest"), nargs="?", **option)
         else:
-            command.add_argument(flag(name), **option)
+            command.add_argument(format_flag(name), **option)
 
 
-class Pairs(argparse.Action):
+class KeyValueAction(argparse.Action):
     """`a=b c=d` to {"a": "b", "c": "d"}."""
 
     def __call__(self, parser, namespace, values, option_string=None):
@@ -90,20 +115,20 @@ class Pairs(argparse.Action):
         setattr(namespace, self.dest, dict(value.split("=", 1) for value in values))
 
 
-def plain_type(annotation: Any) -> Any:
+def unwrap_type(annotation: Any) -> Any:
     """`str | None` to str, `list[str]` to list, `Literal[...]` to Literal."""
     if isinstance(annotation, types.UnionType):
         annotation = next(kind for kind in typing.get_args(annotation) if kind is not type(None))
     return typing.get_origin(annotation) or annotation
 
 
-def metavar(name: str, kind: Any) -> str:
+def choose_metavar(name: str, kind: Any) -> str:
     if name == "budget":
         return "TIME"
     return {int: "N", float: "X"}.get(kind, name.upper())
 
 
-def show(default: Any) -> str:
+def format_default(default: Any) -> str:
     if isinstance(default, bool):
         return "on" if default else "off"
     return " ".join(map(str, default)) if isinstance(default, list) else str(default)

@@ -7,14 +7,14 @@ import signal
 import sys
 from contextlib import suppress
 
-from loratune.cli.arguments import COMMANDS, parser
+from loratune.cli.arguments import COMMANDS, build_parser
 from loratune.config.base import read_toml
 from loratune.doctor.packages import refuse_outdated_packages
 from loratune.errors import UserError
-from loratune.system.console import console, printable
-from loratune.system.hardware import share_cores
+from loratune.system.console import console, make_printable
+from loratune.system.hardware import set_wait_policy
 from loratune.system.memory import is_out_of_memory
-from loratune.system.signals import Ended, ending_cleanly
+from loratune.system.signals import Interrupted, interrupting_cleanly
 
 OUT_OF_MEMORY = (
     "error: not enough memory; close other programs, choose a smaller model, or lower --max-tokens "
@@ -23,29 +23,31 @@ OUT_OF_MEMORY = (
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0 done, 2 the user's input is at fault, 1 anything else, 128 + N: signal N."""
+    """Run one command. Returns the exit code: 0 done, 2 the user's input is at fault, 1 anything else, 128 +
+    N: signal N.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter is no reason to fail
     try:
-        code, problems = outcome(sys.argv[1:] if argv is None else argv)
+        code, problems = run_to_exit_code(sys.argv[1:] if argv is None else argv)
         with suppress(OSError):  # a terminal that was closed
             for problem in problems:
-                print(printable(problem), file=sys.stderr)
+                print(make_printable(problem), file=sys.stderr)
         return code
     finally:
         drop_unwritable_output()
 
 
-def outcome(argv: list[str]) -> tuple[int, list[str]]:
+def run_to_exit_code(argv: list[str]) -> tuple[int, list[str]]:
     """The exit code, and what is to be said on stderr."""
     try:
-        with ending_cleanly():
+        with interrupting_cleanly():
             return run(argv), []
     except UserError as error:
         return 2, [f"error: {problem}" for problem in error.problems]
     except KeyboardInterrupt as error:
-        return 128 + (error.number if isinstance(error, Ended) else signal.SIGINT), ["interrupted"]
+        return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT), ["interrupted"]
     except BrokenPipeError:
         return 1, []  # the reader of our output is gone (`loratune ... | head`)
     except (OSError, MemoryError, RuntimeError) as error:
@@ -57,7 +59,9 @@ def outcome(argv: list[str]) -> tuple[int, list[str]]:
 
 
 def drop_unwritable_output() -> None:
-    """What stdout or stderr cannot take (`| head`, a full disk) is given up, or Python would fail over it at the very end."""
+    """What stdout or stderr cannot take (`| head`, a full disk) is given up, or Python would fail over it at
+    the very end.
+    """
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -66,7 +70,7 @@ def drop_unwritable_output() -> None:
 
 
 def run(argv: list[str]) -> int:
-    options, unknown = parser().parse_known_args(argv)
+    options, unknown = build_parser().parse_known_args(argv)
     given = vars(options)
     command, as_json, config = given.pop("command"), given.pop("json"), given.pop("config", None)
     console.stderr = as_json
@@ -75,10 +79,10 @@ def run(argv: list[str]) -> int:
     if stray := [word for word in unknown if not word.startswith("-")]:
         strangers += tuple(stray) if not strangers else ()
     fields = COMMANDS[command]
-    checked = fields.checked(fields.over(from_file, given), unknown=strangers)
+    checked = fields.validate_all(fields.merge_values(from_file, given), unknown=strangers)
     if command != "doctor":
         refuse_outdated_packages()
-    share_cores()
+    set_wait_policy()
     result = importlib.import_module(f"loratune.commands.{command}").run(checked)
     if as_json:
         # ASCII alone: no letter is lost on stdout (cp1252), and no control character steers a terminal.

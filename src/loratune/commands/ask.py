@@ -1,119 +1,165 @@
-"""`loratune ask`: a question about a page of the user's own, answered by a program that is then carried out."""
+"""`loratune ask`: a question about a page of the user's own, answered by a program that is then carried
+out.
+"""
 
 import re
 from pathlib import Path
 
-from loratune.commands.loading import Tuned, load_tuned
-from loratune.config.ask import AskSettings
-from loratune.config.prepare import PrepareSettings
-from loratune.config.shared import Decoding, Sampling
+from loratune.commands.loading import TunedModel, load_tuned_model
+from loratune.config.ask import AskConfig
+from loratune.config.prepare import PrepareConfig
+from loratune.config.shared import DecodingConfig, SamplingConfig
 from loratune.data.example import Record
-from loratune.data.jsonl import object_in, text_in
+from loratune.data.jsonl import read_text_field, require_object
 from loratune.errors import UserError
-from loratune.generation.constrained import Vocabulary
+from loratune.generation.constrained import TokenBytes
 from loratune.generation.engine import generate
-from loratune.models.adapter import described
+from loratune.models.adapter import read_adapter_metadata
 from loratune.system.console import say, warn
 from loratune.system.read import read_json
-from loratune.tasks.finqa.constraint import program_constraint
-from loratune.tasks.finqa.program import ProgramError, Step, Table, Value, number_of, parse, rounded, step_values
-from loratune.tasks.finqa.questions import FinqaOptions, Question, question_of, records_of
+from loratune.tasks.finqa.constraint import build_program_constraint
+from loratune.tasks.finqa.program import (
+    ProgramError,
+    Step,
+    Table,
+    Value,
+    iterate_step_results,
+    parse_number,
+    parse_program,
+    round_value,
+)
+from loratune.tasks.finqa.questions import FinqaOptions, Question, build_finqa_records, parse_question
 
-SIGNS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "exp": "^", "greater": ">"}
+OPERATORS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "exp": "^", "greater": ">"}
 
 
-def run(settings: AskSettings) -> dict:
+def run(settings: AskConfig) -> dict:
     question = read_question(settings.question, settings.page)
-    tuned = load_tuned(settings)
-    prepared = described(settings.adapter).get("prepared", {})
+    tuned = load_tuned_model(settings)
+    prepared = read_adapter_metadata(settings.adapter).get("prepared", {})
     if prepared.get("finqa_target") == "answer":
-        warn("the adapter was trained to write results, not programs (--finqa-target answer); it will answer worse")
-    fact_tokens = settings.fact_tokens or prepared.get("fact_tokens") or PrepareSettings.model_fields["fact_tokens"].default
-    record, facts = shown_record(question, tuned, fact_tokens, settings.page)
-    answer = answer_to(record, tuned, settings)
-    result = {"question": question.text, "facts": facts, "program": answer, **worked_out(answer, question.table)}
-    if is_share(question.text, result["steps"], result["result"]):
-        result["percent"] = rounded(100 * result["result"])
-    show(result)
+        warn(
+            "the adapter was trained to write results, not programs (--finqa-target answer); it will answer "
+            "worse"
+        )
+    fact_tokens = (
+        settings.fact_tokens
+        or prepared.get("fact_tokens")
+        or PrepareConfig.model_fields["fact_tokens"].default
+    )
+    record, facts = build_record(question, tuned, fact_tokens, settings.page)
+    answer = generate_program(record, tuned, settings)
+    result = {
+        "question": question.text,
+        "facts": facts,
+        "program": answer,
+        **calculate_steps(answer, question.table),
+    }
+    if is_fraction(question.text, result["steps"], result["result"]):
+        result["percent"] = round_value(100 * result["result"])
+    show_answer(result)
     return result
 
 
 def read_question(question: str, page: Path) -> Question:
     """A page in FinQA's form, with whatever else its records have. Raises UserError that names the field."""
     try:
-        text_in({"question": question}, "question")
+        read_text_field({"question": question}, "question")
     except ValueError as error:
         raise UserError(f'{error}; ask something, such as "what was the growth of net sales?"') from None
     try:
-        fields = {name: value for name, value in object_in(read_json(page)).items() if name != "qa"}
-        return question_of({**fields, "id": "page", "question": question})
+        fields = {name: value for name, value in require_object(read_json(page)).items() if name != "qa"}
+        return parse_question({**fields, "id": "page", "question": question})
     except ValueError as error:
         raise UserError(f"{page}: {error}") from error
 
 
-def shown_record(question: Question, tuned: Tuned, fact_tokens: int, page: Path) -> tuple[Record, dict[str, str]]:
-    """The question as a held-out row of FinQA, and the facts shown with it, by id. Raises UserError where there are none."""
-    options = FinqaOptions("program", fact_tokens, lambda texts: [len(ids) for ids in tuned.tokenizer.encode_batch(list(texts))])
-    (record,) = records_of([question], "test", options)
+def build_record(
+    question: Question, tuned: TunedModel, fact_tokens: int, page: Path
+) -> tuple[Record, dict[str, str]]:
+    """The question as a held-out row of FinQA, and the facts shown with it, by id. Raises UserError where
+    there are none.
+    """
+    options = FinqaOptions(
+        "program", fact_tokens, lambda texts: [len(ids) for ids in tuned.tokenizer.encode_batch(list(texts))]
+    )
+    (record,) = build_finqa_records([question], "test", options)
     kept = record.meta["kept_facts"]
     if not kept:
-        raise UserError(f"{page}: pre_text, table and post_text hold nothing of three words or more; there is nothing to show")
+        raise UserError(
+            f"{page}: pre_text, table and post_text hold nothing of three words or more; there is nothing to "
+            "show"
+        )
     return record, dict(zip(kept, record.input.split("\n"), strict=True))
 
 
-def answer_to(record: Record, tuned: Tuned, settings: AskSettings) -> str:
+def generate_program(record: Record, tuned: TunedModel, settings: AskConfig) -> str:
     (prompt,) = tuned.tokenizer.encode_prompts([tuned.template.parts(record.instruction, record.input)])
     most = tuned.decoder.spec.max_positions - settings.max_new_tokens
     if len(prompt) > most:
         raise UserError(
-            f"the prompt has {len(prompt):,} tokens, and with --max-new-tokens {settings.max_new_tokens} this model takes "
+            f"the prompt has {len(prompt):,} tokens, and with --max-new-tokens {settings.max_new_tokens} "
+            "this model takes "
             f"{max(most, 0):,}; lower --fact-tokens"
         )
-    vocabulary = Vocabulary(tuned.tokenizer.pieces(), tuned.tokenizer.eos_id) if settings.constrain else None
-    constraints = [program_constraint(record, vocabulary) if vocabulary else None]
-    decoding = Decoding(**settings.model_dump(include=set(Sampling.model_fields)))
+    vocabulary = TokenBytes(tuned.tokenizer.pieces(), tuned.tokenizer.eos_id) if settings.constrain else None
+    constraints = [build_program_constraint(record, vocabulary) if vocabulary else None]
+    decoding = DecodingConfig(**settings.model_dump(include=set(SamplingConfig.model_fields)))
     (answer,) = generate(tuned.decoder, [prompt], tuned.tokenizer.end_ids, decoding, constraints=constraints)
     return tuned.tokenizer.decode(answer.ids).strip()
 
 
-def worked_out(answer: str, table: Table) -> dict:
-    """The steps with their values, up to the first that has none; the result; and the problem, if there is no result."""
+def calculate_steps(answer: str, table: Table) -> dict:
+    """The steps with their values, up to the first that has none; the result; and the problem, if there is no
+    result.
+    """
     steps: list[dict] = []
     try:
-        program = parse(answer)
-        for step, value in zip(program, step_values(program, table), strict=True):
-            steps.append({"operation": step.operation, "arguments": list(step.arguments), "value": rounded(value)})
+        program = parse_program(answer)
+        for step, value in zip(program, iterate_step_results(program, table), strict=True):
+            steps.append(
+                {"operation": step.operation, "arguments": list(step.arguments), "value": round_value(value)}
+            )
     except ProgramError as error:
         return {"steps": steps, "result": None, "problem": str(error)}
     return {"steps": steps, "result": steps[-1]["value"]}
 
 
-def is_share(question: str, steps: list[dict], result: Value | None) -> bool:
+def is_fraction(question: str, steps: list[dict], result: Value | None) -> bool:
     """Whether the result is a share of 1 where a percentage was asked for."""
     if not isinstance(result, float) or not re.search("percent|%", question, re.IGNORECASE):
         return False
     return steps[-1]["operation"] == "divide" or any("%" in argument for argument in steps[-1]["arguments"])
 
 
-def show(result: dict) -> None:
+def show_answer(result: dict) -> None:
     say("Facts shown to the model:")
     for text in result["facts"].values():
         say(f"  {text}")
     say(f"Program: {result['program']}")
     for number, step in enumerate(result["steps"]):
-        say(f"  #{number} = {in_words(Step(step['operation'], tuple(step['arguments'])))} = {plain(step['value'])}")
+        say(
+            f"  #{number} = {format_step(Step(step['operation'], tuple(step['arguments'])))} = "
+            f"{format_value(step['value'])}"
+        )
     if "problem" in result:
         warn(f"no result: {result['problem']}")
     else:
-        percent = f" = {plain(result['percent'])} %" if "percent" in result else ""
-        say(f"Result: {plain(result['result'])}{percent}")
+        percent = f" = {format_value(result['percent'])} %" if "percent" in result else ""
+        say(f"Result: {format_value(result['result'])}{percent}")
 
 
-def in_words(step: Step) -> str:
-    first, second = (plain(number_of(part)) if part.startswith("const_") else part for part in step.arguments)
-    return f"{first} {SIGNS[step.operation]} {second}" if step.operation in SIGNS else f"{step.operation}({first})"
+def format_step(step: Step) -> str:
+    first, second = (
+        format_value(parse_number(part)) if part.startswith("const_") else part for part in step.arguments
+    )
+    return (
+        f"{first} {OPERATORS[step.operation]} {second}"
+        if step.operation in OPERATORS
+        else f"{step.operation}({first})"
+    )
 
 
-def plain(value: Value) -> str:
+def format_value(value: Value) -> str:
     """`94`, not `94.0`."""
     return value if isinstance(value, str) else f"{value:.15g}"

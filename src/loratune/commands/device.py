@@ -1,7 +1,7 @@
 """Where a command computes: on the CPU or a GPU."""
 
 from loratune.system.console import warn
-from loratune.system.hardware import LEAVE_OUT, use_machine
+from loratune.system.hardware import CPU_REMEDY, set_up_device
 
 
 def choose_device(threads: int, device: str, resume: str = "") -> str:
@@ -9,8 +9,8 @@ def choose_device(threads: int, device: str, resume: str = "") -> str:
 
     `resume` is the command with which a run goes on. Raises UserError for `cuda` where no GPU can compute.
     """
-    remedy = f"to go on without it: {resume} --device cpu --accept-changes" if resume else LEAVE_OUT
-    chosen = use_machine(threads, device, remedy)
+    remedy = f"to go on without it: {resume} --device cpu --accept-changes" if resume else CPU_REMEDY
+    chosen = set_up_device(threads, device, remedy)
     if chosen.warning:
         warn(f"{chosen.warning}; the CPU computes instead (`loratune doctor` says what to do)")
     return chosen.name

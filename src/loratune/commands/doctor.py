@@ -7,36 +7,41 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from loratune.config.doctor import DoctorSettings
-from loratune.config.prepare import PrepareSettings
-from loratune.config.shared import ADAPTER, RUNS
+from loratune.config.doctor import DoctorConfig
+from loratune.config.prepare import PrepareConfig
+from loratune.config.shared import DEFAULT_ADAPTER, RUNS_FOLDER
 from loratune.doctor import hardware, packages, storage
 from loratune.doctor.finding import Finding
 from loratune.system.console import console, say
 
-OUTPUTS = (RUNS, ADAPTER.parent, PrepareSettings.model_fields["out"].default)
+OUTPUTS = (RUNS_FOLDER, DEFAULT_ADAPTER.parent, PrepareConfig.model_fields["out"].default)
 MARKS = {"ok": ("✓", "green"), "warning": ("!", "bold yellow"), "problem": ("✗", "bold red")}
 
 
-def run(settings: DoctorSettings) -> dict:
+def run(settings: DoctorConfig) -> dict:
     with console.status("Looking at this machine ..."):
         sections = examine(settings)
-    show(sections)
-    findings = [{"section": name, **asdict(finding)} for name, section in sections.items() for finding in section]
+    show_findings(sections)
+    findings = [
+        {"section": name, **asdict(finding)} for name, section in sections.items() for finding in section
+    ]
     return {"can_train": all(finding["level"] != "problem" for finding in findings), "findings": findings}
 
 
-def examine(settings: DoctorSettings) -> dict[str, list[Finding]]:
+def examine(settings: DoctorConfig) -> dict[str, list[Finding]]:
     """Facts are gathered first, then judged: the checks themselves look at nothing else."""
     facts = {
-        "machine": (hardware.CHECKS, hardware.look_at_hardware(settings.threads, settings.device)),
-        "programs": (packages.CHECKS, packages.look_at_programs()),
-        "places": (storage.CHECKS, storage.look_at_places(Path("."), OUTPUTS, RUNS)),
+        "machine": (hardware.CHECKS, hardware.inspect_hardware(settings.threads, settings.device)),
+        "programs": (packages.CHECKS, packages.inspect_packages()),
+        "places": (storage.CHECKS, storage.inspect_storage(Path("."), OUTPUTS, RUNS_FOLDER)),
     }
-    return {name: [finding for check in checks for finding in check(found)] for name, (checks, found) in facts.items()}
+    return {
+        name: [finding for check in checks for finding in check(found)]
+        for name, (checks, found) in facts.items()
+    }
 
 
-def show(sections: dict[str, Sequence[Finding]]) -> None:
+def show_findings(sections: dict[str, Sequence[Finding]]) -> None:
     table = Table(show_header=False, box=None, padding=(0, 1))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
@@ -45,18 +50,18 @@ def show(sections: dict[str, Sequence[Finding]]) -> None:
         table.add_row("", Text(name.capitalize(), style="bold"), "")
         for finding in findings:
             mark, style = MARKS[finding.level]
-            table.add_row(Text(mark, style=style), finding.about, told(finding, style))
+            table.add_row(Text(mark, style=style), finding.about, format_finding(finding, style))
         table.add_row("", "", "")
     console.print(table)
-    say(verdict([finding.level for findings in sections.values() for finding in findings]))
+    say(describe_verdict([finding.level for findings in sections.values() for finding in findings]))
 
 
-def told(finding: Finding, style: str) -> Text:
+def format_finding(finding: Finding, style: str) -> Text:
     text = Text(finding.found)
     return text.append(f"\n→ {finding.remedy}", style=style) if finding.remedy else text
 
 
-def verdict(levels: Sequence[str]) -> str:
+def describe_verdict(levels: Sequence[str]) -> str:
     warnings, problems = levels.count("warning"), levels.count("problem")
     if problems:
         these = "this problem is" if problems == 1 else f"these {problems} problems are"

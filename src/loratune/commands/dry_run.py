@@ -1,4 +1,6 @@
-"""What a command would do, for --dry-run: what it reads and writes, and how long it takes where that can be foretold."""
+"""What a command would do, for --dry-run: what it reads and writes, and how long it takes where that can be
+foretold.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +17,18 @@ class Plan:
     basis: str  # what the time was derived from, or why there is none
 
 
-def tell(plan: Plan) -> dict:
+def show_plan(plan: Plan) -> dict:
     """Print the plan; returns it as the command's result."""
     there = [path for path in plan.writes if path.exists()]
     for what, amount in plan.reads.items():
         say(f"Would read {what}: {amount}")
     for path in plan.writes:
         say(f"Would {'overwrite' if path in there else 'write'} {path}")
-    length = "How long it takes is not known" if plan.seconds is None else f"Would take about {in_words(plan.seconds)}"
+    length = (
+        "How long it takes is not known"
+        if plan.seconds is None
+        else f"Would take about {format_duration(plan.seconds)}"
+    )
     say(f"{length}: {plan.basis}.")
     say("Nothing was written (--dry-run).")
     return {
@@ -34,7 +40,7 @@ def tell(plan: Plan) -> dict:
     }
 
 
-def in_words(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """No more digits than a forecast has."""
     if seconds < 90:
         return f"{seconds:.0f} s"

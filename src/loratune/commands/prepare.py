@@ -1,4 +1,6 @@
-"""`loratune prepare`: training, validation and test data from Dolly, FinQA, the hub or the user's own files."""
+"""`loratune prepare`: training, validation and test data from Dolly, FinQA, the hub or the user's own
+files.
+"""
 
 import hashlib
 import time
@@ -7,166 +9,204 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from loratune.commands.dry_run import Plan, tell
-from loratune.config.prepare import PrepareSettings
-from loratune.data.dedup import content_key, without_duplicates
-from loratune.data.example import Encoded, Record
-from loratune.data.jsonl import records_text
-from loratune.data.leakage import without_copies, without_leaks
-from loratune.data.prepare_report import source_counts, token_statistics
-from loratune.data.sample import draw_evenly
+from loratune.commands.dry_run import Plan, show_plan
+from loratune.config.prepare import PrepareConfig
+from loratune.data.dedup import hash_content, remove_duplicates
+from loratune.data.example import Example, Record
+from loratune.data.jsonl import format_records
+from loratune.data.leakage import remove_leaks, remove_near_duplicates
+from loratune.data.prepare_report import compute_token_statistics, count_source_rows
+from loratune.data.sample import draw_stratified_sample
 from loratune.data.sources.dolly import load_dolly
 from loratune.data.sources.files import load_files
-from loratune.data.sources.hub import load_dataset
-from loratune.data.sources.loaded import Loaded
+from loratune.data.sources.hub import load_hub_dataset
+from loratune.data.sources.loaded import SourceData
 from loratune.data.sources.other_kinds import REMEDIES
-from loratune.data.sources.parts import part_of
-from loratune.data.sources.places import SHIPPED, Place, find_places, kind_of_place, left_aside, problem_with, problem_with_own
-from loratune.data.sources.survey import Survey, survey_finqa, survey_of
-from loratune.data.split import HELD_OUT, SPLITS, divide, drawn_parts
+from loratune.data.sources.parts import detect_split
+from loratune.data.sources.places import (
+    SHIPPED,
+    DataSource,
+    detect_source_kind,
+    find_file_problem,
+    find_source_problem,
+    list_unread_spreadsheets,
+    resolve_sources,
+)
+from loratune.data.sources.survey import Survey, survey_finqa, survey_records
+from loratune.data.split import HELD_OUT, SPLITS, choose_drawn_splits, split_records
 from loratune.data.template import Template, load_template
-from loratune.data.tokenize import encode_rows
+from loratune.data.tokenize import tokenize_records
 from loratune.errors import UserError
-from loratune.models.resolve import find_base
+from loratune.models.resolve import resolve_model
 from loratune.models.tokenizer import Tokenizer
-from loratune.report.terminal.prepared import show
+from loratune.report.terminal.prepared import show_summary
 from loratune.system import hub
-from loratune.system.atomic import json_text, refuse_unwritable, write_together
+from loratune.system.atomic import format_json, refuse_unwritable, write_all_atomically
 from loratune.system.console import progress, say, warn
-from loratune.tasks.finqa.questions import FinqaOptions, fact_recall, load_finqa
+from loratune.tasks.finqa.questions import FinqaOptions, compute_fact_recall, load_finqa
 
-FILES = (*(f"{split}.jsonl" for split in SPLITS), "prepare_report.json")
-FILES_NAMED = 4  # of one data set, before they are only counted
-TIMED = 256  # rows of each source whose tokens are counted for a forecast
-ENCODED_AT_ONCE = 1024  # rows between two moves of the progress bar
+OUTPUT_FILES = (*(f"{split}.jsonl" for split in SPLITS), "prepare_report.json")
+MAX_FILES_NAMED = 4  # of one data set, before they are only counted
+TIMED_ROWS = 256  # rows of each source whose tokens are counted for a forecast
+ENCODE_CHUNK_ROWS = 1024  # rows between two moves of the progress bar
 
 
-def run(settings: PrepareSettings) -> dict:
+def run(settings: PrepareConfig) -> dict:
     template = load_template(settings.template)
     refuse_unwritable(settings.out, folder=True)
-    refuse_unusable_places(settings)
-    places = places_of(settings)
-    base = find_base(settings.model)
+    refuse_unusable_sources(settings)
+    places = find_configured_sources(settings)
+    base = resolve_model(settings.model)
     tokenizer = Tokenizer.load(base.folder)
-    tell_parts(places)
-    for path in left_aside([*settings.data, *settings.val, *settings.test]):
+    show_parts(places)
+    for path in list_unread_spreadsheets([*settings.data, *settings.val, *settings.test]):
         warn(f"{path} is not read; {REMEDIES[path.suffix.lower()]}")
     if settings.dry_run:
-        return tell(planned(settings, surveyed(settings, tokenizer), template, tokenizer))
+        return show_plan(plan_preparation(settings, survey_all(settings, tokenizer), template, tokenizer))
     loaded = load_all(settings, tokenizer)
     parts, counts = split_all(loaded, settings)
     show_notes(counts)
     refuse_empty_parts(parts, settings, own={one.split for one in loaded if one.own})
-    rows, shortened = encode_all([record for part in parts.values() for record in part], template, tokenizer, settings.max_tokens)
-    texts = {f"{split}.jsonl": records_text(part) for split, part in parts.items()}
+    rows, shortened = encode_all(
+        [record for part in parts.values() for record in part], template, tokenizer, settings.max_tokens
+    )
+    texts = {f"{split}.jsonl": format_records(part) for split, part in parts.items()}
     report = {
         "settings": settings.model_dump(mode="json", exclude={"out", "dry_run"}),
         "tokenizer": base.hub_name,
         "rows": {split: len(part) for split, part in parts.items()},
-        "in_held_out_files": shared_rows(loaded),
-        "sources": {name: count | dict(shortened[name]) | token_statistics(rows, name) for name, count in counts.items()},
-        "fact_recall": {split: recall for split in ("val", "test") if (recall := fact_recall(parts[split]))},
+        "in_held_out_files": count_shared_rows(loaded),
+        "sources": {
+            name: count | dict(shortened[name]) | compute_token_statistics(rows, name)
+            for name, count in counts.items()
+        },
+        "fact_recall": {
+            split: recall for split in ("val", "test") if (recall := compute_fact_recall(parts[split]))
+        },
         "sha256": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
     }
-    texts["prepare_report.json"] = json_text(report)  # last, because it speaks of the others
-    write_together({settings.out / name: text for name, text in texts.items()})
-    show(report, settings)
+    texts["prepare_report.json"] = format_json(report)  # last, because it speaks of the others
+    write_all_atomically({settings.out / name: text for name, text in texts.items()})
+    show_summary(report, settings)
     if shared := report["in_held_out_files"]:
-        say(f"Rows that are in your own files for val or test, too, and are therefore not trained on: {shared:,}")
+        say(
+            "Rows that are in your own files for val or test, too, and are therefore not trained on: "
+            f"{shared:,}"
+        )
     return report
 
 
-def shared_rows(loaded: Sequence[Loaded]) -> int:
+def count_shared_rows(loaded: Sequence[SourceData]) -> int:
     """Rows that are in a file of the user's own for a held-out part, too, and therefore not trained on."""
-    held_out = {content_key(record) for one in loaded if one.own for record in one.records}
-    return sum(content_key(record) in held_out for one in loaded if not one.own for record in one.records)
+    held_out = {hash_content(record) for one in loaded if one.own for record in one.records}
+    return sum(hash_content(record) in held_out for one in loaded if not one.own for record in one.records)
 
 
-def refuse_unusable_places(settings: PrepareSettings) -> None:
+def refuse_unusable_sources(settings: PrepareConfig) -> None:
     """All that is wrong with --data, --val and --test and can be seen before anything is read."""
-    problems = [f"--data {problem}" for name in settings.data if (problem := problem_with(name))]
+    problems = [f"--data {problem}" for name in settings.data if (problem := find_source_problem(name))]
     for option, names in (("--val", settings.val), ("--test", settings.test)):
-        problems += [f"{option} {problem}" for name in names if (problem := problem_with_own(name))]
-    if settings.columns and all(kind_of_place(name) in ("shipped", "finqa") for name in settings.data):
-        problems.append("--columns: says which columns your own data has, but --data names none; leave it out")
+        problems += [f"{option} {problem}" for name in names if (problem := find_file_problem(name))]
+    if settings.columns and all(detect_source_kind(name) in ("shipped", "finqa") for name in settings.data):
+        problems.append(
+            "--columns: says which columns your own data has, but --data names none; leave it out"
+        )
     if problems:
         raise UserError(*problems)
 
 
-def places_of(settings: PrepareSettings) -> list[Place]:
-    return find_places(settings.data, settings.val, settings.test)
+def find_configured_sources(settings: PrepareConfig) -> list[DataSource]:
+    return resolve_sources(settings.data, settings.val, settings.test)
 
 
-def tell_parts(places: Sequence[Place]) -> None:
+def show_parts(places: Sequence[DataSource]) -> None:
     """Say which of the user's own files are held out, and which could be thought to be."""
     for place in places:
         held_out = {part: paths for part, paths in place.paths().items() if part}
         for part, paths in held_out.items():
             by_name = any(file.by_name for file in place.files if file.part == part)
-            say(f"{place.name}: {listed(paths)} for {part}.jsonl alone" + (", as the name says" if by_name else ""))
-        named = [file.path for file in place.files if part_of(file.path.name)]
+            say(
+                f"{place.name}: {format_paths(paths)} for {part}.jsonl alone"
+                + (", as the name says" if by_name else "")
+            )
+        named = [file.path for file in place.files if detect_split(file.path.name)]
         if named and not held_out:
-            say(f"{place.name}: {listed(named)} split like any other file (--val and --test name files of your own for these)")
+            say(
+                f"{place.name}: {format_paths(named)} split like any other file (--val and --test name files "
+                "of your own for these)"
+            )
 
 
-def listed(paths: Iterable[Path]) -> str:
+def format_paths(paths: Iterable[Path]) -> str:
     found = list(map(str, paths))
-    more = len(found) - FILES_NAMED
-    return ", ".join(found[:FILES_NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = len(found) - MAX_FILES_NAMED
+    return ", ".join(found[:MAX_FILES_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def planned(settings: PrepareSettings, surveys: Sequence[Survey], template: Template, tokenizer: Tokenizer) -> Plan:
+def plan_preparation(
+    settings: PrepareConfig, surveys: Sequence[Survey], template: Template, tokenizer: Tokenizer
+) -> Plan:
     """Tokens are counted for some rows of each source, and that is timed."""
-    reads = {one.name: f"{one.origin}, {'not downloaded yet' if one.rows is None else f'{one.rows:,} rows'}" for one in surveys}
-    writes = [settings.out / name for name in FILES]
+    reads = {
+        one.name: f"{one.origin}, {'not downloaded yet' if one.rows is None else f'{one.rows:,} rows'}"
+        for one in surveys
+    }
+    writes = [settings.out / name for name in OUTPUT_FILES]
     if any(one.rows is None for one in surveys):
         return Plan(reads, writes, None, "it depends on the download")
-    seconds = sum(one.seconds + encoding_seconds(one, template, tokenizer, settings.max_tokens) for one in surveys)
+    seconds = sum(
+        one.seconds + estimate_encoding_seconds(one, template, tokenizer, settings.max_tokens)
+        for one in surveys
+    )
     return Plan(reads, writes, seconds, "timed on some of the rows")
 
 
-def encoding_seconds(survey: Survey, template: Template, tokenizer: Tokenizer, max_tokens: int) -> float:
-    some = draw_evenly(survey.sample, TIMED, seed=0)
+def estimate_encoding_seconds(
+    survey: Survey, template: Template, tokenizer: Tokenizer, max_tokens: int
+) -> float:
+    some = draw_stratified_sample(survey.sample, TIMED_ROWS, seed=0)
     started = time.perf_counter()
-    encode_rows(some, template, tokenizer, max_tokens)
+    tokenize_records(some, template, tokenizer, max_tokens)
     return (time.perf_counter() - started) * survey.rows / max(len(some), 1)
 
 
-def surveyed(settings: PrepareSettings, tokenizer: Tokenizer) -> list[Survey]:
+def survey_all(settings: PrepareConfig, tokenizer: Tokenizer) -> list[Survey]:
     """What each data set holds, without a download."""
-    place, options = place_of(settings), options_of(settings, tokenizer)
+    place, options = choose_shipped_origin(settings), build_finqa_options(settings, tokenizer)
 
-    def survey(one: Place) -> Survey:
+    def survey(one: DataSource) -> Survey:
         if one.kind == "own":
-            return survey_of(*load_own(one, settings))
+            return survey_records(*load_own_files(one, settings))
         if one.kind == "finqa" or (one.name == "finqa" and place == "snapshot"):
             return survey_finqa(Path(one.name) if one.kind == "finqa" else place, options)
         if one.name == "dolly" and place == "snapshot":
-            return survey_of(load_dolly(from_hub=False))
+            return survey_records(load_dolly(from_hub=False))
         return Survey(one.name, "the Hugging Face hub", rows=None)
 
-    return [survey(one) for one in places_of(settings)]
+    return [survey(one) for one in find_configured_sources(settings)]
 
 
-def place_of(settings: PrepareSettings) -> str:
+def choose_shipped_origin(settings: PrepareConfig) -> str:
     """Where dolly and finqa come from, if they are wanted."""
-    return choose_place(settings.source) if set(SHIPPED) & set(settings.data) else "snapshot"
+    return resolve_origin(settings.source) if set(SHIPPED) & set(settings.data) else "snapshot"
 
 
-def options_of(settings: PrepareSettings, tokenizer: Tokenizer) -> FinqaOptions:
-    return FinqaOptions(settings.finqa_target, settings.fact_tokens, lambda texts: token_counts(tokenizer, texts))
+def build_finqa_options(settings: PrepareConfig, tokenizer: Tokenizer) -> FinqaOptions:
+    return FinqaOptions(
+        settings.finqa_target, settings.fact_tokens, lambda texts: count_tokens(tokenizer, texts)
+    )
 
 
-def load_all(settings: PrepareSettings, tokenizer: Tokenizer) -> list[Loaded]:
-    place, options = place_of(settings), options_of(settings, tokenizer)
+def load_all(settings: PrepareConfig, tokenizer: Tokenizer) -> list[SourceData]:
+    place, options = choose_shipped_origin(settings), build_finqa_options(settings, tokenizer)
     loaded = []
-    for one in places_of(settings):
+    for one in find_configured_sources(settings):
         if one.kind == "own":
-            loaded += load_own(one, settings)
+            loaded += load_own_files(one, settings)
         elif one.kind == "finqa":
             loaded += load_finqa(Path(one.name), options)
         elif one.kind == "hub":
-            loaded += load_dataset(one.name, settings.columns, settings.skip_bad)
+            loaded += load_hub_dataset(one.name, settings.columns, settings.skip_bad)
         elif one.name == "finqa":
             loaded += load_finqa(place, options)
         else:
@@ -174,83 +214,103 @@ def load_all(settings: PrepareSettings, tokenizer: Tokenizer) -> list[Loaded]:
     return loaded
 
 
-def load_own(place: Place, settings: PrepareSettings) -> list[Loaded]:
+def load_own_files(place: DataSource, settings: PrepareConfig) -> list[SourceData]:
     """The user's own files, for each part; what is held out stays whole."""
     loaded = []
     for part, paths in place.paths().items():
-        how = {"origin": listed(paths), "split": part, "skip_bad": settings.skip_bad}
+        how = {"origin": format_paths(paths), "split": part, "skip_bad": settings.skip_bad}
         loaded.append(replace(load_files(paths, settings.columns, place.name, **how), own=part is not None))
     return loaded
 
 
-def choose_place(source: str) -> str:
+def resolve_origin(source: str) -> str:
     if source != "auto":
         return source
-    if hub.answers():
+    if hub.is_hub_reachable():
         say("Data: from the Hugging Face hub, because it answers (--source snapshot takes the shipped copy).")
         return "hub"
     say("Data: the shipped snapshot, because the Hugging Face hub does not answer.")
     return "snapshot"
 
 
-def token_counts(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
+def count_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
     with progress("tokens of FinQA's facts", len(texts)) as advance:
         counts = []
-        for start in range(0, len(texts), ENCODED_AT_ONCE):
-            chunk = texts[start : start + ENCODED_AT_ONCE]
+        for start in range(0, len(texts), ENCODE_CHUNK_ROWS):
+            chunk = texts[start : start + ENCODE_CHUNK_ROWS]
             counts += map(len, tokenizer.encode_batch(chunk))
             advance(len(chunk))
     return counts
 
 
-def split_all(loaded: Sequence[Loaded], settings: PrepareSettings) -> tuple[dict[str, list[Record]], dict[str, dict]]:
+def split_all(
+    loaded: Sequence[SourceData], settings: PrepareConfig
+) -> tuple[dict[str, list[Record]], dict[str, dict]]:
     """The three parts, and for each source what became of its rows."""
-    # Of duplicates the first stays: that of the latest part, whatever the order in which the sources were named.
+    # Of duplicates the first stays: that of the latest part, whatever the order in which the sources were
+    # named.
     ranked = sorted(loaded, key=lambda one: SPLITS.index(one.split) if one.split else -1, reverse=True)
     # FinQA's held-out parts are scored over all of their ids, also where one page was asked the same twice.
     # The user's own held-out files stay whole, too.
     official = [
-        one.records for one in ranked if one.split in HELD_OUT and (one.own or all(record.group for record in one.records))
+        one.records
+        for one in ranked
+        if one.split in HELD_OUT and (one.own or all(record.group for record in one.records))
     ]
-    distinct = without_duplicates([record for one in ranked for record in one.records], official)
-    by_content = {content_key(record): one.split for one in reversed(ranked) for record in one.records}
-    own_split = {record.id: by_content[content_key(record)] for record in distinct}
+    distinct = remove_duplicates([record for one in ranked for record in one.records], official)
+    by_content = {hash_content(record): one.split for one in reversed(ranked) for record in one.records}
+    own_split = {record.id: by_content[hash_content(record)] for record in distinct}
     held_out = {(one.name, one.split) for one in loaded if one.own}
     kept = {record.id for record in distinct if (record.source, own_split[record.id]) in held_out}
     # FinQA fixes both the parts and the groups, its pages; everything else is grouped by likeness.
     fixed = [record for record in distinct if record.group and own_split[record.id] and record.id not in kept]
     stand = {record.id for record in fixed}
     others = [record for record in distinct if record.id not in stand]
-    how = {"drawn": drawn_parts(loaded), "seed": settings.seed, "val_fraction": settings.val_fraction}
-    divided = divide(others, own_split, **how)
+    how = {
+        "drawn_splits": choose_drawn_splits(loaded),
+        "seed": settings.seed,
+        "val_fraction": settings.val_fraction,
+    }
+    divided = split_records(others, own_split, **how)
     parts: dict[str, list[Record]] = {split: [] for split in SPLITS}
     for record in fixed:
         parts[own_split[record.id]].append(record)
     for record, split in zip(divided.records, divided.splits, strict=True):
         parts[split].append(record)
-    parts, copies = without_copies(parts, fixed + [record for record in divided.records if record.id in kept], kept)
-    parts, leaks = without_leaks(parts, kept)
+    parts, copies = remove_near_duplicates(
+        parts, fixed + [record for record in divided.records if record.id in kept], kept
+    )
+    parts, leaks = remove_leaks(parts, kept)
     return parts, {
-        name: source_counts(name, loaded, distinct, parts, copies + leaks)
-        | {"notes": [*divided.notes.get(name, []), *without_target(name, parts)]}
+        name: count_source_rows(name, loaded, distinct, parts, copies + leaks)
+        | {"notes": [*divided.notes.get(name, []), *describe_missing_targets(name, parts)]}
         for name in dict.fromkeys(one.name for one in loaded)
     }
 
 
-def without_target(source: str, parts: dict[str, list[Record]]) -> list[str]:
-    counts = {split: sum(one.source == source and not one.has_target for one in part) for split, part in parts.items()}
+def describe_missing_targets(source: str, parts: dict[str, list[Record]]) -> list[str]:
+    counts = {
+        split: sum(one.source == source and not one.has_target for one in part)
+        for split, part in parts.items()
+    }
     return [
-        f"rows in {split} without a wanted response, which are answered and scored by their result, and in no loss: {count:,}"
+        f"rows in {split} without a wanted response, which are answered and scored by their result, and in "
+        f"no loss: {count:,}"
         for split, count in counts.items()
         if count
     ]
 
 
-def refuse_empty_parts(parts: dict[str, list[Record]], settings: PrepareSettings, own: Collection[str] = ()) -> None:
-    """Raise UserError where a part that is needed has no rows. `own` are those that files of the user's own are for."""
+def refuse_empty_parts(
+    parts: dict[str, list[Record]], settings: PrepareConfig, own: Collection[str] = ()
+) -> None:
+    """Raise UserError where a part that is needed has no rows. `own` are those that files of the user's own
+    are for.
+    """
     if own and (lost := [split for split in SPLITS if not parts[split] and split in ("train", *own)]):
         raise UserError(
-            f"nothing is left for {' and '.join(lost)}: all its rows are, or nearly are, in the files for a later part, too "
+            f"nothing is left for {' and '.join(lost)}: all its rows are, or nearly are, in the files for a "
+            "later part, too "
             "(train, val, test); name files that have no rows in common"
         )
     needed = ("train", "val") if settings.val_fraction else ("train",)
@@ -258,14 +318,15 @@ def refuse_empty_parts(parts: dict[str, list[Record]], settings: PrepareSettings
     if empty := [split for split in needed if not parts[split]]:
         rows = "1 row is" if total == 1 else f"{total:,} rows are"
         raise UserError(
-            f"nothing is left for {' and '.join(empty)}: {rows} too few, or of too few groups, for training and validation; "
+            f"nothing is left for {' and '.join(empty)}: {rows} too few, or of too few groups, for training "
+            "and validation; "
             "add rows, or give them no group or smaller ones"
         )
     if not parts["test"]:
-        tell_no_test(settings, own)
+        warn_no_test(settings, own)
 
 
-def tell_no_test(settings: PrepareSettings, own: Collection[str]) -> None:
+def warn_no_test(settings: PrepareConfig, own: Collection[str]) -> None:
     remedy = "add rows, or give them no group or smaller ones"
     if own:
         remedy = f"name a file with --test, or evaluate with --data {settings.out}/val.jsonl"
@@ -282,14 +343,14 @@ def show_notes(counts: dict[str, dict]) -> None:
 
 def encode_all(
     records: Sequence[Record], template: Template, tokenizer: Tokenizer, max_tokens: int
-) -> tuple[list[Encoded], dict[str, Counter]]:
+) -> tuple[list[Example], dict[str, Counter]]:
     """The rows as training will see them, and for each source how many were shortened or dropped."""
-    rows: list[Encoded] = []
+    rows: list[Example] = []
     shortened: dict[str, Counter] = {record.source: Counter() for record in records}
     with progress("tokens of the rows", len(records)) as advance:
-        for start in range(0, len(records), ENCODED_AT_ONCE):
-            chunk = records[start : start + ENCODED_AT_ONCE]
-            encoded, counts = encode_rows(chunk, template, tokenizer, max_tokens)
+        for start in range(0, len(records), ENCODE_CHUNK_ROWS):
+            chunk = records[start : start + ENCODE_CHUNK_ROWS]
+            encoded, counts = tokenize_records(chunk, template, tokenizer, max_tokens)
             rows += encoded
             for source, count in counts.items():
                 shortened[source].update(count)

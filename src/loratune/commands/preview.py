@@ -7,39 +7,44 @@ from pathlib import Path
 import numpy as np
 
 from loratune.commands.prepare import encode_all
-from loratune.config.preview import PreviewSettings
-from loratune.data.cuts import Fitted, first_cut, fitted
-from loratune.data.example import Encoded, Record
+from loratune.config.preview import PreviewConfig
+from loratune.data.cuts import Truncation, compute_truncations, find_truncated
+from loratune.data.example import Example, Record
 from loratune.data.jsonl import read_records
-from loratune.data.sample import draw_evenly
+from loratune.data.sample import draw_stratified_sample
 from loratune.data.template import load_template
-from loratune.data.token_cache import key_of, recalled
+from loratune.data.token_cache import load_or_tokenize, make_token_cache_key
 from loratune.errors import UserError
-from loratune.models.resolve import cache_folder, find_base
+from loratune.models.resolve import get_cache_folder, resolve_model
 from loratune.models.tokenizer import Tokenizer
 from loratune.report.terminal.rows import show_rows, show_summary
-from loratune.system.read import fingerprint
+from loratune.system.read import hash_file
 
 PERCENTILES = (5, 50, 95, 100)
 
 
-def run(settings: PreviewSettings) -> dict:
+def run(settings: PreviewConfig) -> dict:
     path = settings.data / "train.jsonl" if settings.data.is_dir() else settings.data
     template = load_template(settings.template)
     records = read_source(path, settings.source)
-    base = find_base(settings.model)
+    base = resolve_model(settings.model)
     tokenizer = Tokenizer.load(base.folder)
     how = template, tokenizer, settings.max_tokens
     # The key is training's: what one of the two has encoded, the other finds.
-    key = key_of(fingerprint(path), base.content, template, settings.max_tokens, bos=tokenizer.bos)
-    rows, counts = recalled(cache_folder(), key, lambda: encode_all(read_records(path), *how))
+    key = make_token_cache_key(
+        hash_file(path), base.content, template, settings.max_tokens, bos=tokenizer.bos
+    )
+    rows, counts = load_or_tokenize(get_cache_folder(), key, lambda: encode_all(read_records(path), *how))
     sources = {record.source: None for record in records}
     summary = {
-        "sources": {source: summed_up([row for row in rows if row.source == source], counts[source]) for source in sources},
-        "duplicate_ids": duplicate_ids(records),
+        "sources": {
+            source: summarise_source([row for row in rows if row.source == source], counts[source])
+            for source in sources
+        },
+        "duplicate_ids": count_duplicate_ids(records),
     }
-    some = draw_evenly(records, settings.rows, settings.seed)
-    shown = first_cut(records, settings.rows, *how) if settings.cut else fitted(some, *how)
+    some = draw_stratified_sample(records, settings.rows, settings.seed)
+    shown = find_truncated(records, settings.rows, *how) if settings.cut else compute_truncations(some, *how)
     show_rows(shown, tokenizer)
     show_summary(summary, settings)
     return {
@@ -47,14 +52,16 @@ def run(settings: PreviewSettings) -> dict:
         "model": base.name,
         "template": template.name,
         "max_tokens": settings.max_tokens,
-        "rows": [as_json(row) for row in shown],
+        "rows": [row_to_json(row) for row in shown],
         **summary,
     }
 
 
 def read_source(path: Path, source: str | None) -> list[Record]:
     if not path.is_file():
-        raise UserError(f"--data {path}: there is no such file; make it with `loratune prepare`, or name another")
+        raise UserError(
+            f"--data {path}: there is no such file; make it with `loratune prepare`, or name another"
+        )
     records = read_records(path)
     chosen = [record for record in records if source in (None, record.source)]
     if not chosen:
@@ -63,7 +70,7 @@ def read_source(path: Path, source: str | None) -> list[Record]:
     return chosen
 
 
-def summed_up(rows: Sequence[Encoded], counts: dict[str, int]) -> dict:
+def summarise_source(rows: Sequence[Example], counts: dict[str, int]) -> dict:
     """One source's counts, tokens and lengths; `rows` are those that have a target."""
     learned = np.array([len(row.response) for row in rows], dtype=int)
     lengths = learned + [len(row.prompt) for row in rows]
@@ -71,23 +78,23 @@ def summed_up(rows: Sequence[Encoded], counts: dict[str, int]) -> dict:
         **counts,
         "tokens": int(lengths.sum()),
         "learned": int(learned.sum()),
-        "row_lengths": percentiles(lengths),
-        "learned_lengths": percentiles(learned),
+        "row_lengths": compute_percentiles(lengths),
+        "learned_lengths": compute_percentiles(learned),
     }
 
 
-def percentiles(lengths: np.ndarray) -> dict[str, int]:
+def compute_percentiles(lengths: np.ndarray) -> dict[str, int]:
     """Share in percent -> the length that so many rows do not exceed; 0 where there are no rows."""
     found = np.percentile(lengths, PERCENTILES) if len(lengths) else np.zeros(len(PERCENTILES))
     return dict(zip(map(str, PERCENTILES), found.round().astype(int).tolist(), strict=True))
 
 
-def duplicate_ids(records: Sequence[Record]) -> dict[str, int]:
+def count_duplicate_ids(records: Sequence[Record]) -> dict[str, int]:
     """The ids that several rows have, and how many."""
     return {id: count for id, count in Counter(record.id for record in records).items() if count > 1}
 
 
-def as_json(row: Fitted) -> dict:
+def row_to_json(row: Truncation) -> dict:
     """`mask` is 1 for the tokens that are learned."""
     prompt, response = (row.kept.prompt, row.kept.response) if row.kept else (row.whole.prompt, [])
     return {
@@ -95,7 +102,7 @@ def as_json(row: Fitted) -> dict:
         "source": row.record.source,
         "ids": prompt + response,
         "mask": [0] * len(prompt) + [1] * len(response),
-        "input_tokens_cut": row.input_cut,
-        "response_tokens_cut": row.response_cut,
+        "input_tokens_cut": row.input_tokens_cut,
+        "response_tokens_cut": row.response_tokens_cut,
         "dropped": row.kept is None,
     }

@@ -7,18 +7,18 @@ from rich.text import Text
 
 from loratune.commands import compare, evaluate, prepare, train
 from loratune.commands.device import choose_device
-from loratune.commands.dry_run import Plan, in_words, tell
-from loratune.config.compare import CompareSettings
-from loratune.config.evaluate import EvaluateSettings
-from loratune.config.prepare import PrepareSettings
-from loratune.config.quickstart import QuickstartSettings
-from loratune.config.train import TrainSettings
-from loratune.data.sample import draw_evenly
+from loratune.commands.dry_run import Plan, format_duration, show_plan
+from loratune.config.compare import CompareConfig
+from loratune.config.evaluate import EvaluateConfig
+from loratune.config.prepare import PrepareConfig
+from loratune.config.quickstart import QuickstartConfig
+from loratune.config.train import TrainConfig
+from loratune.data.sample import draw_stratified_sample
 from loratune.data.template import load_template
-from loratune.data.tokenize import encode_rows
-from loratune.evaluation.forgetting import load_prose, windows_of
-from loratune.models.load import load_base
-from loratune.models.resolve import find_base
+from loratune.data.tokenize import tokenize_records
+from loratune.evaluation.forgetting import draw_windows, load_prose
+from loratune.models.load import load_model
+from loratune.models.resolve import resolve_model
 from loratune.system.console import console, say
 from loratune.system.memory import release_finished_work
 
@@ -27,50 +27,57 @@ ANSWERED_ROWS = 24
 
 
 @dataclass(frozen=True)
-class Parts:
+class CommandConfigs:
     """The four commands that a person would run."""
 
-    prepare: PrepareSettings
-    train: TrainSettings
-    evaluate: EvaluateSettings
-    compare: CompareSettings
+    prepare: PrepareConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig
+    compare: CompareConfig
 
 
-def run(settings: QuickstartSettings) -> dict:
-    """Each part is the command that a person would run; their settings are printed so that one can go on from there."""
+def run(settings: QuickstartConfig) -> dict:
+    """Each part is the command that a person would run; their settings are printed so that one can go on from
+    there.
+    """
     out = settings.out
-    prompts = compare.read_prompts(compare.prompts_file(settings.prompts))  # now, not after the training
-    parts = parts_of(settings, find_base(settings.model).name)
+    prompts = compare.read_prompts(
+        compare.choose_prompts_file(settings.prompts)
+    )  # now, not after the training
+    parts = build_command_configs(settings, resolve_model(settings.model).name)
     adapter = parts.train.out
     if settings.dry_run:
-        return tell(planned(settings, parts, prompts))
+        return show_plan(plan_quickstart(settings, parts, prompts))
 
-    title("1 of 4: prepare the data", parts.prepare.command("prepare"))
+    show_title("1 of 4: prepare the data", parts.prepare.to_command_line("prepare"))
     prepared = prepare.run(parts.prepare)
 
-    title("2 of 4: train", parts.train.command("train"))
+    show_title("2 of 4: train", parts.train.to_command_line("train"))
     trained = train.run(parts.train)
     if not trained["finished"]:
         return {"prepare": prepared, "train": trained, "finished": False}
     release_finished_work()  # so that the trained model does not lie beside the measured one
 
-    title("3 of 4: measure", parts.evaluate.command("evaluate"))
+    show_title("3 of 4: measure", parts.evaluate.to_command_line("evaluate"))
     measured = evaluate.run(parts.evaluate)
 
-    title("4 of 4: compare", parts.compare.command("compare"))
+    show_title("4 of 4: compare", parts.compare.to_command_line("compare"))
     compared = compare.run(parts.compare)
     show_improvement(measured)
-    say(f"Side by side: {out / 'model_comparison.html'}   Numbers: {out / 'evaluation.json'}   Adapter: {adapter}/")
+    say(
+        f"Side by side: {out / 'model_comparison.html'}   Numbers: {out / 'evaluation.json'}   Adapter: "
+        f"{adapter}/"
+    )
     return {"prepare": prepared, "train": trained, "evaluate": measured, "compare": compared}
 
 
-def parts_of(settings: QuickstartSettings, model: str) -> Parts:
+def build_command_configs(settings: QuickstartConfig, model: str) -> CommandConfigs:
     out, machine = settings.out, {"threads": settings.threads, "device": settings.device}
     data, adapter, evaluation = out / "data", out / "model" / "gpt2_lora_finetuned", out / "evaluation.json"
-    return Parts(
-        PrepareSettings(source="snapshot", model=model, out=data),
-        TrainSettings(model=model, data=data, out=adapter, budget=settings.budget, **machine),
-        EvaluateSettings(
+    return CommandConfigs(
+        PrepareConfig(source="snapshot", model=model, out=data),
+        TrainConfig(model=model, data=data, out=adapter, budget=settings.budget, **machine),
+        EvaluateConfig(
             adapter=[adapter],
             data=str(data / "test.jsonl"),
             rows=HELD_OUT_ROWS,
@@ -78,7 +85,7 @@ def parts_of(settings: QuickstartSettings, model: str) -> Parts:
             out=evaluation,
             **machine,
         ),
-        CompareSettings(
+        CompareConfig(
             adapter=adapter,
             prompts=settings.prompts,
             out=out / "model_comparison.json",
@@ -89,28 +96,37 @@ def parts_of(settings: QuickstartSettings, model: str) -> Parts:
     )
 
 
-def planned(settings: QuickstartSettings, parts: Parts, prompts: list[str]) -> Plan:
-    """The base stands for the tuned model, and rows that have not been split yet for the held-out ones: they take as long."""
+def plan_quickstart(settings: QuickstartConfig, parts: CommandConfigs, prompts: list[str]) -> Plan:
+    """The base stands for the tuned model, and rows that have not been split yet for the held-out ones: they
+    take as long.
+    """
     choose_device(settings.threads, settings.device)
-    base, template = load_base(find_base(parts.prepare.model)), load_template(parts.train.template)
-    surveys = prepare.surveyed(parts.prepare, base.tokenizer)
-    preparing = prepare.planned(parts.prepare, surveys, template, base.tokenizer)
-    sample = draw_evenly([record for one in surveys for record in one.sample], HELD_OUT_ROWS, seed=0)
-    rows, _ = encode_rows(sample, template, base.tokenizer, parts.evaluate.max_tokens)
-    windows = windows_of(load_prose(None), base.tokenizer, base.decoder.spec.max_positions, seed=0)
+    base, template = load_model(resolve_model(parts.prepare.model)), load_template(parts.train.template)
+    surveys = prepare.survey_all(parts.prepare, base.tokenizer)
+    preparing = prepare.plan_preparation(parts.prepare, surveys, template, base.tokenizer)
+    sample = draw_stratified_sample(
+        [record for one in surveys for record in one.sample], HELD_OUT_ROWS, seed=0
+    )
+    rows, _ = tokenize_records(sample, template, base.tokenizer, parts.evaluate.max_tokens)
+    windows = draw_windows(load_prose(None), base.tokenizer, base.decoder.spec.max_positions, seed=0)
     answered = [row.prompt for row in rows[: len(rows) * ANSWERED_ROWS // HELD_OUT_ROWS]]
-    measuring = evaluate.evaluation_seconds(base.decoder, rows, answered, windows, 3, 1, parts.evaluate)
+    measuring = evaluate.estimate_evaluation_seconds(
+        base.decoder, rows, answered, windows, 3, 1, parts.evaluate
+    )
     encoded = base.tokenizer.encode_batch([template.render(prompt) for prompt in prompts])
-    comparing = compare.planned(base.decoder, encoded, parts.compare, compare.reports_beside(parts.compare.out, "html"))
+    comparing = compare.plan_comparison(
+        base.decoder, encoded, parts.compare, compare.choose_report_paths(parts.compare.out, "html")
+    )
     return Plan(
         {**preparing.reads, **comparing.reads},
         [*preparing.writes, parts.train.out, parts.evaluate.out, *comparing.writes],
         preparing.seconds + settings.budget + measuring + comparing.seconds,
-        f"of that {in_words(settings.budget)} to train, as --budget says; the rest was timed on a small piece",
+        f"of that {format_duration(settings.budget)} to train, as --budget says; the rest was timed on a "
+        "small piece",
     )
 
 
-def title(step: str, command: str) -> None:
+def show_title(step: str, command: str) -> None:
     console.rule(Text(step, style="bold"))
     say(command)
 
@@ -133,5 +149,7 @@ def show_improvement(measured: dict) -> None:
             f"{difference['mean']:+.3f}",
             f"{low:+.3f} to {high:+.3f}",
         )
-        table.add_row(f"{name}: perplexity", f"{base['perplexity']:.2f}", f"{tuned['perplexity']:.2f}", "", "")
+        table.add_row(
+            f"{name}: perplexity", f"{base['perplexity']:.2f}", f"{tuned['perplexity']:.2f}", "", ""
+        )
     console.print(table)

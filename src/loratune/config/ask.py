@@ -4,21 +4,23 @@ from pathlib import Path
 
 from pydantic import Field
 
-from loratune.config.shared import AdapterChoice, Sampling
+from loratune.config.shared import AdapterConfig, SamplingConfig
 
 
-class AskSettings(AdapterChoice, Sampling):
+class AskConfig(AdapterConfig, SamplingConfig):
     """Answer a question about a page of figures with a program, and carry it out."""
 
     POSITIONAL = ("question",)
 
     question: str = Field(description="what to ask, in quotation marks")
     page: Path = Field(
-        description="JSON file with the page: pre_text and post_text, lists of sentences, and table, a list of rows"
+        description="JSON file with the page: pre_text and post_text, lists of sentences, and table, a "
+        "list of rows"
     )
     fact_tokens: int | None = Field(
         None,
         ge=32,
-        description="most tokens of the page's facts to show; default: as in the data that the adapter was trained on",
+        description="most tokens of the page's facts to show; default: as in the data that the adapter was "
+        "trained on",
     )
     constrain: bool = Field(True, description="allow only programs that can be carried out")

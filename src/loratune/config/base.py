@@ -12,56 +12,64 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from loratune.errors import UserError
 from loratune.system.read import load_toml
 
-BROKEN = "has a character that is no text (a null, or bytes that are not UTF-8); rename what it stands for"
+INVALID_TEXT = (
+    "has a character that is no text (a null, or bytes that are not UTF-8); rename what it stands for"
+)
 
 
-class Settings(BaseModel):
+class Config(BaseModel):
     """What all settings have in common: unknown names are refused, values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     POSITIONAL: ClassVar[tuple[str, ...]] = ()  # fields that the command line takes without their names
 
     @classmethod
-    def over(cls, from_file: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    def merge_values(cls, from_file: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         """The values of a settings file and of the command line, which wins."""
         return {**from_file, **given}
 
     @classmethod
-    def checked(cls, values: dict[str, Any], origin: str = "", unknown: tuple[str, ...] = ()):
+    def validate_all(cls, values: dict[str, Any], origin: str = "", unknown: tuple[str, ...] = ()):
         """Validate `values`; raises one UserError with all problems, each with its remedy.
 
         `unknown` are options that the command line did not recognise; `origin` is put before each problem.
         """
-        problems = [cls._unknown(name) for name in unknown]
-        problems += [f"{flag(name)}: {BROKEN}" for name, value in values.items() if is_broken(value)]
+        problems = [cls._describe_unknown(name) for name in unknown]
+        problems += [
+            f"{format_flag(name)}: {INVALID_TEXT}"
+            for name, value in values.items()
+            if has_invalid_text(value)
+        ]
         try:
             settings = cls(**values)
         except ValidationError as error:
-            problems += [cls._problem(detail) for detail in error.errors()]
-        if problems := problems + cls.contradictions(values):
+            problems += [cls._describe_problem(detail) for detail in error.errors()]
+        if problems := problems + cls.find_contradictions(values):
             raise UserError(*(origin + problem for problem in problems))
         return settings
 
     @classmethod
-    def contradictions(cls, values: dict[str, Any]) -> list[str]:
+    def find_contradictions(cls, values: dict[str, Any]) -> list[str]:
         """Problems that lie in no single value but between several."""
         return []
 
     @classmethod
-    def _unknown(cls, name: str) -> str:
-        known = [flag(field) for field in cls.model_fields if field not in cls.POSITIONAL]
-        close = difflib.get_close_matches(flag(name), known, n=1, cutoff=0.6)
-        return f"{flag(name)}: unknown setting; " + (f"did you mean {close[0]}?" if close else "--help lists them all")
+    def _describe_unknown(cls, name: str) -> str:
+        known = [format_flag(field) for field in cls.model_fields if field not in cls.POSITIONAL]
+        close = difflib.get_close_matches(format_flag(name), known, n=1, cutoff=0.6)
+        return f"{format_flag(name)}: unknown setting; " + (
+            f"did you mean {close[0]}?" if close else "--help lists them all"
+        )
 
     @classmethod
-    def _problem(cls, detail: dict) -> str:
+    def _describe_problem(cls, detail: dict) -> str:
         if detail["type"] == "extra_forbidden":
-            return cls._unknown(str(detail["loc"][0]))
+            return cls._describe_unknown(str(detail["loc"][0]))
         message = detail["msg"].removeprefix("Value error, ")
         if not detail["loc"]:
             return message
         field = str(detail["loc"][0])
-        name = field if field in cls.POSITIONAL else flag(field)
+        name = field if field in cls.POSITIONAL else format_flag(field)
         if detail["type"] == "missing":
             return f"{name} is missing: {cls.model_fields[field].description}"
         return f"{name}: {message[0].lower()}{message[1:]} (given: {reprlib.repr(detail['input'])})"
@@ -69,34 +77,40 @@ class Settings(BaseModel):
     def to_toml(self) -> str:
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
-    def command(self, name: str) -> str:
+    def to_command_line(self, name: str) -> str:
         """The command line, for a shell, of the command `name` with these settings; defaults are left out."""
         words = ["loratune", name]
         for field, value in self.model_dump(mode="json").items():
-            if getattr(self, field) != self.__class__.model_fields[field].get_default(call_default_factory=True):
-                words += options_of(field, value)
+            if getattr(self, field) != self.__class__.model_fields[field].get_default(
+                call_default_factory=True
+            ):
+                words += format_option(field, value)
         return shlex.join(words)
 
 
-def options_of(field: str, value: Any) -> list[str]:
+def format_option(field: str, value: Any) -> list[str]:
     """A setting as it stands on a command line."""
     if isinstance(value, bool):
-        return [flag(field if value else f"no_{field}")]
+        return [format_flag(field if value else f"no_{field}")]
     if isinstance(value, dict):
-        return [flag(field), *(f"{name}={column}" for name, column in value.items())]
-    return [flag(field), *map(str, value if isinstance(value, list) else [value])]
+        return [format_flag(field), *(f"{name}={column}" for name, column in value.items())]
+    return [format_flag(field), *map(str, value if isinstance(value, list) else [value])]
 
 
-def is_broken(value: Any) -> bool:
-    """Whether a text in it has a null character, which no path can have, or bytes that are no text (as a file name may)."""
+def has_invalid_text(value: Any) -> bool:
+    """Whether a text in it has a null character, which no path can have, or bytes that are no text (as a file
+    name may).
+    """
     if isinstance(value, dict):
-        return is_broken([*value, *value.values()])
+        return has_invalid_text([*value, *value.values()])
     if isinstance(value, list):
-        return any(map(is_broken, value))
-    return isinstance(value, str | Path) and any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in str(value))
+        return any(map(has_invalid_text, value))
+    return isinstance(value, str | Path) and any(
+        letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in str(value)
+    )
 
 
-def flag(field: str) -> str:
+def format_flag(field: str) -> str:
     return "--" + field.removeprefix("--").replace("_", "-")
 
 

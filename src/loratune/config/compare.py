@@ -5,19 +5,30 @@ from typing import Literal
 
 from pydantic import Field
 
-from loratune.config.shared import PROMPTS, AdapterChoice, Decoding, DryRun, Penalty
+from loratune.config.shared import (
+    PROMPTS_HELP,
+    AdapterConfig,
+    DecodingConfig,
+    DryRunConfig,
+    RepetitionPenalty,
+)
 
 
-class CompareSettings(AdapterChoice, Decoding, DryRun):
+class CompareConfig(AdapterConfig, DecodingConfig, DryRunConfig):
     """Let the base and the tuned model answer the same prompts, side by side."""
 
-    repetition_penalty: Penalty = Field(
+    repetition_penalty: RepetitionPenalty = Field(
         1.1,  # without it, small models' greedy answers go round in circles (RESULTS.md)
-        description="of both models' answers: makes tokens less likely that the answer already has; 1 means not at all",
+        description="of both models' answers: makes tokens less likely that the answer already has; 1 "
+        "means not at all",
     )
-    prompts: Path | None = Field(None, description=PROMPTS)
-    out: Path = Field(Path("model_comparison.json"), description="file to write; the report is written beside it")
-    format: Literal["html", "md", "both"] = Field("html", description="of the report: a page, Markdown (for an issue), or both")
+    prompts: Path | None = Field(None, description=PROMPTS_HELP)
+    out: Path = Field(
+        Path("model_comparison.json"), description="file to write; the report is written beside it"
+    )
+    format: Literal["html", "md", "both"] = Field(
+        "html", description="of the report: a page, Markdown (for an issue), or both"
+    )
     evaluation: Path = Field(
         Path("evaluation.json"),
         description="what `loratune evaluate` wrote, for the report; left out if it is of another adapter",

@@ -1,7 +1,7 @@
 """What `loratune doctor` may be asked."""
 
-from loratune.config.shared import Machine
+from loratune.config.shared import MachineConfig
 
 
-class DoctorSettings(Machine):
+class DoctorConfig(MachineConfig):
     """Check whether this machine can train, and what will be slow and why."""

@@ -5,10 +5,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from loratune.config.shared import DryRun, ModelChoice, Seed
+from loratune.config.shared import BaseModelConfig, DryRunConfig, Seed
 
 
-class PrepareSettings(ModelChoice, DryRun):
+class PrepareConfig(BaseModelConfig, DryRunConfig):
     """Turn Dolly 15k, FinQA or your own files into training, validation and test data."""
 
     out: Path = Field(Path("data"), description="folder to write to")
@@ -19,30 +19,44 @@ class PrepareSettings(ModelChoice, DryRun):
         "(those named val or test stay apart), a folder with FinQA's own train.json, dev.json and test.json, "
         "or a Hugging Face data set (owner/name)",
     )
-    val: list[str] = Field([], description="your own files, or folders of them, to validate on: kept whole, never trained on")
-    test: list[str] = Field([], description="your own files, or folders of them, to test on: kept whole, never trained on")
+    val: list[str] = Field(
+        [], description="your own files, or folders of them, to validate on: kept whole, never trained on"
+    )
+    test: list[str] = Field(
+        [], description="your own files, or folders of them, to test on: kept whole, never trained on"
+    )
     source: Literal["auto", "hub", "snapshot"] = Field(
         "auto",
-        description="where dolly and finqa come from; auto takes the hub if it answers within seconds, else the shipped snapshot",
+        description="where dolly and finqa come from; auto takes the hub if it answers within seconds, "
+        "else the shipped snapshot",
     )
     columns: dict[str, str] = Field(
         {},
-        description="which of your columns is which, as instruction=question output=answer [input=context group=page], or messages=chat",
+        description="which of your columns is which, as instruction=question output=answer [input=context "
+        "group=page], or messages=chat",
     )
     skip_bad: bool = Field(
         False,
-        description="leave out rows of your own data that cannot be used, count them, and list them in prepare_report.json, "
+        description="leave out rows of your own data that cannot be used, count them, and list them in "
+        "prepare_report.json, "
         "instead of refusing the file",
     )
     finqa_target: Literal["program", "answer"] = Field(
         "program", description="what FinQA's response is: the program or the answer"
     )
-    fact_tokens: int = Field(320, ge=32, description="most tokens of a FinQA page's facts to keep, the best ranked first")
+    fact_tokens: int = Field(
+        320, ge=32, description="most tokens of a FinQA page's facts to keep, the best ranked first"
+    )
     max_tokens: int = Field(
-        1024, ge=64, description="most tokens in a row; longer ones are shortened, the input first, and counted"
+        1024,
+        ge=64,
+        description="most tokens in a row; longer ones are shortened, the input first, and counted",
     )
     val_fraction: float = Field(
-        0.05, ge=0, lt=0.5, description="share of the groups held out for validation, and again as much for the test"
+        0.05,
+        ge=0,
+        lt=0.5,
+        description="share of the groups held out for validation, and again as much for the test",
     )
     template: str = Field(
         "instruction",

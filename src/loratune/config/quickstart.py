@@ -4,12 +4,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from loratune.config.shared import PROMPTS, DryRun, Duration, Machine, ModelChoice
+from loratune.config.shared import PROMPTS_HELP, BaseModelConfig, DryRunConfig, Duration, MachineConfig
 
 
-class QuickstartSettings(ModelChoice, Machine, DryRun):
+class QuickstartConfig(BaseModelConfig, MachineConfig, DryRunConfig):
     """Do the main job once: prepare, train, evaluate, compare."""
 
     out: Path = Field(Path("quickstart"), description="folder for everything it writes")
     budget: Duration = Field("5m", validate_default=True, description="time to train, such as 5m")
-    prompts: Path | None = Field(None, description=PROMPTS)
+    prompts: Path | None = Field(None, description=PROMPTS_HELP)

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from loratune.config.base import Settings
+from loratune.config.base import Config
 
 DURATION_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-PART = r"(\d+(?:\.\d+)?)([smh])"  # of a duration
-LONGEST_DURATION = 40  # letters
+DURATION_PART = r"(\d+(?:\.\d+)?)([smh])"  # of a duration
+MAX_DURATION_LENGTH = 40  # letters
 
 
 def parse_duration(value: Any) -> Any:
@@ -18,8 +18,11 @@ def parse_duration(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     plain = value.replace(" ", "")
-    if len(plain) <= LONGEST_DURATION and re.fullmatch(rf"({PART})+", plain, re.ASCII):
-        return sum(float(number) * DURATION_UNITS[unit] for number, unit in re.findall(PART, plain, re.ASCII))
+    if len(plain) <= MAX_DURATION_LENGTH and re.fullmatch(rf"({DURATION_PART})+", plain, re.ASCII):
+        return sum(
+            float(number) * DURATION_UNITS[unit]
+            for number, unit in re.findall(DURATION_PART, plain, re.ASCII)
+        )
     try:
         return float(value)
     except ValueError:
@@ -28,56 +31,77 @@ def parse_duration(value: Any) -> Any:
 
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0, le=365 * 86400)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Penalty = Annotated[float, Field(ge=1, le=10)]
-ADAPTER = Path("model/gpt2_lora_finetuned")
-RUNS = Path("runs")
-PROMPTS = "JSON file with a list of prompts; default: test.json, or where there is none those that come with loratune"
+RepetitionPenalty = Annotated[float, Field(ge=1, le=10)]
+DEFAULT_ADAPTER = Path("model/gpt2_lora_finetuned")
+RUNS_FOLDER = Path("runs")
+PROMPTS_HELP = (
+    "JSON file with a list of prompts; default: test.json, or where there is none those that come with "
+    "loratune"
+)
 
 
-class ModelChoice(Settings):
+class BaseModelConfig(Config):
     model: str = Field(
         "auto",
-        description="base model: a short name (gpt2, smollm2-135m), a Hugging Face name, a folder, a .gguf file, "
+        description="base model: a short name (gpt2, smollm2-135m), a Hugging Face name, a folder, a .gguf "
+        "file, "
         "or auto (GPT-2 if it is at hand, else SmolLM2-135M-Instruct)",
     )
 
 
-class Machine(Settings):
+class MachineConfig(Config):
     threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0 means one for each physical core")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute; auto takes a GPU if there is one")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where to compute; auto takes a GPU if there is one"
+    )
 
 
-class Rows(Settings):
+class RowConfig(Config):
     max_tokens: int = Field(1024, ge=64, description="most tokens in a row")
-    template: str = Field("instruction", description="prompt template: instruction, chatml, plain, or a .toml file with your own")
+    template: str = Field(
+        "instruction",
+        description="prompt template: instruction, chatml, plain, or a .toml file with your own",
+    )
 
 
-class DryRun(Settings):
+class DryRunConfig(Config):
     dry_run: bool = Field(False, description="check everything, print what would be done, and stop")
 
 
-class AdapterUse(Machine):
-    model: str | None = Field(None, description="base model; default: the one that the adapter was trained on")
+class BaseOverrideConfig(MachineConfig):
+    model: str | None = Field(
+        None, description="base model; default: the one that the adapter was trained on"
+    )
     template: str | None = Field(None, description="another prompt template than the adapter's own")
 
 
-class AdapterChoice(AdapterUse):
-    adapter: Path = Field(ADAPTER, description="folder with the adapter")
+class AdapterConfig(BaseOverrideConfig):
+    adapter: Path = Field(DEFAULT_ADAPTER, description="folder with the adapter")
 
 
-class Sampling(Settings):
+class SamplingConfig(Config):
     max_new_tokens: int = Field(128, ge=1, description="most tokens in an answer")
-    temperature: float = Field(0.0, ge=0, description="0 always takes the likeliest token; higher is more varied")
-    top_p: float = Field(1.0, gt=0, le=1, description="sample from the likeliest tokens that together have this probability")
+    temperature: float = Field(
+        0.0, ge=0, description="0 always takes the likeliest token; higher is more varied"
+    )
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="sample from the likeliest tokens that together have this probability"
+    )
     top_k: int = Field(0, ge=0, description="sample from this many likeliest tokens; 0 means all")
-    seed: Seed = Field(0, description="seed of the sampling, the same for both models, and of the choice of rows")
+    seed: Seed = Field(
+        0, description="seed of the sampling, the same for both models, and of the choice of rows"
+    )
 
 
-class Decoding(Sampling):
-    repetition_penalty: Penalty = Field(
+class DecodingConfig(SamplingConfig):
+    repetition_penalty: RepetitionPenalty = Field(
         1.0,
-        description="makes tokens less likely that the answer already has, unless it is held to a language; 1 means not at all",
+        description="makes tokens less likely that the answer already has, unless it is held to a "
+        "language; 1 means not at all",
     )
     batch_size: int = Field(
-        64, ge=1, description="most answers written at the same time, fewer where memory is short; they do not depend on it"
+        64,
+        ge=1,
+        description="most answers written at the same time, fewer where memory is short; they do not "
+        "depend on it",
     )

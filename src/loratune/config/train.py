@@ -5,31 +5,51 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from loratune.config.base import flag
-from loratune.config.shared import ADAPTER, DryRun, Duration, Machine, ModelChoice, Rows, Seed
+from loratune.config.base import format_flag
+from loratune.config.shared import (
+    DEFAULT_ADAPTER,
+    BaseModelConfig,
+    DryRunConfig,
+    Duration,
+    MachineConfig,
+    RowConfig,
+    Seed,
+)
 
-BATCH, SHORT_BATCH = 1024, 512  # tokens in an optimiser step, unless somebody says how many
-SHORT_RUN = 64_000  # tokens of a run that learns more in smaller and more steps (measured: RESULTS.md)
-VAL_ROWS, FEWEST_VAL_ROWS = 64, 8  # measured each time; of fewer it is chance whether they say that training helped
+# Tokens in an optimiser step, unless somebody says how many.
+DEFAULT_BATCH_TOKENS, SHORT_RUN_BATCH_TOKENS = (
+    1024,
+    512,
+)
+SHORT_RUN_TOKENS = 64_000  # tokens of a run that learns more in smaller and more steps (measured: RESULTS.md)
+# Measured each time; of fewer it is chance whether they say that training helped.
+DEFAULT_VAL_ROWS, MIN_VAL_ROWS = (
+    64,
+    8,
+)
 STOP_RULES = ("epochs", "steps", "budget")
 
 
-class TrainSettings(ModelChoice, Machine, Rows, DryRun):
+class TrainConfig(BaseModelConfig, MachineConfig, RowConfig, DryRunConfig):
     """Train a LoRA adapter on the prepared data."""
 
     # What a run can never change: the adapter's form, and which rows each step takes.
     FIXED: ClassVar[tuple[str, ...]] = ("rank", "alpha", "targets", "seed", "batch_tokens", "max_tokens")
     # What belongs to one start of a run and is not kept with it.
-    OF_A_START: ClassVar[tuple[str, ...]] = ("resume", "accept_changes", "dry_run")
+    START_ONLY: ClassVar[tuple[str, ...]] = ("resume", "accept_changes", "dry_run")
 
     data: Path = Field(Path("data"), description="folder with train.jsonl and val.jsonl")
-    out: Path = Field(ADAPTER, description="folder for the adapter")
-    run: str | None = Field(None, pattern=r"^\w[\w.-]*$", description="name of the run, runs/NAME; default: date and time")
+    out: Path = Field(DEFAULT_ADAPTER, description="folder for the adapter")
+    run: str | None = Field(
+        None, pattern=r"^\w[\w.-]*$", description="name of the run, runs/NAME; default: date and time"
+    )
     resume: bool = Field(False, description="go on with --run NAME, or with the newest run")
     accept_changes: bool = Field(
         False,
-        description="with --resume: go on although settings, data, base, packages or the machine have changed since the run began "
-        "(never the adapter's form and the order of the data: --rank, --alpha, --targets, --seed, --batch-tokens, --max-tokens)",
+        description="with --resume: go on although settings, data, base, packages or the machine have "
+        "changed since the run began "
+        "(never the adapter's form and the order of the data: --rank, --alpha, --targets, --seed, "
+        "--batch-tokens, --max-tokens)",
     )
 
     targets: list[str] = Field(
@@ -41,35 +61,47 @@ class TrainSettings(ModelChoice, Machine, Rows, DryRun):
     alpha: float = Field(32, gt=0, description="the adapter's output is scaled by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
 
-    epochs: float | None = Field(None, gt=0, le=10_000, description="stop after this many passes over the data")
+    epochs: float | None = Field(
+        None, gt=0, le=10_000, description="stop after this many passes over the data"
+    )
     steps: int | None = Field(None, gt=0, description="stop after this many optimiser steps")
-    budget: Duration | None = Field(None, description="stop after this time, such as 10m or 1h30m; 1h if no stop rule is given")
-    patience: int = Field(0, ge=0, description="stop early after this many validations without improvement; 0 means never")
+    budget: Duration | None = Field(
+        None, description="stop after this time, such as 10m or 1h30m; 1h if no stop rule is given"
+    )
+    patience: int = Field(
+        0, ge=0, description="stop early after this many validations without improvement; 0 means never"
+    )
 
     learning_rate: float = Field(1e-3, gt=0, description="highest learning rate")
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="course of the learning rate after the warm-up"
     )
-    warmup: float = Field(0.03, ge=0, lt=1, description="share of the run in which the learning rate rises from 0")
+    warmup: float = Field(
+        0.03, ge=0, lt=1, description="share of the run in which the learning rate rises from 0"
+    )
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
     clip: float = Field(1.0, gt=0, description="largest gradient norm")
     batch_tokens: int | None = Field(
         None,
         ge=64,
         description="tokens in an optimiser step, prompts included, a longer row alone; "
-        f"default: {BATCH}, or {SHORT_BATCH} in a run of less than {SHORT_RUN:,} tokens",
+        f"default: {DEFAULT_BATCH_TOKENS}, or {SHORT_RUN_BATCH_TOKENS} in a run of less than "
+        f"{SHORT_RUN_TOKENS:,} tokens",
     )
     micro_tokens: int | None = Field(
         None,
         ge=64,
-        description="tokens computed at once: fewer save memory, the result stays the same; default: what a short test finds best",
+        description="tokens computed at once: fewer save memory, the result stays the same; default: what "
+        "a short test finds best",
     )
     low_memory: bool = Field(
         False,
-        description="compute each layer twice instead of keeping its inside: less memory, a third to two fifths slower, the same result",
+        description="compute each layer twice instead of keeping its inside: less memory, a third to two "
+        "fifths slower, the same result",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="of the large multiplications; auto takes bf16 where a short test shows that it is faster"
+        "auto",
+        description="of the large matrix products; auto takes bf16 where a short test shows it to be faster",
     )
     validations: int = Field(
         10,
@@ -77,19 +109,23 @@ class TrainSettings(ModelChoice, Machine, Rows, DryRun):
         description="how often to measure the validation loss; fewer, if that took a tenth of a --budget",
     )
     val_rows: int = Field(
-        VAL_ROWS,
+        DEFAULT_VAL_ROWS,
         ge=1,
         description="validation rows measured each time, the same ones; "
-        f"fewer, but at least {FEWEST_VAL_ROWS}, where measuring them twice takes a tenth of a --budget",
+        f"fewer, but at least {MIN_VAL_ROWS}, where measuring them twice takes a tenth of a --budget",
     )
     seed: Seed = Field(0, description="seed of the data order and of the adapter's first weights")
     repeat: int = Field(
-        1, ge=1, le=100, description="train this often, with one seed after the other, to see how much chance is in the result"
+        1,
+        ge=1,
+        le=100,
+        description="train this many times, with one seed after another, to see how much the result varies",
     )
 
     @staticmethod
     def raise_micro_tokens(kept: dict[str, Any]) -> dict[str, Any]:
-        """Settings as a run or an adapter keeps them, with micro_tokens of at least max_tokens, which --resume asks for.
+        """Settings as a run or an adapter keeps them, with micro_tokens of at least max_tokens, which
+        --resume asks for.
 
         Runs on a GPU were once kept with fewer.
         """
@@ -97,28 +133,37 @@ class TrainSettings(ModelChoice, Machine, Rows, DryRun):
         too_few = isinstance(longest, int) and isinstance(at_once, int) and at_once < longest
         return kept | {"micro_tokens": longest} if too_few and kept.get("device") == "cuda" else kept
 
-    def kept(self) -> "TrainSettings":
+    def without_start_options(self) -> "TrainConfig":
         """The settings as they are kept with a run."""
-        return self.model_copy(update=dict.fromkeys(self.OF_A_START, False))
+        return self.model_copy(update=dict.fromkeys(self.START_ONLY, False))
 
     @classmethod
-    def over(cls, from_file: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    def merge_values(cls, from_file: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         """A stop rule on the command line replaces the file's, whichever it is."""
         if any(rule in given for rule in STOP_RULES):
             from_file = {name: value for name, value in from_file.items() if name not in STOP_RULES}
-        return super().over(from_file, given)
+        return super().merge_values(from_file, given)
 
     @classmethod
-    def contradictions(cls, values: dict[str, Any]) -> list[str]:
+    def find_contradictions(cls, values: dict[str, Any]) -> list[str]:
         problems = []
         if values.get("resume") and str(values.get("repeat", 1)) != "1":
-            problems.append("--resume and --repeat contradict each other; go on with one of the runs, --run NAME-seedN")
+            problems.append(
+                "--resume and --repeat contradict each other; go on with one of the runs, --run NAME-seedN"
+            )
         if values.get("accept_changes") and not values.get("resume"):
             problems.append("--accept-changes is for a run that goes on; give --resume, too, or leave it out")
-        if len(rules := [flag(name) for name in STOP_RULES if values.get(name) is not None]) > 1:
+        if len(rules := [format_flag(name) for name in STOP_RULES if values.get(name) is not None]) > 1:
             problems.append(f"{' and '.join(rules)} contradict each other; give one of them")
-        longest, at_once = (values.get(name, cls.model_fields[name].default) for name in ("max_tokens", "micro_tokens"))
+        longest, at_once = (
+            values.get(name, cls.model_fields[name].default) for name in ("max_tokens", "micro_tokens")
+        )
         # Text that is no number, or one of thousands of digits, is refused elsewhere.
-        if all(str(size).isdecimal() and len(str(size)) < 20 for size in (longest, at_once)) and int(longest) > int(at_once):
-            problems.append(f"--max-tokens {longest} is more than --micro-tokens {at_once}; lower the first or raise the second")
+        if all(str(size).isdecimal() and len(str(size)) < 20 for size in (longest, at_once)) and int(
+            longest
+        ) > int(at_once):
+            problems.append(
+                f"--max-tokens {longest} is more than --micro-tokens {at_once}; lower the first or raise the "
+                "second"
+            )
         return problems

@@ -2,14 +2,14 @@
 
 from loratune.errors import UserError
 
-LISTED = 20  # problems that an error names before it only counts the rest
+MAX_LISTED = 20  # problems that an error names before it only counts the rest
 
 
 class BadRows:
     """Collects what is wrong with single rows while a file is read.
 
-    Readers and forms `add` a problem and go on with the next row. `refuse` raises one UserError with all of them, up
-    to a limit, unless they may be left out (`skip`); then they stay in `problems`, for the report.
+    Readers and forms `add` a problem and go on with the next row. `refuse` raises one UserError with all of
+    them, up to a limit, unless they may be left out (`skip`); then they stay in `problems`, for the report.
     """
 
     def __init__(self, skip: bool = False):
@@ -26,12 +26,14 @@ class BadRows:
     def refuse(self, remedy: str = "") -> None:
         """Raise UserError, with the remedy, if there are bad rows and they may not be left out."""
         if not self.skip:
-            raise_listed(self.problems, *self.remedies, remedy)
+            raise_problems(self.problems, *self.remedies, remedy)
 
 
-def raise_listed(problems: list[str], *remedies: str) -> None:
-    """Raise UserError with the first problems, a count of the rest, and the remedies once; nothing where there are none."""
+def raise_problems(problems: list[str], *remedies: str) -> None:
+    """Raise UserError with the first problems, a count of the rest, and the remedies once; nothing where
+    there are none.
+    """
     if problems:
-        more = len(problems) - LISTED
+        more = len(problems) - MAX_LISTED
         rest = [f"... and {more:,} more like these"] if more > 0 else []
-        raise UserError(*problems[:LISTED], *rest, *filter(None, remedies))
+        raise UserError(*problems[:MAX_LISTED], *rest, *filter(None, remedies))

@@ -3,55 +3,71 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from loratune.data.example import Encoded, Record
+from loratune.data.example import Example, Record
 from loratune.data.template import Template
-from loratune.data.tokenize import encode_rows, encode_whole
+from loratune.data.tokenize import tokenize_records, tokenize_without_limit
 
-SEARCHED_AT_ONCE = 256  # records
+SEARCH_CHUNK = 256  # records
 
 
 @dataclass(frozen=True)
-class Fitted:
+class Truncation:
     record: Record
-    whole: Encoded  # as it would be if there were room for everything; no response: the output is but an end marker
-    kept: Encoded | None  # as the model sees it; None: dropped
+    # As it would be if there were room for everything; no response: the output is but an end marker.
+    whole: Example
+    kept: Example | None  # as the model sees it; None: dropped
 
     @property
-    def input_cut(self) -> int:
+    def input_tokens_cut(self) -> int:
         """Tokens of the input that were left out."""
         return len(self.whole.prompt) - len(self.kept.prompt) if self.kept else 0
 
     @property
-    def input_cut_at(self) -> int:
+    def input_cut_position(self) -> int:
         """The place in the kept prompt where they were: before it, it is the whole prompt's beginning."""
         kept = self.kept.prompt if self.kept else self.whole.prompt
         return next(
-            (place for place, pair in enumerate(zip(kept, self.whole.prompt, strict=False)) if pair[0] != pair[1]), len(kept)
+            (
+                place
+                for place, pair in enumerate(zip(kept, self.whole.prompt, strict=False))
+                if pair[0] != pair[1]
+            ),
+            len(kept),
         )
 
     @property
-    def response_cut(self) -> int:
+    def response_tokens_cut(self) -> int:
         """Tokens of the response that were left out; the last one is end-of-text."""
         return len(self.whole.response) - len(self.kept.response) if self.kept else len(self.whole.response)
 
     @property
-    def is_cut(self) -> bool:
-        return bool(self.kept is None or self.input_cut or self.response_cut)
+    def is_truncated(self) -> bool:
+        return bool(self.kept is None or self.input_tokens_cut or self.response_tokens_cut)
 
 
-def fitted(records: Sequence[Record], template: Template, tokenizer, max_tokens: int) -> list[Fitted]:
+def compute_truncations(
+    records: Sequence[Record], template: Template, tokenizer, max_tokens: int
+) -> list[Truncation]:
     """The records in their order, as training encodes them."""
     numbered = [replace(record, id=str(number)) for number, record in enumerate(records)]
-    whole = encode_whole(numbered, template, tokenizer)
-    kept = {row.id: row for row in encode_rows(numbered, template, tokenizer, max_tokens)[0]}
-    return [Fitted(record, row, kept.get(row.id)) for record, row in zip(records, whole, strict=True)]
+    whole = tokenize_without_limit(numbered, template, tokenizer)
+    kept = {row.id: row for row in tokenize_records(numbered, template, tokenizer, max_tokens)[0]}
+    return [Truncation(record, row, kept.get(row.id)) for record, row in zip(records, whole, strict=True)]
 
 
-def first_cut(records: Sequence[Record], count: int, template: Template, tokenizer, max_tokens: int) -> list[Fitted]:
+def find_truncated(
+    records: Sequence[Record], count: int, template: Template, tokenizer, max_tokens: int
+) -> list[Truncation]:
     """The first `count` records, or fewer, that were shortened or dropped."""
-    found: list[Fitted] = []
-    for start in range(0, len(records), SEARCHED_AT_ONCE):
+    found: list[Truncation] = []
+    for start in range(0, len(records), SEARCH_CHUNK):
         if len(found) >= count:
             break
-        found += [row for row in fitted(records[start : start + SEARCHED_AT_ONCE], template, tokenizer, max_tokens) if row.is_cut]
+        found += [
+            row
+            for row in compute_truncations(
+                records[start : start + SEARCH_CHUNK], template, tokenizer, max_tokens
+            )
+            if row.is_truncated
+        ]
     return found[:count]

@@ -17,18 +17,22 @@ class Record:
 
     @property
     def has_target(self) -> bool:
-        """Whether the output is the text of a wanted response. A row without one is answered and scored, never trained on."""
+        """Whether the output is the text of a wanted response. A row without one is answered and scored,
+        never trained on.
+        """
         return self.meta.get("no_target") is not True
 
 
-def content_id(instruction: str, input: str, output: str) -> str:
+def compute_content_id(instruction: str, input: str, output: str) -> str:
     """A name that is a function of the content alone."""
     return hashlib.sha256("\0".join((instruction, input, output)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
-class Encoded:
+class Example:
     prompt: list[int]
-    response: list[int]  # what is trained on; ends with end-of-text unless it was cut; empty for a row without a target
+    response: list[
+        int
+    ]  # what is trained on; ends with end-of-text unless it was cut; empty for a row without a target
     id: str
     source: str

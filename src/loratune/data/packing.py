@@ -1,7 +1,7 @@
 """Rows laid end to end without padding, and which rows form which optimiser step.
 
-Three rows with 2, 3 and 1 prompt tokens (p) and 2, 1 and 2 response tokens (r); the last response token is only a
-target, so it is not fed:
+Three rows with 2, 3 and 1 prompt tokens (p) and 2, 1 and 2 response tokens (r); the last response token is
+only a target, so it is not fed:
 
     fed        p p r   p p p   p r
     position   0 1 2   0 1 2   0 1
@@ -13,54 +13,63 @@ The loss of a target belongs to the hidden state one token before it.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from loratune.data.example import Encoded
+from loratune.data.example import Example
 
 
 @dataclass(frozen=True)
 class Batch:
-    ids: Tensor  # [tokens]
-    positions: Tensor  # [tokens], from 0 in each document
+    input_ids: Tensor  # [tokens]
+    position_ids: Tensor  # [tokens], from 0 in each document
     lengths: list[int]  # tokens of each document
     target_index: Tensor  # [targets]: the token whose hidden state predicts the target
     targets: Tensor  # [targets]: token ids
-    rows: Tensor  # [targets]: number of the document
+    example_index: Tensor  # [targets]: number of the document
 
     def to(self, device: str) -> "Batch":
-        moved = (tensor.to(device) for tensor in (self.ids, self.positions, self.target_index, self.targets, self.rows))
-        ids, positions, target_index, targets, rows = moved
-        return Batch(ids, positions, self.lengths, target_index, targets, rows)
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            position_ids=self.position_ids.to(device),
+            target_index=self.target_index.to(device),
+            targets=self.targets.to(device),
+            example_index=self.example_index.to(device),
+        )
 
 
-def fed_tokens(row: Encoded) -> int:
-    return len(row.prompt) + len(row.response) - 1
+def input_length(example: Example) -> int:
+    return len(example.prompt) + len(example.response) - 1
 
 
-def pack(rows: Sequence[Encoded]) -> Batch:
-    """One batch of all the rows. A first response token without a prompt before it cannot be predicted: no target."""
+def pack(examples: Sequence[Example]) -> Batch:
+    """One batch of all the rows. A first response token without a prompt before it cannot be predicted: no
+    target.
+    """
     ids, positions, lengths, target_index, targets, owners = [], [], [], [], [], []
     start = 0
-    for number, row in enumerate(rows):
-        length = fed_tokens(row)
-        ids += (row.prompt + row.response)[:length]
+    for number, example in enumerate(examples):
+        length = input_length(example)
+        ids += (example.prompt + example.response)[:length]
         positions += range(length)
         lengths.append(length)
-        first = max(len(row.prompt), 1)
+        first = max(len(example.prompt), 1)
         target_index += range(start + first - 1, start + length)
-        targets += row.response[first - len(row.prompt) :]
+        targets += example.response[first - len(example.prompt) :]
         owners += [number] * (length - first + 1)
         start += length
-    whole = (torch.tensor(values, dtype=torch.long) for values in (ids, positions, target_index, targets, owners))
+    whole = (
+        torch.tensor(values, dtype=torch.long) for values in (ids, positions, target_index, targets, owners)
+    )
     ids, positions, target_index, targets, owners = whole
     return Batch(ids, positions, lengths, target_index, targets, owners)
 
 
-def fill(lengths: Sequence[int], order: Sequence[int], limit: int) -> Iterator[list[int]]:
+def batch_in_order(lengths: Sequence[int], order: Sequence[int], limit: int) -> Iterator[list[int]]:
     """Cut `order` into consecutive groups of at most `limit` tokens; a longer row is a group of its own."""
     group, used = [], 0
     for row in order:
@@ -73,10 +82,11 @@ def fill(lengths: Sequence[int], order: Sequence[int], limit: int) -> Iterator[l
         yield group
 
 
-def fit_together(lengths: Sequence[int], rows: Sequence[int], limit: int) -> list[list[int]]:
+def pack_best_fit(lengths: Sequence[int], rows: Sequence[int], limit: int) -> list[list[int]]:
     """Divide `rows` into few groups of at most `limit` tokens; a longer row is a group of its own.
 
-    The longest first, each into the fullest group that has room for it (best fit decreasing: Johnson 1973, chapter 2).
+    The longest first, each into the fullest group that has room for it (best fit decreasing: Johnson 1973,
+    chapter 2).
     """
     groups: list[list[int]] = []
     room: list[int] = []
@@ -92,25 +102,33 @@ def fit_together(lengths: Sequence[int], rows: Sequence[int], limit: int) -> lis
     return groups
 
 
-def epoch_steps(lengths: Sequence[int], batch_tokens: int, micro_tokens: int, seed: int, epoch: int) -> list[list[list[int]]]:
-    """The optimiser steps of one epoch, each a list of micro-batches of row numbers: a function of (seed, epoch) alone."""
+def plan_epoch(
+    lengths: Sequence[int], batch_tokens: int, micro_tokens: int, seed: int, epoch: int
+) -> list[list[list[int]]]:
+    """The optimiser steps of one epoch, each a list of micro-batches of row numbers: a function of (seed,
+    epoch) alone.
+    """
     order = np.random.default_rng((seed, epoch)).permutation(len(lengths)).tolist()
-    return [fit_together(lengths, step, micro_tokens) for step in fill(lengths, order, batch_tokens)]
+    return [
+        pack_best_fit(lengths, step, micro_tokens) for step in batch_in_order(lengths, order, batch_tokens)
+    ]
 
 
-def all_steps(
+def iterate_steps(
     lengths: Sequence[int], batch_tokens: int, micro_tokens: int, seed: int, start: int = 0
 ) -> Iterator[list[list[int]]]:
     """The optimiser steps of all epochs without end, from step `start` on."""
     epoch = 0
     while True:
-        steps = epoch_steps(lengths, batch_tokens, micro_tokens, seed, epoch)
+        steps = plan_epoch(lengths, batch_tokens, micro_tokens, seed, epoch)
         yield from steps[start:]
         start, epoch = max(start - len(steps), 0), epoch + 1
 
 
-def steps_in(epochs: float, lengths: Sequence[int], batch_tokens: int, micro_tokens: int, seed: int) -> int:
+def count_steps(
+    epochs: float, lengths: Sequence[int], batch_tokens: int, micro_tokens: int, seed: int
+) -> int:
     """How many optimiser steps `epochs` passes take; part of a pass is that part of its steps, rounded up."""
     whole = int(epochs)
-    counts = [len(epoch_steps(lengths, batch_tokens, micro_tokens, seed, epoch)) for epoch in range(whole + 1)]
+    counts = [len(plan_epoch(lengths, batch_tokens, micro_tokens, seed, epoch)) for epoch in range(whole + 1)]
     return sum(counts[:whole]) + math.ceil((epochs - whole) * counts[whole])

@@ -5,15 +5,19 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TypeVar
 
-from loratune.data.example import Encoded, Record
+from loratune.data.example import Example, Record
 
-Row = TypeVar("Row", Record, Encoded)
+RecordOrExample = TypeVar("Row", Record, Example)
 
 
-def draw_evenly(records: Sequence[Row], count: int, seed: int) -> list[Row]:
-    """`count` records (all, if there are fewer), as evenly from the sources as these allow, in their original order.
+def draw_stratified_sample(
+    records: Sequence[RecordOrExample], count: int, seed: int
+) -> list[RecordOrExample]:
+    """`count` records (all, if there are fewer), as evenly from the sources as these allow, in their original
+    order.
 
-    Which ones is a function of the records' ids and the seed; a larger draw contains the smaller one's records of each source.
+    Which ones is a function of the records' ids and the seed; a larger draw contains the smaller one's
+    records of each source.
     """
     by_source = defaultdict(list)
     for number, record in enumerate(records):

@@ -1,4 +1,6 @@
-"""The one place where an instruction becomes a prompt: for training, evaluation, comparison and whatever else follows."""
+"""The one place where an instruction becomes a prompt: for training, evaluation, comparison and whatever else
+follows.
+"""
 
 import re
 from dataclasses import asdict, dataclass
@@ -8,19 +10,23 @@ from loratune.data.jsonl import has_lone_surrogate
 from loratune.errors import UserError
 from loratune.system.read import load_toml
 
-PLACE = re.compile(r"\{instruction\}|\{input\}")
+PLACEHOLDER = re.compile(r"\{instruction\}|\{input\}")
 
 
 @dataclass(frozen=True)
 class Template:
-    """Two prompt forms: with an input, and without one. The response follows the prompt directly, then end-of-text."""
+    """Two prompt forms: with an input, and without one. The response follows the prompt directly, then
+    end-of-text.
+    """
 
     name: str
     with_input: str  # holds {instruction} and {input}
     without_input: str  # holds {instruction}
 
     def parts(self, instruction: str, input: str = "") -> tuple[str, ...]:
-        """The prompt in parts, the template's own text and the user's in turn: a marker is a special token in the first alone."""
+        """The prompt in parts, the template's own text and the user's in turn: a marker is a special token in
+        the first alone.
+        """
         form = self.with_input if input else self.without_input
         # Parts are joined, not formatted: a text with braces in it stays as it is.
         before, _, rest = form.partition("{instruction}")
@@ -45,10 +51,15 @@ class Template:
             f"{origin}: {name} is not a part of a template; its parts are name, with_input, without_input"
             for name in sorted(values.keys() - expected)
         ]
-        for form, places in (("with_input", ("{instruction}", "{input}")), ("without_input", ("{instruction}",))):
+        for form, places in (
+            ("with_input", ("{instruction}", "{input}")),
+            ("without_input", ("{instruction}",)),
+        ):
             text = values.get(form, "".join(places))
-            if not isinstance(text, str) or PLACE.findall(text) != [*places]:
-                problems.append(f"{origin}: {form} must be a text that holds {' and then '.join(places)}, each once")
+            if not isinstance(text, str) or PLACEHOLDER.findall(text) != [*places]:
+                problems.append(
+                    f"{origin}: {form} must be a text that holds {' and then '.join(places)}, each once"
+                )
             elif has_lone_surrogate(text):
                 problems.append(f"{origin}: {form} holds a broken character (a lone surrogate)")
         if not str(values.get("name", "-")).isprintable() or not isinstance(values.get("name", "-"), str):
@@ -58,7 +69,7 @@ class Template:
         return cls(**values)
 
 
-BUILT_IN = {
+BUILT_IN_TEMPLATES = {
     template.name: template
     for template in (
         Template(
@@ -77,13 +88,16 @@ BUILT_IN = {
 
 
 def load_template(choice: str) -> Template:
-    """A built-in template by its name, or the user's own from a .toml file with `with_input` and `without_input`."""
-    if choice in BUILT_IN:
-        return BUILT_IN[choice]
+    """A built-in template by its name, or the user's own from a .toml file with `with_input` and
+    `without_input`.
+    """
+    if choice in BUILT_IN_TEMPLATES:
+        return BUILT_IN_TEMPLATES[choice]
     path = Path(choice)
     if path.suffix != ".toml":
         raise UserError(
-            f"--template {choice}: unknown; choose {', '.join(BUILT_IN)} or a .toml file with with_input and without_input"
+            f"--template {choice}: unknown; choose {', '.join(BUILT_IN_TEMPLATES)} or a .toml file with "
+            "with_input and without_input"
         )
     try:
         values = load_toml(path)

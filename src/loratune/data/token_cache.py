@@ -1,4 +1,6 @@
-"""Rows that were encoded before: to encode Dolly and FinQA took half of the time before a training run's first step."""
+"""Rows that were encoded before: to encode Dolly and FinQA took half of the time before a training run's
+first step.
+"""
 
 import json
 import zipfile
@@ -8,41 +10,48 @@ from pathlib import Path
 
 import numpy as np
 
-from loratune.data.example import Encoded
+from loratune.data.example import Example
 from loratune.data.template import Template
 from loratune.errors import UserError
-from loratune.system.atomic import keep_newest, replacing
-from loratune.system.cache import cache_key
+from loratune.system.atomic import keep_newest, replace_atomically
+from loratune.system.cache import compute_cache_key
 
-KEPT = 4  # files, of some ten MB each; the ones not used for longest are removed
+MAX_CACHE_FILES = 4  # files, of some ten MB each; the ones not used for longest are removed
 
-Rows = tuple[list[Encoded], dict[str, dict[str, int]]]
+TokenizationResult = tuple[list[Example], dict[str, dict[str, int]]]
 
 
-def recalled(cache: Path, key: str, make: Callable[[], Rows]) -> Rows:
-    """What `make` returns, from the cache if it is there. A file that cannot be read is made anew; none is needed."""
+def load_or_tokenize(cache: Path, key: str, make: Callable[[], TokenizationResult]) -> TokenizationResult:
+    """What `make` returns, from the cache if it is there. A file that cannot be read is made anew; none is
+    needed.
+    """
     path = cache / f"tokens-{key}.npz"
     with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        found = read(path)
+        found = read_token_cache(path)
         with suppress(OSError):  # another user's cache may be read-only
             path.touch()
         return found
     rows, counts = make()
     with suppress(UserError, OSError):  # a full or read-only disk is no reason to stop
-        write(path, rows, counts)
-        keep_newest(cache, "tokens-*.npz", KEPT)
+        write_token_cache(path, rows, counts)
+        keep_newest(cache, "tokens-*.npz", MAX_CACHE_FILES)
     return rows, counts
 
 
-def key_of(data: str, base: Mapping[str, str], template: Template, max_tokens: int, *, bos: Sequence[int]) -> str:
-    """Of the records' fingerprint, the base's content, the template, the limit, and what each prompt begins with.
+def make_token_cache_key(
+    data: str, base: Mapping[str, str], template: Template, max_tokens: int, *, bos: Sequence[int]
+) -> str:
+    """Of the records' fingerprint, the base's content, the template, the limit, and what each prompt begins
+    with.
 
     The base's configuration is part of it, since it has a say in how its tokenizer is read.
     """
-    return cache_key(records=data, base=dict(base), template=template.to_dict(), max_tokens=max_tokens, bos=list(bos))
+    return compute_cache_key(
+        records=data, base=dict(base), template=template.to_dict(), max_tokens=max_tokens, bos=list(bos)
+    )
 
 
-def read(path: Path) -> Rows:
+def read_token_cache(path: Path) -> TokenizationResult:
     # Never a pickle: without `allow_pickle` NumPy refuses them.
     with np.load(path) as stored:
         told = json.loads(stored["told"].tobytes())
@@ -50,19 +59,24 @@ def read(path: Path) -> Rows:
     rows, start = [], 0
     for (prompt, response), (id_, source) in zip(lengths, told["names"], strict=True):
         middle, end = start + prompt, start + prompt + response
-        rows.append(Encoded(ids[start:middle], ids[middle:end], id_, source))
+        rows.append(Example(ids[start:middle], ids[middle:end], id_, source))
         start = end
     if start != len(ids):
         raise ValueError("the lengths do not add up")
     return rows, told["counts"]
 
 
-def write(path: Path, rows: Sequence[Encoded], counts: dict) -> None:
-    told = json.dumps({"names": [(row.id, row.source) for row in rows], "counts": counts}).encode()
-    with replacing(path) as beside, open(beside, "wb") as file:
+def write_token_cache(path: Path, examples: Sequence[Example], counts: dict) -> None:
+    told = json.dumps({"names": [(row.id, row.source) for row in examples], "counts": counts}).encode()
+    with replace_atomically(path) as beside, open(beside, "wb") as file:
         np.savez(
             file,
-            ids=np.array([token for row in rows for part in (row.prompt, row.response) for token in part], dtype=np.int32),
-            lengths=np.array([(len(row.prompt), len(row.response)) for row in rows], dtype=np.int32).reshape(-1, 2),
+            ids=np.array(
+                [token for row in examples for part in (row.prompt, row.response) for token in part],
+                dtype=np.int32,
+            ),
+            lengths=np.array(
+                [(len(row.prompt), len(row.response)) for row in examples], dtype=np.int32
+            ).reshape(-1, 2),
             told=np.frombuffer(told, dtype=np.uint8),
         )

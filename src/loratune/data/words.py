@@ -1,7 +1,9 @@
-"""Words of a text in any script: what ROUGE-L, near-duplicates, retrieval and the report's comparison of answers count.
+"""Words of a text in any script: what ROUGE-L, near-duplicates, retrieval and the report's comparison of
+answers count.
 
-A word is a run of letters and digits with their combining marks. Scripts that put no spaces between words (Chinese, Japanese,
-Thai, Lao, Khmer, Burmese ...) give one word a letter, marks included: to divide them further needs a dictionary.
+A word is a run of letters and digits with their combining marks. Scripts that put no spaces between words
+(Chinese, Japanese, Thai, Lao, Khmer, Burmese ...) give one word a letter, marks included: to divide them
+further needs a dictionary.
 """
 
 import re
@@ -36,7 +38,8 @@ ASCII_WORD_OR_DECIMAL = re.compile(r"[a-z0-9]+(?:\.[0-9]+)?")
 # In a text's kinds of characters, see `kind_of`: a letter of a script without spaces, or a run of others.
 WORD = re.compile(r"lm*|(?:[wd]m*)+")
 WORD_OR_DECIMAL = re.compile(r"lm*|(?:[wd]m*)+(?:\.d+)?")
-# A text in pieces that, joined, are the text: words as Python has them (`_` is part of one), white space, other characters.
+# A text in pieces that, joined, are the text: words as Python has them (`_` is part of one), white space,
+# other characters.
 TOKEN = re.compile(r"lm*|(?:[wd_]m*)+|s+|.m*")
 
 
@@ -47,27 +50,30 @@ class Word(NamedTuple):
     is_letter: bool  # of a script without spaces
 
 
-def words(text: str, decimals: bool = False) -> list[str]:
+def split_words(text: str, decimals: bool = False) -> list[str]:
     """The words in order, in one form: composed (NFC) and without differences in case.
 
     With `decimals`, a point and the digits after it belong to a word: 3.5 is one word, not two.
     """
     if text.isascii():
         return (ASCII_WORD_OR_DECIMAL if decimals else ASCII_WORD).findall(text.lower())
-    return [word.text for word in found(text, WORD_OR_DECIMAL if decimals else WORD)]
+    return [word.text for word in find_words(text, WORD_OR_DECIMAL if decimals else WORD)]
 
 
-def terms(text: str) -> list[str]:
-    """The words, but for each pair of neighbouring letters of a script without spaces that pair, as search engines do.
+def split_terms(text: str) -> list[str]:
+    """The words, but for each pair of neighbouring letters of a script without spaces that pair, as search
+    engines do.
 
     A single letter says little: a long Chinese text has most of the common ones.
     """
     if text.isascii():
-        return words(text)
+        return split_words(text)
     terms: list[str] = []
     alone = True  # no pair has the word before
-    for word, following in pairwise([*found(text), None]):
-        is_pair = following is not None and word.is_letter and following.is_letter and word.end == following.start
+    for word, following in pairwise([*find_words(text), None]):
+        is_pair = (
+            following is not None and word.is_letter and following.is_letter and word.end == following.start
+        )
         if is_pair:
             terms.append(word.text + following.text)
         elif alone or not word.is_letter:
@@ -76,29 +82,31 @@ def terms(text: str) -> list[str]:
     return terms
 
 
-def tokens(text: str) -> list[str]:
+def split_tokens(text: str) -> list[str]:
     """The text cut into words, white space and single other characters; joined, they are the text again."""
-    return [text[match.start() : match.end()] for match in TOKEN.finditer(kinds(text))]
+    return [text[match.start() : match.end()] for match in TOKEN.finditer(classify_characters(text))]
 
 
-def found(text: str, pattern: re.Pattern[str] = WORD) -> Iterator[Word]:
-    text = folded(text)
-    for match in pattern.finditer(kinds(text)):
+def find_words(text: str, pattern: re.Pattern[str] = WORD) -> Iterator[Word]:
+    text = fold_text(text)
+    for match in pattern.finditer(classify_characters(text)):
         yield Word(text[match.start() : match.end()], match.start(), match.end(), match[0][0] == "l")
 
 
-def folded(text: str) -> str:
+def fold_text(text: str) -> str:
     visible = text.translate(dict.fromkeys(map(ord, INVISIBLE)))
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", visible).casefold())
 
 
-def kinds(text: str) -> str:
+def classify_characters(text: str) -> str:
     """One letter for each character of the text: `kind_of`."""
-    return text.translate(KINDS)
+    return text.translate(CHARACTER_KINDS)
 
 
-def kind_of(character: str) -> str:
-    """w: letter, l: letter of a script without spaces, d: digit, m: combining mark, s: white space, . and _, o: other."""
+def classify_character(character: str) -> str:
+    """w: letter, l: letter of a script without spaces, d: digit, m: combining mark, s: white space, . and _,
+    o: other.
+    """
     if character in "._":
         return character
     if character.isspace():
@@ -112,12 +120,12 @@ def kind_of(character: str) -> str:
     return "l" if any(first <= ord(character) <= last for first, last in WITHOUT_SPACES) else "w"
 
 
-class Kinds(dict[int, str]):
+class CharacterKinds(dict[int, str]):
     """Each character's kind, found when it is first met."""
 
     def __missing__(self, code: int) -> str:
-        self[code] = kind = kind_of(chr(code))
+        self[code] = kind = classify_character(chr(code))
         return kind
 
 
-KINDS = Kinds()
+CHARACTER_KINDS = CharacterKinds()

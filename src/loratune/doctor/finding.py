@@ -13,7 +13,7 @@ class Finding:
     remedy: str = ""  # what to do; empty where nothing need be done
 
 
-def bytes_in_words(size: float) -> str:
+def format_bytes(size: float) -> str:
     """`16 MB`, `7.6 GB`, `252 GB`."""
     if size < 0.1e9:
         return f"{size / 1e6:.0f} MB" if size >= 1e6 else "less than 1 MB"

@@ -6,30 +6,35 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from loratune.doctor.finding import Finding, bytes_in_words
-from loratune.system.cgroup import cores_limit, memory_limit
+from loratune.doctor.finding import Finding, format_bytes
+from loratune.system.cgroup import read_core_limit, read_memory_limit
 from loratune.system.hardware import (
     Gpu,
-    Neighbours,
-    find_gpu,
-    physical_cores,
+    OtherPrograms,
+    count_usable_cores,
+    detect_gpu,
     processor_name,
-    product_seconds,
+    set_up_device,
+    time_matmul,
     torch_build,
-    use_machine,
 )
 from loratune.system.memory import available_memory
 
-PRODUCT = 576, 1536  # widths of SmolLM2's MLP
-PRODUCT_FLOP = 2 * 512 * 576 * 1536
-LITTLE_MEMORY = 7.4e9  # what a machine that is sold with 8 GB has at least
-NEEDED_MEMORY = 3.2e9  # SmolLM2 in fp32
-SWAPPED = 0.1  # share of the memory
-HELD_BACK = "powersave"
-SCALING_BY_ITSELF = ("intel_pstate", "amd-pstate-epp", "amd_pstate_epp")  # drivers whose "powersave" is as fast as is asked for
-FREQUENCY = Path("/sys/devices/system/cpu/cpu0/cpufreq")
-THREADS, THREAD_LIMIT = "OMP_NUM_THREADS", "OMP_THREAD_LIMIT"
-BINDING = ("GOMP_CPU_AFFINITY", "KMP_AFFINITY")
+MATMUL_SHAPE = 576, 1536  # widths of SmolLM2's MLP
+MATMUL_FLOP = 2 * 512 * 576 * 1536
+LOW_MEMORY = 7.4e9  # what a machine that is sold with 8 GB has at least
+MIN_FREE_MEMORY = 3.2e9  # SmolLM2 in fp32
+MAX_SWAP_SHARE = 0.1  # share of the memory
+SLOW_GOVERNOR = "powersave"
+# Drivers whose "powersave" is as fast as is asked for.
+SELF_SCALING_DRIVERS = (
+    "intel_pstate",
+    "amd-pstate-epp",
+    "amd_pstate_epp",
+)
+CPUFREQ_FOLDER = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+THREADS_VARIABLE, THREAD_LIMIT_VARIABLE = "OMP_NUM_THREADS", "OMP_THREAD_LIMIT"
+AFFINITY_VARIABLES = ("GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 
 
 @dataclass(frozen=True)
@@ -54,37 +59,41 @@ class Hardware:
     variables: Mapping[str, str]  # environment variables that change how threads work
 
 
-def look_at_hardware(threads: int, device: str) -> Hardware:
+def inspect_hardware(threads: int, device: str) -> Hardware:
     """Takes a second or two. Raises UserError for a GPU that is asked for and not there."""
-    neighbours = Neighbours()
+    neighbours = OtherPrograms()
     import psutil
     import torch
 
-    use_machine(threads, device)
+    set_up_device(threads, device)
     physical = psutil.cpu_count(logical=False)
     cores = physical or psutil.cpu_count() or 1
-    limit, memory = memory_limit(), psutil.virtual_memory().total
-    fp32, bf16 = product_seconds(*PRODUCT)
+    limit, memory = read_memory_limit(), psutil.virtual_memory().total
+    fp32, bf16 = time_matmul(*MATMUL_SHAPE)
     battery = psutil.sensors_battery() if hasattr(psutil, "sensors_battery") else None
     return Hardware(
         processor=processor_name(),
         cores=cores,
         topology_known=physical is not None,
-        usable_cores=physical_cores(),
-        limited_by_container=(cores_limit() or cores) < cores,
+        usable_cores=count_usable_cores(),
+        limited_by_container=(read_core_limit() or cores) < cores,
         threads=torch.get_num_threads(),
         memory=min(memory, limit.total) if limit else memory,
         available_memory=available_memory(),
         swap_used=psutil.swap_memory().used,
-        gpu=find_gpu(),
+        gpu=detect_gpu(),
         nvidia_driver=has_nvidia_driver(),
         torch_build=torch_build(),
-        fp32=PRODUCT_FLOP / fp32,
-        bf16=PRODUCT_FLOP / bf16,
-        crowded=neighbours.crowd(torch.get_num_threads()),
+        fp32=MATMUL_FLOP / fp32,
+        bf16=MATMUL_FLOP / bf16,
+        crowded=neighbours.are_busy(torch.get_num_threads()),
         on_battery=battery is not None and not battery.power_plugged,
-        governor=slow_governor(),
-        variables={name: os.environ[name] for name in (THREADS, THREAD_LIMIT, *BINDING) if name in os.environ},
+        governor=find_slow_governor(),
+        variables={
+            name: os.environ[name]
+            for name in (THREADS_VARIABLE, THREAD_LIMIT_VARIABLE, *AFFINITY_VARIABLES)
+            if name in os.environ
+        },
     )
 
 
@@ -94,107 +103,168 @@ def has_nvidia_driver() -> bool:
     return not hidden and shutil.which("nvidia-smi") is not None
 
 
-def slow_governor() -> str:
+def find_slow_governor() -> str:
     """The setting that keeps the processor's frequency low; "" where none does, or none is known."""
     try:
-        governor, driver = ((FREQUENCY / name).read_text().strip() for name in ("scaling_governor", "scaling_driver"))
+        governor, driver = (
+            (CPUFREQ_FOLDER / name).read_text().strip() for name in ("scaling_governor", "scaling_driver")
+        )
     except OSError:
         return ""
-    return governor if governor == HELD_BACK and driver not in SCALING_BY_ITSELF else ""
+    return governor if governor == SLOW_GOVERNOR and driver not in SELF_SCALING_DRIVERS else ""
 
 
-def cores(facts: Hardware) -> Iterable[Finding]:
-    there = counted(facts.cores, "core")
-    if not facts.topology_known:
-        there = f"{counted(facts.cores, 'logical core')} (the system does not say which share a physical one)"
-    found = f"{facts.processor}, {there}, {counted(facts.threads, 'thread')} used"
-    if facts.usable_cores >= facts.cores:
+def check_cores(hardware: Hardware) -> Iterable[Finding]:
+    there = format_count(hardware.cores, "core")
+    if not hardware.topology_known:
+        there = (
+            f"{format_count(hardware.cores, 'logical core')} (the system does not say which share a "
+            "physical one)"
+        )
+    found = f"{hardware.processor}, {there}, {format_count(hardware.threads, 'thread')} used"
+    if hardware.usable_cores >= hardware.cores:
         yield Finding("processor", found)
         return
-    by = "a container's limit" if facts.limited_by_container else "taskset, a batch system or a container"
+    by = "a container's limit" if hardware.limited_by_container else "taskset, a batch system or a container"
     yield Finding(
         "processor",
-        f"{found}: this program may use only {facts.usable_cores} of the cores",
+        f"{found}: this program may use only {hardware.usable_cores} of the cores",
         "warning",
         f"{by} holds it to that; ask there for more, training is about as many times faster",
     )
 
 
-def counted(number: int, what: str) -> str:
+def format_count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def memory(facts: Hardware) -> Iterable[Finding]:
-    found = f"{bytes_in_words(facts.memory)}, {bytes_in_words(facts.available_memory)} of it free"
-    if facts.memory < LITTLE_MEMORY:
-        yield Finding("memory", found, "warning", "less than 8 GB: train with --low-memory --max-tokens 512 --micro-tokens 512")
-    elif facts.available_memory < NEEDED_MEMORY:
+def check_memory(hardware: Hardware) -> Iterable[Finding]:
+    found = f"{format_bytes(hardware.memory)}, {format_bytes(hardware.available_memory)} of it free"
+    if hardware.memory < LOW_MEMORY:
+        yield Finding(
+            "memory",
+            found,
+            "warning",
+            "less than 8 GB: train with --low-memory --max-tokens 512 --micro-tokens 512",
+        )
+    elif hardware.available_memory < MIN_FREE_MEMORY:
         yield Finding("memory", found, "warning", "close other programs, or train with --low-memory")
     else:
         yield Finding("memory", found)
 
 
-def swap(facts: Hardware) -> Iterable[Finding]:
-    if facts.swap_used > SWAPPED * facts.memory:
-        remedy = "what is swapped out comes back slowly, many times slower than memory: close other programs first"
-        yield Finding("swap", f"{bytes_in_words(facts.swap_used)} in use", "warning", remedy)
+def check_swap(hardware: Hardware) -> Iterable[Finding]:
+    if hardware.swap_used > MAX_SWAP_SHARE * hardware.memory:
+        remedy = (
+            "what is swapped out comes back slowly, many times slower than memory: close other programs first"
+        )
+        yield Finding("swap", f"{format_bytes(hardware.swap_used)} in use", "warning", remedy)
 
 
-def gpu(facts: Hardware) -> Iterable[Finding]:
-    found, until_then = facts.gpu, "; until then the CPU computes"
+def check_gpu(hardware: Hardware) -> Iterable[Finding]:
+    found, until_then = hardware.gpu, "; until then the CPU computes"
     if found and found.fault:
-        remedy = "close what else uses it, or install a torch that is built for it, as https://pytorch.org says"
+        remedy = (
+            "close what else uses it, or install a torch that is built for it, as https://pytorch.org says"
+        )
         yield Finding("GPU", f"{found.name} cannot compute: {found.fault}", "warning", remedy + until_then)
     elif found:
-        yield Finding("GPU", f"{found.name}, {bytes_in_words(found.memory)}; a product on it is right")
-    elif facts.nvidia_driver and facts.torch_build.startswith("CUDA"):
-        remedy = "update the driver (CUDA 13 needs 580 or newer), or install torch for an older CUDA, as https://pytorch.org says"
-        problem = f"an NVIDIA driver is there, but this torch, built for {facts.torch_build}, finds no GPU"
+        yield Finding("GPU", f"{found.name}, {format_bytes(found.memory)}; a product on it is right")
+    elif hardware.nvidia_driver and hardware.torch_build.startswith("CUDA"):
+        remedy = (
+            "update the driver (CUDA 13 needs 580 or newer), or install torch for an older CUDA, as "
+            "https://pytorch.org says"
+        )
+        problem = f"an NVIDIA driver is there, but this torch, built for {hardware.torch_build}, finds no GPU"
         yield Finding("GPU", problem, "warning", remedy + until_then)
-    elif facts.nvidia_driver:
+    elif hardware.nvidia_driver:
         remedy = "install torch as https://pytorch.org says for your CUDA version"
-        yield Finding("GPU", "an NVIDIA driver is there, but this torch is built without CUDA", "warning", remedy + until_then)
+        yield Finding(
+            "GPU",
+            "an NVIDIA driver is there, but this torch is built without CUDA",
+            "warning",
+            remedy + until_then,
+        )
     else:
         yield Finding("GPU", "none that torch can use, and none is needed")
 
 
-def precision(facts: Hardware) -> Iterable[Finding]:
+def check_precision(hardware: Hardware) -> Iterable[Finding]:
     """The rule is `machine.bf16_is_fast`'s."""
-    rates = f"fp32 {facts.fp32 / 1e9:,.0f} GFLOP/s, bf16 {facts.bf16 / 1e9:,.0f} GFLOP/s"
-    if facts.bf16 * 0.75 > facts.fp32:
-        yield Finding("precision", f"{rates}: bf16 is {facts.bf16 / facts.fp32:.1f} times as fast, so training tries both")
+    rates = f"fp32 {hardware.fp32 / 1e9:,.0f} GFLOP/s, bf16 {hardware.bf16 / 1e9:,.0f} GFLOP/s"
+    if hardware.bf16 * 0.75 > hardware.fp32:
+        yield Finding(
+            "precision",
+            f"{rates}: bf16 is {hardware.bf16 / hardware.fp32:.1f} times as fast, so training tries both",
+        )
         return
-    on_gpu = facts.gpu is not None and not facts.gpu.fault
+    on_gpu = hardware.gpu is not None and not hardware.gpu.fault
     remedy = "" if on_gpu else "nothing to set; a smaller model or a longer --budget makes up for it"
     found = f"{rates}: no fast bf16 here, as on most laptops, so training computes in fp32"
     yield Finding("precision", found, "ok" if on_gpu else "warning", remedy)
 
 
-def variables(facts: Hardware) -> Iterable[Finding]:
+def check_environment(hardware: Hardware) -> Iterable[Finding]:
     """What torch does with them was tried: its number of threads is set, whatever OMP_NUM_THREADS says."""
-    threads = str(facts.threads)
-    if (limit := facts.variables.get(THREAD_LIMIT, threads)).isdecimal() and int(limit) < facts.threads:
-        yield Finding("environment", f"{THREAD_LIMIT}={limit} is less than the threads used", "warning", f"unset {THREAD_LIMIT}")
-    if facts.variables.get(THREADS, threads) != threads:
-        found = f"{THREADS}={facts.variables[THREADS]} is not heeded: loratune takes one thread for each core that it may use"
-        yield Finding("environment", found, "warning", f"unset {THREADS}; choose the number with --threads")
-    if binding := [f"{name}={facts.variables[name]}" for name in BINDING if name in facts.variables]:
+    threads = str(hardware.threads)
+    if (limit := hardware.variables.get(THREAD_LIMIT_VARIABLE, threads)).isdecimal() and int(
+        limit
+    ) < hardware.threads:
+        yield Finding(
+            "environment",
+            f"{THREAD_LIMIT_VARIABLE}={limit} is less than the threads used",
+            "warning",
+            f"unset {THREAD_LIMIT_VARIABLE}",
+        )
+    if hardware.variables.get(THREADS_VARIABLE, threads) != threads:
+        found = (
+            f"{THREADS_VARIABLE}={hardware.variables[THREADS_VARIABLE]} is not heeded: loratune takes one "
+            "thread for each core that it may use"
+        )
+        yield Finding(
+            "environment", found, "warning", f"unset {THREADS_VARIABLE}; choose the number with --threads"
+        )
+    if binding := [
+        f"{name}={hardware.variables[name]}" for name in AFFINITY_VARIABLES if name in hardware.variables
+    ]:
         remedy = "unset it, unless you know that each thread gets a core of its own"
         yield Finding("environment", f"{' and '.join(binding)} binds threads to cores", "warning", remedy)
 
 
-def neighbours(facts: Hardware) -> Iterable[Finding]:
-    if facts.crowded:
-        remedy = "close them, or leave them a core with --threads; how fast training is will be measured wrongly meanwhile"
+def check_other_programs(hardware: Hardware) -> Iterable[Finding]:
+    if hardware.crowded:
+        remedy = (
+            "close them, or leave them a core with --threads; how fast training is will be measured "
+            "wrongly meanwhile"
+        )
         yield Finding("other programs", "they keep the same cores busy just now", "warning", remedy)
 
 
-def power(facts: Hardware) -> Iterable[Finding]:
-    if facts.on_battery:
-        yield Finding("power", "the machine runs on its battery", "warning", "plug it in: most laptops are slower without mains")
-    if facts.governor:
+def check_power(hardware: Hardware) -> Iterable[Finding]:
+    if hardware.on_battery:
+        yield Finding(
+            "power",
+            "the machine runs on its battery",
+            "warning",
+            "plug it in: most laptops are slower without mains",
+        )
+    if hardware.governor:
         remedy = "choose the power profile `performance`, such as with `powerprofilesctl set performance`"
-        yield Finding("power", f"the processor's frequency is held low (governor {facts.governor})", "warning", remedy)
+        yield Finding(
+            "power",
+            f"the processor's frequency is held low (governor {hardware.governor})",
+            "warning",
+            remedy,
+        )
 
 
-CHECKS = (cores, memory, swap, gpu, precision, variables, neighbours, power)
+CHECKS = (
+    check_cores,
+    check_memory,
+    check_swap,
+    check_gpu,
+    check_precision,
+    check_environment,
+    check_other_programs,
+    check_power,
+)

@@ -12,14 +12,14 @@ from loratune.doctor.finding import Finding
 from loratune.errors import UserError
 from loratune.system.hardware import torch_build
 
-SHOWN = ("transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "peft")
+SHOWN_PACKAGES = ("transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "peft")
 # Of a checkout; an installed package has none.
-PINNED = Path(loratune.__file__).parents[2] / "requirements.txt"
+REQUIREMENTS_FILE = Path(loratune.__file__).parents[2] / "requirements.txt"
 X86 = ("x86_64", "amd64")
 
 
 @dataclass(frozen=True)
-class Programs:
+class Packages:
     python: str
     torch: str
     build: str  # what torch is built for, such as CUDA 13.0, or CPU
@@ -31,44 +31,48 @@ class Programs:
     pinned: Mapping[str, str]  # package -> the version that loratune was tested with
 
 
-def look_at_programs() -> Programs:
+def inspect_packages() -> Packages:
     import torch
 
-    return Programs(
+    return Packages(
         python=platform.python_version(),
         torch=torch.__version__,
         build=torch_build(),
         libraries={"MKL": torch.backends.mkl.is_available(), "oneDNN": torch.backends.mkldnn.is_available()},
         processor_kind=platform.machine().lower(),
-        needed={name: installed(name) for name in needed_packages()},
-        outdated=outdated(),
-        others={name: found for name in SHOWN if (found := installed(name))},
-        pinned=pinned_versions(PINNED),
+        needed={name: find_installed_version(name) for name in list_required_packages()},
+        outdated=find_outdated_packages(),
+        others={name: found for name in SHOWN_PACKAGES if (found := find_installed_version(name))},
+        pinned=read_pinned_versions(REQUIREMENTS_FILE),
     )
 
 
-def installed(package: str) -> str | None:
+def find_installed_version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
         return None
 
 
-def needed_packages() -> list[str]:
+def list_required_packages() -> list[str]:
     try:
         return [re.match(r"[\w.-]+", line)[0] for line in requires("loratune") or []]
     except PackageNotFoundError:  # the source is used without being installed
         return []
 
 
-def outdated() -> dict[str, str]:
+def find_outdated_packages() -> dict[str, str]:
     """Find packages that are older than loratune's own metadata asks for; the values are what it asks for."""
     try:
         lines = requires("loratune") or []
     except PackageNotFoundError:
         return {}
     bounds = [found.groups() for line in lines if (found := re.fullmatch(r"([\w.-]+)\s*>=\s*([\d.]+)", line))]
-    return {name: bound for name, bound in bounds if (there := installed(name)) and is_older(there, bound)}
+    return {
+        name: bound
+        for name, bound in bounds
+        if (there := find_installed_version(name)) and is_older(there, bound)
+    }
 
 
 def is_older(version: str, bound: str) -> bool:
@@ -85,49 +89,57 @@ def refuse_outdated_packages() -> None:
     Torch before 2.9 has no CPU kernel for heads that share keys (pytorch#157893): it reads past them, without
     a word. Pip respects the bounds, but a later downgrade may not.
     """
-    if old := outdated():
+    if old := find_outdated_packages():
         raise UserError(
             *(
-                f"{name} {installed(name)} is too old: loratune needs {bound} or newer; pip install '{name}>={bound}'"
+                f"{name} {find_installed_version(name)} is too old: loratune needs {bound} or newer; pip "
+                f"install '{name}>={bound}'"
                 for name, bound in old.items()
             )
         )
 
 
-def pinned_versions(path: Path) -> dict[str, str]:
+def read_pinned_versions(path: Path) -> dict[str, str]:
     """`name==version` lines; empty where there is no such file."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
         return {}
-    return dict(line.strip().split("==") for line in lines if line.count("==") == 1 and not line.startswith("#"))
+    return dict(
+        line.strip().split("==") for line in lines if line.count("==") == 1 and not line.startswith("#")
+    )
 
 
-def versions(facts: Programs) -> Iterable[Finding]:
-    libraries = ", ".join(name for name, there in facts.libraries.items() if there) or "no fast library"
-    others = ", ".join(f"{name} {number}" for name, number in facts.others.items())
-    found = f"loratune {loratune.__version__}, Python {facts.python}, torch {facts.torch} ({facts.build}; {libraries}), {others}"
+def check_versions(packages: Packages) -> Iterable[Finding]:
+    libraries = ", ".join(name for name, there in packages.libraries.items() if there) or "no fast library"
+    others = ", ".join(f"{name} {number}" for name, number in packages.others.items())
+    found = (
+        f"loratune {loratune.__version__}, Python {packages.python}, torch {packages.torch} "
+        f"({packages.build}; {libraries}), {others}"
+    )
     yield Finding("versions", found)
 
 
-def missing(facts: Programs) -> Iterable[Finding]:
-    if names := [name for name, number in facts.needed.items() if number is None]:
-        yield Finding("packages", f"not installed: {', '.join(names)}", "problem", f"pip install {' '.join(names)}")
+def check_missing(packages: Packages) -> Iterable[Finding]:
+    if names := [name for name, number in packages.needed.items() if number is None]:
+        yield Finding(
+            "packages", f"not installed: {', '.join(names)}", "problem", f"pip install {' '.join(names)}"
+        )
 
 
-def too_old(facts: Programs) -> Iterable[Finding]:
-    if facts.outdated:
-        names = ", ".join(f"{name} (needed: {bound})" for name, bound in facts.outdated.items())
-        wanted = " ".join(f"'{name}>={bound}'" for name, bound in facts.outdated.items())
+def check_outdated(packages: Packages) -> Iterable[Finding]:
+    if packages.outdated:
+        names = ", ".join(f"{name} (needed: {bound})" for name, bound in packages.outdated.items())
+        wanted = " ".join(f"'{name}>={bound}'" for name, bound in packages.outdated.items())
         yield Finding("packages", f"too old: {names}", "problem", f"pip install {wanted}")
 
 
-def untested(facts: Programs) -> Iterable[Finding]:
+def check_untested(packages: Packages) -> Iterable[Finding]:
     """A build's own mark, such as 2.13.0+cpu, is not a difference."""
-    there = {**facts.needed, **facts.others, "torch": facts.torch}
+    there = {**packages.needed, **packages.others, "torch": packages.torch}
     differing = [
         f"{name} {there[name]} (tested with {tested})"
-        for name, tested in facts.pinned.items()
+        for name, tested in packages.pinned.items()
         if there.get(name) and there[name].split("+")[0] != tested
     ]
     if differing:
@@ -135,11 +147,13 @@ def untested(facts: Programs) -> Iterable[Finding]:
         yield Finding("packages", ", ".join(differing), "warning", remedy)
 
 
-def libraries(facts: Programs) -> Iterable[Finding]:
-    wanted = [name for name in ("MKL", "oneDNN") if not facts.libraries[name]]
-    if wanted and (facts.processor_kind in X86 or not any(facts.libraries.values())):
+def check_libraries(packages: Packages) -> Iterable[Finding]:
+    wanted = [name for name in ("MKL", "oneDNN") if not packages.libraries[name]]
+    if wanted and (packages.processor_kind in X86 or not any(packages.libraries.values())):
         remedy = "install torch from PyPI or https://download.pytorch.org/whl/cpu, whose builds have them"
-        yield Finding("torch", f"built without {' and '.join(wanted)}: matrix products are slow", "warning", remedy)
+        yield Finding(
+            "torch", f"built without {' and '.join(wanted)}: matrix products are slow", "warning", remedy
+        )
 
 
-CHECKS = (versions, missing, too_old, untested, libraries)
+CHECKS = (check_versions, check_missing, check_outdated, check_untested, check_libraries)

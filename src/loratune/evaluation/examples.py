@@ -2,44 +2,61 @@
 
 from collections.abc import Sequence
 
-from loratune.evaluation.aggregate import TIE, category_of
-from loratune.evaluation.runner import HeldOut, Measured
-from loratune.evaluation.scoring import Scored, gold_result, wants_program
+from loratune.evaluation.aggregate import TIE_THRESHOLD, get_category
+from loratune.evaluation.runner import EvaluationSet, ModelResult
+from loratune.evaluation.scoring import ScoredAnswer, get_gold_result, wants_program
 
-TELLING = 5  # of each kind
-
-
-def examples(over: HeldOut, baselines: dict[str, Measured], tuned: Sequence[Measured]) -> list[dict]:
-    """One object a row, in their order. With several adapters `adapters` has each one's part; `tuned` is the first's."""
-    return [example(over, baselines, tuned, number) for number in range(len(over.records))]
+NOTABLE_PER_KIND = 5  # of each kind
 
 
-def example(over: HeldOut, baselines: dict[str, Measured], tuned: Sequence[Measured], number: int) -> dict:
-    record, targets = over.records[number], int(over.targets[number])
+def build_row_results(
+    evaluation_set: EvaluationSet, baselines: dict[str, ModelResult], tuned: Sequence[ModelResult]
+) -> list[dict]:
+    """One object a row, in their order. With several adapters `adapters` has each one's part; `tuned` is the
+    first's.
+    """
+    return [
+        build_row_result(evaluation_set, baselines, tuned, number)
+        for number in range(len(evaluation_set.records))
+    ]
+
+
+def build_row_result(
+    evaluation_set: EvaluationSet,
+    baselines: dict[str, ModelResult],
+    tuned: Sequence[ModelResult],
+    number: int,
+) -> dict:
+    record, targets = evaluation_set.records[number], int(evaluation_set.targets[number])
     parts = [
-        {"tuned": side(model, number, targets), "change": change(baselines["base"], model, number, targets)} for model in tuned
+        {
+            "tuned": describe_model_row(model, number, targets),
+            "change": compute_nll_change(baselines["base"], model, number, targets),
+        }
+        for model in tuned
     ]
     return {
         "id": record.id,
         "source": record.source,
-        "category": category_of(record),
+        "category": get_category(record),
         "instruction": record.instruction,
         "input": record.input,
         "wanted": record.output,
-        **({"wanted_result": gold_result(record)} if wants_program(record) else {}),
+        **({"wanted_result": get_gold_result(record)} if wants_program(record) else {}),
         "target_tokens": targets,
-        **{name: side(model, number, targets) for name, model in baselines.items()},
+        **{name: describe_model_row(model, number, targets) for name, model in baselines.items()},
         **parts[0],
         **({"adapters": parts} if len(parts) > 1 else {}),
     }
 
 
-def side(model: Measured, number: int, targets: int) -> dict:
-    """One model on one row: `nll` in nats a token, and the answer where there is one; of several the first, and all `samples`.
+def describe_model_row(model: ModelResult, number: int, targets: int) -> dict:
+    """One model on one row: `nll` in nats a token, and the answer where there is one; of several the first,
+    and all `samples`.
 
     `nll` is None for a row without a wanted response.
     """
-    samples = [told(answers[number]) for answers in model.answers if number in answers]
+    samples = [describe_answer(answers[number]) for answers in model.answers if number in answers]
     first = samples[0] if samples else {}
     return {
         "nll": float(model.nll[number] / targets) if targets else None,
@@ -48,7 +65,7 @@ def side(model: Measured, number: int, targets: int) -> dict:
     }
 
 
-def told(scored: Scored) -> dict:
+def describe_answer(scored: ScoredAnswer) -> dict:
     return {
         "answer": scored.text,
         "ended": scored.answer.ended,
@@ -58,19 +75,28 @@ def told(scored: Scored) -> dict:
     }
 
 
-def change(base: Measured, tuned: Measured, number: int, targets: int) -> float | None:
+def compute_nll_change(base: ModelResult, tuned: ModelResult, number: int, targets: int) -> float | None:
     """Nats a token; negative is better. None for a row without a wanted response."""
     return float((tuned.nll[number] - base.nll[number]) / targets) if targets else None
 
 
-def telling(over: HeldOut, base: Measured, tuned: Measured) -> dict[str, list[str]]:
-    """Ids of the rows with the largest gain, the largest loss and the smallest change, in that order; none comes twice."""
-    every = (change(base, tuned, number, targets) for number, targets in enumerate(over.targets.tolist()))
+def select_notable(
+    evaluation_set: EvaluationSet, base: ModelResult, tuned: ModelResult
+) -> dict[str, list[str]]:
+    """Ids of the rows with the largest gain, the largest loss and the smallest change, in that order; none
+    comes twice.
+    """
+    every = (
+        compute_nll_change(base, tuned, number, targets)
+        for number, targets in enumerate(evaluation_set.targets.tolist())
+    )
     changes = {number: value for number, value in enumerate(every) if value is not None}
     rising = sorted(changes, key=changes.__getitem__)
-    gained = [number for number in rising if changes[number] < -TIE][:TELLING]
-    lost = [number for number in reversed(rising) if changes[number] > TIE][:TELLING]
+    gained = [number for number in rising if changes[number] < -TIE_THRESHOLD][:NOTABLE_PER_KIND]
+    lost = [number for number in reversed(rising) if changes[number] > TIE_THRESHOLD][:NOTABLE_PER_KIND]
     others = [number for number in rising if number not in gained + lost]
-    tied = sorted(others, key=lambda number: abs(changes[number]))[:TELLING]
+    tied = sorted(others, key=lambda number: abs(changes[number]))[:NOTABLE_PER_KIND]
     kinds = {"largest_gain": gained, "largest_loss": lost, "nearest_tie": tied}
-    return {kind: [over.records[number].id for number in numbers] for kind, numbers in kinds.items()}
+    return {
+        kind: [evaluation_set.records[number].id for number in numbers] for kind, numbers in kinds.items()
+    }

@@ -1,4 +1,6 @@
-"""Plain text that no adapter was trained on, in windows: how likely a model finds it tells what it has forgotten."""
+"""Plain text that no adapter was trained on, in windows: how likely a model finds it tells what it has
+forgotten.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from loratune.data.example import Encoded
+from loratune.data.example import Example
 from loratune.data.jsonl import read_lines
 from loratune.errors import UserError
-from loratune.tasks.finqa.questions import prose_of_test_pages
+from loratune.tasks.finqa.questions import read_test_prose
 
-WINDOW = 512  # tokens
+WINDOW_TOKENS = 512  # tokens
 BUILT_IN = "prose of FinQA's test pages"
 
 
@@ -23,29 +25,39 @@ class Prose:
 
 
 def load_prose(path: Path | None) -> Prose:
-    """The user's file, or the built-in text. Raises UserError for a file that is missing, blank or not UTF-8."""
+    """The user's file, or the built-in text. Raises UserError for a file that is missing, blank or not
+    UTF-8.
+    """
     if path is None:
-        return Prose(BUILT_IN, prose_of_test_pages(), most=20)
+        return Prose(BUILT_IN, read_test_prose(), most=20)
     text = "\n".join(read_lines(path))
     if not text.strip():
         raise UserError(f"--forgetting {path}: the file is blank; it needs some text")
     return Prose(str(path), [text], most=200)
 
 
-def windows_of(prose: Prose, tokenizer, positions: int, seed: int) -> list[Encoded]:
-    """At most `most` windows, drawn by the seed, in their order. Each is a response without a prompt: no template, no end.
+def draw_windows(prose: Prose, tokenizer, max_positions: int, seed: int) -> list[Example]:
+    """At most `most` windows, drawn by the seed, in their order. Each is a response without a prompt: no
+    template, no end.
 
-    BOS, where prompts begin with it, is the only prompt that a window has. `positions` is the model's longest text; windows
-    are as long at most. Raises UserError where nothing can be predicted.
+    BOS, where prompts begin with it, is the only prompt that a window has. `positions` is the model's longest
+    text; windows are as long at most. Raises UserError where nothing can be predicted.
     """
-    length = min(WINDOW, positions) - len(tokenizer.bos)
-    pieces = [piece for ids in tokenizer.encode_batch(list(prose.passages)) for piece in cut(ids, length)]
+    length = min(WINDOW_TOKENS, max_positions) - len(tokenizer.bos)
+    pieces = [
+        piece for ids in tokenizer.encode_batch(list(prose.passages)) for piece in cut_windows(ids, length)
+    ]
     if not pieces:
         raise UserError(f"--forgetting {prose.name}: the text is a single token; it needs more")
     drawn = np.random.default_rng(seed).permutation(len(pieces))[: prose.most]
-    return [Encoded(list(tokenizer.bos), pieces[number], id=str(number), source=prose.name) for number in sorted(drawn.tolist())]
+    return [
+        Example(list(tokenizer.bos), pieces[number], id=str(number), source=prose.name)
+        for number in sorted(drawn.tolist())
+    ]
 
 
-def cut(ids: Sequence[int], length: int) -> Iterator[list[int]]:
-    """Pieces of at most `length` tokens; a last one of a single token, of which none would be predicted, is left out."""
+def cut_windows(ids: Sequence[int], length: int) -> Iterator[list[int]]:
+    """Pieces of at most `length` tokens; a last one of a single token, of which none would be predicted, is
+    left out.
+    """
     return (list(ids[start : start + length]) for start in range(0, len(ids) - 1, length))

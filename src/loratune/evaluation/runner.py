@@ -5,23 +5,23 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from loratune.config.evaluate import EvaluateSettings
-from loratune.config.shared import Decoding
-from loratune.data.example import Encoded, Record
-from loratune.evaluation.likelihood import response_nll, target_counts
-from loratune.evaluation.result_cache import Notebook
-from loratune.evaluation.scoring import Scored, scored, table_of
-from loratune.generation.both import answer
+from loratune.config.evaluate import EvaluateConfig
+from loratune.config.shared import DecodingConfig
+from loratune.data.example import Example, Record
+from loratune.evaluation.likelihood import count_targets, response_nll
+from loratune.evaluation.result_cache import ResultCache
+from loratune.evaluation.scoring import ScoredAnswer, get_table, score_answer
+from loratune.generation.both import generate_with_progress
 from loratune.generation.constrained import Constraint
 from loratune.generation.engine import Answer
-from loratune.system.cache import cache_key
+from loratune.system.cache import compute_cache_key
 from loratune.system.console import progress, say
 
 Constraints = Sequence[Constraint | None] | None
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class EvaluationSet:
     """What every model is measured on."""
 
     records: Sequence[Record]
@@ -33,89 +33,138 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ModelResult:
     """The same rows as one model sees them."""
 
     nll: np.ndarray  # [rows]: of the whole response, in nats
-    answers: Sequence[dict[int, Scored]]  # by the number of the row; one for each seed of the sampling
+    answers: Sequence[dict[int, ScoredAnswer]]  # by the number of the row; one for each seed of the sampling
 
 
-def held_out(
+def build_evaluation_set(
     records: Sequence[Record],
-    rows: Sequence[Encoded],
+    examples: Sequence[Example],
     answered: Sequence[int],
     tokenizer,
     constraints: Constraints = None,
     split_ids: int | None = None,
-) -> HeldOut:
+) -> EvaluationSet:
     """`rows` are the tokens of `records`; `constraints` are those of the answered ones."""
     # What is scored, not what the record holds: a response may have been cut.
-    sizes = np.array([len(tokenizer.decode(row.response).encode()) for row in rows])
-    return HeldOut(records, answered, target_counts(rows), sizes, constraints, split_ids)
+    sizes = np.array([len(tokenizer.decode(row.response).encode()) for row in examples])
+    return EvaluationSet(records, answered, count_targets(examples), sizes, constraints, split_ids)
 
 
-def measure(
-    name: str, decoder, tokenizer, over: HeldOut, rows: Sequence[Encoded], settings: EvaluateSettings, notebook: Notebook
-) -> Measured:
+def measure_model(
+    name: str,
+    decoder,
+    tokenizer,
+    evaluation_set: EvaluationSet,
+    examples: Sequence[Example],
+    settings: EvaluateConfig,
+    result_cache: ResultCache,
+) -> ModelResult:
     """The model as the decoder is now, adapter on or off; `rows` may have prompts of another template.
 
-    Each sample is what a run with its own seed would give: the first has `settings.seed`, the second one more.
-    `notebook` is the model's own.
+    Each sample is what a run with its own seed would give: the first has `settings.seed`, the second one
+    more. `notebook` is the model's own.
     """
-    nll = losses(f"{name} loss", decoder, rows, notebook)
-    return Measured(nll, answered(f"{name} answers", decoder, tokenizer, over, rows, settings, notebook))
+    nll = compute_losses(f"{name} loss", decoder, examples, result_cache)
+    return ModelResult(
+        nll,
+        generate_answers(
+            f"{name} answers", decoder, tokenizer, evaluation_set, examples, settings, result_cache
+        ),
+    )
 
 
-def losses(title: str, decoder, rows: Sequence[Encoded], notebook: Notebook) -> np.ndarray:
-    """As `response_nll`, with a progress bar, of the rows whose losses are not known yet; 0 for a row without a target."""
-    with_target = [number for number, row in enumerate(rows) if row.response]
-    nll = np.zeros(len(rows))
-    nll[with_target] = known_losses(title, decoder, [rows[number] for number in with_target], notebook)
+def compute_losses(title: str, decoder, examples: Sequence[Example], result_cache: ResultCache) -> np.ndarray:
+    """As `response_nll`, with a progress bar, of the rows whose losses are not known yet; 0 for a row without
+    a target.
+    """
+    with_target = [number for number, row in enumerate(examples) if row.response]
+    nll = np.zeros(len(examples))
+    nll[with_target] = load_or_compute_losses(
+        title, decoder, [examples[number] for number in with_target], result_cache
+    )
     return nll
 
 
-def known_losses(title: str, decoder, rows: Sequence[Encoded], notebook: Notebook) -> list[float]:
-    keys = [cache_key(of="loss", prompt=row.prompt, response=row.response) for row in rows]
-    new = [number for number, key in enumerate(keys) if key not in notebook.known]
+def load_or_compute_losses(
+    title: str, decoder, examples: Sequence[Example], result_cache: ResultCache
+) -> list[float]:
+    keys = [compute_cache_key(of="loss", prompt=row.prompt, response=row.response) for row in examples]
+    new = [number for number, key in enumerate(keys) if key not in result_cache.known]
     with progress(title, len(new)) as advance:
 
         def on_rows(numbers: Sequence[int], nll: np.ndarray) -> None:
             for number, value in zip(numbers, nll.tolist(), strict=True):
-                notebook.note(keys[new[number]], value)
+                result_cache.note(keys[new[number]], value)
             advance(len(numbers))
 
-        response_nll(decoder, [rows[number] for number in new], on_rows)
-    tell_known(title, len(rows) - len(new), len(rows))
-    return [notebook.known[key] for key in keys]
+        response_nll(decoder, [examples[number] for number in new], on_rows)
+    report_cached_results(title, len(examples) - len(new), len(examples))
+    return [result_cache.known[key] for key in keys]
 
 
-def answered(
-    title: str, decoder, tokenizer, over: HeldOut, rows: Sequence[Encoded], settings: EvaluateSettings, notebook: Notebook
-) -> list[dict[int, Scored]]:
+def generate_answers(
+    title: str,
+    decoder,
+    tokenizer,
+    evaluation_set: EvaluationSet,
+    examples: Sequence[Example],
+    settings: EvaluateConfig,
+    result_cache: ResultCache,
+) -> list[dict[int, ScoredAnswer]]:
     """For each sample, the answers by the number of the row."""
-    if not over.answered:
+    if not evaluation_set.answered:
         return [{}]
-    prompts = [rows[number].prompt for number in over.answered]
-    keys = answer_keys(prompts, tokenizer.end_ids, over, settings)
-    known = {place: Answer(**notebook.known[key]) for place, key in enumerate(keys) if key in notebook.known}
-    written = answer(
-        *(decoder, prompts, tokenizer.end_ids, settings, title, over.constraints, settings.samples, known),
-        on_answer=lambda place, answer: notebook.note(keys[place], asdict(answer)),
+    prompts = [examples[number].prompt for number in evaluation_set.answered]
+    keys = make_answer_keys(prompts, tokenizer.end_ids, evaluation_set, settings)
+    known = {
+        place: Answer(**result_cache.known[key])
+        for place, key in enumerate(keys)
+        if key in result_cache.known
+    }
+    written = generate_with_progress(
+        *(
+            decoder,
+            prompts,
+            tokenizer.end_ids,
+            settings,
+            title,
+            evaluation_set.constraints,
+            settings.samples,
+            known,
+        ),
+        on_answer=lambda place, answer: result_cache.note(keys[place], asdict(answer)),
     )
-    tell_known(title, len(known), len(keys))
+    report_cached_results(title, len(known), len(keys))
     answers = iter(written)
     return [
-        {number: scored(next(answers), tokenizer, over.records[number]) for number in over.answered}
+        {
+            number: score_answer(next(answers), tokenizer, evaluation_set.records[number])
+            for number in evaluation_set.answered
+        }
         for _ in range(settings.samples)
     ]
 
 
-def answer_keys(prompts: Sequence[list[int]], end_ids: Collection[int], over: HeldOut, settings: EvaluateSettings) -> list[str]:
-    """Of each answer's place, all that it depends on besides the model; of the dice only where they are thrown."""
-    how = settings.model_dump(include=Decoding.model_fields.keys() - {"batch_size", "seed"})
-    tables = [table_of(over.records[number]) if over.constraints else None for number in over.answered]
+def make_answer_keys(
+    prompts: Sequence[list[int]],
+    end_ids: Collection[int],
+    evaluation_set: EvaluationSet,
+    settings: EvaluateConfig,
+) -> list[str]:
+    """Of each answer's place, all that it depends on besides the model; of the dice only where they are
+    thrown.
+    """
+    how = settings.model_dump(include=DecodingConfig.model_fields.keys() - {"batch_size", "seed"})
+    tables = [
+        get_table(evaluation_set.records[number]) if evaluation_set.constraints else None
+        for number in evaluation_set.answered
+    ]
     return [
-        cache_key(
+        compute_cache_key(
             of="answer",
             prompt=prompt,
             ends=sorted(end_ids),
@@ -128,6 +177,6 @@ def answer_keys(prompts: Sequence[list[int]], end_ids: Collection[int], over: He
     ]
 
 
-def tell_known(title: str, known: int, wanted: int) -> None:
+def report_cached_results(title: str, known: int, wanted: int) -> None:
     if known:
         say(f"{title}: {known:,} of {wanted:,} known from an earlier evaluation")

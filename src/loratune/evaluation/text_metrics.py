@@ -3,20 +3,20 @@
 from collections.abc import Sequence
 from functools import cache
 
-from loratune.data.words import words
+from loratune.data.words import split_words
 
 
 def rouge_l(answer: str, reference: str) -> float:
     """F-measure of the longest common subsequence of stemmed words, 0 to 1 (Lin 2004, "ROUGE", section 3).
 
-    Of text in ASCII it is that of the package rouge-score with its stemmer; words of other scripts, which that package drops,
-    count as they are.
+    Of text in ASCII it is that of the package rouge-score with its stemmer; words of other scripts, which
+    that package drops, count as they are.
     """
-    return scorer().score(reference, answer)["rougeL"].fmeasure
+    return build_rouge_scorer().score(reference, answer)["rougeL"].fmeasure
 
 
 @cache
-def scorer():
+def build_rouge_scorer():
     from nltk.stem.porter import PorterStemmer
     from rouge_score.rouge_scorer import RougeScorer
     from rouge_score.tokenizers import Tokenizer
@@ -26,22 +26,27 @@ def scorer():
     class Words(Tokenizer):
         def tokenize(self, text: str) -> list[str]:
             # As the package does: English endings, and only of words with more than three letters.
-            return [stemmer.stem(word) if len(word) > 3 and word.isascii() else word for word in words(text)]
+            return [
+                stemmer.stem(word) if len(word) > 3 and word.isascii() else word for word in split_words(text)
+            ]
 
     return RougeScorer(["rougeL"], tokenizer=Words())
 
 
 def rep_4(ids: Sequence[int]) -> float:
-    """The share of the answer's token 4-grams that occurred in it before, 0 to 1 (Welleck et al. 2020; arXiv:1908.04319)."""
+    """The share of the answer's token 4-grams that occurred in it before, 0 to 1 (Welleck et al. 2020;
+    arXiv:1908.04319).
+    """
     grams = ngrams(ids, 4)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def distinct_2(answers: Sequence[Sequence[int]]) -> float:
-    """The share of distinct ones among all token 2-grams of a set of answers, 0 to 1 (Li et al. 2016; arXiv:1510.03055).
+    """The share of distinct ones among all token 2-grams of a set of answers, 0 to 1 (Li et al. 2016;
+    arXiv:1510.03055).
 
-    One ratio over the set: a phrase that comes in every answer counts once. The paper divides by the number of tokens, we by
-    that of the 2-grams, so that 1 means that none comes twice.
+    One ratio over the set: a phrase that comes in every answer counts once. The paper divides by the number
+    of tokens, we by that of the 2-grams, so that 1 means that none comes twice.
     """
     grams = [gram for ids in answers for gram in ngrams(ids, 2)]
     return len(set(grams)) / len(grams) if grams else 0.0

@@ -7,10 +7,10 @@ import torch
 
 from loratune.errors import UserError
 from loratune.models.decoder import Decoder
-from loratune.models.lora import linears
-from loratune.models.names import TRANSPOSED, outer_name
-from loratune.models.resolve import FoundBase, cache_folder
-from loratune.models.spec import Spec, spec_of
+from loratune.models.lora import named_linears
+from loratune.models.names import TRANSPOSED_WEIGHTS, to_hf_name
+from loratune.models.resolve import ResolvedModel, get_cache_folder
+from loratune.models.spec import DecoderSpec, build_spec
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.memory import is_out_of_memory
 from loratune.system.quiet import quiet_libraries
@@ -19,51 +19,72 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class Base:
+class LoadedModel:
     decoder: Decoder
     tokenizer: Tokenizer
-    found: FoundBase
+    found: ResolvedModel
 
 
-def load_base(found: FoundBase, precision: torch.dtype = torch.float32, device: str = "cpu") -> Base:
+def load_model(
+    resolved: ResolvedModel, precision: torch.dtype = torch.float32, device: str = "cpu"
+) -> LoadedModel:
     """Raises UserError when the weights are broken or of an architecture that is not supported."""
-    tokenizer = Tokenizer.load(found.folder)
-    config, weights = read_weights(found.folder)
-    decoder = decoder_of(spec_of(config), weights)
-    if tokenizer.size > decoder.spec.vocabulary:
+    tokenizer = Tokenizer.load(resolved.folder)
+    config, weights = read_weights(resolved.folder)
+    decoder = build_decoder(build_spec(config), weights)
+    if tokenizer.size > decoder.spec.vocab_size:
         raise UserError(
-            f"--model {found.name}: its tokenizer has ids up to {tokenizer.size - 1:,}, the model only up to "
-            f"{decoder.spec.vocabulary - 1:,}; they do not belong together; copy its files from the model's source"
+            f"--model {resolved.name}: its tokenizer has ids up to {tokenizer.size - 1:,}, the model only up "
+            "to "
+            f"{decoder.spec.vocab_size - 1:,}; they do not belong together; copy its files from the model's "
+            "source"
         )
-    return Base(set_precision(decoder, precision).to(device), tokenizer, found)
+    return LoadedModel(set_precision(decoder, precision).to(device), tokenizer, resolved)
 
 
 def read_weights(folder: Path) -> tuple[object, dict[str, torch.Tensor]]:
-    """The model's configuration and its fp32 weights by their own names, read by `transformers` (safetensors only)."""
+    """The model's configuration and its fp32 weights by their own names, read by `transformers` (safetensors
+    only).
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    how = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    how = {
+        "dtype": torch.float32,
+        "use_safetensors": True,
+        "local_files_only": True,
+        "output_loading_info": True,
+    }
     try:
         with quiet_libraries():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-            # Nothing in the folder chooses what code runs: neither its own (auto_map) nor an attention kernel from the hub.
+            # Nothing in the folder chooses what code runs: neither its own (auto_map) nor an attention kernel
+            # from the hub.
             config._attn_implementation = "eager"
-            model, told = AutoModelForCausalLM.from_pretrained(folder, config=config, trust_remote_code=False, **how)
+            model, told = AutoModelForCausalLM.from_pretrained(
+                folder, config=config, trust_remote_code=False, **how
+            )
     except Exception as error:  # whatever transformers and safetensors raise for a broken file
         if is_out_of_memory(error):
             raise
-        raise UserError(f"--model {folder}: the model cannot be read: {error}; {remedy(folder)}") from error
+        raise UserError(
+            f"--model {folder}: the model cannot be read: {error}; {suggest_fix(folder)}"
+        ) from error
     if missing := sorted(told["missing_keys"]):
         # transformers would put random numbers in their place.
-        raise UserError(f"--model {folder}: the files lack {len(missing)} of the model's weights, such as {missing[0]}")
+        raise UserError(
+            f"--model {folder}: the files lack {len(missing)} of the model's weights, such as {missing[0]}"
+        )
     weights = model.state_dict()
     if broken := [name for name, tensor in weights.items() if not all_finite(tensor)]:
-        raise UserError(f"--model {folder}: the weights have numbers that are not finite in {broken[0]}; {remedy(folder)}")
+        raise UserError(
+            f"--model {folder}: the weights have numbers that are not finite in {broken[0]}; "
+            f"{suggest_fix(folder)}"
+        )
     return model.config, weights
 
 
-def remedy(folder: Path) -> str:
-    if folder.parent == cache_folder():
+def suggest_fix(folder: Path) -> str:
+    if folder.parent == get_cache_folder():
         return "remove this folder, and it is made anew"
     return "download or copy its files again"
 
@@ -73,26 +94,32 @@ def all_finite(tensor: torch.Tensor) -> bool:
     return bool(tensor.sum().isfinite() or tensor.isfinite().all())
 
 
-def decoder_of(spec: Spec, weights: dict[str, torch.Tensor]) -> Decoder:
+def build_decoder(spec: DecoderSpec, weights: dict[str, torch.Tensor]) -> Decoder:
     """The decoder that shares its memory with the given weights, named as in the model's own files."""
     with torch.device("meta"):
         decoder = Decoder(spec)
-    transposed = {f"{name}.weight" for name, _ in linears(decoder)} if TRANSPOSED[spec.architecture] else set()
+    transposed = (
+        {f"{name}.weight" for name, _ in named_linears(decoder)}
+        if TRANSPOSED_WEIGHTS[spec.architecture]
+        else set()
+    )
     ours = {}
     for name in decoder.state_dict():
         module, kind = name.rsplit(".", 1)
-        tensor = weights[f"{outer_name(spec.architecture, module)}.{kind}"]
+        tensor = weights[f"{to_hf_name(spec.architecture, module)}.{kind}"]
         ours[name] = tensor.t() if name in transposed else tensor
     decoder.load_state_dict(ours, assign=True)
     return decoder.requires_grad_(False).eval()
 
 
 def set_precision(decoder: Decoder, precision: torch.dtype) -> Decoder:
-    """Hold the large matrices in `precision`, in which they are multiplied; norms, sums and the adapter stay in fp32."""
+    """Hold the large matrices in `precision`, in which they are multiplied; norms, sums and the adapter stay
+    in fp32.
+    """
     if precision == torch.float32:
         return decoder
     large = {decoder.embedding.weight, decoder.head_weight}
-    for _, linear in linears(decoder):
+    for _, linear in named_linears(decoder):
         large |= {linear.weight, linear.bias}
     for parameter in decoder.parameters():
         # The small ones are copied, too: one of them would keep the whole fp32 file in memory.

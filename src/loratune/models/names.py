@@ -1,7 +1,9 @@
-"""The names of the weights in the models' own files (Hugging Face layout), which are also PEFT's names of the layers."""
+"""The names of the weights in the models' own files (Hugging Face layout), which are also PEFT's names of the
+layers.
+"""
 
 # our name inside a layer -> the name inside a layer there
-LAYER = {
+LAYER_MODULE_NAMES = {
     "gpt2": {
         "attention.qkv": "attn.c_attn",
         "attention.output": "attn.c_proj",
@@ -24,8 +26,8 @@ LAYER = {
         "mlp_norm": "post_attention_layernorm",
     },
 }
-LAYERS = {"gpt2": "transformer.h", "llama": "model.layers"}
-OUTSIDE = {
+LAYERS_PREFIX = {"gpt2": "transformer.h", "llama": "model.layers"}
+OUTER_MODULE_NAMES = {
     "gpt2": {
         "embedding": "transformer.wte",
         "positions": "transformer.wpe",
@@ -35,12 +37,12 @@ OUTSIDE = {
     "llama": {"embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"},
 }
 # GPT-2's linear layers are Conv1D: their weight is [in, out] where everybody else's is [out, in].
-TRANSPOSED = {"gpt2": True, "llama": False}
+TRANSPOSED_WEIGHTS = {"gpt2": True, "llama": False}
 
 
-def outer_name(architecture: str, module: str) -> str:
+def to_hf_name(architecture: str, module: str) -> str:
     """`layers.3.mlp.up` to `transformer.h.3.mlp.c_fc`."""
     if not module.startswith("layers."):
-        return OUTSIDE[architecture][module]
+        return OUTER_MODULE_NAMES[architecture][module]
     _, number, inner = module.split(".", 2)
-    return f"{LAYERS[architecture]}.{number}.{LAYER[architecture][inner]}"
+    return f"{LAYERS_PREFIX[architecture]}.{number}.{LAYER_MODULE_NAMES[architecture][inner]}"

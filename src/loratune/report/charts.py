@@ -9,46 +9,53 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from loratune.report.loss_plot import draw_losses
-from loratune.report.schema import Change
+from loratune.report.schema import ScoreChange
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Stand-ins, replaced in the SVG by the page's own colours, which differ by day, by night and on paper.
-INKS = {name: f"#0b0b{number:02x}" for number, name in enumerate(("ink", "soft", "line", "better", "worse", "tied", "base"), 1)}
-WIDTH = 4.1  # inches of 72 points: about a column of the page, so that the letters keep their size on a phone
-LONGEST_LABEL = 24
-LOOK = {
+COLOURS = {
+    name: f"#0b0b{number:02x}"
+    for number, name in enumerate(("ink", "soft", "line", "better", "worse", "tied", "base"), 1)
+}
+CHART_WIDTH = (
+    4.1  # inches of 72 points: about a column of the page, so that the letters keep their size on a phone
+)
+MAX_LABEL_LENGTH = 24
+CHART_STYLE = {
     "svg.fonttype": "none",
     "font.size": 9.5,
-    "axes.edgecolor": INKS["line"],
-    "axes.labelcolor": INKS["soft"],
+    "axes.edgecolor": COLOURS["line"],
+    "axes.labelcolor": COLOURS["soft"],
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "text.color": INKS["ink"],
-    "xtick.color": INKS["line"],
-    "xtick.labelcolor": INKS["soft"],
-    "ytick.color": INKS["line"],
-    "ytick.labelcolor": INKS["soft"],
-    "grid.color": INKS["line"],
+    "text.color": COLOURS["ink"],
+    "xtick.color": COLOURS["line"],
+    "xtick.labelcolor": COLOURS["soft"],
+    "ytick.color": COLOURS["line"],
+    "ytick.labelcolor": COLOURS["soft"],
+    "grid.color": COLOURS["line"],
     "grid.linewidth": 0.6,
 }
 
 
-def loss_chart(rows: Sequence[dict]) -> str:
+def draw_loss_chart(rows: Sequence[dict]) -> str:
     """`plot_losses` as SVG text."""
 
     def draw(axes: "Axes") -> None:
-        draw_losses(axes, rows, INKS["soft"], INKS["better"])
+        draw_losses(axes, rows, COLOURS["soft"], COLOURS["better"])
         axes.grid(axis="y")
 
-    return chart(draw, 2.9, "loss")
+    return render_chart(draw, 2.9, "loss")
 
 
 def outer_fences(values: Sequence[float]) -> tuple[float, float]:
-    """Where the bulk of the values ends: three interquartile ranges beyond the quartiles (Tukey 1977, section 2D)."""
+    """Where the bulk of the values ends: three interquartile ranges beyond the quartiles (Tukey 1977, section
+    2D).
+    """
     import numpy as np
 
     low, high = np.quantile(values, (0.25, 0.75))
@@ -56,10 +63,12 @@ def outer_fences(values: Sequence[float]) -> tuple[float, float]:
     return low - reach, high + reach
 
 
-def changes_chart(changes: Sequence[float], tie: float, ends: tuple[float, float]) -> str:
-    """SVG text: a histogram of the rows' changes in nats a token; a bar's colours say improved, tied, regressed.
+def draw_changes_chart(changes: Sequence[float], tie: float, ends: tuple[float, float]) -> str:
+    """SVG text: a histogram of the rows' changes in nats a token; a bar's colours say improved, tied,
+    regressed.
 
-    Rows from beyond `ends` are in the outermost bars, so that a few far ones do not squeeze all others into one.
+    Rows from beyond `ends` are in the outermost bars, so that a few far ones do not squeeze all others into
+    one.
     """
     import numpy as np
 
@@ -67,29 +76,37 @@ def changes_chart(changes: Sequence[float], tie: float, ends: tuple[float, float
     tied = abs(changes) <= tie
     # As single precision has them: what differs there is far enough apart for all the bins between.
     changes = changes.clip(*ends).astype(np.float32).astype(float)
-    groups = {"improved": changes[~tied & (changes < 0)], "tied": changes[tied], "regressed": changes[~tied & (changes > 0)]}
+    groups = {
+        "improved": changes[~tied & (changes < 0)],
+        "tied": changes[tied],
+        "regressed": changes[~tied & (changes > 0)],
+    }
 
     def draw(axes: "Axes") -> None:
         axes.hist(
             list(groups.values()),
             bins=np.histogram_bin_edges(changes, bins=min(40, max(8, len(changes) // 4))),
             stacked=True,
-            color=[INKS["better"], INKS["tied"], INKS["worse"]],
+            color=[COLOURS["better"], COLOURS["tied"], COLOURS["worse"]],
             rwidth=0.88,
         )
-        axes.axvline(0, color=INKS["ink"], linewidth=0.8)
+        axes.axvline(0, color=COLOURS["ink"], linewidth=0.8)
         axes.set(xlabel="change, nats a token (left is better)", ylabel="rows")
         axes.xaxis.get_major_locator().set_params(nbins=6)  # more would touch each other
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="y")
 
-    return chart(draw, 2.9, "changes")
+    return render_chart(draw, 2.9, "changes")
 
 
-def parts_chart(changes: Mapping[str, Change]) -> str:
+def draw_parts_chart(changes: Mapping[str, ScoreChange]) -> str:
     """SVG text: for each part of the rows the change of the loss, with its 95 % interval."""
     inks = [
-        INKS["better"] if part.interval[1] < 0 else INKS["worse"] if part.interval[0] > 0 else INKS["tied"]
+        COLOURS["better"]
+        if part.interval[1] < 0
+        else COLOURS["worse"]
+        if part.interval[0] > 0
+        else COLOURS["tied"]
         for part in changes.values()
     ]
 
@@ -97,41 +114,43 @@ def parts_chart(changes: Mapping[str, Change]) -> str:
         for place, (part, ink) in enumerate(zip(changes.values(), inks, strict=True)):
             axes.plot(part.interval, (place, place), color=ink, linewidth=2.5, solid_capstyle="round")
             axes.plot(part.mean, place, "o", color=ink, markersize=6)
-        axes.axvline(0, color=INKS["ink"], linewidth=0.8)
+        axes.axvline(0, color=COLOURS["ink"], linewidth=0.8)
         # parse_math: a dollar sign in a name is a dollar sign
-        axes.set_yticks(range(len(changes)), [label(name) for name in changes], parse_math=False)
+        axes.set_yticks(range(len(changes)), [shorten_label(name) for name in changes], parse_math=False)
         axes.set_ylim(len(changes) - 0.5, -0.5)
         axes.set(xlabel="change, nats a token (left is better)")
         axes.grid(axis="x")
 
-    return chart(draw, 0.7 + 0.24 * len(changes), "parts")
+    return render_chart(draw, 0.7 + 0.24 * len(changes), "parts")
 
 
-def label(name: str) -> str:
+def shorten_label(name: str) -> str:
     """A name from a file, fit for XML and for the width."""
     name = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
-    return name if len(name) <= LONGEST_LABEL else name[: LONGEST_LABEL - 1] + "…"
+    return name if len(name) <= MAX_LABEL_LENGTH else name[: MAX_LABEL_LENGTH - 1] + "…"
 
 
-def chart(draw, height: float, name: str) -> str:
-    """SVG text for a page: letters as text, colours from the page's style, no ids that another chart on it has too."""
+def render_chart(draw, height: float, name: str) -> str:
+    """SVG text for a page: letters as text, colours from the page's style, no ids that another chart on it
+    has too.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(LOOK | {"svg.hashsalt": name}), warnings.catch_warnings():
+    with matplotlib.rc_context(CHART_STYLE | {"svg.hashsalt": name}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the reader's font has it, or shows a box
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(CHART_WIDTH, height), layout="constrained")
         draw(figure.subplots())
-        return for_page(svg_of(figure))
+        return clean_svg(render_svg(figure))
 
 
-def svg_of(figure: "Figure") -> bytes:
+def render_svg(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return buffer.getvalue()
 
 
-def for_page(svg: bytes) -> str:
+def clean_svg(svg: bytes) -> str:
     """The drawing alone: without the file's head, size, font names, and the ids that nothing refers to."""
     root = ElementTree.fromstring(svg)
     referred = set(re.findall(rb"#(\w+)", svg))
@@ -145,14 +164,14 @@ def for_page(svg: bytes) -> str:
         if element.get("id", "").encode() not in referred:
             element.attrib.pop("id", None)
         if "style" in element.attrib:
-            element.set("style", page_style(element.get("style")))
+            element.set("style", use_page_colours(element.get("style")))
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
     root.set("aria-hidden", "true")  # the caption says it in words
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def page_style(style: str) -> str:
-    for name, ink in INKS.items():
+def use_page_colours(style: str) -> str:
+    for name, ink in COLOURS.items():
         style = style.replace(ink, f"var(--{name})")
     return re.sub(r"font: ([\d.]+px)[^;]*", r"font-size: \1", style)

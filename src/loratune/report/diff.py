@@ -5,9 +5,11 @@ from difflib import SequenceMatcher
 from itertools import groupby
 from typing import NamedTuple
 
-from loratune.data.words import tokens as tokens_of
+from loratune.data.words import split_tokens as tokens_of
 
-LEAST_SHARED = 2  # words: a shorter match between two changes is chance ("the", a comma) and would only tear them apart
+MIN_SHARED_WORDS = (
+    2  # words: a shorter match between two changes is chance ("the", a comma) and would only tear them apart
+)
 
 
 class Piece(NamedTuple):
@@ -15,25 +17,29 @@ class Piece(NamedTuple):
     shared: bool  # the other text has it too
 
 
-def differences(first: str, second: str) -> tuple[list[Piece], list[Piece]]:
-    """Each text cut in pieces that, joined, are the text again; the shared pieces of both are the same, in the same order."""
+def find_differences(first: str, second: str) -> tuple[list[Piece], list[Piece]]:
+    """Each text cut in pieces that, joined, are the text again; the shared pieces of both are the same, in
+    the same order.
+    """
     a, b = tokens_of(first), tokens_of(second)
-    matches = [match for match in SequenceMatcher(None, a, b).get_matching_blocks() if telling(match, a, b)]
+    matches = [
+        match for match in SequenceMatcher(None, a, b).get_matching_blocks() if is_notable(match, a, b)
+    ]
     return (
-        list(pieces(a, [(match.a, match.a + match.size) for match in matches])),
-        list(pieces(b, [(match.b, match.b + match.size) for match in matches])),
+        list(split_pieces(a, [(match.a, match.a + match.size) for match in matches])),
+        list(split_pieces(b, [(match.b, match.b + match.size) for match in matches])),
     )
 
 
-def telling(match, a: list[str], b: list[str]) -> bool:
+def is_notable(match, a: list[str], b: list[str]) -> bool:
     """Not a match by chance: of some words, or where both texts begin or end."""
     words = sum(token[0].isalnum() for token in a[match.a : match.a + match.size])
     begin = match.a == match.b == 0
     end = match.a + match.size == len(a) and match.b + match.size == len(b)
-    return match.size > 0 and (words >= LEAST_SHARED or begin or end)
+    return match.size > 0 and (words >= MIN_SHARED_WORDS or begin or end)
 
 
-def pieces(tokens: list[str], shared: list[tuple[int, int]]) -> Iterator[Piece]:
+def split_pieces(tokens: list[str], shared: list[tuple[int, int]]) -> Iterator[Piece]:
     in_both = [False] * len(tokens)
     for start, stop in shared:
         in_both[start:stop] = [True] * (stop - start)

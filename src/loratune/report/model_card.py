@@ -5,14 +5,14 @@ import math
 from collections import Counter
 
 from loratune import __version__
-from loratune.config.train import TrainSettings
+from loratune.config.train import TrainConfig
 from loratune.data.example import Record
 from loratune.data.template import Template
-from loratune.models.load import Base
+from loratune.models.load import LoadedModel
 from loratune.models.lora import trained_parameters
-from loratune.report.markdown import escaped, fenced
+from loratune.report.markdown import escape_markdown, fence_text
 
-CARD = """\
+CARD_TEMPLATE = """\
 ---
 base_model: {base_quoted}
 library_name: peft
@@ -22,22 +22,23 @@ pipeline_tag: text-generation
 
 # LoRA adapter for {base}
 
-Trained by loratune {version}: rank {rank}, alpha {alpha:g}, on {layers} linear layers, {trained:,} trained numbers.
+Trained by loratune {version}: rank {rank}, alpha {alpha:g}, {layers} linear layers,
+{trained:,} trainable parameters.
 
 | | validation loss (nats per response token) | perplexity |
 |---|---|---|
 | base model | {base_nll:.4f} | {base_perplexity:.2f} |
 | with this adapter | {best_nll:.4f} | {best_perplexity:.2f} |
 
-Measured on {val_rows} held-out rows; the adapter is the best of {validations} validations (step {best_step} of {steps},
-{tokens:,} tokens, {minutes:.0f} minutes, {speed:.0f} tokens/s).
+Measured on {val_rows} held-out rows; the adapter is the best of {validations} validations
+(step {best_step} of {steps}, {tokens:,} tokens, {minutes:.0f} minutes, {speed:.0f} tokens/s).
 
 ## Training data
 
 {sources}
 
-If Dolly 15k (CC BY-SA 3.0, Databricks) or FinQA (MIT, Chen et al. 2021) is among them, their licences and citations apply;
-the base model's licence applies in any case.
+If Dolly 15k (CC BY-SA 3.0, Databricks) or FinQA (MIT, Chen et al. 2021) is among them, their licences
+and citations apply; the base model's licence applies in any case.
 
 ## Prompt
 
@@ -64,9 +65,9 @@ tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 """
 
 
-def model_card(
-    settings: TrainSettings,
-    base: Base,
+def render_model_card(
+    settings: TrainConfig,
+    base: LoadedModel,
     template: Template,
     state,
     records: list[Record],
@@ -75,9 +76,9 @@ def model_card(
 ) -> str:
     """The adapter folder's README.md; `state` is where the training ended."""
     sources = Counter(record.source for record in records)
-    return CARD.format(
-        base=escaped(base.found.hub_name),
-        base_quoted=quoted(base.found.hub_name),
+    return CARD_TEMPLATE.format(
+        base=escape_markdown(base.found.hub_name),
+        base_quoted=quote(base.found.hub_name),
         licence="license: cc-by-sa-3.0\n" if "dolly" in sources else "",
         version=__version__,
         rank=settings.rank,
@@ -95,14 +96,18 @@ def model_card(
         tokens=state.tokens,
         minutes=state.elapsed / 60,
         speed=state.tokens / state.stepping,
-        sources="\n".join(f"* {escaped(source)}: {number:,} rows" for source, number in sources.items()),
-        template_name=escaped(template.name),
-        prompt=fenced(template.render("{instruction}", "{input}")),
-        bos=f"\nIn front of it stands the BOS token {escaped(base.tokenizer.bos_text)}.\n" if base.tokenizer.bos else "",
+        sources="\n".join(
+            f"* {escape_markdown(source)}: {number:,} rows" for source, number in sources.items()
+        ),
+        template_name=escape_markdown(template.name),
+        prompt=fence_text(template.render("{instruction}", "{input}")),
+        bos=f"\nIn front of it stands the BOS token {escape_markdown(base.tokenizer.bos_text)}.\n"
+        if base.tokenizer.bos
+        else "",
     )
 
 
-def quoted(text: str) -> str:
+def quote(text: str) -> str:
     """The text in quotation marks, as YAML and Python both read it."""
     written = json.dumps(text, ensure_ascii=False)
     return "".join(letter if letter.isprintable() else f"\\U{ord(letter):08x}" for letter in written)

@@ -1,7 +1,7 @@
 """What the report reads from files: an evaluation and the log of a training run.
 
-They may have been made by another version or by hand, so every field is checked here, once. Names that are not known are
-ignored, and what the report can do without has a default.
+They may have been made by another version or by hand, so every field is checked here, once. Names that are
+not known are ignored, and what the report can do without has a default.
 """
 
 import json
@@ -17,50 +17,52 @@ from loratune.errors import UserError
 from loratune.system.read import read_json
 
 
-def numbers_of(measures: Any) -> Any:
-    """Only the measures that are finite numbers: others (such as how FinQA's facts were chosen) are told elsewhere."""
+def keep_finite_numbers(measures: Any) -> Any:
+    """Only the measures that are finite numbers: others (such as how FinQA's facts were chosen) are told
+    elsewhere.
+    """
     if not isinstance(measures, Mapping):
         return measures
-    return {name: value for name, value in measures.items() if is_number(value)}
+    return {name: value for name, value in measures.items() if is_finite_number(value)}
 
 
-def is_number(value: Any) -> bool:
+def is_finite_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-Measures = Annotated[dict[str, float], BeforeValidator(numbers_of)]
+Measures = Annotated[dict[str, float], BeforeValidator(keep_finite_numbers)]
 Count = Annotated[int, Field(ge=0, le=10**15)]
-Drawn = Annotated[float, Field(ge=-1e6, le=1e6)]  # what a chart has room for; a loss beyond is none
+ChartNumber = Annotated[float, Field(ge=-1e6, le=1e6)]  # what a chart has room for; a loss beyond is none
 
 
-class Read(BaseModel):
+class FileModel(BaseModel):
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
 
-class Change(Read):
+class ScoreChange(FileModel):
     """Tuned minus base."""
 
-    mean: Drawn
-    interval: tuple[Drawn, Drawn]  # 95 %
+    mean: ChartNumber
+    interval: tuple[ChartNumber, ChartNumber]  # 95 %
 
 
-class OverSamples(Read):
+class SampleSpread(FileModel):
     """A score over several samples of every answer."""
 
-    standard_deviation: Drawn
+    standard_deviation: ChartNumber
 
 
-class Compared(Read):
+class PairedScores(FileModel):
     """Base against tuned on the same texts."""
 
     base: Measures
     tuned: Measures
     base_bare: Measures = {}  # the base with a bare prompt
-    difference: dict[str, Change] = {}
-    over_samples: dict[str, dict[str, OverSamples]] = {}  # base, base_bare or tuned -> score
+    difference: dict[str, ScoreChange] = {}
+    over_samples: dict[str, dict[str, SampleSpread]] = {}  # base, base_bare or tuned -> score
 
 
-class Part(Compared):
+class EvaluationPart(PairedScores):
     """On all held-out rows, or on those of one source or category."""
 
     rows: Count
@@ -76,7 +78,7 @@ class Part(Compared):
         return self.rows
 
 
-class Forgetting(Compared):
+class Forgetting(PairedScores):
     """On plain text, which the training was not about."""
 
     text: str = ""
@@ -87,7 +89,7 @@ class Forgetting(Compared):
         return self.windows
 
 
-class Side(Read):
+class ModelAnswer(FileModel):
     """One model's answer to an example; there may be none."""
 
     answer: str | None = None
@@ -97,7 +99,7 @@ class Side(Read):
     result: float | str | None = None  # of a FinQA program
 
 
-class Example(Read):
+class EvaluatedExample(FileModel):
     id: str = ""
     source: str = ""
     category: str | None = None
@@ -105,12 +107,12 @@ class Example(Read):
     input: str | None = ""
     wanted: str = ""
     wanted_result: float | str | None = None
-    change: Drawn | None = None  # nats a token; negative is better
-    base: Side = Side()
-    tuned: Side = Side()
+    change: ChartNumber | None = None  # nats a token; negative is better
+    base: ModelAnswer = ModelAnswer()
+    tuned: ModelAnswer = ModelAnswer()
 
 
-class Evaluation(Part):
+class Evaluation(EvaluationPart):
     adapter: str
     base_model: str = ""
     data: str = ""
@@ -118,35 +120,40 @@ class Evaluation(Part):
     facts: str = "retrieved"
     decoding: dict[str, float] = {}
     shortened: dict[str, dict[str, Count]] = {}  # source -> what happened to its rows -> how many
-    by_source: dict[str, Part] = {}
-    by_category: dict[str, Part] = {}
-    examples: list[Example] = []
+    by_source: dict[str, EvaluationPart] = {}
+    by_category: dict[str, EvaluationPart] = {}
+    examples: list[EvaluatedExample] = []
     telling: dict[str, list[str]] = {}  # such as largest_gain -> ids of examples
     forgetting: Forgetting | None = None
 
 
-class Logged(Read):
+class LogRow(FileModel):
     """A step's loss, or a validation after it."""
 
     step: Count
     tokens: Count | None = None
-    loss: Drawn | None = None
-    val_nll: Drawn | None = None
+    loss: ChartNumber | None = None
+    val_nll: ChartNumber | None = None
 
 
-class Summary(Read):
+class RunSummary(FileModel):
     rows: dict[str, dict[str, Count]] = {}  # as `shortened`, of the training data
 
 
 def read_evaluation(path: Path) -> Evaluation:
-    """Raises UserError, naming the file and the field, when it is missing or not as `loratune evaluate` writes it."""
+    """Raises UserError, naming the file and the field, when it is missing or not as `loratune evaluate`
+    writes it.
+    """
     value = read_json(path)
     if has_lone_surrogate(json.dumps(value, ensure_ascii=False)):
-        raise UserError(f"{path}: a text has a broken character (a lone surrogate); write it anew with `loratune evaluate`")
-    return checked(TypeAdapter(Evaluation), value, path, "write it anew with `loratune evaluate`")
+        raise UserError(
+            f"{path}: a text has a broken character (a lone surrogate); write it anew with `loratune "
+            "evaluate`"
+        )
+    return validate_file(TypeAdapter(Evaluation), value, path, "write it anew with `loratune evaluate`")
 
 
-def checked(kind: TypeAdapter, value: Any, path: Path, remedy: str):
+def validate_file(kind: TypeAdapter, value: Any, path: Path, remedy: str):
     """`value`, read from `path`, as a `kind`. Raises UserError with the first thing that is wrong."""
     try:
         return kind.validate_python(value)

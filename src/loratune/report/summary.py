@@ -1,4 +1,6 @@
-"""From measured numbers to what a person reads first: the same words and numbers on the page and in Markdown."""
+"""From measured numbers to what a person reads first: the same words and numbers on the page and in
+Markdown.
+"""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loratune.report.measures import MEASURES
-from loratune.report.schema import Change, Compared, Evaluation, Logged, Part
+from loratune.report.schema import Evaluation, EvaluationPart, LogRow, PairedScores, ScoreChange
 
-MOST_NATS = 13.0  # of a change of the loss: a perplexity 440,000 times as high is as bad as any
+MAX_NATS = 13.0  # of a change of the loss: a perplexity 440,000 times as high is as bad as any
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,10 @@ class Comparison:
     adapter: Path
     settings: Mapping[str, str] = field(default_factory=dict)
     evaluation: Evaluation | None = None
-    training: Sequence[Logged] = ()
-    counts: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)  # which data -> source -> what -> rows
+    training: Sequence[LogRow] = ()
+    counts: Mapping[str, Mapping[str, Mapping[str, int]]] = field(
+        default_factory=dict
+    )  # which data -> source -> what -> rows
     versions: Mapping[str, str] = field(default_factory=dict)
     commands: Sequence[str] = ()
 
@@ -32,7 +36,7 @@ class Comparison:
         return f"{self.base} + {self.adapter.resolve().name}"
 
 
-class Measured(NamedTuple):
+class MeasureLine(NamedTuple):
     """A line of a table, in words."""
 
     name: str
@@ -46,66 +50,89 @@ class Measured(NamedTuple):
 
 class Section(NamedTuple):
     heading: str
-    lines: list[Measured]
+    lines: list[MeasureLine]
 
 
-def sections(evaluation: Evaluation) -> list[Section]:
+def build_sections(evaluation: Evaluation) -> list[Section]:
     """A table for each part of the rows, and for the plain text."""
     found = [
-        Section(f"{name}: {counted(part.rows, 'row')}, {part.answered_rows:,} answered", measures(part))
-        for name, part in parts_of(evaluation).items()
+        Section(
+            f"{name}: {format_count(part.rows, 'row')}, {part.answered_rows:,} answered",
+            format_measures(part),
+        )
+        for name, part in list_parts(evaluation).items()
     ]
     if plain := evaluation.forgetting:
-        found.append(Section(f"plain text ({plain.text}): {counted(plain.windows, 'piece')}", measures(plain)))
+        found.append(
+            Section(
+                f"plain text ({plain.text}): {format_count(plain.windows, 'piece')}", format_measures(plain)
+            )
+        )
     return found
 
 
-def parts_of(evaluation: Evaluation) -> dict[str, Part]:
+def list_parts(evaluation: Evaluation) -> dict[str, EvaluationPart]:
     """All rows, then each source and category; a part that is the only one of its kind says nothing new."""
     kinds = (evaluation.by_source, evaluation.by_category)
-    return {"all": evaluation} | {name: part for kind in kinds if len(kind) > 1 for name, part in kind.items()}
+    return {"all": evaluation} | {
+        name: part for kind in kinds if len(kind) > 1 for name, part in kind.items()
+    }
 
 
-def measures(part: Compared, names: Iterable[str] = MEASURES) -> list[Measured]:
+def format_measures(part: PairedScores, names: Iterable[str] = MEASURES) -> list[MeasureLine]:
     """Those of `names` that both models were measured by."""
-    return [measured(name, part) for name in names if name in part.base and name in part.tuned]
+    return [format_measure(name, part) for name in names if name in part.base and name in part.tuned]
 
 
-def measured(name: str, part: Compared) -> Measured:
+def format_measure(name: str, part: PairedScores) -> MeasureLine:
     words, factor, decimals = MEASURES[name]
-    numbers = [figure(name, part, side) for side in ("base_bare", "base", "tuned")]
+    numbers = [format_figure(name, part, side) for side in ("base_bare", "base", "tuned")]
     if name == "perplexity":
-        name, factor, decimals, unit, change = "nll", 100, 1, " %", relative(part.difference.get("nll"))
+        name, factor, decimals, unit, change = (
+            "nll",
+            100,
+            1,
+            " %",
+            compute_relative_change(part.difference.get("nll")),
+        )
     else:
         unit, change = "", part.difference.get(name)
     if change is None or part.texts == 1:  # an interval over one text would look like certainty
-        return Measured(words, *numbers, "", "", "unclear")
-    mean, low, high = (signed(factor * value, decimals) + unit for value in (change.mean, *change.interval))
-    return Measured(words, *numbers, mean, f"{low} to {high}", verdict(words, change))
+        return MeasureLine(words, *numbers, "", "", "unclear")
+    mean, low, high = (
+        format_signed(factor * value, decimals) + unit for value in (change.mean, *change.interval)
+    )
+    return MeasureLine(words, *numbers, mean, f"{low} to {high}", judge_change(words, change))
 
 
-def figure(name: str, part: Compared, side: str) -> str:
-    """A model's number, with its standard deviation where there were several samples; blank where it was not measured."""
+def format_figure(name: str, part: PairedScores, side: str) -> str:
+    """A model's number, with its standard deviation where there were several samples; blank where it was not
+    measured.
+    """
     _, factor, decimals = MEASURES[name]
     values, spread = getattr(part, side), part.over_samples.get(side, {}).get(name)
     deviation = f"\u00a0±\u00a0{factor * spread.standard_deviation:,.{decimals}f}" if spread else ""
     return f"{factor * values[name]:,.{decimals}f}{deviation}" if name in values else ""
 
 
-def relative(nll: Change | None) -> Change | None:
-    """The change of the perplexity as a share of it: exp is monotone, so the interval of the loss gives its interval."""
-    return nll and Change(mean=share(nll.mean), interval=tuple(map(share, nll.interval)))
+def compute_relative_change(nll: ScoreChange | None) -> ScoreChange | None:
+    """The change of the perplexity as a share of it: exp is monotone, so the interval of the loss gives its
+    interval.
+    """
+    return nll and ScoreChange(
+        mean=convert_nats_to_share(nll.mean), interval=tuple(map(convert_nats_to_share, nll.interval))
+    )
 
 
-def share(nats: float) -> float:
-    return math.expm1(min(nats, MOST_NATS))
+def convert_nats_to_share(nats: float) -> float:
+    return math.expm1(min(nats, MAX_NATS))
 
 
-def signed(value: float, decimals: int) -> str:
+def format_signed(value: float, decimals: int) -> str:
     return f"{value:+,.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def verdict(words: str, change: Change) -> str:
+def judge_change(words: str, change: ScoreChange) -> str:
     """An interval that holds 0 is no clear change; without an arrow, more is neither better nor worse."""
     low, high = change.interval
     if low <= 0 <= high:
@@ -115,28 +142,29 @@ def verdict(words: str, change: Change) -> str:
     return "better" if (high < 0) == ("↓" in words) else "worse"
 
 
-def sentence(comparison: Comparison) -> str:
+def describe_comparison(comparison: Comparison) -> str:
     """What changed, in one sentence."""
     if comparison.evaluation is None or "nll" not in comparison.evaluation.difference:
-        return of_answers(comparison)
+        return describe_answers(comparison)
     part = comparison.evaluation
     if "perplexity" not in part.base.keys() & part.tuned.keys():
-        return of_answers(comparison)
-    perplexity = measured("perplexity", part)
+        return describe_answers(comparison)
+    perplexity = format_measure("perplexity", part)
     verb = {"better": "lowers", "worse": "raises"}.get(perplexity.verdict, "does not clearly change")
     change = f" ({perplexity.change}, 95 % interval {perplexity.interval})" if perplexity.change else ""
-    right = measures(part, ["execution_accuracy"])
+    right = format_measures(part, ["execution_accuracy"])
     finqa = f", and right FinQA results go from {right[0].base} to {right[0].tuned} %" if right else ""
     return (
-        f"On {counted(part.rows - part.without_target, 'held-out row')} the adapter {verb} the perplexity "
+        f"On {format_count(part.rows - part.without_target, 'held-out row')} the adapter {verb} the "
+        "perplexity "
         f"from {perplexity.base} to {perplexity.tuned}{change}: "
         f"{part.improved:,} improved, {part.regressed:,} regressed{finqa}."
     )
 
 
-def forgotten(evaluation: Evaluation) -> str:
+def describe_forgetting(evaluation: Evaluation) -> str:
     """What became of plain text, in one sentence; blank where that was not measured."""
-    lines = measures(evaluation.forgetting, ["perplexity"]) if evaluation.forgetting else []
+    lines = format_measures(evaluation.forgetting, ["perplexity"]) if evaluation.forgetting else []
     return "".join(
         f"On plain text ({evaluation.forgetting.text}) the perplexity goes from {line.base} to {line.tuned} "
         f"({line.change}, 95 % interval {line.interval}): where it rises, something was forgotten."
@@ -145,22 +173,25 @@ def forgotten(evaluation: Evaluation) -> str:
     )
 
 
-def of_answers(comparison: Comparison) -> str:
+def describe_answers(comparison: Comparison) -> str:
     base, tuned = comparison.summary["regular"], comparison.summary["fine_tuned"]
     return (
-        f"With the adapter, {percent(tuned['eos_rate'])} of {counted(len(comparison.rows), 'answer')} end by themselves "
-        f"(without it {percent(base['eos_rate'])}), after {tuned['mean_tokens']:.0f} tokens on average "
-        f"({base['mean_tokens']:.0f}), and {percent(tuned['rep_4'])} of their 4-grams are repeated ({percent(base['rep_4'])})."
+        f"With the adapter, {format_percent(tuned['eos_rate'])} of "
+        f"{format_count(len(comparison.rows), 'answer')} end by themselves "
+        f"(without it {format_percent(base['eos_rate'])}), after {tuned['mean_tokens']:.0f} tokens on "
+        "average "
+        f"({base['mean_tokens']:.0f}), and {format_percent(tuned['rep_4'])} of their 4-grams are repeated "
+        f"({format_percent(base['rep_4'])})."
     )
 
 
-def counted(number_: int, thing: str) -> str:
+def format_count(number_: int, thing: str) -> str:
     return f"{number_:,} {thing}{'' if number_ == 1 else 's'}"
 
 
-def number(value: float | str) -> str:
+def format_number(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:,.5f}".rstrip("0").rstrip(".")
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     return f"{100 * share:.0f} %"

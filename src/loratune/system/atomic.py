@@ -1,4 +1,6 @@
-"""Files are written beside, synced and renamed: a reader sees the old file or the new one, never half of one."""
+"""Files are written beside, synced and renamed: a reader sees the old file or the new one, never half of
+one.
+"""
 
 import errno
 import fcntl
@@ -12,16 +14,17 @@ from pathlib import Path
 from typing import IO
 
 from loratune.errors import FileError, UserError
-from loratune.system.signals import held_back
+from loratune.system.signals import delayed_signals
 
 
 @contextmanager
-def replacing(path: Path):
-    """Yield a temporary path beside `path`; on success it is synced and takes `path`'s place, on failure it is removed.
+def replace_atomically(path: Path):
+    """Yield a temporary path beside `path`; on success it is synced and takes `path`'s place, on failure it
+    is removed.
 
     Raises FileError when the disk is full or the folder cannot be written.
     """
-    with removed_beside(path) as beside:
+    with temporary_file(path) as beside:
         yield beside
         sync(beside)
         os.replace(beside, path)
@@ -29,12 +32,12 @@ def replacing(path: Path):
 
 
 @contextmanager
-def removed_beside(path: Path):
+def temporary_file(path: Path):
     """Yield a temporary path in the folder of `path`, which is made; what is there at the end is removed."""
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with explaining(path):
+        with translate_os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield beside
     finally:
@@ -55,26 +58,29 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def filling(folder: Path):
-    """Yield an empty folder beside `folder`. On success its files take their places in `folder`, whose others stay.
+def fill_folder_atomically(folder: Path):
+    """Yield an empty folder beside `folder`. On success its files take their places in `folder`, whose others
+    stay.
 
     On failure `folder` is as it was. Raises FileError when the disk is full or the folder cannot be written.
     """
     folder = Path(folder)
-    with folder_beside(folder) as beside:
+    with temporary_folder(folder) as beside:
         yield beside
         folder.mkdir(exist_ok=True)
-        with held_back():
+        with delayed_signals():
             for file in sorted(beside.iterdir()):
                 os.replace(file, folder / file.name)
         sync(folder)
 
 
 @contextmanager
-def appearing(folder: Path):
-    """Yield an empty folder beside `folder`, which becomes `folder` on success: that is there whole or not at all."""
+def create_folder_atomically(folder: Path):
+    """Yield an empty folder beside `folder`, which becomes `folder` on success: that is there whole or not at
+    all.
+    """
     folder = Path(folder)
-    with folder_beside(folder) as beside:
+    with temporary_folder(folder) as beside:
         yield beside
         sync(beside)
         os.replace(beside, folder)
@@ -82,12 +88,14 @@ def appearing(folder: Path):
 
 
 @contextmanager
-def folder_beside(folder: Path):
-    """Yield an empty folder for what shall be `folder`'s; afterwards it is gone, with those of processes that were killed."""
+def temporary_folder(folder: Path):
+    """Yield an empty folder for what shall be `folder`'s; afterwards it is gone, with those of processes that
+    were killed.
+    """
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     remove_leftovers(folder)
     try:
-        with explaining(folder):
+        with translate_os_errors(folder):
             beside.mkdir(parents=True)
             yield beside
     finally:
@@ -123,34 +131,36 @@ def keep_newest(folder: Path, pattern: str, count: int) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_together(texts: dict[Path, str]) -> None:
+def write_all_atomically(texts: dict[Path, str]) -> None:
     """All files or none: every one is on the disk before the first takes its place, in the order given."""
     with ExitStack() as stack:
         written = {}
         for path, text in texts.items():
-            written[path] = stack.enter_context(removed_beside(path))
+            written[path] = stack.enter_context(temporary_file(path))
             written[path].write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
             sync(written[path])
-        with held_back():
+        with delayed_signals():
             for path, beside in written.items():
                 os.replace(beside, path)
                 sync(path.parent)
 
 
 @contextmanager
-def locked(path: Path, remedy: str):
-    """Keep other processes from `path`, a file or folder that need not exist, by a file beside it: .NAME.lock.
+def file_lock(path: Path, remedy: str):
+    """Keep other processes from `path`, a file or folder that need not exist, by a file beside it:
+    .NAME.lock.
 
-    The kernel lets go of it when this process ends, also by SIGKILL, so it never outlives its holder. Raises UserError,
-    which names the holder's process id, where another process has it. A file system without locks is used without.
+    The kernel lets go of it when this process ends, also by SIGKILL, so it never outlives its holder. Raises
+    UserError, which names the holder's process id, where another process has it. A file system without locks
+    is used without.
     """
     path = Path(path)
     lock = path.with_name(f".{path.name}.lock")
-    with explaining(path):
-        file = taken(lock, path, remedy)
+    with translate_os_errors(path):
+        file = acquire_lock(lock, path, remedy)
     with file:
         try:
-            with explaining(path):
+            with translate_os_errors(path):
                 lock.write_text(str(os.getpid()))
             yield
         finally:
@@ -158,7 +168,7 @@ def locked(path: Path, remedy: str):
                 lock.unlink()
 
 
-def taken(lock: Path, path: Path, remedy: str) -> IO[str]:
+def acquire_lock(lock: Path, path: Path, remedy: str) -> IO[str]:
     """The lock file, which is locked until it is closed."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -168,7 +178,9 @@ def taken(lock: Path, path: Path, remedy: str) -> IO[str]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(f"{path}: process {file.read() or '(only just begun)'} is writing there; {remedy}") from None
+                raise UserError(
+                    f"{path}: process {file.read() or '(only just begun)'} is writing there; {remedy}"
+                ) from None
             except OSError as error:
                 if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
                     raise
@@ -178,7 +190,9 @@ def taken(lock: Path, path: Path, remedy: str) -> IO[str]:
 
 
 def refuse_unwritable(path: Path, folder: bool = False) -> None:
-    """Before any work is done: raises UserError where `path`, a file or a folder that will be written, cannot be."""
+    """Before any work is done: raises UserError where `path`, a file or a folder that will be written, cannot
+    be.
+    """
     path = Path(path)
     if not path.name:
         raise UserError(f"--out {path}: name a {'folder' if folder else 'file'}")
@@ -194,30 +208,33 @@ def refuse_unwritable(path: Path, folder: bool = False) -> None:
 
 def write_text(path: Path, text: str) -> None:
     # A file name may hold bytes that are no text; JSON has the same escape for them (\udcff).
-    with replacing(path) as beside, open(beside, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+    with (
+        replace_atomically(path) as beside,
+        open(beside, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file,
+    ):
         file.write(text)
 
 
 def write_json(path: Path, value) -> None:
-    write_text(path, json_text(value))
+    write_text(path, format_json(value))
 
 
-def json_text(value) -> str:
+def format_json(value) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 @contextmanager
-def explaining(path: Path):
+def translate_os_errors(path: Path):
     """Errors of the file system that the user can mend become FileErrors."""
     try:
         yield
     except Exception as error:
-        if (known := explained(error, path)) is error:
+        if (known := convert_os_error(error, path)) is error:
             raise
         raise known from error
 
 
-def explained(error: Exception, path: Path) -> Exception:
+def convert_os_error(error: Exception, path: Path) -> Exception:
     """The FileError for an error of the file system that the user can mend; any other error as it is.
 
     safetensors and tokenizers, written in Rust, tell the error's number in their text alone.
@@ -227,7 +244,8 @@ def explained(error: Exception, path: Path) -> Exception:
     remedies = {
         errno.ENOSPC: "no room left on the disk; free some space, then try again",
         errno.EDQUOT: "the disk quota is used up; free some space, then try again",
-        errno.EFBIG: "the file is larger than the system allows (see `ulimit -f`); raise that limit, then try again",
+        errno.EFBIG: "the file is larger than the system allows (see `ulimit -f`); raise that limit, then "
+        "try again",
         errno.EACCES: "permission denied; choose a file or folder that you may use",
         errno.EPERM: "permission denied; choose a file or folder that you may use",
         errno.EROFS: "the file system is read-only; choose another folder",

@@ -1,12 +1,14 @@
-"""What a container, a service or a batch system allows (Linux control groups), which the machine's own figures do not show."""
+"""What a container, a service or a batch system allows (Linux control groups), which the machine's own
+figures do not show.
+"""
 
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path("/sys/fs/cgroup")
-OWN = Path("/proc/self/cgroup")
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
 UNLIMITED = 2**60  # version 1 writes a number of about 2^63 where there is no limit
 
 
@@ -16,13 +18,15 @@ class MemoryLimit:
     free: int  # bytes of these that are not used; the cache of files gives way
 
 
-def memory_limit() -> MemoryLimit | None:
+def read_memory_limit() -> MemoryLimit | None:
     """The tightest of this process's group and the groups around it."""
-    limits = [limit for folder in folders("memory") if (limit := memory_limit_of(folder))]
+    limits = [
+        limit for folder in list_cgroup_folders("memory") if (limit := read_folder_memory_limit(folder))
+    ]
     return min(limits, key=lambda limit: limit.free, default=None)
 
 
-def memory_limit_of(folder: Path) -> MemoryLimit | None:
+def read_folder_memory_limit(folder: Path) -> MemoryLimit | None:
     names = (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -37,12 +41,15 @@ def memory_limit_of(folder: Path) -> MemoryLimit | None:
     return None
 
 
-def cores_limit() -> float | None:
+def read_core_limit() -> float | None:
     """How many cores' time this process's group may use, such as 1.5."""
-    return min((limit for folder in folders("cpu") if (limit := cores_limit_of(folder))), default=None)
+    return min(
+        (limit for folder in list_cgroup_folders("cpu") if (limit := read_folder_core_limit(folder))),
+        default=None,
+    )
 
 
-def cores_limit_of(folder: Path) -> float | None:
+def read_folder_core_limit(folder: Path) -> float | None:
     with suppress(OSError, ValueError):  # version 2; "max" is no number
         quota, period = map(int, (folder / "cpu.max").read_text().split())
         return quota / period
@@ -52,15 +59,17 @@ def cores_limit_of(folder: Path) -> float | None:
     return None
 
 
-def folders(controller: str) -> Iterator[Path]:
-    """Of this process's group and the groups around it; version 1 has a tree for each controller, version 2 one for all."""
+def list_cgroup_folders(controller: str) -> Iterator[Path]:
+    """Of this process's group and the groups around it; version 1 has a tree for each controller, version 2
+    one for all.
+    """
     try:
-        lines = OWN.read_text().splitlines()
+        lines = OWN_CGROUP.read_text().splitlines()
     except OSError:
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "" or controller in controllers.split(","):
-            top = ROOT / controller if controllers else ROOT
+            top = CGROUP_ROOT / controller if controllers else CGROUP_ROOT
             group = top / path.lstrip("/")
             yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(top))

@@ -7,15 +7,25 @@ from contextlib import contextmanager
 from typing import IO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.segment import Segment
 
-# What turns the direction of writing round, so that a text reads otherwise than it is (CVE-2021-42574, "Trojan Source").
+# What turns the direction of writing round, so that a text reads otherwise than it is (CVE-2021-42574,
+# "Trojan Source").
 BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-class PatientStream:
-    """A stream that cannot be written to now (a log on a disk that is full) or any more (a closed terminal) stops no work."""
+class TolerantStream:
+    """A stream that cannot be written to now (a log on a disk that is full) or any more (a closed terminal)
+    stops no work.
+    """
 
     def __init__(self, stream: IO[str]):
         self.stream = stream
@@ -24,13 +34,13 @@ class PatientStream:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> None:
-        unless_unwritable(self.stream.write, text)
+        ignore_unwritable(self.stream.write, text)
 
     def flush(self) -> None:
-        unless_unwritable(self.stream.flush)
+        ignore_unwritable(self.stream.flush)
 
 
-def unless_unwritable(write: Callable, *text: str) -> None:
+def ignore_unwritable(write: Callable, *text: str) -> None:
     try:
         write(*text)
     except BrokenPipeError:
@@ -39,47 +49,57 @@ def unless_unwritable(write: Callable, *text: str) -> None:
         pass
 
 
-class PatientConsole(Console):
-    file = Console.file.getter(lambda self: PatientStream(Console.file.fget(self)))
+class TolerantConsole(Console):
+    file = Console.file.getter(lambda self: TolerantStream(Console.file.fget(self)))
 
     def on_broken_pipe(self) -> None:
         """The reader is gone (`loratune train | head`): the work goes on, unseen."""
         self.file = open(os.devnull, "w")  # noqa: SIM115 - open until the program ends
 
     def render(self, renderable, options=None) -> Iterator[Segment]:
-        """All that is shown comes through here. Texts are from models and files: none may steer the terminal."""
+        """All that is shown comes through here. Texts are from models and files: none may steer the
+        terminal.
+        """
         for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=printable(segment.text))
+            yield segment if segment.control else segment._replace(text=make_printable(segment.text))
 
 
 # The command line sets `console.stderr = True` for --json, so that stdout holds the JSON object alone.
 # Without markup and emoji codes: a file may be called [/bold].jsonl, and a prompt may hold :key:.
-console = PatientConsole(highlight=False, markup=False, emoji=False)
+console = TolerantConsole(highlight=False, markup=False, emoji=False)
 
 
-def printable(text: str) -> str:
-    """The text as a terminal may get it: control characters (as in escape sequences) and broken ones are replaced."""
+def make_printable(text: str) -> str:
+    """The text as a terminal may get it: control characters (as in escape sequences) and broken ones are
+    replaced.
+    """
     if text.isprintable():
         return text
-    return "".join("\N{REPLACEMENT CHARACTER}" if steers(letter) else letter for letter in text)
+    return "".join("\N{REPLACEMENT CHARACTER}" if is_control(letter) else letter for letter in text)
 
 
-def steers(letter: str) -> bool:
-    """Control characters, C1 included (U+009B begins an escape sequence by itself), and halves of surrogate pairs."""
-    return letter not in "\n\t" and (unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in BIDI_CONTROLS)
+def is_control(letter: str) -> bool:
+    """Control characters, C1 included (U+009B begins an escape sequence by itself), and halves of surrogate
+    pairs.
+    """
+    return letter not in "\n\t" and (
+        unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in BIDI_CONTROLS
+    )
 
 
 def say(message: str) -> None:
-    console.print(printable(message), soft_wrap=True)
+    console.print(make_printable(message), soft_wrap=True)
 
 
 def warn(message: str) -> None:
-    console.print(printable(f"warning: {message}"), style="yellow", soft_wrap=True)
+    console.print(make_printable(f"warning: {message}"), style="yellow", soft_wrap=True)
 
 
 @contextmanager
 def progress(description: str, total: int):
-    """A progress bar with the time left. Yields `advance(steps=1, note="")`; a log file gets the last state only."""
+    """A progress bar with the time left. Yields `advance(steps=1, note="")`; a log file gets the last state
+    only.
+    """
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -90,7 +110,9 @@ def progress(description: str, total: int):
     )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(description, total=total)
-        yield lambda steps=1, note="": bar.update(task, advance=steps, description=f"{description} {note}".rstrip())
+        yield lambda steps=1, note="": bar.update(
+            task, advance=steps, description=f"{description} {note}".rstrip()
+        )
 
 
 def track(items: Iterable, description: str, total: int | None = None):

@@ -7,17 +7,18 @@ import time
 from dataclasses import dataclass
 
 from loratune.errors import UserError
-from loratune.system.cgroup import cores_limit
+from loratune.system.cgroup import read_core_limit
 
-LEAVE_OUT = "leave the option out to compute on the CPU"
+CPU_REMEDY = "leave the option out to compute on the CPU"
 
 
-def share_cores() -> None:
-    """Let a thread that waits for the others fall asleep after some microseconds, unless the user has said how it is to wait.
+def set_wait_policy() -> None:
+    """Let a thread that waits for the others fall asleep after some microseconds, unless the user has said
+    how it is to wait.
 
-    By default GNU OpenMP lets it spin for milliseconds. Where another program wants that core, too, the system then gives
-    each of them half of it, and every product of matrices waits for the slower thread; one that sleeps is woken at once.
-    Torch reads this when it is imported, and never again.
+    By default GNU OpenMP lets it spin for milliseconds. Where another program wants that core, too, the
+    system then gives each of them half of it, and every product of matrices waits for the slower thread; one
+    that sleeps is woken at once. Torch reads this when it is imported, and never again.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
@@ -36,21 +37,21 @@ class Gpu:
     fault: str  # why it cannot compute; empty where it can
 
 
-def use_machine(threads: int, device: str, remedy: str = LEAVE_OUT) -> Device:
+def set_up_device(threads: int, device: str, remedy: str = CPU_REMEDY) -> Device:
     """Set the number of threads and choose the device: `auto` takes a GPU that can compute.
 
     Raises UserError, with the remedy, for `cuda` where there is no such GPU.
     """
-    # Micro-batches have many lengths, and of up to 1,024 shapes oneDNN keeps a compiled product, and torch that product's
-    # buffers: in bf16, memory would grow by 20 MB with each step.
+    # Micro-batches have many lengths, and of up to 1,024 shapes oneDNN keeps a compiled product, and torch
+    # that product's buffers: in bf16, memory would grow by 20 MB with each step.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     os.environ.setdefault("LRU_CACHE_CAPACITY", "16")
     import torch
 
-    torch.set_num_threads(threads or physical_cores())
+    torch.set_num_threads(threads or count_usable_cores())
     if device == "cpu":
         return Device("cpu")
-    gpu = find_gpu()
+    gpu = detect_gpu()
     if gpu and not gpu.fault:
         return Device("cuda")
     problem = f"{gpu.name} cannot compute: {gpu.fault}" if gpu else "no CUDA device that this torch can use"
@@ -59,10 +60,11 @@ def use_machine(threads: int, device: str, remedy: str = LEAVE_OUT) -> Device:
     return Device("cpu", problem if gpu else "")
 
 
-def find_gpu() -> Gpu | None:
+def detect_gpu() -> Gpu | None:
     """The GPU that torch finds, tried with a small product in each precision; None where it finds none.
 
-    One may be too old for the torch that is installed, full, or in use by another process alone: only computing shows that.
+    One may be too old for the torch that is installed, full, or in use by another process alone: only
+    computing shows that.
     """
     import torch
 
@@ -89,46 +91,50 @@ def torch_build() -> str:
     return next((f"{kind} {number}" for kind, number in kinds.items() if number), "CPU")
 
 
-def physical_cores() -> int:
-    """Cores that this process may use. Two threads on one core only get in each other's way in matrix products."""
-    allowed = allowed_physical_cores()
-    return max(1, min(allowed, math.ceil(cores_limit() or allowed)))
+def count_usable_cores() -> int:
+    """Cores that this process may use. Two threads on one core only get in each other's way in matrix
+    products.
+    """
+    allowed = count_allowed_cores()
+    return max(1, min(allowed, math.ceil(read_core_limit() or allowed)))
 
 
-def allowed_physical_cores() -> int:
+def count_allowed_cores() -> int:
     """Cores that this process may run on, however little of their time a container's quota gives it.
 
     Where the system does not say which logical cores share a physical one, each counts.
     """
     import psutil
 
-    allowed = len(allowed_cores())
+    allowed = len(list_allowed_cores())
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
-class Neighbours:
+class OtherPrograms:
     """The other programs on this process's cores, watched from now on."""
 
     def __init__(self):
-        self.began, self.before = time.perf_counter(), others_cpu_seconds()
+        self.began, self.before = time.perf_counter(), measure_other_cpu_seconds()
 
-    def crowd(self, threads: int) -> bool:
+    def are_busy(self, threads: int) -> bool:
         """Whether they wanted cores that this process's threads could have used."""
-        busy_cores = (others_cpu_seconds() - self.before) / (time.perf_counter() - self.began)
-        return busy_cores > max(0, allowed_physical_cores() - threads) + 0.25
+        busy_cores = (measure_other_cpu_seconds() - self.before) / (time.perf_counter() - self.began)
+        return busy_cores > max(0, count_allowed_cores() - threads) + 0.25
 
 
-def others_cpu_seconds() -> float:
-    """What all but this process has computed on its cores since the machine started, in seconds of one core."""
+def measure_other_cpu_seconds() -> float:
+    """What all but this process has computed on its cores since the machine started, in seconds of one
+    core.
+    """
     import psutil
 
     cores, own = psutil.cpu_times(percpu=True), psutil.Process().cpu_times()
     idle = ("idle", "iowait", "guest", "guest_nice")  # a guest's time is in the user's, too
     busy = [sum(seconds for kind, seconds in core._asdict().items() if kind not in idle) for core in cores]
-    return sum(busy[number] for number in allowed_cores() if number < len(busy)) - own.user - own.system
+    return sum(busy[number] for number in list_allowed_cores() if number < len(busy)) - own.user - own.system
 
 
-def allowed_cores() -> set[int]:
+def list_allowed_cores() -> set[int]:
     """Numbers of the logical cores that this process may use."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
@@ -141,8 +147,10 @@ def processor_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def processor_kind(device: str) -> str:
-    """What the last bits of a sum depend on, besides the number of threads: the processor and the instructions used of it."""
+def identify_processor(device: str) -> str:
+    """What the last bits of a sum depend on, besides the number of threads: the processor and the
+    instructions used of it.
+    """
     import torch
 
     if device == "cuda":
@@ -150,24 +158,27 @@ def processor_kind(device: str) -> str:
     return f"{processor_name()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def bf16_is_fast(width_in: int, width_out: int) -> bool:
+def is_bf16_fast(in_features: int, out_features: int) -> bool:
     """Whether a product of [512, in] and [in, out] takes at most 3/4 of its time in fp32."""
-    fp32, bf16 = product_seconds(width_in, width_out)
+    fp32, bf16 = time_matmul(in_features, out_features)
     return bf16 < 0.75 * fp32
 
 
-def product_seconds(width_in: int, width_out: int) -> tuple[float, float]:
+def time_matmul(in_features: int, out_features: int) -> tuple[float, float]:
     """What a product of [512, in] and [in, out] takes in fp32 and in bf16 (best of 5 each)."""
     import torch
 
     seconds = []
     for precision in (torch.float32, torch.bfloat16):
-        x, weight = torch.ones(512, width_in, dtype=precision), torch.ones(width_out, width_in, dtype=precision)
-        seconds.append(min(_seconds(torch.nn.functional.linear, x, weight) for _ in range(5)))
+        x, weight = (
+            torch.ones(512, in_features, dtype=precision),
+            torch.ones(out_features, in_features, dtype=precision),
+        )
+        seconds.append(min(_time_call(torch.nn.functional.linear, x, weight) for _ in range(5)))
     return seconds[0], seconds[1]
 
 
-def _seconds(function, *arguments) -> float:
+def _time_call(function, *arguments) -> float:
     start = time.perf_counter()
     function(*arguments)
     return time.perf_counter() - start

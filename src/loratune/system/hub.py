@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from loratune.errors import UserError
-from loratune.system.atomic import explained
+from loratune.system.atomic import convert_os_error
 
 # Nothing is reported to anybody. (Set before huggingface_hub is imported, which reads it then.)
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -14,20 +14,22 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 REMEDY = "check the name and the connection, or download the files on another machine and give their folder"
 
 
-def answers(seconds: float = 3.0) -> bool:
+def is_hub_reachable(seconds: float = 3.0) -> bool:
     """Whether the hub answers within `seconds`; False at once when HF_HUB_OFFLINE is set."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return False
     try:
-        with urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=seconds):
+        with urllib.request.urlopen(
+            urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=seconds
+        ):
             return True
     except OSError:
         return False
 
 
-def cached(repository: str, file: str) -> Path | None:
+def find_cached_file(repository: str, file: str) -> Path | None:
     """Where a model's file lies in the local cache, if it does. Asks nobody."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -35,27 +37,30 @@ def cached(repository: str, file: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def listing(repository: str, kind: str = "model") -> list[str]:
-    """The names of a repository's files. Raises UserError when the hub cannot be reached or has no such repository."""
+def list_repository_files(repository: str, kind: str = "model") -> list[str]:
+    """The names of a repository's files. Raises UserError when the hub cannot be reached or has no such
+    repository.
+    """
     from huggingface_hub import list_repo_files
 
-    with explaining(repository, kind):
+    with translate_hub_errors(repository, kind):
         return list_repo_files(repository, repo_type=kind)
 
 
 def download(repository: str, patterns: list[str], kind: str = "model") -> Path:
-    """The folder with a repository's files that match `patterns`; what is cached already is not fetched again.
+    """The folder with a repository's files that match `patterns`; what is cached already is not fetched
+    again.
 
     `kind` is "model" or "dataset". Raises UserError when the hub cannot be reached or has no such repository.
     """
     from huggingface_hub import snapshot_download
 
-    with explaining(repository, kind):
+    with translate_hub_errors(repository, kind):
         return Path(snapshot_download(repository, repo_type=kind, allow_patterns=patterns))
 
 
 @contextmanager
-def explaining(repository: str, kind: str):
+def translate_hub_errors(repository: str, kind: str):
     """Turns the hub's errors into UserErrors with a remedy."""
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -76,9 +81,15 @@ def explaining(repository: str, kind: str):
     except HFValidationError as error:
         raise UserError(f"{title}: not a Hugging Face name; it has the form owner/name") from error
     except HfHubHTTPError as error:
-        raise UserError(f"{title}: the hub answered with an error ({error.response.status_code}); {REMEDY}") from error
+        raise UserError(
+            f"{title}: the hub answered with an error ({error.response.status_code}); {REMEDY}"
+        ) from error
     except (HTTPError, OSError) as error:
         # Files that are not in the cache are OSErrors, too; a full disk has a remedy of its own.
-        if isinstance(error, OSError) and isinstance(known := explained(error, Path(repository)), UserError):
+        if isinstance(error, OSError) and isinstance(
+            known := convert_os_error(error, Path(repository)), UserError
+        ):
             raise known from error
-        raise UserError(f"{title}: not in the local cache, and the hub cannot be reached; {REMEDY}") from error
+        raise UserError(
+            f"{title}: not in the local cache, and the hub cannot be reached; {REMEDY}"
+        ) from error

@@ -6,7 +6,7 @@ import gc
 import resource
 import sys
 
-from loratune.system.cgroup import memory_limit
+from loratune.system.cgroup import read_memory_limit
 
 ERROR_COMMITMENT_LIMIT = 1455  # Windows: the paging file is too small
 
@@ -17,8 +17,10 @@ def peak_memory_mb() -> float:
     return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1)
 
 
-def free_gpu_memory(device) -> int:
-    """Bytes that this process could still take of the GPU: free ones, and blocks that torch keeps and does not use."""
+def available_gpu_memory(device) -> int:
+    """Bytes that this process could still take of the GPU: free ones, and blocks that torch keeps and does
+    not use.
+    """
     import torch
 
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -36,23 +38,34 @@ def available_memory() -> int:
     """Bytes that this process could still take without anything being swapped out."""
     import psutil
 
-    limit, available = memory_limit(), psutil.virtual_memory().available
+    limit, available = read_memory_limit(), psutil.virtual_memory().available
     return min(available, limit.free) if limit else available
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: torch, oneDNN and CUDA's libraries say so in words alone, in a RuntimeError."""
-    told = ("can't allocate memory", "out of memory", "bad_alloc", "could not create a memory", "STATUS_ALLOC_FAILED")
+    """Whether an allocation failed: torch, oneDNN and CUDA's libraries say so in words alone, in a
+    RuntimeError.
+    """
+    told = (
+        "can't allocate memory",
+        "out of memory",
+        "bad_alloc",
+        "could not create a memory",
+        "STATUS_ALLOC_FAILED",
+    )
     if isinstance(error, RuntimeError):
         torch = sys.modules.get("torch")
-        return any(words in str(error) for words in told) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
+        return any(words in str(error) for words in told) or (
+            torch is not None and isinstance(error, torch.OutOfMemoryError)
+        )
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM or getattr(error, "winerror", None) == ERROR_COMMITMENT_LIMIT
     return isinstance(error, MemoryError)
 
 
 def release_freed_memory() -> None:
-    """Give freed blocks back to the system: glibc keeps them, in pieces that rarely fit the next step's shapes.
+    """Give freed blocks back to the system: glibc keeps them, in pieces that rarely fit the next step's
+    shapes.
 
     So does torch for a GPU.
     """
@@ -65,12 +78,15 @@ def release_freed_memory() -> None:
 
 def release_finished_work() -> None:
     """Give back what a command has left behind, too: slow, for between two of them."""
-    gc.collect()  # matplotlib's first import leaves a circle that keeps what its callers had: a whole trained model
+    # Matplotlib's first import leaves a circle that keeps what its callers had: a whole trained model.
+    gc.collect()
     release_freed_memory()
 
 
-def return_memory_at_once() -> None:
-    """From now on, blocks of a megabyte and more go back to the system when they are freed: slower, without leftovers."""
+def return_freed_memory_at_once() -> None:
+    """From now on, blocks of a megabyte and more go back to the system when they are freed: slower, without
+    leftovers.
+    """
     if sys.platform == "linux":
         M_MMAP_THRESHOLD = -3  # glibc's malloc.h
         getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)(M_MMAP_THRESHOLD, 1 << 20)

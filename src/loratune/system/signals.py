@@ -7,11 +7,15 @@ from contextlib import contextmanager, suppress
 
 from loratune.system.console import say
 
-ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 
 
-class Ended(KeyboardInterrupt):
-    """One of the signals has come. Like Ctrl-C it passes every `except Exception`, and what is half-written is removed."""
+class Interrupted(KeyboardInterrupt):
+    """One of the signals has come. Like Ctrl-C it passes every `except Exception`, and what is half-written
+    is removed.
+    """
 
     def __init__(self, number: int):
         super().__init__(number)
@@ -19,12 +23,14 @@ class Ended(KeyboardInterrupt):
 
 
 @contextmanager
-def handled(handler: Callable[[int], None]):
-    """`handler` is told the signal's number. Those that this program was started to ignore (`nohup`) stay ignored."""
+def signal_handlers(handler: Callable[[int], None]):
+    """`handler` is told the signal's number. Those that this program was started to ignore (`nohup`) stay
+    ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python lets no other thread set handlers
         return
-    numbers = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    numbers = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     old = {number: signal.signal(number, lambda number, frame: handler(number)) for number in numbers}
     try:
         yield
@@ -33,13 +39,13 @@ def handled(handler: Callable[[int], None]):
             signal.signal(number, before)
 
 
-def raise_ended(number: int) -> None:
-    raise Ended(number)
+def raise_interrupted(number: int) -> None:
+    raise Interrupted(number)
 
 
-def ending_cleanly():
+def interrupting_cleanly():
     """Every signal raises Ended, so that files are closed and half-written ones removed, whichever it is."""
-    return handled(raise_ended)
+    return signal_handlers(raise_interrupted)
 
 
 @contextmanager
@@ -50,20 +56,22 @@ def stop_requests():
     def remember(number: int) -> None:
         requested.append(number)
         if len(requested) > 1:
-            raise_ended(number)
+            raise_interrupted(number)
         with suppress(RuntimeError):  # it came while something was being printed
             say("Stopping after this step; press Ctrl-C again to stop at once (the newest checkpoint stays).")
 
-    with handled(remember):
+    with signal_handlers(remember):
         yield lambda: bool(requested)
 
 
 @contextmanager
-def held_back():
-    """Signals that come meanwhile take effect afterwards: for the instant in which several files take their places."""
+def delayed_signals():
+    """Signals that come meanwhile take effect afterwards: for the instant in which several files take their
+    places.
+    """
     came: list[int] = []
     try:
-        with handled(came.append):
+        with signal_handlers(came.append):
             yield
     finally:
         for number in came:

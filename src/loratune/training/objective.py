@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from loratune.models.ops.nll import nll_of
+from loratune.models.ops.nll import token_nll
 
 
 class HeadCrossEntropy(torch.autograd.Function):
@@ -13,7 +13,7 @@ class HeadCrossEntropy(torch.autograd.Function):
     def forward(ctx, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         """hidden [targets, width], head [vocabulary, width], targets [targets] to a scalar, in nats, fp32."""
         gradient = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
-        nll = nll_of(hidden, head, targets, gradient)
+        nll = token_nll(hidden, head, targets, gradient)
         ctx.save_for_backward(gradient)
         return nll.sum()
 
@@ -24,6 +24,8 @@ class HeadCrossEntropy(torch.autograd.Function):
 
 
 def target_loss(decoder, batch, attend) -> Tensor:
-    """Sum of the negative log-likelihoods of a packed batch's targets, in nats; divide by their number for the mean."""
-    hidden = decoder(batch.ids, batch.positions, attend, wanted=batch.target_index)
+    """Sum of the negative log-likelihoods of a packed batch's targets, in nats; divide by their number for
+    the mean.
+    """
+    hidden = decoder(batch.input_ids, batch.position_ids, attend, output_index=batch.target_index)
     return HeadCrossEntropy.apply(hidden, decoder.head_weight, batch.targets)

@@ -3,43 +3,49 @@
 import math
 from dataclasses import dataclass
 
-VALIDATING = 0.1  # share of a time budget that validations may take, the base's included
+VALIDATION_TIME_SHARE = 0.1  # share of a time budget that validations may take, the base's included
 
 
 @dataclass(frozen=True)
 class StopRule:
-    """A number of optimiser steps or a number of seconds, whichever is given. `pace` is the seconds that a step takes."""
+    """A number of optimiser steps or a number of seconds, whichever is given. `pace` is the seconds that a
+    step takes.
+    """
 
     steps: int | None = None
     seconds: float | None = None
 
-    def progress(self, step: int, elapsed: float, pace: float) -> float:
+    def compute_progress(self, step: int, elapsed: float, seconds_per_step: float) -> float:
         """How far the run is in the middle of its next step, from 0 to 1.
 
-        With a time budget it is the share of the time that is gone: whatever the machine's speed turns out to be, the
-        learning rate reaches its end when the time does.
+        With a time budget it is the share of the time that is gone: whatever the machine's speed turns out to
+        be, the learning rate reaches its end when the time does.
         """
-        done = (step + 0.5) / self.steps if self.steps else (elapsed + pace / 2) / self.seconds
+        done = (step + 0.5) / self.steps if self.steps else (elapsed + seconds_per_step / 2) / self.seconds
         return min(done, 1.0)
 
-    def is_over(self, step: int, elapsed: float, pace: float) -> bool:
+    def is_over(self, step: int, elapsed: float, seconds_per_step: float) -> bool:
         """A time budget is over when the next step would end after it; one step is always taken."""
         if self.steps:
             return step >= self.steps
-        return step > 0 and elapsed + pace > self.seconds
+        return step > 0 and elapsed + seconds_per_step > self.seconds
 
-    def affordable(self, validations: int, seconds: float) -> int:
-        """How many of these validations, of so many seconds each, a time budget pays for besides the base's; at least one."""
+    def count_affordable_validations(self, validations: int, seconds: float) -> int:
+        """How many of these validations, of so many seconds each, a time budget pays for besides the base's;
+        at least one.
+        """
         if self.steps:
             return validations
-        return max(1, min(validations, int(VALIDATING * self.seconds / max(seconds, 1e-9)) - 1))
+        return max(1, min(validations, int(VALIDATION_TIME_SHARE * self.seconds / max(seconds, 1e-9)) - 1))
 
-    def seconds_left(self, step: int, elapsed: float, pace: float) -> float:
-        return (self.steps - step) * pace if self.steps else max(self.seconds - elapsed, 0.0)
+    def compute_seconds_left(self, step: int, elapsed: float, seconds_per_step: float) -> float:
+        return (self.steps - step) * seconds_per_step if self.steps else max(self.seconds - elapsed, 0.0)
 
 
 def learning_rate_factor(progress: float, warmup: float, schedule: str) -> float:
-    """Share of the highest learning rate: linear warm-up from 0, then constant, linear to 0 or half a cosine to 0."""
+    """Share of the highest learning rate: linear warm-up from 0, then constant, linear to 0 or half a cosine
+    to 0.
+    """
     if progress < warmup:
         return progress / warmup
     rest = (progress - warmup) / (1 - warmup)

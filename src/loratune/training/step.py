@@ -10,16 +10,16 @@ from loratune.models.ops.attention import packed_attention
 from loratune.system.memory import is_out_of_memory
 from loratune.training.objective import target_loss
 
-# The first is 0.9 elsewhere: in runs of minutes, which have some hundred steps, as many tokens teach more when the momentum
-# forgets faster (RESULTS.md, Momentum).
-BETAS = (0.5, 0.999)
+# The first is 0.9 elsewhere: in runs of minutes, which have some hundred steps, as many tokens teach more
+# when the momentum forgets faster (RESULTS.md, Momentum).
+ADAMW_BETAS = (0.5, 0.999)
 
 
-class NonFinite(Exception):
+class NonFiniteError(Exception):
     """The loss or a gradient is not a number any more."""
 
 
-class OutOfMemory(Exception):
+class OutOfMemoryError(Exception):
     """A micro-batch did not fit into the memory."""
 
 
@@ -32,21 +32,22 @@ class StepResult:
 
 
 def train_step(decoder, optimizer, micro_batches: Sequence, learning_rate: float, clip: float) -> StepResult:
-    """One optimiser step over all micro-batches; the result does not depend on how the rows are cut into them.
+    """One optimiser step over all micro-batches; the result does not depend on how the rows are cut into
+    them.
 
-    Raises NonFinite when the loss or a gradient is not finite, and OutOfMemory; both leave the adapter and the optimiser as
-    they were.
+    Raises NonFinite when the loss or a gradient is not finite, and OutOfMemory; both leave the adapter and
+    the optimiser as they were.
     """
     targets = sum(len(batch.targets) for batch in micro_batches)
     try:
-        loss = add_gradients(decoder, micro_batches, targets)
+        loss = accumulate_gradients(decoder, micro_batches, targets)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         loss = None  # what was computed is let go of with the error, when this block ends
     if loss is None:
         optimizer.zero_grad(set_to_none=False)
-        raise OutOfMemory
+        raise OutOfMemoryError
     grad_norm = torch.nn.utils.clip_grad_norm_(trained_parameters(decoder), clip).item()
     finite = torch.tensor([loss, grad_norm]).isfinite().all()
     if finite:
@@ -55,15 +56,16 @@ def train_step(decoder, optimizer, micro_batches: Sequence, learning_rate: float
         optimizer.step()
     optimizer.zero_grad(set_to_none=False)
     if not finite:
-        raise NonFinite(f"the loss is {loss} and the gradient norm {grad_norm}")
-    return StepResult(loss, grad_norm, sum(len(batch.ids) for batch in micro_batches), targets)
+        raise NonFiniteError(f"the loss is {loss} and the gradient norm {grad_norm}")
+    return StepResult(loss, grad_norm, sum(len(batch.input_ids) for batch in micro_batches), targets)
 
 
-def add_gradients(decoder, micro_batches: Sequence, targets: int) -> float:
+def accumulate_gradients(decoder, micro_batches: Sequence, targets: int) -> float:
     """Add the step's gradients to the parameters'; returns its loss."""
     loss = 0.0
     for batch in micro_batches:
-        # Divided by the targets of the whole step, not of the micro-batch: a mean of means would weigh them unequally.
+        # Divided by the targets of the whole step, not of the micro-batch: a mean of means would weigh them
+        # unequally.
         part = target_loss(decoder, batch, packed_attention(batch.lengths)) / targets
         part.backward()
         loss += part.item()
@@ -71,8 +73,13 @@ def add_gradients(decoder, micro_batches: Sequence, targets: int) -> float:
 
 
 def adamw(decoder, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019; arXiv:1711.05101) over the adapter's matrices; the step sets the learning rate."""
+    """AdamW (Loshchilov & Hutter 2019; arXiv:1711.05101) over the adapter's matrices; the step sets the
+    learning rate.
+    """
     for parameter in trained_parameters(decoder):
-        # Here once and for all: made anew in each step, they would lie scattered and keep freed memory in pieces.
+        # Here once and for all: made anew in each step, they would lie scattered and keep freed memory in
+        # pieces.
         parameter.grad = torch.zeros_like(parameter)
-    return torch.optim.AdamW(trained_parameters(decoder), lr=0.0, betas=BETAS, weight_decay=weight_decay, fused=True)
+    return torch.optim.AdamW(
+        trained_parameters(decoder), lr=0.0, betas=ADAMW_BETAS, weight_decay=weight_decay, fused=True
+    )

@@ -7,7 +7,7 @@ import torch
 from loratune.models.ops.nll import target_nll
 
 
-def validation_nll(decoder, batches: Sequence) -> float:
+def compute_validation_nll(decoder, batches: Sequence) -> float:
     """Mean negative log-likelihood of all target tokens, in nats."""
     was_training = decoder.training
     decoder.eval()

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loratune.errors import UserError
-from loratune.models.gguf.header import read_header, refuse_untrue_sizes
-from loratune.models.resolve import BUNDLED, find_base
+from loratune.models.gguf.header import check_gguf_sizes, read_gguf_header
+from loratune.models.resolve import BUNDLED_MODELS, resolve_model
 from support.deadline import deadline
 
 WIDTH, LAYERS, MLP, VOCABULARY = 8, 2, 16, 10
@@ -43,8 +43,8 @@ def checked(folder: Path, content: bytes):
     path = folder / "some.gguf"
     path.write_bytes(content)
     with deadline():
-        header = read_header(path)
-        refuse_untrue_sizes(header)
+        header = read_gguf_header(path)
+        check_gguf_sizes(header)
     return header
 
 
@@ -62,9 +62,9 @@ def test_the_header_is_what_the_package_reads(tmp_path, good):
 def test_the_bundled_model_is_accepted():
     from importlib.util import find_spec
 
-    module, file, *_ = BUNDLED["smollm2-135m"]
-    header = read_header(Path(find_spec(module).origin).parent / file)
-    refuse_untrue_sizes(header)
+    module, file, *_ = BUNDLED_MODELS["smollm2-135m"]
+    header = read_gguf_header(Path(find_spec(module).origin).parent / file)
+    check_gguf_sizes(header)
     assert len(header.tensors) == 272 and header.values["llama.embedding_length"] == 576
 
 
@@ -96,18 +96,26 @@ LIES = {
     ),
     "2^31 dimensions": lambda good: after(good, b"token_embd.weight", 0, struct.pack("<I", 2**31)),
     "a dimension of 2^60": lambda good: after(good, b"token_embd.weight", 4, HUGE),
-    "a product above 2^64": lambda good: after(good, b"token_embd.weight", 4, struct.pack("<QQ", 2**32, 2**32)),
+    "a product above 2^64": lambda good: after(
+        good, b"token_embd.weight", 4, struct.pack("<QQ", 2**32, 2**32)
+    ),
     "a dimension of 0": lambda good: after(good, b"token_embd.weight", 4, struct.pack("<Q", 0)),
     "an unknown type of tensor": lambda good: after(good, b"token_embd.weight", 20, struct.pack("<I", 99)),
-    "a type whose blocks do not fit": lambda good: after(good, b"token_embd.weight", 20, struct.pack("<I", 2)),
+    "a type whose blocks do not fit": lambda good: after(
+        good, b"token_embd.weight", 20, struct.pack("<I", 2)
+    ),
     "an offset past the end": lambda good: after(good, b"token_embd.weight", 24, HUGE),
-    "an offset between the places": lambda good: after(good, b"blk.1.ffn_down.weight", 24, struct.pack("<Q", 1)),
+    "an offset between the places": lambda good: after(
+        good, b"blk.1.ffn_down.weight", 24, struct.pack("<Q", 1)
+    ),
     "overlapping tensors": lambda good: after(good, b"blk.1.ffn_down.weight", 24, struct.pack("<Q", 0)),
     "a tensor twice": lambda good: good.replace(b"blk.1.ffn_down", b"blk.0.ffn_down"),
     "tensors cut away": lambda good: good[:-600],
     "a billion layers": lambda good: after(good, b"llama.block_count", 4, struct.pack("<I", 10**9)),
     "no layers": lambda good: after(good, b"llama.block_count", 4, struct.pack("<I", 0)),
-    "more layers than there are": lambda good: after(good, b"llama.block_count", 4, struct.pack("<I", LAYERS + 1)),
+    "more layers than there are": lambda good: after(
+        good, b"llama.block_count", 4, struct.pack("<I", LAYERS + 1)
+    ),
     "a huge width": lambda good: after(good, b"llama.embedding_length", 4, struct.pack("<I", 2**31)),
     "a huge inner width": lambda good: after(good, b"llama.feed_forward_length", 4, struct.pack("<I", 2**31)),
     "a huge vocabulary": lambda good: after(good, b"llama.vocab_size", 4, struct.pack("<I", 2**31)),
@@ -124,7 +132,7 @@ def test_lies_are_refused(tmp_path, monkeypatch, good, lie):
     monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "some.gguf"
     with deadline(), pytest.raises(UserError) as refused:
-        find_base(str(path))
+        resolve_model(str(path))
     assert str(refused.value).startswith(f"--model {path}: cannot be read as a GGUF model: ")
     assert not list((tmp_path / "cache").glob("*"))
 
@@ -152,7 +160,8 @@ def check_any_change(folder: Path, good: bytes, changes) -> None:
 CHANGES = st.lists(
     st.tuples(
         st.integers(0, 700) | st.integers(0, 2000),
-        st.binary(min_size=1, max_size=8) | st.sampled_from([HUGE, struct.pack("<I", 9), struct.pack("<Q", 5)]),
+        st.binary(min_size=1, max_size=8)
+        | st.sampled_from([HUGE, struct.pack("<I", 9), struct.pack("<Q", 5)]),
     ),
     min_size=1,
     max_size=4,

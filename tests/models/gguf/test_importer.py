@@ -2,8 +2,8 @@
 
 import pytest
 
-from loratune.models.gguf.importer import alone
-from loratune.models.resolve import bundled_file, find_base
+from loratune.models.gguf.importer import isolated_folder
+from loratune.models.resolve import find_bundled_file, resolve_model
 from loratune.models.tokenizer import Tokenizer
 from support.small_models import save_model
 
@@ -12,7 +12,7 @@ from support.small_models import save_model
 def test_unpacking_shows_one_bar_and_it_is_ours(tmp_path, monkeypatch, capfd):
     """`transformers` has no switch for its own one."""
     monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path))
-    find_base("smollm2-135m")
+    resolve_model("smollm2-135m")
     said = capfd.readouterr()
     assert said.err == "" and said.out.count("unpacking the model (once)") == 1
 
@@ -21,7 +21,7 @@ def test_a_file_is_read_from_a_folder_with_nothing_else(tmp_path):
     save_model(tmp_path)
     file = tmp_path / "some.gguf"
     file.write_bytes(b"GGUF")
-    with alone(file) as place:
+    with isolated_folder(file) as place:
         assert [path.name for path in place.iterdir()] == ["some.gguf"]
         assert (place / "some.gguf").read_bytes() == b"GGUF"
     assert not place.exists() and file.exists()
@@ -33,8 +33,8 @@ def test_what_lies_beside_a_file_does_not_get_into_the_model(tmp_path, monkeypat
     monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path / "cache"))
     save_model(tmp_path / "model")
     file = tmp_path / "model" / "some.gguf"
-    file.symlink_to(bundled_file("smollm2-135m"))
-    found = find_base(str(file))
+    file.symlink_to(find_bundled_file("smollm2-135m"))
+    found = resolve_model(str(file))
     tokenizer = Tokenizer.load(found.folder)
     assert tokenizer.size == 49152
     assert tokenizer.hugging_face.convert_ids_to_tokens(tokenizer.eos_id) == "<|im_end|>"

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loratune.models.ops import attention
-from loratune.models.ops.attention import blocks_of, packed_attention
+from loratune.models.ops.attention import packed_attention, split_into_blocks
 
 
 def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: list[int]) -> torch.Tensor:
@@ -22,22 +22,33 @@ def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: list[int])
 
 @pytest.mark.parametrize("block", [4, 96])
 @settings(max_examples=30, deadline=None)
-@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=5), grouped=st.booleans(), seed=st.integers(0, 999))
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=5),
+    grouped=st.booleans(),
+    seed=st.integers(0, 999),
+)
 def test_value_and_gradients_equal_the_plain_formula(block, lengths, grouped, seed):
     generator = torch.Generator().manual_seed(seed)
     shapes = [(sum(lengths), heads, 8) for heads in (4, 2 if grouped else 4, 2 if grouped else 4)]
     q, k, v = (torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "BLOCK", block)
+        patch.setattr(attention, "QUERY_BLOCK_SIZE", block)
         ours, theirs = packed_attention(lengths)(0, q, k, v), plain(q, k, v, lengths)
     assert torch.allclose(ours, theirs, atol=1e-5)
     upstream = torch.randn(q.shape, generator=generator)
     for mine, yours in zip(
-        torch.autograd.grad(ours, (q, k, v), upstream), torch.autograd.grad(theirs, (q, k, v), upstream), strict=True
+        torch.autograd.grad(ours, (q, k, v), upstream),
+        torch.autograd.grad(theirs, (q, k, v), upstream),
+        strict=True,
     ):
         assert torch.allclose(mine, yours, atol=1e-4)
 
 
 def test_long_documents_leave_out_most_of_what_nobody_sees():
-    pairs = sum((block.asked.stop - block.asked.start) * (block.seen.stop - block.seen.start) for block in blocks_of([570]))
-    assert pairs == 95 * 95 * (1 + 2 + 3 + 4 + 5 + 6)  # six blocks of 95 queries, the first with 95 keys, the last with all 570
+    pairs = sum(
+        (block.query_slice.stop - block.query_slice.start) * (block.key_slice.stop - block.key_slice.start)
+        for block in split_into_blocks([570])
+    )
+    assert pairs == 95 * 95 * (
+        1 + 2 + 3 + 4 + 5 + 6
+    )  # six blocks of 95 queries, the first with 95 keys, the last with all 570

@@ -8,8 +8,15 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from loratune.models.decoder import ACTIVATIONS
-from loratune.models.lora import Linear, Lora, feed
-from loratune.models.ops.elementwise import Elementwise, LayerNorm, RootMeanSquareNorm, Rotate, swiglu, unchanged
+from loratune.models.lora import Lora, LoraLinear, apply_lora_linears
+from loratune.models.ops.elementwise import (
+    ElementwiseFunction,
+    LayerNorm,
+    RMSNorm,
+    RotaryFunction,
+    identity,
+    swiglu,
+)
 
 PLAIN = {
     "silu": F.silu,
@@ -23,13 +30,17 @@ repeated = settings(max_examples=25, deadline=None)
 
 def random(*shapes: tuple[int, ...], seed: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    return [
+        torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes
+    ]
 
 
 def assert_same(ours: torch.Tensor, plain: torch.Tensor, inputs: list[torch.Tensor]) -> None:
     assert torch.allclose(ours, plain)
     upstream = torch.randn(plain.shape, generator=torch.Generator().manual_seed(1), dtype=plain.dtype)
-    for one, other in zip(torch.autograd.grad(ours, inputs, upstream), torch.autograd.grad(plain, inputs, upstream), strict=True):
+    for one, other in zip(
+        torch.autograd.grad(ours, inputs, upstream), torch.autograd.grad(plain, inputs, upstream), strict=True
+    ):
         assert torch.allclose(one, other)
 
 
@@ -37,7 +48,7 @@ def assert_same(ours: torch.Tensor, plain: torch.Tensor, inputs: list[torch.Tens
 @given(**SIZES)
 def test_rms_norm(tokens, seed):
     x, weight = random((tokens, 3, 8), (8,), seed=seed)
-    norm = RootMeanSquareNorm(8, 1e-5)
+    norm = RMSNorm(8, 1e-5)
     norm.weight = torch.nn.Parameter(weight.detach(), requires_grad=False)
     assert_same(norm(x), F.rms_norm(x, (8,), weight, 1e-5), [x])
 
@@ -48,7 +59,7 @@ def test_rms_norm_of_bf16_is_computed_in_the_precision_of_its_weight(tokens, see
     """Queries and keys are bf16 where the products are; the norm's own weight is fp32."""
     exact, weight = random((tokens, 3, 8), (8,), seed=seed)
     x = exact.detach().bfloat16().requires_grad_()
-    norm = RootMeanSquareNorm(8, 1e-5)
+    norm = RMSNorm(8, 1e-5)
     norm.weight = torch.nn.Parameter(weight.detach().float(), requires_grad=False)
     y, wide = norm(x), x.detach().double().requires_grad_()
     plain = F.rms_norm(wide, (8,), norm.weight.double(), 1e-5)
@@ -72,7 +83,7 @@ def test_layer_norm(tokens, seed):
 @given(**SIZES)
 def test_swiglu(tokens, seed):
     gate, up = random((tokens, 8), (tokens, 8), seed=seed)
-    assert_same(Elementwise.apply(swiglu, gate, up), F.silu(gate) * up, [gate, up])
+    assert_same(ElementwiseFunction.apply(swiglu, gate, up), F.silu(gate) * up, [gate, up])
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -80,7 +91,7 @@ def test_swiglu(tokens, seed):
 @given(**SIZES)
 def test_activations(name, tokens, seed):
     (x,) = random((tokens, 8), seed=seed)
-    assert_same(Elementwise.apply(ACTIVATIONS[name], x), PLAIN[name](x), [x])
+    assert_same(ElementwiseFunction.apply(ACTIVATIONS[name], x), PLAIN[name](x), [x])
 
 
 @repeated
@@ -89,11 +100,20 @@ def test_rotation_is_a_product_of_complex_numbers(tokens, seed):
     x, angles = random((tokens, 2, 8), (tokens, 1, 4), seed=seed)
     first, second = x.chunk(2, -1)
     turned = torch.complex(first, second) * torch.polar(torch.ones_like(angles), angles)
-    assert_same(Rotate.apply(x, angles.cos().detach(), angles.sin().detach()), torch.cat([turned.real, turned.imag], -1), [x])
+    assert_same(
+        RotaryFunction.apply(x, angles.cos().detach(), angles.sin().detach()),
+        torch.cat([turned.real, turned.imag], -1),
+        [x],
+    )
 
 
-def linear(weight: torch.Tensor, bias: torch.Tensor | None, A: torch.Tensor | None = None, B: torch.Tensor | None = None):
-    layer = Linear(weight.shape[1], weight.shape[0], bias is not None).double()
+def linear(
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    A: torch.Tensor | None = None,
+    B: torch.Tensor | None = None,
+):
+    layer = LoraLinear(weight.shape[1], weight.shape[0], bias is not None).double()
     layer.weight.data = weight.detach()
     if bias is not None:
         layer.bias.data = bias.detach()
@@ -104,15 +124,23 @@ def linear(weight: torch.Tensor, bias: torch.Tensor | None, A: torch.Tensor | No
 
 
 @repeated
-@given(**SIZES, bias=st.booleans(), operation=st.sampled_from([unchanged, ACTIVATIONS["gelu"]]))
+@given(**SIZES, bias=st.booleans(), operation=st.sampled_from([identity, ACTIVATIONS["gelu"]]))
 def test_layers_with_and_without_an_adapter_that_share_their_input(tokens, seed, bias, operation):
-    x, weight, other, b, *matrices = random((tokens, 6), (5, 6), (4, 6), (5,), (2, 6), (5, 2), (3, 6), (5, 3), seed=seed)
+    x, weight, other, b, *matrices = random(
+        (tokens, 6), (5, 6), (4, 6), (5,), (2, 6), (5, 2), (3, 6), (5, 3), seed=seed
+    )
     b = b if bias else None
-    layers = [linear(weight, b, *matrices[:2]), linear(other, None), linear(weight, None, *matrices[2:])]  # ranks 2 and 3
-    ours = torch.cat(feed(layers, operation, x), -1)
+    layers = [
+        linear(weight, b, *matrices[:2]),
+        linear(other, None),
+        linear(weight, None, *matrices[2:]),
+    ]  # ranks 2 and 3
+    ours = torch.cat(apply_lora_linears(layers, operation, x), -1)
     matrices = [matrix for layer in layers if layer.lora for matrix in (layer.lora.A, layer.lora.B)]
-    h = x if operation is unchanged else F.gelu(x)
-    weights = [layer.weight + 1.5 * layer.lora.B @ layer.lora.A if layer.lora else layer.weight for layer in layers]
+    h = x if operation is identity else F.gelu(x)
+    weights = [
+        layer.weight + 1.5 * layer.lora.B @ layer.lora.A if layer.lora else layer.weight for layer in layers
+    ]
     plain = torch.cat([F.linear(h, w, layer.bias) for w, layer in zip(weights, layers, strict=True)], -1)
     assert_same(ours, plain, [x, *matrices])
 
@@ -121,7 +149,9 @@ def test_nothing_is_computed_below_the_lowest_adapter():
     x, weight, A, B = random((4, 6), (5, 6), (2, 6), (5, 2), seed=0)
 
     def products(below_is_trained: bool) -> int:
-        (y,) = feed([linear(weight, None, A, B)], unchanged, x.detach().requires_grad_(below_is_trained))
+        (y,) = apply_lora_linears(
+            [linear(weight, None, A, B)], identity, x.detach().requires_grad_(below_is_trained)
+        )
         with FlopCounterMode(display=False) as counter:
             y.sum().backward()
         return counter.get_total_flops()
@@ -133,5 +163,11 @@ def test_what_is_cheap_to_make_again_is_not_kept():
     gate, up, weight, A, B = random((4, 6), (4, 6), (5, 6), (2, 6), (5, 2), seed=0)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
-        feed([linear(weight, None, A, B)], swiglu, gate, up)
-    assert [tuple(x.shape) for x in kept] == [(4, 6), (4, 6), (2, 6), (4, 2), (5, 2)]  # gate, up; A, the thin product, B
+        apply_lora_linears([linear(weight, None, A, B)], swiglu, gate, up)
+    assert [tuple(x.shape) for x in kept] == [
+        (4, 6),
+        (4, 6),
+        (2, 6),
+        (4, 2),
+        (5, 2),
+    ]  # gate, up; A, the thin product, B

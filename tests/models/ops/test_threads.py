@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from loratune.models.ops.attention import packed_attention
-from loratune.models.ops.threads import in_parallel
+from loratune.models.ops.threads import map_in_parallel
 
 
 @pytest.fixture(params=[1, 2, 3])
@@ -20,7 +20,9 @@ def threads(request):
 
 @pytest.mark.parametrize("count", [0, 1, 2, 50])
 def test_results_come_in_the_order_of_their_pieces(threads, count):
-    assert in_parallel(lambda piece: piece * piece, range(count)) == [piece * piece for piece in range(count)]
+    assert map_in_parallel(lambda piece: piece * piece, range(count)) == [
+        piece * piece for piece in range(count)
+    ]
 
 
 def test_each_of_the_threads_takes_a_piece(threads):
@@ -30,7 +32,7 @@ def test_each_of_the_threads_takes_a_piece(threads):
         together.wait()
         return threading.get_ident(), torch.get_num_threads()
 
-    who, inside = zip(*in_parallel(work, range(threads)), strict=True)
+    who, inside = zip(*map_in_parallel(work, range(threads)), strict=True)
     assert len(set(who)) == threads
     assert set(inside) == {1}
 
@@ -44,9 +46,9 @@ def test_what_a_piece_raises_is_raised_when_all_have_ended(threads):
         done.append(piece)
 
     with pytest.raises(MemoryError, match="no room"):
-        in_parallel(work, range(8))
+        map_in_parallel(work, range(8))
     before = len(done)
-    assert in_parallel(lambda piece: piece, range(8)) == list(range(8))
+    assert map_in_parallel(lambda piece: piece, range(8)) == list(range(8))
     assert len(done) == before
 
 
@@ -60,7 +62,7 @@ def test_autograd_records_nothing_and_inference_stays_inference(threads, mode):
             out[row] = weight * row
             return weight * 2
 
-        results = in_parallel(work, range(6))
+        results = map_in_parallel(work, range(6))
         assert torch.equal(out, torch.arange(6.0)[:, None].expand(6, 4))
         assert not any(result.requires_grad for result in [out, *results])
         assert all(result.is_inference() == torch.is_inference_mode_enabled() for result in results)
@@ -69,9 +71,14 @@ def test_autograd_records_nothing_and_inference_stays_inference(threads, mode):
 def test_attention_has_the_same_bits_with_any_number_of_threads(threads):
     def value_and_gradients() -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed(0)
-        q, k, v = (torch.randn(460, heads, 16, generator=generator, requires_grad=True) for heads in (6, 2, 2))
+        q, k, v = (
+            torch.randn(460, heads, 16, generator=generator, requires_grad=True) for heads in (6, 2, 2)
+        )
         attended = packed_attention([250, 3, 120, 87])(0, q, k, v)
-        return [attended, *torch.autograd.grad(attended, (q, k, v), torch.randn(460, 6, 16, generator=generator))]
+        return [
+            attended,
+            *torch.autograd.grad(attended, (q, k, v), torch.randn(460, 6, 16, generator=generator)),
+        ]
 
     several = value_and_gradients()
     torch.set_num_threads(1)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loratune.tasks.finqa.ceiling import Failure, ceiling
+from loratune.tasks.finqa.ceiling import Failure, compute_ceiling
 from loratune.tasks.finqa.questions import Question, read_questions
 
 
@@ -12,7 +12,7 @@ def parts():
 
 
 def test_dev(parts):
-    found = ceiling(parts["val"])
+    found = compute_ceiling(parts["val"])
     assert (found.programs, round(found.execution_accuracy, 4)) == (883, 0.9977)
     assert [(failure.id, failure.reason.partition(": ")[2]) for failure in found.failures] == [
         ("AAPL/2008/page_78.pdf-2", "the table has no such row"),
@@ -21,18 +21,22 @@ def test_dev(parts):
 
 
 def test_test(parts):
-    found = ceiling(parts["test"])
+    found = compute_ceiling(parts["test"])
     assert (found.programs, len(found.failures)) == (1132, 5)
-    assert all(failure.reason.startswith("no result is recorded; the program gives ") for failure in found.failures)
+    assert all(
+        failure.reason.startswith("no result is recorded; the program gives ") for failure in found.failures
+    )
 
 
 def test_a_wrong_result_is_told():
     questions = [
         Question(str(number), "page", "?", [], [], [], "", recorded, program, None)
-        for number, (program, recorded) in enumerate([("add(1, 2)", 4.0), ("add(1, 2)", 3.0), ("", 3.0), ("nothing", 1.0)])
+        for number, (program, recorded) in enumerate(
+            [("add(1, 2)", 4.0), ("add(1, 2)", 3.0), ("", 3.0), ("nothing", 1.0)]
+        )
     ]
-    assert ceiling(questions).failures == [
+    assert compute_ceiling(questions).failures == [
         Failure("0", "add(1, 2)", "the program gives 3.0, recorded is 4.0"),
         Failure("3", "nothing", "'nothing' is not of the form operation(argument, argument)"),
     ]
-    assert ceiling(questions).execution_accuracy == pytest.approx(1 / 3)
+    assert compute_ceiling(questions).execution_accuracy == pytest.approx(1 / 3)

@@ -2,10 +2,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratune.tasks.finqa.facts import page_facts, put_first, row_name, row_text, shown, using_numbers, within
+from loratune.tasks.finqa.facts import (
+    build_page_facts,
+    format_facts,
+    format_row,
+    get_row_name,
+    match_facts,
+    put_first,
+    select_best_facts,
+)
 
 TABLE = [["in millions", "2008", "2007"], ["revenue", "$ 120", "$ 100"], ["cost of sales", "70", "60"]]
-FACTS = page_facts(["the company sells shoes .", "it was founded in 1920 ."], ["the tax rate was 21% in 2008 ."], TABLE)
+FACTS = build_page_facts(
+    ["the company sells shoes .", "it was founded in 1920 ."], ["the tax rate was 21% in 2008 ."], TABLE
+)
 
 
 @pytest.mark.parametrize(
@@ -17,30 +27,36 @@ FACTS = page_facts(["the company sells shoes .", "it was founded in 1920 ."], ["
             "2015 | annual maturities ( in millions ) : 851",
         ),
         (["", "2010", "2009"], ["revenue", "$ 2111", "$ 1267"], "revenue | 2010 : $ 2111 ; 2009 : $ 1267"),
-        (["", "2010", "2009"], ["loss", "$ -94.5 ( 94.5 )", "( 12 )"], "loss | 2010 : $ -94.5 ; 2009 : ( 12 )"),
+        (
+            ["", "2010", "2009"],
+            ["loss", "$ -94.5 ( 94.5 )", "( 12 )"],
+            "loss | 2010 : $ -94.5 ; 2009 : ( 12 )",
+        ),
         (["", "2010", "2009"], ["tax", "10% ( 10 % )", "3 (  4 )"], "tax | 2010 : 10% ; 2009 : 3 ( 4 )"),
         (["", "2010", "2009"], ["tax", ""], "tax | 2010 :"),
         ([], ["tax"], ""),
     ],
 )
 def test_a_row_names_its_columns_and_says_nothing_twice(header, row, text):
-    assert row_text(header, row) == text
+    assert format_row(header, row) == text
 
 
 def test_a_rows_text_starts_with_its_name():
-    assert row_name(row_text(["", "2008"], ["cost of sales", "70"])) == "cost of sales"
+    assert get_row_name(format_row(["", "2008"], ["cost of sales", "70"])) == "cost of sales"
 
 
 def test_facts_stand_in_the_order_of_the_page_under_finqas_names():
     assert list(FACTS) == ["text_0", "text_1", "table_0", "table_1", "table_2", "text_2"]
-    assert shown(FACTS, {"text_2", "table_1"}) == ("revenue | 2008 : $ 120 ; 2007 : $ 100\nthe tax rate was 21% in 2008 .")
+    assert format_facts(FACTS, {"text_2", "table_1"}) == (
+        "revenue | 2008 : $ 120 ; 2007 : $ 100\nthe tax rate was 21% in 2008 ."
+    )
 
 
 def test_numbers_and_rows_of_a_program_point_to_their_facts():
-    assert using_numbers("subtract(120, 100), divide(#0, 100)", FACTS) == {"table_1"}
-    assert using_numbers("multiply(-120, 21%)", FACTS) == {"table_1", "text_2"}
-    assert using_numbers("table_max(cost of sales, none)", FACTS) == {"table_2"}
-    assert using_numbers("divide(#0, const_100)", FACTS) == set()
+    assert match_facts("subtract(120, 100), divide(#0, 100)", FACTS) == {"table_1"}
+    assert match_facts("multiply(-120, 21%)", FACTS) == {"table_1", "text_2"}
+    assert match_facts("table_max(cost of sales, none)", FACTS) == {"table_2"}
+    assert match_facts("divide(#0, const_100)", FACTS) == set()
 
 
 names = st.lists(st.sampled_from([f"text_{number}" for number in range(12)]), unique=True, min_size=1)
@@ -49,7 +65,7 @@ names = st.lists(st.sampled_from([f"text_{number}" for number in range(12)]), un
 @given(names, st.data(), st.integers(1, 60))
 def test_what_fits_is_kept_best_first(ranked, data, limit):
     lengths = {name: data.draw(st.integers(1, 30)) for name in ranked}
-    kept = within(ranked, lengths, limit)
+    kept = select_best_facts(ranked, lengths, limit)
     used = sum(lengths[name] for name in kept)
     assert ranked[0] in kept
     assert used <= limit or kept == {ranked[0]}

@@ -1,4 +1,6 @@
-"""The language of programs: all gold ones are in it, what is in it can be carried out, and each beginning can be finished."""
+"""The language of programs: all gold ones are in it, what is in it can be carried out, and each beginning can
+be finished.
+"""
 
 import random
 import re
@@ -9,9 +11,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loratune.data import snapshot
-from loratune.tasks.finqa.facts import page_facts
-from loratune.tasks.finqa.grammar import CONSTANTS, MOST_STEPS, Programs, numbers_in, programs_about, usable_rows
-from loratune.tasks.finqa.program import ARITHMETIC, TABLE, ProgramError, execute, parse, result_of, written
+from loratune.tasks.finqa.facts import build_page_facts
+from loratune.tasks.finqa.grammar import (
+    CONSTANTS,
+    MAX_STEPS,
+    ProgramGrammar,
+    build_program_grammar,
+    extract_numbers,
+    find_usable_rows,
+)
+from loratune.tasks.finqa.program import (
+    ARITHMETIC_OPERATIONS,
+    TABLE_OPERATIONS,
+    ProgramError,
+    execute_program,
+    execute_text,
+    format_program,
+    parse_program,
+)
 
 ROWS = [
     ["", "2010", "2009"],
@@ -26,29 +43,35 @@ ROWS = [
 ]
 USABLE = {"net sales", "net", "tax , net ( all )", "Umsatzerlöse €"}
 PROMPT = "was 5 more than .5 or 57.3 % of $ 1,204,000 in 2009-2010 ?"
-PROGRAMS = programs_about(PROMPT, ROWS)
+PROGRAMS = build_program_grammar(PROMPT, ROWS)
 LETTERS = [bytes([byte]) for byte in sorted({*range(32, 127), *"é".encode()})]
 
 
-def read(text: str, language: Programs = PROGRAMS):
+def read(text: str, language: ProgramGrammar = PROGRAMS):
     return language.after(language.start, text.encode())
 
 
-def is_in(text: str, language: Programs = PROGRAMS) -> bool:
+def is_in(text: str, language: ProgramGrammar = PROGRAMS) -> bool:
     place = read(text, language)
-    return place is not None and language.is_whole(place)
+    return place is not None and language.is_complete(place)
 
 
 @cache
 def gold(split: str) -> list[tuple[dict, str]]:
     """The rows with a program, each with its question and page as text."""
     rows = [row for row in snapshot.read(f"finqa_{split}") if row["program"]]
-    facts = [page_facts(row["pre_text"], row["post_text"], row["table"]) for row in rows]
-    return [(row, "\n".join([row["question"], *found.values()])) for row, found in zip(rows, facts, strict=True)]
+    facts = [build_page_facts(row["pre_text"], row["post_text"], row["table"]) for row in rows]
+    return [
+        (row, "\n".join([row["question"], *found.values()])) for row, found in zip(rows, facts, strict=True)
+    ]
 
 
 def test_the_constants_are_those_of_the_training_programs():
-    used = {part for row in snapshot.read("finqa_train") for part in re.findall("const_\\w+", row["program"] or "")}
+    used = {
+        part
+        for row in snapshot.read("finqa_train")
+        for part in re.findall("const_\\w+", row["program"] or "")
+    }
     assert used == set(CONSTANTS)
 
 
@@ -57,10 +80,10 @@ def test_gold_programs_are_in_the_language_of_their_pages(split):
     """All but the two that name a row which is not there; every beginning of the others can be written."""
     outside = set()
     for row, shown in gold(split):
-        language = programs_about(shown, row["table"])
+        language = build_program_grammar(shown, row["table"])
         if not is_in(row["program"], language):
             outside.add(row["id"])
-            assert result_of(row["program"], row["table"]) is None
+            assert execute_text(row["program"], row["table"]) is None
             continue
         place = language.start
         for letter in row["program"]:
@@ -74,21 +97,36 @@ def test_dev_programs_can_be_written_with_their_gold_facts():
     count = {"facts": 0, "facts and question": 0}
     rows = [row for row, _ in gold("dev") if row["gold_inds"]]
     for row in rows:
-        facts = page_facts(row["pre_text"], row["post_text"], row["table"])
+        facts = build_page_facts(row["pre_text"], row["post_text"], row["table"])
         text = "\n".join(facts[name] for name in row["gold_inds"] if name in facts)
-        count["facts"] += is_in(row["program"], programs_about(text, row["table"]))
-        count["facts and question"] += is_in(row["program"], programs_about(f"{row['question']}\n{text}", row["table"]))
+        count["facts"] += is_in(row["program"], build_program_grammar(text, row["table"]))
+        count["facts and question"] += is_in(
+            row["program"], build_program_grammar(f"{row['question']}\n{text}", row["table"])
+        )
     assert len(rows) == 862 and count == {"facts": 858, "facts and question": 862}
 
 
 def test_numbers_are_those_shown():
-    assert numbers_in(PROMPT) == {"5", ".5", "57.3", "57.3%", "1204000", "2009", "2010", "-2010"}
-    assert numbers_in("$ -13 ( 13 ) and -5.0% ( 5.0 % )") == {"-13", "13", "-5.0%", "-5.0", "5.0", "5.0%"}
-    assert numbers_in("1,200 12,00 1,2345 \N{ARABIC-INDIC DIGIT TWO}") == {"1200", "12", "00", "1", "2345"}
+    assert extract_numbers(PROMPT) == {"5", ".5", "57.3", "57.3%", "1204000", "2009", "2010", "-2010"}
+    assert extract_numbers("$ -13 ( 13 ) and -5.0% ( 5.0 % )") == {
+        "-13",
+        "13",
+        "-5.0%",
+        "-5.0",
+        "5.0",
+        "5.0%",
+    }
+    assert extract_numbers("1,200 12,00 1,2345 \N{ARABIC-INDIC DIGIT TWO}") == {
+        "1200",
+        "12",
+        "00",
+        "1",
+        "2345",
+    }
 
 
 def test_rows_are_those_that_a_program_can_use():
-    assert usable_rows(ROWS) == USABLE
+    assert find_usable_rows(ROWS) == USABLE
 
 
 @pytest.mark.parametrize(
@@ -101,13 +139,15 @@ def test_rows_are_those_that_a_program_can_use():
         "table_sum(net sales, none), table_average(tax , net ( all ), none), divide(#0, #1)",
         "table_min(Umsatzerlöse €, none)",
         "greater(5, .5)",
-        ", ".join(["add(5, 5)"] * MOST_STEPS),
+        ", ".join(["add(5, 5)"] * MAX_STEPS),
     ],
 )
 def test_in_the_language_with_all_its_beginnings(text):
     assert is_in(text)
     whole = [end for end in range(len(text) + 1) if is_in(text[:end])]
-    assert [written(parse(text)[:steps]) for steps in range(1, len(whole) + 1)] == [text[:end] for end in whole]
+    assert [format_program(parse_program(text)[:steps]) for steps in range(1, len(whole) + 1)] == [
+        text[:end] for end in whole
+    ]
     assert all(read(text[:end]) is not None for end in range(len(text) + 1))
 
 
@@ -130,7 +170,7 @@ def test_in_the_language_with_all_its_beginnings(text):
         ("table_max(", "cash"),
         ("table_max(net, ", "all"),
         ("add(const_1", "1"),
-        (", ".join(["add(5, 5)"] * MOST_STEPS), ","),
+        (", ".join(["add(5, 5)"] * MAX_STEPS), ","),
     ],
 )
 def test_what_no_program_begins_with_is_refused(right, wrong):
@@ -139,22 +179,25 @@ def test_what_no_program_begins_with_is_refused(right, wrong):
 
 
 def test_without_rows_there_are_no_operations_on_the_table():
-    language = programs_about(PROMPT, None)
+    language = build_program_grammar(PROMPT, None)
     assert read("table", language) is None and is_in("add(5, 5)", language)
 
 
-PAGES = st.lists(st.sampled_from(["5", "-3.25%", "1,200", "$ 7", "2009-2010", ".5", "0", "words"]), max_size=4).map(" ".join)
+PAGES = st.lists(
+    st.sampled_from(["5", "-3.25%", "1,200", "$ 7", "2009-2010", ".5", "0", "words"]), max_size=4
+).map(" ".join)
 TABLES = st.lists(
-    st.tuples(st.text("ab ,()é%0", max_size=6), st.sampled_from(["1", "$ 2", "3%", "-", "(4)"])).map(list), max_size=4
+    st.tuples(st.text("ab ,()é%0", max_size=6), st.sampled_from(["1", "$ 2", "3%", "-", "(4)"])).map(list),
+    max_size=4,
 )
 
 
 def carried_out(text: str, table) -> None:
     """Raises for all but arithmetic that fails."""
-    program = parse(text)
-    assert written(program) == text
+    program = parse_program(text)
+    assert format_program(program) == text
     try:
-        execute(program, table)
+        execute_program(program, table)
     except ProgramError as error:
         assert isinstance(error.__cause__, ArithmeticError) or "not a finite real number" in str(error)
 
@@ -162,27 +205,28 @@ def carried_out(text: str, table) -> None:
 @given(PAGES, TABLES, st.randoms(use_true_random=False))
 @settings(max_examples=60, deadline=None)
 def test_every_walk_ends_in_a_program_that_can_be_carried_out(page, table, random: random.Random):
-    language = programs_about(page, table)
+    language = build_program_grammar(page, table)
     place, text = language.start, b""
-    while not (language.is_whole(place) and random.random() < 0.3):
+    while not (language.is_complete(place) and random.random() < 0.3):
         ways = [letter for letter in LETTERS if language.after(place, letter) is not None]
         if not ways:
             break
         letter = random.choice(ways)
         place, text = language.after(place, letter), text + letter
-    assert language.is_whole(place)  # there was a way on wherever no program ended
+    assert language.is_complete(place)  # there was a way on wherever no program ended
     carried_out(text.decode(), table)
 
 
 @given(PAGES, TABLES, st.randoms(use_true_random=False), st.lists(st.integers(0, 60), max_size=5))
 @settings(max_examples=60, deadline=None)
 def test_the_reading_does_not_depend_on_the_pieces(page, table, random: random.Random, cuts):
-    language = programs_about(page, table)
-    operands = [*numbers_in(page), *CONSTANTS, "6", "#0", "#9"]
+    language = build_program_grammar(page, table)
+    operands = [*extract_numbers(page), *CONSTANTS, "6", "#0", "#9"]
     steps = [
-        f"{random.choice(ARITHMETIC)}({random.choice(operands)}, {random.choice(operands)})" for _ in range(random.randint(1, 3))
+        f"{random.choice(ARITHMETIC_OPERATIONS)}({random.choice(operands)}, {random.choice(operands)})"
+        for _ in range(random.randint(1, 3))
     ]
-    steps += [f"{random.choice(TABLE)}({row}, none)" for row, _ in table]
+    steps += [f"{random.choice(TABLE_OPERATIONS)}({row}, none)" for row, _ in table]
     text = ", ".join(steps).encode()
     place, start = language.start, 0
     for cut in [*sorted(cuts), len(text)]:

@@ -7,18 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loratune.data import snapshot
-from loratune.tasks.finqa.facts import using_numbers
+from loratune.tasks.finqa.facts import match_facts
 from loratune.tasks.finqa.program import (
-    ARITHMETIC,
-    TABLE,
+    ARITHMETIC_OPERATIONS,
+    TABLE_OPERATIONS,
     ProgramError,
     Step,
-    execute,
-    parse,
-    result_of,
-    same_program,
-    same_result,
-    written,
+    execute_program,
+    execute_text,
+    format_program,
+    is_same_program,
+    is_same_result,
+    parse_program,
 )
 from support.deadline import deadline
 
@@ -32,15 +32,20 @@ REVENUE = [
 ]
 
 
-@pytest.mark.parametrize(("split", "agreeing", "programs"), [("train", 3335, 3337), ("dev", 881, 883), ("test", 1127, 1132)])
+@pytest.mark.parametrize(
+    ("split", "agreeing", "programs"), [("train", 3335, 3337), ("dev", 881, 883), ("test", 1127, 1132)]
+)
 def test_gold_programs_give_the_gold_results(split, agreeing, programs):
     """Of the rest, all but the two that name a missing row have no recorded result."""
     rows = [row for row in snapshot.read(f"finqa_{split}") if row["program"]]
     assert len(rows) == programs
-    assert sum(same_result(result_of(row["program"], row["table"]), row["exe_ans"]) for row in rows) == agreeing
+    assert (
+        sum(is_same_result(execute_text(row["program"], row["table"]), row["exe_ans"]) for row in rows)
+        == agreeing
+    )
     for row in rows:
-        assert written(parse(row["program"])) == row["program"]
-        assert same_program(parse(row["program"]), parse(row["program"])), row["program"]
+        assert format_program(parse_program(row["program"])) == row["program"]
+        assert is_same_program(parse_program(row["program"]), parse_program(row["program"])), row["program"]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +54,10 @@ def test_gold_programs_give_the_gold_results(split, agreeing, programs):
         ("add(1, 2)", 3.0),
         ("subtract(5829, 5735), divide(#0, 5735)", 0.01639),
         ("divide(subtract(5829, 5735), 5735)", 0.01639),
-        ("add(subtract(9, 4), 1), multiply(#0, 2)", 12.0),  # #0 is the addition, not the subtraction inside it
+        (
+            "add(subtract(9, 4), 1), multiply(#0, 2)",
+            12.0,
+        ),  # #0 is the addition, not the subtraction inside it
         ("multiply(5%, 200)", 10.0),
         ("multiply(5 %, 200)", 10.0),
         ("add(1, 234)", 235.0),
@@ -72,7 +80,7 @@ def test_gold_programs_give_the_gold_results(split, agreeing, programs):
     ],
 )
 def test_results(text, result):
-    assert execute(parse(text), REVENUE) == result
+    assert execute_program(parse_program(text), REVENUE) == result
 
 
 @pytest.mark.parametrize(
@@ -108,7 +116,7 @@ def test_results(text, result):
 )
 def test_what_is_not_a_program_is_explained(text, message):
     with pytest.raises(ProgramError, match=message):
-        parse(text)
+        parse_program(text)
 
 
 @pytest.mark.parametrize(
@@ -131,13 +139,13 @@ def test_what_is_not_a_program_is_explained(text, message):
 )
 def test_what_has_no_result_is_explained(text, message):
     with pytest.raises(ProgramError, match=message):
-        execute(parse(text), REVENUE)
-    assert result_of(text, REVENUE) is None
+        execute_program(parse_program(text), REVENUE)
+    assert execute_text(text, REVENUE) is None
 
 
 def test_a_table_is_needed_only_where_the_program_uses_one():
-    assert result_of("add(1, 2)") == 3
-    assert result_of("table_max(net sales, none)") is None
+    assert execute_text("add(1, 2)") == 3
+    assert execute_text("table_max(net sales, none)") is None
 
 
 NUMBERS = st.one_of(
@@ -146,7 +154,11 @@ NUMBERS = st.one_of(
     st.integers(0, 100).map("{}%".format),
     st.sampled_from(["const_100", "const_m1", ".5"]),
 )
-ROW_NAMES = st.text("abc ,-0", min_size=1).map(lambda name: " ".join(name.split())).filter(lambda name: name.strip(" ,"))
+ROW_NAMES = (
+    st.text("abc ,-0", min_size=1)
+    .map(lambda name: " ".join(name.split()))
+    .filter(lambda name: name.strip(" ,"))
+)
 
 
 @st.composite
@@ -154,21 +166,27 @@ def programs(draw):
     steps = []
     for number in range(draw(st.integers(1, 6))):
         if draw(st.integers(0, 4)) == 0:
-            steps.append(Step(draw(st.sampled_from(TABLE)), (draw(ROW_NAMES), "none")))
+            steps.append(Step(draw(st.sampled_from(TABLE_OPERATIONS)), (draw(ROW_NAMES), "none")))
         else:
-            operand = st.one_of(NUMBERS, st.sampled_from([f"#{earlier}" for earlier in range(number)])) if number else NUMBERS
-            steps.append(Step(draw(st.sampled_from(ARITHMETIC)), (draw(operand), draw(operand))))
+            operand = (
+                st.one_of(NUMBERS, st.sampled_from([f"#{earlier}" for earlier in range(number)]))
+                if number
+                else NUMBERS
+            )
+            steps.append(Step(draw(st.sampled_from(ARITHMETIC_OPERATIONS)), (draw(operand), draw(operand))))
     return tuple(steps)
 
 
 @given(programs())
 def test_written_programs_read_back_the_same(program):
-    assert parse(written(program)) == program
-    assert same_program(program, program) or "divide" in written(program)
+    assert parse_program(format_program(program)) == program
+    assert is_same_program(program, program) or "divide" in format_program(program)
 
 
 def test_a_comma_in_a_number_is_read_and_a_currency_sign_is_not():
-    assert [result_of(text) for text in ("add(1,234, 5)", "add(1, 234)", "add($5, 1)", "add($ 1,234, 5)")] == [
+    assert [
+        execute_text(text) for text in ("add(1,234, 5)", "add(1, 234)", "add($5, 1)", "add($ 1,234, 5)")
+    ] == [
         1239,
         235,
         None,
@@ -178,22 +196,25 @@ def test_a_comma_in_a_number_is_read_and_a_currency_sign_is_not():
 
 def test_the_canonical_text_has_no_thousands_commas_and_is_linear():
     text = "divide(subtract( 1,234.50 ,5 %),const_m1)"
-    assert written(parse(text)) == "subtract(1234.50, 5%), divide(#0, const_m1)"
-    assert same_program(parse("add(1234, 5)"), parse("add(5,1,234)"))
+    assert format_program(parse_program(text)) == "subtract(1234.50, 5%), divide(#0, const_m1)"
+    assert is_same_program(parse_program("add(1234, 5)"), parse_program("add(5,1,234)"))
 
 
-@given(*2 * [st.integers(-(10**12), 10**12) | st.decimals(-(10**9), 10**9, places=2)], st.sampled_from(ARITHMETIC))
+@given(
+    *2 * [st.integers(-(10**12), 10**12) | st.decimals(-(10**9), 10**9, places=2)],
+    st.sampled_from(ARITHMETIC_OPERATIONS),
+)
 def test_thousands_commas_are_no_separators_and_separators_no_thousands_commas(first, second, operation):
     plain = (Step(operation, (str(first), str(second))),)
     for one in (f"{first}", f"{first:,}"):
         for other in (f"{second}", f"{second:,}"):
-            assert parse(f"{operation}({one}, {other})") == plain
+            assert parse_program(f"{operation}({one}, {other})") == plain
             # Without a space, nothing else may be read.
             try:
-                assert parse(f"{operation}({one},{other})") == plain
+                assert parse_program(f"{operation}({one},{other})") == plain
             except ProgramError as error:
                 assert "in several ways" in str(error)
-    assert parse(f"{operation}({first},{second})") == plain
+    assert parse_program(f"{operation}({first},{second})") == plain
 
 
 @given(programs())
@@ -202,13 +223,26 @@ def test_nested_and_linear_forms_have_the_same_result(program):
     for step in program:
         parts = [nested[int(part[1:])] if part.startswith("#") else part for part in step.arguments]
         nested.append(f"{step.operation}({', '.join(parts)})")
-    table = [[step.arguments[0], "3", "4"] for step in program if step.operation in TABLE]
-    assert result_of(nested[-1], table) == result_of(written(program), table) or any(
-        result_of(text, table) is None for text in nested
+    table = [[step.arguments[0], "3", "4"] for step in program if step.operation in TABLE_OPERATIONS]
+    assert execute_text(nested[-1], table) == execute_text(format_program(program), table) or any(
+        execute_text(text, table) is None for text in nested
     )
 
 
-PIECES = ["add(", "subtract(", "divide(", "exp(", "greater(", "table_max(", "table_sum(", ", ", ")", "#0", "#1", "#9999"]
+PIECES = [
+    "add(",
+    "subtract(",
+    "divide(",
+    "exp(",
+    "greater(",
+    "table_max(",
+    "table_sum(",
+    ", ",
+    ")",
+    "#0",
+    "#1",
+    "#9999",
+]
 PIECES += ["const_100", "const_m1", "5", "-.5%", "$ 1,200", "9" * 400, "0", "net sales", "cash", "none"]
 PIECES += ["\x00", "\ud800", "\u0662", " ", "\n", "a" * 300, "(" * 60]
 JOINED = st.lists(st.sampled_from(PIECES), max_size=12).map("".join)
@@ -217,11 +251,11 @@ WRITTEN = st.text() | st.text("add(subtract,#012 none table_max)%$-.") | JOINED
 
 def check_text(text: str, other: str) -> None:
     with deadline():
-        result = result_of(text, REVENUE)
+        result = execute_text(text, REVENUE)
         assert result is None or result in ("yes", "no") or math.isfinite(result)
         try:
-            assert isinstance(same_program(parse(text), parse(other)), bool)
-            assert parse(written(parse(text))) == parse(text)
+            assert isinstance(is_same_program(parse_program(text), parse_program(other)), bool)
+            assert parse_program(format_program(parse_program(text))) == parse_program(text)
         except ProgramError as error:
             assert str(error)
 
@@ -251,8 +285,8 @@ def test_no_text_breaks_the_parser(count):
 )
 def test_long_texts_take_no_long_time(text):
     with deadline():
-        result_of(text, REVENUE)
-        is_in_facts = using_numbers(text, {"text_0": text[:1000]})
+        execute_text(text, REVENUE)
+        is_in_facts = match_facts(text, {"text_0": text[:1000]})
     assert isinstance(is_in_facts, set)
 
 
@@ -261,8 +295,16 @@ def test_long_texts_take_no_long_time(text):
     [
         ("add(3, 5)", "add(5, 3)", True),
         ("subtract(3, 5)", "subtract(5, 3)", False),
-        ("subtract(9, 4), divide(#0, 4)", "divide(9, 4), subtract(#0, const_1)", False),  # const_1 is not in the first
-        ("subtract(9, 4), divide(#0, 4), add(#1, 9)", "divide(9, 4), divide(4, 4), subtract(#0, #1), add(#2, 9)", True),
+        (
+            "subtract(9, 4), divide(#0, 4)",
+            "divide(9, 4), subtract(#0, const_1)",
+            False,
+        ),  # const_1 is not in the first
+        (
+            "subtract(9, 4), divide(#0, 4), add(#1, 9)",
+            "divide(9, 4), divide(4, 4), subtract(#0, #1), add(#2, 9)",
+            True,
+        ),
         ("multiply(2, 4)", "add(4, 4)", False),
         ("divide(8, 4)", "subtract(8, 4)", False),
         ("divide(8, 100)", "divide(8, const_100)", False),
@@ -275,10 +317,10 @@ def test_long_texts_take_no_long_time(text):
     ],
 )
 def test_same_program(first, second, same):
-    assert same_program(parse(first), parse(second)) is same
+    assert is_same_program(parse_program(first), parse_program(second)) is same
 
 
 def test_same_result_is_to_five_decimals():
-    assert same_result(0.123454, 0.12345)
-    assert not same_result(0.1235, 0.1234)
-    assert same_result("yes", "yes") and not same_result("yes", 1.0) and not same_result(None, None)
+    assert is_same_result(0.123454, 0.12345)
+    assert not is_same_result(0.1235, 0.1234)
+    assert is_same_result("yes", "yes") and not is_same_result("yes", 1.0) and not is_same_result(None, None)

@@ -6,53 +6,73 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratune.tasks.finqa.facts import page_facts
-from loratune.tasks.finqa.ranker import feature_columns, rank, rankable, stems, weights
-from tools.ranker import WEIGHTS, Pages, listwise_loss
+from loratune.tasks.finqa.facts import build_page_facts
+from loratune.tasks.finqa.ranker import (
+    compute_feature_columns,
+    list_rankable,
+    load_weights,
+    rank_facts,
+    stem_words,
+)
+from tools.ranker import WEIGHTS_FILE, TrainingFacts, listwise_loss
 
 TABLE = [["in millions", "2008", "2007"], ["revenue", "$ 120", "$ 100"], ["cost of sales", "70", "60"]]
-FACTS = page_facts(["the company sells shoes .", "it was founded in 1920 ."], ["the tax rate was 21% in 2008 ."], TABLE)
-texts = st.text(max_size=30) | st.lists(st.sampled_from(["revenue", "in 2008", "$ 5", "the", "of", "is", ".", "("])).map(" ".join)
+FACTS = build_page_facts(
+    ["the company sells shoes .", "it was founded in 1920 ."], ["the tax rate was 21% in 2008 ."], TABLE
+)
+texts = st.text(max_size=30) | st.lists(
+    st.sampled_from(["revenue", "in 2008", "$ 5", "the", "of", "is", ".", "("])
+).map(" ".join)
 tables = st.lists(st.lists(texts, max_size=4), max_size=4)
 
 
 def test_the_fact_that_the_question_speaks_of_comes_first():
-    assert rank("what was the growth of revenue from 2007 to 2008 ?", FACTS)[0] == "table_1"
-    ranked = rank("which tax rate applied ?", FACTS)
+    assert rank_facts("what was the growth of revenue from 2007 to 2008 ?", FACTS)[0] == "table_1"
+    ranked = rank_facts("which tax rate applied ?", FACTS)
     assert ranked.index("text_2") < ranked.index("text_0")
 
 
 def test_the_header_and_empty_sentences_are_not_ranked():
-    facts = page_facts(["."], ["9 ."], TABLE)
-    assert sorted(rank("what was the revenue ?", facts)) == ["table_1", "table_2"]
-    assert rank("what was the revenue ?", page_facts(["."], [], [])) == []
+    facts = build_page_facts(["."], ["9 ."], TABLE)
+    assert sorted(rank_facts("what was the revenue ?", facts)) == ["table_1", "table_2"]
+    assert rank_facts("what was the revenue ?", build_page_facts(["."], [], [])) == []
 
 
 @given(texts, st.lists(texts, max_size=4), st.lists(texts, max_size=4), tables)
 def test_any_page_is_ranked_whole_and_always_the_same(question, before, after, table):
-    facts = page_facts(before, after, table)
-    ranked = rank(question, facts)
-    assert sorted(ranked) == sorted(rankable(facts))
-    assert ranked == rank(question, dict(facts))
+    facts = build_page_facts(before, after, table)
+    ranked = rank_facts(question, facts)
+    assert sorted(ranked) == sorted(list_rankable(facts))
+    assert ranked == rank_facts(question, dict(facts))
     if ranked:
-        columns = feature_columns(question, facts, ranked)
-        assert all(values.shape == (len(ranked),) and np.isfinite(values).all() for values in columns.values())
+        columns = compute_feature_columns(question, facts, ranked)
+        assert all(
+            values.shape == (len(ranked),) and np.isfinite(values).all() for values in columns.values()
+        )
 
 
 def test_stems_join_the_forms_of_a_word():
-    assert stems("payments of 2.5") == stems("the payment , 2.5")
-    assert stems("changed") == stems("changes") == stems("change")
+    assert stem_words("payments of 2.5") == stem_words("the payment , 2.5")
+    assert stem_words("changed") == stem_words("changes") == stem_words("change")
 
 
 def test_the_stored_weights_fit_the_features():
-    titles = list(feature_columns("revenue ?", FACTS, rankable(FACTS)))
-    assert list(json.loads(WEIGHTS.read_text())["hidden"]) == titles
-    assert weights()["hidden"].shape == (len(titles), len(weights()["bias"])) == (len(titles), len(weights()["out"]))
+    titles = list(compute_feature_columns("revenue ?", FACTS, list_rankable(FACTS)))
+    assert list(json.loads(WEIGHTS_FILE.read_text())["hidden"]) == titles
+    assert (
+        load_weights()["hidden"].shape
+        == (len(titles), len(load_weights()["bias"]))
+        == (len(titles), len(load_weights()["out"]))
+    )
 
 
 def test_the_loss_is_the_softmax_of_each_needed_fact_among_those_that_are_not():
-    pages = Pages(
-        [], torch.empty(0), torch.tensor([1, 0, 1, 0, 1]).bool(), torch.tensor([0, 0, 0, 1, 1]), torch.tensor([1.0, 0.5])
+    pages = TrainingFacts(
+        [],
+        torch.empty(0),
+        torch.tensor([1, 0, 1, 0, 1]).bool(),
+        torch.tensor([0, 0, 0, 1, 1]),
+        torch.tensor([1.0, 0.5]),
     )
     scores = torch.tensor([0.3, -1.0, 2.0, 0.5, 0.1])
 

@@ -1,4 +1,6 @@
-"""The data that the package ships: all of Dolly 15k and most of FinQA (see SOURCES.md beside this file), and prompts."""
+"""The data that the package ships: all of Dolly 15k and most of FinQA (see SOURCES.md beside this file), and
+prompts.
+"""
 
 import json
 import lzma

@@ -1,8 +1,9 @@
 """Chats of a user's file: messages in OpenAI's, ShareGPT's and TRL's forms to one record each.
 
-A record has one instruction and one output, so of each chat one answer is learned: the last one that is not marked with
-weight 0. What was said before it is its input, `System: ...`, `User: ...`, `Assistant: ...`, a turn after the other;
-`meta["turn_starts"]` says where in that text each turn begins, so that a chat that is too long loses whole turns.
+A record has one instruction and one output, so of each chat one answer is learned: the last one that is not
+marked with weight 0. What was said before it is its input, `System: ...`, `User: ...`, `Assistant: ...`, a
+turn after the other; `meta["turn_starts"]` says where in that text each turn begins, so that a chat that is
+too long loses whole turns.
 """
 
 import json
@@ -12,15 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from loratune.data.example import Record
-from loratune.data.jsonl import kind_of, object_in
-from loratune.data.sources.columns import candidates_for
+from loratune.data.jsonl import describe_type, require_object
+from loratune.data.sources.columns import find_columns
 from loratune.data.sources.readers import FileRow
-from loratune.data.sources.values import cell_text, is_blank
+from loratune.data.sources.values import is_blank, read_cell
 from loratune.data.truncation import TURN_STARTS
 from loratune.system.read import parse_json
 
 # Columns that hold a chat, the likeliest first.
-CHATS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat")
+CHAT_COLUMN_NAMES = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat")
 ROLES = {
     "system": "system",
     "developer": "system",
@@ -34,23 +35,24 @@ ROLES = {
     "model": "assistant",
 }
 TOOL_ROLES = ("tool", "tool_call", "tool_response", "function", "function_call", "observation", "ipython")
-CALLS = ("tool_calls", "function_call")
-# 0 or false in one of these: an answer that is not to be learned (OpenAI and Axolotl, Together, verl, ms-swift).
-MARKS = ("weight", "train", "trainable", "loss_mask", "loss")
+TOOL_CALL_FIELDS = ("tool_calls", "function_call")
+# 0 or false in one of these: an answer that is not to be learned (OpenAI and Axolotl, Together, verl,
+# ms-swift).
+TRAIN_FLAGS = ("weight", "train", "trainable", "loss_mask", "loss")
 NO_TOOLS = "calls of tools and their results cannot be learned from"
 
 # What became of answers and turns, in words, for the report.
 CONTEXT_ONLY = "answers used as context only"
 WEIGHT_0 = "answers marked with weight 0, not learned"
-AFTER = "turns after the last learned answer, left out"
-NOTHING_LEARNED = "chats whose answers all have weight 0"
+AFTER_LAST_ANSWER = "turns after the last learned answer, left out"
+ALL_WEIGHT_0 = "chats whose answers all have weight 0"
 
 
 @dataclass(frozen=True)
 class Turn:
     role: str  # system, user or assistant
     text: str
-    learned: bool  # an answer that may be learned
+    trained_on: bool  # an answer that may be learned
 
     def __str__(self) -> str:
         return f"{self.role.capitalize()}: {self.text}"
@@ -64,32 +66,34 @@ class ChatColumns:
     answer: str
 
 
-def find_chat(rows: Sequence[FileRow], names: Sequence[str], asked: Mapping[str, str]) -> ChatColumns | None:
+def find_chat_columns(
+    rows: Sequence[FileRow], names: Sequence[str], asked: Mapping[str, str]
+) -> ChatColumns | None:
     """Where the rows hold their chats, unless --columns names an instruction or an output."""
     if "messages" in asked:
         return ChatColumns("", asked["messages"])
     if asked.keys() & {"instruction", "output"}:
         return None
-    for name in candidates_for(CHATS, names):
-        if name == "messages" or holds_messages(rows, name):
+    for name in find_columns(CHAT_COLUMN_NAMES, names):
+        if name == "messages" or has_messages(rows, name):
             return ChatColumns("", name)
-    prompts, completions = candidates_for(("prompt",), names), candidates_for(("completion",), names)
-    if prompts and completions and (holds_messages(rows, prompts[0]) or holds_messages(rows, completions[0])):
+    prompts, completions = find_columns(("prompt",), names), find_columns(("completion",), names)
+    if prompts and completions and (has_messages(rows, prompts[0]) or has_messages(rows, completions[0])):
         return ChatColumns(prompts[0], completions[0])
     return None
 
 
-def holds_messages(rows: Sequence[FileRow], name: str) -> bool:
+def has_messages(rows: Sequence[FileRow], name: str) -> bool:
     """Whether the first cell that is not empty is a list of objects, perhaps written as JSON."""
     value = next((row.values.get(name) for row in rows if not is_blank(row.values.get(name))), None)
     try:
-        value = unpacked(value)
+        value = parse_json_list(value)
     except ValueError:
         return False
     return isinstance(value, list) and bool(value) and all(isinstance(turn, dict) for turn in value)
 
 
-def unpacked(value: Any) -> Any:
+def parse_json_list(value: Any) -> Any:
     """A list, also where it is written as JSON text, as in a cell of a CSV or Parquet file."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
@@ -99,29 +103,31 @@ def unpacked(value: Any) -> Any:
     return value
 
 
-def chat_record(values: dict, columns: ChatColumns, source: str, counts: Counter[str]) -> Record | None:
-    """The record of a row's chat; None where nothing of it may be learned. Adds to `counts` what became of its turns.
+def convert_chat(values: dict, columns: ChatColumns, source: str, counts: Counter[str]) -> Record | None:
+    """The record of a row's chat; None where nothing of it may be learned. Adds to `counts` what became of
+    its turns.
 
     Raises ValueError that names the message for what a record cannot hold.
     """
     said = read_turns(values, columns.answer, "assistant")
     before = read_turns(values, columns.prompt, "user") if columns.prompt else []
-    turns = [*(Turn(turn.role, turn.text, learned=False) for turn in before), *said]
+    turns = [*(Turn(turn.role, turn.text, trained_on=False) for turn in before), *said]
     answers = [number for number, turn in enumerate(turns) if turn.role == "assistant"]
-    learned = [number for number in answers if turns[number].learned]
+    learned = [number for number in answers if turns[number].trained_on]
     if not answers or (learned and "user" not in {turn.role for turn in turns[: learned[-1]]}):
         raise ValueError(f"{columns.answer} has no turn of the user that the assistant answers")
     last = learned[-1] if learned else 0
     if learned and turns[last - 1].role == "assistant":
         raise ValueError(
-            f"{columns.answer}, number {last + 1 - len(before)}: an answer that follows another one; join them into one message"
+            f"{columns.answer}, number {last + 1 - len(before)}: an answer that follows another one; join "
+            "them into one message"
         )
-    counts[WEIGHT_0] += sum(not turn.learned for turn in said if turn.role == "assistant")
+    counts[WEIGHT_0] += sum(not turn.trained_on for turn in said if turn.role == "assistant")
     if not learned:
         return None
     asked = max(number for number in range(last) if turns[number].role == "user")
     counts[CONTEXT_ONLY] += sum(number < last for number in answers)
-    counts[AFTER] += len(turns) - 1 - last
+    counts[AFTER_LAST_ANSWER] += len(turns) - 1 - last
     context = [turn for number, turn in enumerate(turns[:last]) if number != asked]
     texts = [f"{turn}" for turn in context]
     starts = [sum(len(text) + 1 for text in texts[:number]) for number in range(len(texts))]
@@ -131,15 +137,15 @@ def chat_record(values: dict, columns: ChatColumns, source: str, counts: Counter
 
 def read_turns(values: dict, name: str, role: str) -> list[Turn]:
     """The messages of a cell; a plain text is one of `role`. Raises ValueError that names the message."""
-    value = unpacked(values.get(name))
+    value = parse_json_list(values.get(name))
     if isinstance(value, str) and name != "messages":
-        return [Turn(role, cell_text(values, name), learned=role == "assistant")]
+        return [Turn(role, read_cell(values, name), trained_on=role == "assistant")]
     if not isinstance(value, list) or not value:
-        raise ValueError(f"{name} must be a list of role and content, not {kind_of(value)}")
+        raise ValueError(f"{name} must be a list of role and content, not {describe_type(value)}")
     turns = []
     for number, turn in enumerate(value, 1):
         try:
-            turns.append(read_turn(object_in(turn)))
+            turns.append(read_turn(require_object(turn)))
         except ValueError as error:
             raise ValueError(f"{name}, number {number}: {error}") from error
     return turns
@@ -147,36 +153,43 @@ def read_turns(values: dict, name: str, role: str) -> list[Turn]:
 
 def read_turn(message: dict) -> Turn:
     """From role and content (OpenAI) or from and value (ShareGPT)."""
-    role_name, text_name = ("from", "value") if "from" in message and "role" not in message else ("role", "content")
-    named = cell_text(message, role_name).strip()
+    role_name, text_name = (
+        ("from", "value") if "from" in message and "role" not in message else ("role", "content")
+    )
+    named = read_cell(message, role_name).strip()
     role = ROLES.get(named.casefold())
     if named.casefold() in TOOL_ROLES:
         raise ValueError(f"a message of {named!r}; {NO_TOOLS}")
     if role is None:
         raise ValueError(f"{role_name} {named!r} is unknown; known are system, user and assistant")
-    if calls := [name for name in CALLS if not is_blank(message.get(name))]:
+    if calls := [name for name in TOOL_CALL_FIELDS if not is_blank(message.get(name))]:
         raise ValueError(f"it has {calls[0]}; {NO_TOOLS}")
-    return Turn(role, content_of(message, text_name), learned=role == "assistant" and is_to_learn(message))
+    return Turn(
+        role, read_content(message, text_name), trained_on=role == "assistant" and is_trained_on(message)
+    )
 
 
-def content_of(message: dict, name: str) -> str:
+def read_content(message: dict, name: str) -> str:
     """The text of a message, also where it is a list of parts, as {"type": "text", "text": "..."}."""
     content = message.get(name)
     if not isinstance(content, list):
-        return cell_text(message, name)
+        return read_cell(message, name)
     texts = []
     for number, part in enumerate(content, 1):
-        kind = part.get("type", "text") if isinstance(part, dict) else kind_of(part)
+        kind = part.get("type", "text") if isinstance(part, dict) else describe_type(part)
         if not isinstance(part, dict) or kind != "text":
-            raise ValueError(f"{name}, part {number}: a part of the type text is needed, not {kind}; only texts are learned from")
-        texts.append(cell_text(part, "text"))
-    return cell_text({name: "".join(texts)}, name)
+            raise ValueError(
+                f"{name}, part {number}: a part of the type text is needed, not {kind}; only texts are "
+                "learned from"
+            )
+        texts.append(read_cell(part, "text"))
+    return read_cell({name: "".join(texts)}, name)
 
 
-def is_to_learn(message: dict) -> bool:
+def is_trained_on(message: dict) -> bool:
     """Whether nothing marks the answer as one that is not to be learned."""
-    marks = {name: message[name] for name in MARKS if message.get(name) is not None}
+    marks = {name: message[name] for name in TRAIN_FLAGS if message.get(name) is not None}
     for name, mark in marks.items():
         if not isinstance(mark, bool | int | float):
-            raise ValueError(f"{name} must be a number, true or false, not {kind_of(mark)}")
+            raise ValueError(f"{name} must be a number, true or false, not {describe_type(mark)}")
     return all(marks.values())

@@ -1,4 +1,6 @@
-"""Columns of a user's file: which one is the instruction, the input and the output, and which are not used."""
+"""Columns of a user's file: which one is the instruction, the input and the output, and which are not
+used.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +9,8 @@ from typing import Any
 from loratune.data.sources.readers import FileRow
 from loratune.data.sources.values import is_blank
 
-# What our fields are called elsewhere, the likeliest first; the order of the fields is that in which they choose.
+# What our fields are called elsewhere, the likeliest first; the order of the fields is that in which they
+# choose.
 SYNONYMS = {
     "instruction": ("instruction", "prompt", "question", "query"),
     "output": ("output", "completion", "response", "answer"),
@@ -15,9 +18,9 @@ SYNONYMS = {
     "group": ("group",),
     "id": ("id",),
 }
-NEEDED = ("instruction", "output")
+REQUIRED = ("instruction", "output")
 # Columns that change what a row means, and that nothing is taken from.
-MATTERS = {
+MEANINGFUL_COLUMNS = {
     "system": "the system prompt of a row; to keep it, write it as the first of the row's messages",
     "system_prompt": "the system prompt of a row; to keep it, write it as the first of the row's messages",
     "history": "earlier turns of a conversation; to keep them, write them as messages",
@@ -28,11 +31,23 @@ MATTERS = {
     "images": "pictures; only texts are learned from",
     "image": "pictures; only texts are learned from",
     "audio": "sound; only texts are learned from",
-    "split": "the part that a row belongs to; write one file for each part, and name them train, val and test",
+    "split": "the part a row belongs to; write one file for each part, and name them train, val and test",
 }
 # Columns that describe a row and are never an answer.
-DESCRIBING = {"url", "source", "timestamp", "date", "created_at", "lang", "language", "split", "category", "title", "meta"}
-KTO = "label"  # true: a good answer, false: a bad one (Ethayarajh et al., 2024)
+METADATA_COLUMNS = {
+    "url",
+    "source",
+    "timestamp",
+    "date",
+    "created_at",
+    "lang",
+    "language",
+    "split",
+    "category",
+    "title",
+    "meta",
+}
+KTO_LABEL = "label"  # true: a good answer, false: a bad one (Ethayarajh et al., 2024)
 
 
 @dataclass(frozen=True)
@@ -43,51 +58,64 @@ class ColumnChoice:
 
 def choose_columns(rows: Sequence[FileRow], names: Sequence[str], asked: Mapping[str, str]) -> ColumnChoice:
     """As the user says, else by the usual names, whatever their capitals. No column is taken twice."""
-    asked, problems = resolve_asked(names, asked, tuple(SYNONYMS))
+    asked, problems = resolve_requested(names, asked, tuple(SYNONYMS))
     chosen = dict(asked)
     for role, synonyms in SYNONYMS.items():
         if role not in chosen:
-            candidates = candidates_for(synonyms, names, taken=chosen.values())
+            candidates = find_columns(synonyms, names, taken=chosen.values())
             if role == "instruction":
-                candidates = varying_first(rows, candidates) or candidates_for(("input",), names, taken=chosen.values())
+                candidates = sort_varying_first(rows, candidates) or find_columns(
+                    ("input",), names, taken=chosen.values()
+                )
             if candidates:
                 chosen[role] = candidates[0]
-    if missing := [role for role in NEEDED if role not in chosen]:
+    if missing := [role for role in REQUIRED if role not in chosen]:
         problems += explain_missing(rows, names, chosen, missing)
     return ColumnChoice(chosen, problems)
 
 
-def resolve_asked(
+def resolve_requested(
     names: Sequence[str], asked: Mapping[str, str], roles: Sequence[str], *, form: str = ""
 ) -> tuple[dict[str, str], list[str]]:
     """What --columns says, in the file's own spelling, and what is wrong with it."""
     problems = [
-        f"--columns {role}: unknown{form}; the left side is one of {', '.join(roles)}" for role in asked if role not in roles
+        f"--columns {role}: unknown{form}; the left side is one of {', '.join(roles)}"
+        for role in asked
+        if role not in roles
     ]
     found = {}
     for role, name in asked.items():
-        known = [name] if name in names else candidates_for((folded(name),), names)
+        known = [name] if name in names else find_columns((normalize_name(name),), names)
         if not known:
             problems.append(f"no column {name!r} for --columns {role}={name}")
         elif known[0] in found.values():
             other = next(other for other, taken in found.items() if taken == known[0])
-            problems.append(f"--columns {role}={name}: this column is the {other}, too; each column has one role")
+            problems.append(
+                f"--columns {role}={name}: this column is the {other}, too; each column has one role"
+            )
         elif role in roles:
             found[role] = known[0]
     return found, sorted(problems)
 
 
-def candidates_for(synonyms: Sequence[str], names: Sequence[str], taken=()) -> list[str]:
-    """The columns with these names, in the order of `synonyms`; one spelt exactly so before one in capitals."""
+def find_columns(synonyms: Sequence[str], names: Sequence[str], taken=()) -> list[str]:
+    """The columns with these names, in the order of `synonyms`; one spelt exactly so before one in
+    capitals.
+    """
     free = [name for name in names if name not in taken]
-    return [name for wanted in synonyms for name in sorted(free, key=lambda name: name != wanted) if folded(name) == wanted]
+    return [
+        name
+        for wanted in synonyms
+        for name in sorted(free, key=lambda name: name != wanted)
+        if normalize_name(name) == wanted
+    ]
 
 
-def folded(name: str) -> str:
+def normalize_name(name: str) -> str:
     return str(name).strip().casefold().replace(" ", "_").replace("-", "_")
 
 
-def varying_first(rows: Sequence[FileRow], candidates: Sequence[str]) -> list[str]:
+def sort_varying_first(rows: Sequence[FileRow], candidates: Sequence[str]) -> list[str]:
     """The candidates, those with one and the same text in every row last: such a text is no question."""
     return sorted(candidates, key=lambda name: is_constant(rows, name))
 
@@ -96,20 +124,24 @@ def is_constant(rows: Sequence[FileRow], name: str) -> bool:
     return len(rows) > 1 and all(row.values.get(name) == rows[0].values.get(name) for row in rows)
 
 
-def unused_columns(names: Sequence[str], chosen: Mapping[str, str]) -> list[str]:
+def list_unused_columns(names: Sequence[str], chosen: Mapping[str, str]) -> list[str]:
     return [name for name in names if name not in chosen.values() and name != "meta"]
 
 
-def warn_of_unused(rows: Sequence[FileRow], unused: Sequence[str]) -> list[str]:
+def collect_unused_warnings(rows: Sequence[FileRow], unused: Sequence[str]) -> list[str]:
     """A sentence for each unused column that is known to change what a row means, unless it is empty."""
     filled = [name for name in unused if any(not is_blank(row.values.get(name)) for row in rows)]
-    return [f"the column {name!r} is not used: {reason}" for name in filled if (reason := reason_to_warn(rows, name))]
+    return [
+        f"the column {name!r} is not used: {reason}"
+        for name in filled
+        if (reason := explain_unused(rows, name))
+    ]
 
 
-def reason_to_warn(rows: Sequence[FileRow], name: str) -> str:
-    if folded(name) in MATTERS:
-        return MATTERS[folded(name)]
-    roles = [role for role in ("instruction", "input", "output") if folded(name) in SYNONYMS[role]]
+def explain_unused(rows: Sequence[FileRow], name: str) -> str:
+    if normalize_name(name) in MEANINGFUL_COLUMNS:
+        return MEANINGFUL_COLUMNS[normalize_name(name)]
+    roles = [role for role in ("instruction", "input", "output") if normalize_name(name) in SYNONYMS[role]]
     if not roles:
         return ""
     if is_constant(rows, name):
@@ -120,10 +152,12 @@ def reason_to_warn(rows: Sequence[FileRow], name: str) -> str:
 def explain_missing(
     rows: Sequence[FileRow], names: Sequence[str], chosen: Mapping[str, str], missing: Sequence[str]
 ) -> list[str]:
-    """Why there is no instruction or output: the form that the rows have, or --columns where that can help."""
-    if known := known_form(rows, names):
+    """Why there is no instruction or output: the form that the rows have, or --columns where that can
+    help.
+    """
+    if known := explain_unreadable_form(rows, names):
         return [known]
-    free = [name for name in names if name not in chosen.values() and may_be_text(rows, name)]
+    free = [name for name in names if name not in chosen.values() and can_be_text(rows, name)]
     if len(free) >= len(missing):
         return [f"no column for {role}; say which it is with --columns {role}=NAME" for role in missing]
     return [
@@ -132,14 +166,16 @@ def explain_missing(
     ]
 
 
-def may_be_text(rows: Sequence[FileRow], name: str) -> bool:
+def can_be_text(rows: Sequence[FileRow], name: str) -> bool:
     values = (row.values.get(name) for row in rows)
-    return folded(name) not in DESCRIBING and isinstance(next(filter(None, values), None), str | int | float)
+    return normalize_name(name) not in METADATA_COLUMNS and isinstance(
+        next(filter(None, values), None), str | int | float
+    )
 
 
-def known_form(rows: Sequence[FileRow], names: Sequence[str]) -> str:
+def explain_unreadable_form(rows: Sequence[FileRow], names: Sequence[str]) -> str:
     """The name of a form that cannot be read, and what to write instead; "" for rows of no known form."""
-    known = {folded(name): name for name in names}
+    known = {normalize_name(name): name for name in names}
     if "input_ids" in known:
         return "these rows are tokens already (input_ids); give the texts that they were made from"
     if {"chosen", "rejected"} <= known.keys():
@@ -147,10 +183,16 @@ def known_form(rows: Sequence[FileRow], names: Sequence[str]) -> str:
     if "answers" in known and any(isinstance(row.values.get(known["answers"]), dict) for row in rows):
         return (
             "these rows have SQuAD's form: answers is an object with a list of texts; "
-            'write answers["text"][0] into a column named answer (a row without a text has no answer; leave it out)'
+            'write answers["text"][0] into a column named answer (a row without a text has no answer; leave '
+            "it out)"
         )
-    others = [name for name in names if folded(name) not in DESCRIBING and folded(name) not in ("text", "id", "group")]
-    if "text" in known and not any(may_be_text(rows, name) for name in others):
+    others = [
+        name
+        for name in names
+        if normalize_name(name) not in METADATA_COLUMNS
+        and normalize_name(name) not in ("text", "id", "group")
+    ]
+    if "text" in known and not any(can_be_text(rows, name) for name in others):
         return (
             "these rows are plain text (a column text): nothing says which part is the answer to learn; "
             "write each row as an instruction and an output, or as messages"
@@ -159,7 +201,9 @@ def known_form(rows: Sequence[FileRow], names: Sequence[str]) -> str:
 
 
 def explain_preferences(rows: Sequence[FileRow], known: Mapping[str, str]) -> str:
-    """Pairs of a better and a worse answer: TRL's, with texts or messages, or HH's, each a whole dialogue in one text."""
+    """Pairs of a better and a worse answer: TRL's, with texts or messages, or HH's, each a whole dialogue in
+    one text.
+    """
     what = "these rows are preferences (chosen, rejected), and loratune learns from answers"
     chosen: Any = next((row.values.get(known["chosen"]) for row in rows), None)
     if isinstance(chosen, list):
@@ -167,6 +211,7 @@ def explain_preferences(rows: Sequence[FileRow], known: Mapping[str, str]) -> st
     if any(name in known for name in SYNONYMS["instruction"]):
         return f"{what}; to learn the chosen ones: --columns output={known['chosen']}"
     return (
-        f"{what}; where each is a whole dialogue (HH's form), split the chosen text at its last '\\n\\nAssistant:': "
+        f"{what}; where each is a whole dialogue (HH's form), split the chosen text at its last "
+        "'\\n\\nAssistant:': "
         "what stands before it is the instruction, what follows the output"
     )

@@ -10,24 +10,34 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from loratune.data.bad_rows import BadRows, raise_listed
-from loratune.data.example import Record, content_id
-from loratune.data.jsonl import is_json, kind_of, text_in
-from loratune.data.sources.chats import NOTHING_LEARNED, ChatColumns, chat_record, find_chat
-from loratune.data.sources.columns import KTO, candidates_for, choose_columns, resolve_asked, unused_columns, warn_of_unused
-from loratune.data.sources.loaded import FileNotes, Loaded
+from loratune.data.bad_rows import BadRows, raise_problems
+from loratune.data.example import Record, compute_content_id
+from loratune.data.jsonl import describe_type, is_serializable, read_text_field
+from loratune.data.sources.chats import ALL_WEIGHT_0, ChatColumns, convert_chat, find_chat_columns
+from loratune.data.sources.columns import (
+    KTO_LABEL,
+    choose_columns,
+    collect_unused_warnings,
+    find_columns,
+    list_unused_columns,
+    resolve_requested,
+)
+from loratune.data.sources.loaded import FileNotes, SourceData
 from loratune.data.sources.readers import FileRow, read_rows
-from loratune.data.sources.values import cell_text, is_placeholder
+from loratune.data.sources.values import is_placeholder, read_cell
 from loratune.errors import UserError
 
 # Messages hold all the rest.
-BESIDE_MESSAGES = ("messages", "group", "id")
+CHAT_COLUMN_ROLES = ("messages", "group", "id")
 BAD_ANSWER = "label is false: a bad answer"
 UNUSABLE = "rows that cannot be used (--skip-bad)"
 NO_INPUT = "inputs that only say that there is none (such as N/A), taken as none"
 NO_OUTPUT = "outputs that only say that there is none (such as N/A), learned as they are"
-REMEDY = "correct these rows, or leave them out with --skip-bad: then they are counted, and listed in prepare_report.json"
-ALL_BAD = "it has no other rows"
+REMEDY = (
+    "correct these rows, or leave them out with --skip-bad: then they are counted, and listed in "
+    "prepare_report.json"
+)
+NO_USABLE_ROWS = "it has no other rows"
 
 
 def load_files(
@@ -38,8 +48,9 @@ def load_files(
     origin: str,
     split: str | None = None,
     skip_bad: bool = False,
-) -> Loaded:
-    """Records of one data set in one or more files. Raises UserError with all problems of a file, up to a limit.
+) -> SourceData:
+    """Records of one data set in one or more files. Raises UserError with all problems of a file, up to a
+    limit.
 
     With `skip_bad`, single rows that cannot be used are left out, counted and listed.
     """
@@ -51,15 +62,15 @@ def load_files(
         records += found
         left_out += reasons  # without those of which there are none
         files.append(notes)
-    return Loaded(name, origin, records, split, left_out, files)
+    return SourceData(name, origin, records, split, left_out, files)
 
 
-def file_records(path: Path, columns: Mapping[str, str], source: str) -> list[Record]:
+def read_file_records(path: Path, columns: Mapping[str, str], source: str) -> list[Record]:
     return read_file(path, columns, source)[0]
 
 
 @dataclass(frozen=True)
-class Table:
+class ColumnTable:
     """The rows of a file, and the names of their columns."""
 
     path: Path
@@ -74,85 +85,103 @@ def read_file(
     bad = BadRows(skip_bad)
     rows = read_rows(path, bad)
     if not rows:
-        raise_listed(bad.problems, f"{path}: {ALL_BAD}")
+        raise_problems(bad.problems, f"{path}: {NO_USABLE_ROWS}")
     names = list(dict.fromkeys(name for row in rows for name in row.values))
-    label = kto_label(rows, [name for name in names if name not in columns.values()])
-    good = [row for row in rows if not label or truth_of(row.values[label])]
+    label = find_kto_label(rows, [name for name in names if name not in columns.values()])
+    good = [row for row in rows if not label or parse_bool(row.values[label])]
     if not good:
-        raise UserError(f"{path}: the column {label!r} marks all its {len(rows):,} answers as bad; there is nothing to learn")
-    table = Table(path, good, names)
-    if chat := find_chat(table.rows, table.names, columns):
+        raise UserError(
+            f"{path}: the column {label!r} marks all its {len(rows):,} answers as bad; there is nothing to "
+            "learn"
+        )
+    table = ColumnTable(path, good, names)
+    if chat := find_chat_columns(table.rows, table.names, columns):
         records, left_out, notes = read_chats(table, chat, columns, source=source, bad=bad)
     else:
         records, notes = read_columns(table, columns, source=source, bad=bad)
         left_out = Counter()
     if not records:
-        raise_listed(bad.problems, f"{path}: {ALL_BAD}")
+        raise_problems(bad.problems, f"{path}: {NO_USABLE_ROWS}")
     bad.refuse(f"{path}: {REMEDY}")
     left_out += Counter({BAD_ANSWER: len(rows) - len(good), UNUSABLE: len(bad.problems)})
     if label:
-        told = f"the column {label!r} marks good and bad answers: the {len(rows) - len(good):,} bad ones are left out"
+        told = (
+            f"the column {label!r} marks good and bad answers: the {len(rows) - len(good):,} bad ones are "
+            "left out"
+        )
         notes = replace(notes, warnings=[*notes.warnings, told])
     return records, left_out, replace(notes, bad_rows=bad.problems)
 
 
 def read_chats(
-    table: Table, chat: ChatColumns, columns: Mapping[str, str], *, source: str, bad: BadRows
+    table: ColumnTable, chat: ChatColumns, columns: Mapping[str, str], *, source: str, bad: BadRows
 ) -> tuple[list[Record], Counter[str], FileNotes]:
-    asked, problems = resolve_asked(table.names, columns, BESIDE_MESSAGES, form=" for messages")
-    refuse_columns(table, problems)
+    asked, problems = resolve_requested(table.names, columns, CHAT_COLUMN_ROLES, form=" for messages")
+    raise_column_problems(table, problems)
     chat = replace(chat, answer=asked.pop("messages", chat.answer))
-    beside = {role: found[0] for role in ("group", "id") if (found := candidates_for((role,), table.names))}
+    beside = {role: found[0] for role in ("group", "id") if (found := find_columns((role,), table.names))}
     roles = beside | asked
     held = {"prompt": chat.prompt, "completion": chat.answer} if chat.prompt else {"messages": chat.answer}
     counts: Counter[str] = Counter()
 
     def convert(values: dict) -> Record | None:
-        record = chat_record(values, chat, source, counts)
-        return record and labelled(record, values, roles)
+        record = convert_chat(values, chat, source, counts)
+        return record and add_id_and_group(record, values, roles)
 
-    found = pick(table.rows, convert, bad)
+    found = convert_rows(table.rows, convert, bad)
     records = [record for record in found if record]
-    unused = unused_columns(table.names, held | roles)
-    notes = FileNotes(str(table.path), held | roles, unused, warn_of_unused(table.rows, unused), dict(+counts))
-    return records, Counter({NOTHING_LEARNED: len(found) - len(records)}), notes
+    unused = list_unused_columns(table.names, held | roles)
+    notes = FileNotes(
+        str(table.path), held | roles, unused, collect_unused_warnings(table.rows, unused), dict(+counts)
+    )
+    return records, Counter({ALL_WEIGHT_0: len(found) - len(records)}), notes
 
 
-def read_columns(table: Table, columns: Mapping[str, str], *, source: str, bad: BadRows) -> tuple[list[Record], FileNotes]:
+def read_columns(
+    table: ColumnTable, columns: Mapping[str, str], *, source: str, bad: BadRows
+) -> tuple[list[Record], FileNotes]:
     choice = choose_columns(table.rows, table.names, columns)
-    refuse_columns(table, choice.problems)
-    unused = unused_columns(table.names, choice.columns)
-    warnings = warn_of_unused(table.rows, unused)
+    raise_column_problems(table, choice.problems)
+    unused = list_unused_columns(table.names, choice.columns)
+    warnings = collect_unused_warnings(table.rows, unused)
     counts: Counter[str] = Counter()
-    records = pick(table.rows, lambda values: mapped_record(values, choice.columns, source, counts), bad)
+    records = convert_rows(
+        table.rows, lambda values: convert_row(values, choice.columns, source, counts), bad
+    )
     if counts[NO_OUTPUT]:
         warnings.append(f"{counts[NO_OUTPUT]:,} {NO_OUTPUT}")
     return records, FileNotes(str(table.path), choice.columns, unused, warnings, dict(+counts))
 
 
-def refuse_columns(table: Table, problems: Sequence[str]) -> None:
+def raise_column_problems(table: ColumnTable, problems: Sequence[str]) -> None:
     if problems:
-        told = [problem if problem.startswith("--columns") else f"{table.path}: {problem}" for problem in problems]
+        told = [
+            problem if problem.startswith("--columns") else f"{table.path}: {problem}" for problem in problems
+        ]
         raise UserError(*sorted(told), f"{table.path}: its columns are {', '.join(map(str, table.names))}")
 
 
-def kto_label(rows: Sequence[FileRow], names: Sequence[str]) -> str:
-    """The column that says of each row whether its answer is a good one, as KTO's data has it; "" where none does."""
-    for name in candidates_for((KTO,), names):
-        if all(truth_of(row.values.get(name)) is not None for row in rows):
+def find_kto_label(rows: Sequence[FileRow], names: Sequence[str]) -> str:
+    """The column that says of each row whether its answer is a good one, as KTO's data has it; "" where none
+    does.
+    """
+    for name in find_columns((KTO_LABEL,), names):
+        if all(parse_bool(row.values.get(name)) is not None for row in rows):
             return name
     return ""
 
 
-def truth_of(value: Any) -> bool | None:
+def parse_bool(value: Any) -> bool | None:
     """True or false, also as a text, as a CSV file has them; None for anything else."""
     if isinstance(value, str):
         return {"true": True, "false": False}.get(value.strip().casefold())
     return value if isinstance(value, bool) else None
 
 
-def pick(rows: Sequence[FileRow], convert: Callable[[dict], Any], bad: BadRows | None = None) -> list:
-    """`convert` for every row. Rows for which it raises ValueError go to `bad`; without it they raise one UserError."""
+def convert_rows(rows: Sequence[FileRow], convert: Callable[[dict], Any], bad: BadRows | None = None) -> list:
+    """`convert` for every row. Rows for which it raises ValueError go to `bad`; without it they raise one
+    UserError.
+    """
     problems = bad or BadRows()
     results = []
     for row in rows:
@@ -165,35 +194,47 @@ def pick(rows: Sequence[FileRow], convert: Callable[[dict], Any], bad: BadRows |
     return results
 
 
-def mapped_record(values: dict, roles: Mapping[str, str], source: str, counts: Counter[str]) -> Record:
+def convert_row(values: dict, roles: Mapping[str, str], source: str, counts: Counter[str]) -> Record:
     """The texts stay to the byte: leading spaces and line ends are part of an answer that is code.
 
-    Of a file in record form `meta` is kept, but not `source`: reports and scores are by data set, so that is its name.
+    Of a file in record form `meta` is kept, but not `source`: reports and scores are by data set, so that is
+    its name.
     """
-    instruction, output = (cell_text(values, roles[role]) for role in ("instruction", "output"))
-    text = cell_text(values, roles["input"], needed=False) if "input" in roles else ""
+    instruction, output = (read_cell(values, roles[role]) for role in ("instruction", "output"))
+    text = read_cell(values, roles["input"], required=False) if "input" in roles else ""
     if is_placeholder(text):
         counts[NO_INPUT] += 1
         text = ""
     counts[NO_OUTPUT] += is_placeholder(output)
-    return labelled(Record(instruction, text, output, "", source, meta=meta_in(values)), values, roles)
+    return add_id_and_group(
+        Record(instruction, text, output, "", source, meta=read_meta(values)), values, roles
+    )
 
 
-def labelled(record: Record, values: dict, roles: Mapping[str, str]) -> Record:
+def add_id_and_group(record: Record, values: dict, roles: Mapping[str, str]) -> Record:
     """The record with its row's id, else one made of its content, and with its row's group, if it has one."""
-    own_id, group = (label_in(values, roles[role]) if role in roles else "" for role in ("id", "group"))
-    return replace(record, id=own_id or content_id(record.instruction, record.input, record.output), group=group)
+    own_id, group = (read_label(values, roles[role]) if role in roles else "" for role in ("id", "group"))
+    return replace(
+        record, id=own_id or compute_content_id(record.instruction, record.input, record.output), group=group
+    )
 
 
-def label_in(values: dict, name: str) -> str:
+def read_label(values: dict, name: str) -> str:
     """An id or a group: text, or a number, which as text serves as well; "" where there is none."""
     value = values.get(name)
-    if isinstance(value, bool | list | dict | bytes) or (isinstance(value, float) and not math.isfinite(value)):
-        raise ValueError(f"{name} must be text or a number, not {value if isinstance(value, float) else kind_of(value)}")
-    return "" if value is None else text_in({name: str(value)}, name, needed=False).strip()
+    if isinstance(value, bool | list | dict | bytes) or (
+        isinstance(value, float) and not math.isfinite(value)
+    ):
+        raise ValueError(
+            f"{name} must be text or a number, not "
+            f"{value if isinstance(value, float) else describe_type(value)}"
+        )
+    return "" if value is None else read_text_field({name: str(value)}, name, required=False).strip()
 
 
-def meta_in(values: dict) -> dict:
-    """The record's `meta`. A column of that name which is no object of JSON is left out, as unknown columns are."""
+def read_meta(values: dict) -> dict:
+    """The record's `meta`. A column of that name which is no object of JSON is left out, as unknown columns
+    are.
+    """
     meta = values.get("meta")
-    return meta if isinstance(meta, dict) and is_json(meta) else {}
+    return meta if isinstance(meta, dict) and is_serializable(meta) else {}

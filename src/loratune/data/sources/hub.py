@@ -3,23 +3,34 @@
 from pathlib import Path
 
 from loratune.data.sources.files import load_files
-from loratune.data.sources.loaded import Loaded
-from loratune.data.sources.parts import parts_of
-from loratune.data.sources.readers import KINDS
+from loratune.data.sources.loaded import SourceData
+from loratune.data.sources.parts import detect_splits
+from loratune.data.sources.readers import DATA_SUFFIXES
 from loratune.errors import UserError
 from loratune.system import hub
 
 # Files beside the data that tell about it.
-DESCRIPTIONS = frozenset(
-    f"{name}.json" for name in ("config", "dataset_dict", "dataset_info", "dataset_infos", "metadata", "prepare_report", "state")
+METADATA_FILES = frozenset(
+    f"{name}.json"
+    for name in (
+        "config",
+        "dataset_dict",
+        "dataset_info",
+        "dataset_infos",
+        "metadata",
+        "prepare_report",
+        "state",
+    )
 )
 
 
-def load_dataset(name: str, columns: dict[str, str], skip_bad: bool = False) -> list[Loaded]:
-    """Any data set with known columns; where its files are named train, validation or test, these parts stay apart."""
-    files = dataset_files(name)
+def load_hub_dataset(name: str, columns: dict[str, str], skip_bad: bool = False) -> list[SourceData]:
+    """Any data set with known columns; where its files are named train, validation or test, these parts stay
+    apart.
+    """
+    files = download_dataset_files(name)
     parts: dict[str | None, list[Path]] = {}
-    for file, part in zip(files, parts_of([file.name for file in files]), strict=True):
+    for file, part in zip(files, detect_splits([file.name for file in files]), strict=True):
         parts.setdefault(part, []).append(file)
     origin = f"{name} on the Hugging Face hub"
     # With only one part there is nothing to keep apart; it is split like any other file.
@@ -36,38 +47,46 @@ def load_dataset(name: str, columns: dict[str, str], skip_bad: bool = False) -> 
     ]
 
 
-def dataset_files(name: str) -> list[Path]:
-    """Local paths of the data files of `owner/name` or, where a data set has several folders, `owner/name/folder`.
+def download_dataset_files(name: str) -> list[Path]:
+    """Local paths of the data files of `owner/name` or, where a data set has several folders,
+    `owner/name/folder`.
 
     Raises UserError when there are none, or several folders and none is named.
     """
     owner, title, folder = (*name.split("/", 2), "")[:3]
     repository = f"{owner}/{title}"
-    if hub.answers():
-        chosen = choose(hub.listing(repository, "dataset"), name, folder)
+    if hub.is_hub_reachable():
+        chosen = choose_files(hub.list_repository_files(repository, "dataset"), name, folder)
         root = hub.download(repository, chosen, "dataset")
     else:
         # Without the hub: what an earlier download left in the cache.
-        root = hub.download(repository, [f"*{kind}" for kind in KINDS], "dataset")
-        chosen = choose([path.relative_to(root).as_posix() for path in root.rglob("*")], name, folder)
+        root = hub.download(repository, [f"*{kind}" for kind in DATA_SUFFIXES], "dataset")
+        chosen = choose_files([path.relative_to(root).as_posix() for path in root.rglob("*")], name, folder)
     return [root / file for file in chosen]
 
 
-def choose(files: list[str], name: str, folder: str) -> list[str]:
+def choose_files(files: list[str], name: str, folder: str) -> list[str]:
     if outside := [file for file in files if ".." in file.split("/") or file.startswith("/") or "\\" in file]:
         raise UserError(f"--data {name}: it names a file outside of itself, {outside[0]!r}; do not use it")
-    inside = sorted(file for file in files if file.startswith(f"{folder}/" if folder else "") and not is_description(file))
-    by_kind = {kind: [file for file in inside if file.endswith(kind)] for kind in KINDS}
+    inside = sorted(
+        file
+        for file in files
+        if file.startswith(f"{folder}/" if folder else "") and not is_metadata_file(file)
+    )
+    by_kind = {kind: [file for file in inside if file.endswith(kind)] for kind in DATA_SUFFIXES}
     chosen = next((found for found in by_kind.values() if found), [])
     if not chosen:
-        raise UserError(f"--data {name}: no {', '.join(KINDS)} files there" + (f" in {folder}" if folder else ""))
+        raise UserError(
+            f"--data {name}: no {', '.join(DATA_SUFFIXES)} files there" + (f" in {folder}" if folder else "")
+        )
     folders = sorted({file.rpartition("/")[0] for file in chosen})
     if len(folders) > 1:
         raise UserError(
-            f"--data {name}: it has several parts; choose one: " + " ".join(f"{name}/{part}" for part in folders if part)
+            f"--data {name}: it has several parts; choose one: "
+            + " ".join(f"{name}/{part}" for part in folders if part)
         )
     return chosen
 
 
-def is_description(file: str) -> bool:
-    return file.startswith(".") or file.rpartition("/")[2] in DESCRIPTIONS
+def is_metadata_file(file: str) -> bool:
+    return file.startswith(".") or file.rpartition("/")[2] in METADATA_FILES

@@ -15,11 +15,13 @@ class FileNotes:
     unused: list[str]  # columns that nothing is taken from
     warnings: list[str] = field(default_factory=list)  # of what is probably not what the user wants
     counts: dict[str, int] = field(default_factory=dict)  # what became of parts of rows, in words: how many
-    bad_rows: list[str] = field(default_factory=list)  # left out by the user's wish: place and problem of each
+    bad_rows: list[str] = field(
+        default_factory=list
+    )  # left out by the user's wish: place and problem of each
 
 
 @dataclass(frozen=True)
-class Loaded:
+class SourceData:
     """Records of one source. `split` is set where the source itself says which part they belong to."""
 
     name: str

@@ -1,4 +1,6 @@
-"""Rows of a file: JSON lines, JSON, CSV, TSV or Parquet to one dict of values each, with its place for messages."""
+"""Rows of a file: JSON lines, JSON, CSV, TSV or Parquet to one dict of values each, with its place for
+messages.
+"""
 
 import json
 import re
@@ -10,15 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from loratune.data.bad_rows import BadRows
-from loratune.data.jsonl import json_lines, kind_of, object_in
-from loratune.data.sources.other_kinds import remedy_for
-from loratune.data.sources.tables import table_rows
+from loratune.data.jsonl import describe_type, read_json_lines, require_object
+from loratune.data.sources.other_kinds import suggest_conversion
+from loratune.data.sources.tables import read_table_rows
 from loratune.errors import UserError
-from loratune.system.atomic import explained
-from loratune.system.read import explaining_json, parse_json, read_text, reading, without_repetition
+from loratune.system.atomic import convert_os_error
+from loratune.system.read import (
+    build_unique_dict,
+    open_regular_file,
+    parse_json,
+    read_text,
+    translate_json_errors,
+)
 
 # A small Parquet file may claim billions of equal rows.
-MOST_ROWS_A_BYTE = 100
+MAX_ROWS_PER_BYTE = 100
 JSON_SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -31,8 +39,8 @@ class FileRow:
 def read_rows(path: Path, bad: BadRows | None = None) -> list[FileRow]:
     """The rows as they are in the file.
 
-    Raises UserError when it is missing, empty, broken or of an unknown kind. Single rows that cannot be read go to `bad`;
-    without it they raise, too.
+    Raises UserError when it is missing, empty, broken or of an unknown kind. Single rows that cannot be read
+    go to `bad`; without it they raise, too.
     """
     path = Path(path)
     refuse_unreadable(path)
@@ -41,47 +49,61 @@ def read_rows(path: Path, bad: BadRows | None = None) -> list[FileRow]:
     if bad is None:
         problems.refuse()
     if not rows and not problems.problems:
-        raise UserError(f"{path}: the file is empty; it needs at least one row with an instruction and an output")
+        raise UserError(
+            f"{path}: the file is empty; it needs at least one row with an instruction and an output"
+        )
     return rows
 
 
 def refuse_unreadable(path: Path) -> None:
     """Raise UserError where there is no file, none that may be read, or one of a kind that is not read."""
     if path.suffix.lower() not in READERS:
-        raise UserError("; ".join([f"{path}: unknown kind of file", f"use {', '.join(KINDS)}", *remedy_for(path)]))
-    with reading(path):
+        raise UserError(
+            "; ".join(
+                [
+                    f"{path}: unknown kind of file",
+                    f"use {', '.join(DATA_SUFFIXES)}",
+                    *suggest_conversion(path),
+                ]
+            )
+        )
+    with open_regular_file(path):
         pass
 
 
-def json_rows(path: Path, bad: BadRows) -> list[FileRow]:
+def read_json_rows(path: Path, bad: BadRows) -> list[FileRow]:
     """Read objects, one after another or in a list, whether the file is named .json or .jsonl."""
     text = read_text(path)
     try:
-        values = json_values(text)
+        values = parse_json_values(text)
     except (ValueError, RecursionError) as error:
-        if is_by_line(path, text):
-            return json_lines(path, lambda where, value: FileRow(where, object_in(value)), bad)
-        with explaining_json(path):
+        if is_json_lines(path, text):
+            return read_json_lines(path, lambda where, value: FileRow(where, require_object(value)), bad)
+        with translate_json_errors(path):
             raise error
     numbered = [(f"{path}, line {line}", value) for line, value in values]
-    if len(values) == 1 and (found := list_alone(path, values[0][1])) is not None:
+    if len(values) == 1 and (found := find_row_list(path, values[0][1])) is not None:
         numbered = [(f"{path}, row {number}", value) for number, value in enumerate(found, 1)]
     rows = []
     for where, value in numbered:
         try:
-            rows.append(FileRow(where, object_in(value)))
+            rows.append(FileRow(where, require_object(value)))
         except ValueError as error:
             bad.add(where, error)
     return rows
 
 
-def list_alone(path: Path, content: Any) -> list | None:
+def find_row_list(path: Path, content: Any) -> list | None:
     """The list of rows that a file consists of; None where its only value is a row itself.
 
     An object in a .json file that holds exactly one list stands for that list.
     """
     if path.suffix.lower() == ".jsonl":
-        return content if isinstance(content, list) and any(isinstance(value, dict) for value in content) else None
+        return (
+            content
+            if isinstance(content, list) and any(isinstance(value, dict) for value in content)
+            else None
+        )
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list)]
         # An object of objects is a table by columns or by keys.
@@ -90,16 +112,19 @@ def list_alone(path: Path, content: Any) -> list | None:
     else:
         lists = [content]
     if len(lists) != 1 or not isinstance(lists[0], list):
-        raise UserError(f"{path}: a list of objects is needed, or an object with one list in it; found {kind_of(content)}")
+        raise UserError(
+            f"{path}: a list of objects is needed, or an object with one list in it; found "
+            f"{describe_type(content)}"
+        )
     return lists[0]
 
 
-def json_values(text: str) -> list[tuple[int, Any]]:
+def parse_json_values(text: str) -> list[tuple[int, Any]]:
     """Each of the values that stand one after another in a text, and the line on which it begins.
 
     Raises ValueError, as json.loads does, and RecursionError.
     """
-    decoder = json.JSONDecoder(object_pairs_hook=without_repetition)
+    decoder = json.JSONDecoder(object_pairs_hook=build_unique_dict)
     found = []
     line, counted = 1, 0
     position = JSON_SPACE.match(text).end()
@@ -112,15 +137,17 @@ def json_values(text: str) -> list[tuple[int, Any]]:
     return found
 
 
-def is_by_line(path: Path, text: str) -> bool:
+def is_json_lines(path: Path, text: str) -> bool:
     """Whether a text that is not JSON as a whole is one row a line, so that each broken line can be named."""
     first, *others = [line for line in text.split("\n") if line.strip()]
     if not others:
         return path.suffix.lower() == ".jsonl"
-    return is_json(first) or (first.lstrip().startswith("{") and any(line.startswith("{") and is_json(line) for line in others))
+    return is_json_line(first) or (
+        first.lstrip().startswith("{") and any(line.startswith("{") and is_json_line(line) for line in others)
+    )
 
 
-def is_json(line: str) -> bool:
+def is_json_line(line: str) -> bool:
     try:
         parse_json(line)
     except json.JSONDecodeError:
@@ -130,36 +157,39 @@ def is_json(line: str) -> bool:
     return True
 
 
-def delimited_rows(path: Path, bad: BadRows) -> list[FileRow]:
-    return [FileRow(f"{path}, line {line}", values) for line, values in table_rows(path, bad)]
+def read_delimited_rows(path: Path, bad: BadRows) -> list[FileRow]:
+    return [FileRow(f"{path}, line {line}", values) for line, values in read_table_rows(path, bad)]
 
 
-def parquet_rows(path: Path, bad: BadRows) -> list[FileRow]:
+def read_parquet_rows(path: Path, bad: BadRows) -> list[FileRow]:
     from pyarrow import parquet
 
     try:
         claimed, size = parquet.read_metadata(path).num_rows, path.stat().st_size
-        if claimed > MOST_ROWS_A_BYTE * size:
+        if claimed > MAX_ROWS_PER_BYTE * size:
             raise ValueError(f"{claimed:,} rows in {size:,} bytes cannot be texts")
         table = parquet.read_table(path)
     except Exception as error:  # whatever Arrow raises for a broken file
-        if (known := explained(error, path)) is not error:
+        if (known := convert_os_error(error, path)) is not error:
             raise known from error
         raise UserError(f"{path}: cannot be read as Parquet: {error}") from error
     if len(set(table.column_names)) < table.num_columns:
         twice, _ = Counter(table.column_names).most_common(1)[0]
         raise UserError(f"{path}: two columns have the name {twice!r}; rename one")
-    columns = {name: column_values(path, name, table.column(name)) for name in table.column_names}
+    columns = {name: convert_column(path, name, table.column(name)) for name in table.column_names}
     names = [name for name, values in columns.items() if values is not None]
     rows = zip(*(columns[name] for name in names), strict=True)
-    return [FileRow(f"{path}, row {number}", dict(zip(names, row, strict=True))) for number, row in enumerate(rows, 1)]
+    return [
+        FileRow(f"{path}, row {number}", dict(zip(names, row, strict=True)))
+        for number, row in enumerate(rows, 1)
+    ]
 
 
-def column_values(path: Path, name: str, column) -> list | None:
+def convert_column(path: Path, name: str, column) -> list | None:
     """The values of an Arrow column as Python's own.
 
-    None where Python has no word for them, such as a date of the year 300,000: that can be no text. Text that is not
-    UTF-8 raises UserError.
+    None where Python has no word for them, such as a date of the year 300,000: that can be no text. Text that
+    is not UTF-8 raises UserError.
     """
     kind = str(column.type)
     try:
@@ -177,11 +207,11 @@ def column_values(path: Path, name: str, column) -> list | None:
 
 
 READERS: dict[str, Callable[[Path, BadRows], list[FileRow]]] = {
-    ".parquet": parquet_rows,
-    ".jsonl": json_rows,
-    ".json": json_rows,
-    ".csv": delimited_rows,
-    ".tsv": delimited_rows,
+    ".parquet": read_parquet_rows,
+    ".jsonl": read_json_rows,
+    ".json": read_json_rows,
+    ".csv": read_delimited_rows,
+    ".tsv": read_delimited_rows,
 }
 # Of one data set in several kinds of files, the first is taken.
-KINDS = tuple(READERS)
+DATA_SUFFIXES = tuple(READERS)

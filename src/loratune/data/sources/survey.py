@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from loratune.data.example import Record
-from loratune.data.sources.loaded import Loaded
-from loratune.tasks.finqa.questions import FinqaOptions, read_questions, records_of
+from loratune.data.sources.loaded import SourceData
+from loratune.tasks.finqa.questions import FinqaOptions, build_finqa_records, read_questions
 
-SAMPLE = 64  # FinQA questions of each part that are made into records
+SAMPLE_QUESTIONS = 64  # FinQA questions of each part that are made into records
 
 
 @dataclass(frozen=True)
@@ -20,19 +20,21 @@ class Survey:
     sample: list[Record] = field(default_factory=list)
 
 
-def survey_of(*parts: Loaded) -> Survey:
+def survey_records(*parts: SourceData) -> Survey:
     """Of a source, in one part or several, whose records are made as fast as it is read."""
     records = [record for one in parts for record in one.records]
     return Survey(parts[0].name, ", ".join(one.origin for one in parts), len(records), sample=records)
 
 
-def survey_finqa(place: str | Path, options: FinqaOptions) -> Survey:
+def survey_finqa(source: str | Path, options: FinqaOptions) -> Survey:
     """The facts of some questions are ranked, and that is timed."""
-    origin, parts = read_questions(place)
+    origin, parts = read_questions(source)
     seconds, sample = 0.0, []
     for split, questions in parts.items():
         started = time.perf_counter()
-        made = list(records_of(questions[:SAMPLE], split, options))
-        seconds += (time.perf_counter() - started) * len(questions) / max(len(questions[:SAMPLE]), 1)
+        made = list(build_finqa_records(questions[:SAMPLE_QUESTIONS], split, options))
+        seconds += (
+            (time.perf_counter() - started) * len(questions) / max(len(questions[:SAMPLE_QUESTIONS]), 1)
+        )
         sample += made
     return Survey("finqa", origin, sum(map(len, parts.values())), seconds, sample)

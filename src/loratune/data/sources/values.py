@@ -3,26 +3,27 @@
 import math
 from typing import Any
 
-from loratune.data.jsonl import has_lone_surrogate, kind_of
+from loratune.data.jsonl import describe_type, has_lone_surrogate
 
 # Texts by which people and programs say that there is no input.
 PLACEHOLDERS = ("<noinput>", "n/a", "nan", "none", "null")
 
 
-def cell_text(values: dict, name: str, needed: bool = True) -> str:
+def read_cell(values: dict, name: str, required: bool = True) -> str:
     """The text of a cell, to the byte; a number, true, false or a date as text.
 
-    What is missing, null, NaN or blank is "", or raises ValueError that names the column where a text is needed.
+    What is missing, null, NaN or blank is "", or raises ValueError that names the column where a text is
+    needed.
     """
     value = values.get(name)
     if isinstance(value, dict | list | bytes):
-        raise ValueError(f"{name} must be text, not {kind_of(value)}")
-    text = "" if is_missing(value) else as_text(value)
+        raise ValueError(f"{name} must be text, not {describe_type(value)}")
+    text = "" if is_missing(value) else format_cell(value)
     if has_lone_surrogate(text):
         raise ValueError(f"{name} holds a broken character (a lone surrogate)")
     if text.strip():
         return text
-    if needed:
+    if required:
         raise ValueError(f"{name} is {'blank' if isinstance(value, str) else 'missing'}")
     return ""
 
@@ -36,7 +37,7 @@ def is_blank(value: Any) -> bool:
     return is_missing(value) or value in ([], {}) or (isinstance(value, str) and not value.strip())
 
 
-def as_text(value: Any) -> str:
+def format_cell(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)

@@ -1,4 +1,6 @@
-"""A GGUF file to a model folder: weights dequantised to fp32 safetensors, configuration and tokenizer beside them."""
+"""A GGUF file to a model folder: weights dequantised to fp32 safetensors, configuration and tokenizer beside
+them.
+"""
 
 import os
 import shutil
@@ -7,16 +9,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from loratune.errors import UserError
-from loratune.models.gguf.header import read_header, refuse_untrue_sizes
+from loratune.models.gguf.header import check_gguf_sizes, read_gguf_header
 from loratune.models.tokenizer import Tokenizer
-from loratune.system.atomic import explaining
+from loratune.system.atomic import translate_os_errors
 from loratune.system.console import track
 from loratune.system.memory import is_out_of_memory
 from loratune.system.quiet import quiet_libraries
 
 
-def convert(gguf: Path, folder: Path) -> None:
-    """Write `folder` whole or not at all. Raises UserError when the file cannot be read as GGUF or the disk is full."""
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Write `folder` whole or not at all. Raises UserError when the file cannot be read as GGUF or the disk
+    is full.
+    """
     import torch
     from transformers import AutoModelForCausalLM, modeling_gguf_pytorch_utils
 
@@ -24,17 +28,19 @@ def convert(gguf: Path, folder: Path) -> None:
     modeling_gguf_pytorch_utils.tqdm = lambda tensors, **_: track(tensors, "unpacking the model (once)")
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
-        refuse_untrue_sizes(read_header(gguf))
-        with explaining(folder), alone(gguf) as place, quiet_libraries():
+        check_gguf_sizes(read_gguf_header(gguf))
+        with translate_os_errors(folder), isolated_folder(gguf) as place, quiet_libraries():
             source = {"pretrained_model_name_or_path": place, "gguf_file": gguf.name}
-            model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(
+                **source, dtype=torch.float32, trust_remote_code=False
+            )
             # The folder holds plain weights: without this they would be announced as quantised.
             model.config.__dict__.pop("quantization_config", None)
             model.hf_quantizer = None
             beside.mkdir(parents=True, exist_ok=True)
             model.save_pretrained(beside)
             Tokenizer.load(place, gguf_file=gguf.name).save(beside)
-            put_in_place(beside, folder)
+            move_into_place(beside, folder)
     except UserError:
         raise
     except Exception as error:  # whatever gguf and transformers raise for a broken file
@@ -46,16 +52,20 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 @contextmanager
-def alone(gguf: Path):
-    """Yield a folder that holds the file and nothing else: transformers would also read a tokenizer.json beside it."""
+def isolated_folder(gguf: Path):
+    """Yield a folder that holds the file and nothing else: transformers would also read a tokenizer.json
+    beside it.
+    """
     with TemporaryDirectory() as place:
         (Path(place) / gguf.name).symlink_to(gguf.absolute())
         yield Path(place)
 
 
-def put_in_place(beside: Path, folder: Path) -> None:
+def move_into_place(beside: Path, folder: Path) -> None:
     try:
         os.replace(beside, folder)
     except OSError:
-        if not (folder / "config.json").is_file():  # else another process has unpacked the same file meanwhile
+        if not (
+            folder / "config.json"
+        ).is_file():  # else another process has unpacked the same file meanwhile
             raise

@@ -4,16 +4,16 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from loratune.config.prepare import PrepareSettings
-from loratune.data.bad_rows import LISTED
+from loratune.config.prepare import PrepareConfig
+from loratune.data.bad_rows import MAX_LISTED
 from loratune.data.prepare_report import TOKEN_KINDS
 from loratune.data.split import SPLITS
 from loratune.system.console import console, say, warn
 
-MANY = 0.05  # share of a source's rows from which on shortening is worth a warning
+WARN_SHARE = 0.05  # share of a source's rows from which on shortening is worth a warning
 
 
-def show(report: dict, settings: PrepareSettings) -> None:
+def show_summary(report: dict, settings: PrepareConfig) -> None:
     """The report as a table, then what deserves a sentence."""
     sources = report["sources"]
     table = Table("", *sources, title=f"Prepared data (tokens as {report['tokenizer']} counts them)")
@@ -33,19 +33,20 @@ def show(report: dict, settings: PrepareSettings) -> None:
         reasons = "".join(f"; {count:,} left out ({reason})" for reason, count in source["left_out"].items())
         say(f"{name}: from {source['origin']}{reasons}")
         for notes in source.get("files", []):
-            show_file(notes)
-        tell_shortened(name, source, settings.max_tokens)
-        if markers := end_markers_in_words(source):
+            show_file_notes(notes)
+        show_truncation(name, source, settings.max_tokens)
+        if markers := format_end_markers(source):
             say(f"{name}: {markers} (the files hold them)")
     for split, recall in report["fact_recall"].items():
         say(
-            f"FinQA {split}: all gold facts are kept in {recall['all_gold_facts']:.1%} of the {recall['rows']:,} rows where they "
+            f"FinQA {split}: all gold facts are kept in {recall['all_gold_facts']:.1%} of the "
+            f"{recall['rows']:,} rows where they "
             f"are known (--fact-tokens {settings.fact_tokens})"
         )
     say(f"Written: {settings.out}/train.jsonl val.jsonl test.jsonl prepare_report.json")
 
 
-def show_file(notes: dict) -> None:
+def show_file_notes(notes: dict) -> None:
     """What was taken from a file of the user's, and what was not."""
     taken = ", ".join(f"{role} = {column}" for role, column in notes["columns"].items())
     unused = f"; unused columns: {', '.join(map(str, notes['unused']))}" if notes["unused"] else ""
@@ -54,13 +55,13 @@ def show_file(notes: dict) -> None:
         say(f"{notes['file']}: {count:,} {what}")
     for problem in notes["warnings"]:
         warn(f"{notes['file']}: {problem}")
-    for problem in notes["bad_rows"][:LISTED]:
+    for problem in notes["bad_rows"][:MAX_LISTED]:
         warn(f"left out: {problem}")
-    if (more := len(notes["bad_rows"]) - LISTED) > 0:
+    if (more := len(notes["bad_rows"]) - MAX_LISTED) > 0:
         warn(f"left out: {more:,} more, listed in prepare_report.json")
 
 
-def end_markers_in_words(count: Mapping[str, int]) -> str:
+def format_end_markers(count: Mapping[str, int]) -> str:
     """What became of the end markers of one source's outputs; empty where there were none."""
     if not (number := count.get("end_markers_removed", 0)):
         return ""
@@ -69,10 +70,17 @@ def end_markers_in_words(count: Mapping[str, int]) -> str:
     return f"{number:,} {outputs} with an end marker such as <|endoftext|>; {taken_off}"
 
 
-def tell_shortened(name: str, source: dict, max_tokens: int) -> None:
+def show_truncation(name: str, source: dict, max_tokens: int) -> None:
     cut = {what: source[what] for what in ("inputs_cut", "responses_cut", "dropped") if source[what]}
     if cut:
         told = ", ".join(f"{number:,} {what.replace('_', ' ')}" for what, number in cut.items())
-        tell = warn if sum(cut.values()) > MANY * source["rows"] else say
-        turns = f"; of chats the {source['turns_cut']:,} turns that are oldest give way" if source["turns_cut"] else ""
-        tell(f"{name}: {told} when rows are shortened to {max_tokens} tokens for training (the files hold them whole){turns}")
+        tell = warn if sum(cut.values()) > WARN_SHARE * source["rows"] else say
+        turns = (
+            f"; of chats the {source['turns_cut']:,} turns that are oldest give way"
+            if source["turns_cut"]
+            else ""
+        )
+        tell(
+            f"{name}: {told} when rows are shortened to {max_tokens} tokens for training (the files hold "
+            f"them whole){turns}"
+        )

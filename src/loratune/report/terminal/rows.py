@@ -1,4 +1,6 @@
-"""Rows on the terminal as the model sees them: the prompt dim, each token that is learned in a colour of its own."""
+"""Rows on the terminal as the model sees them: the prompt dim, each token that is learned in a colour of its
+own.
+"""
 
 from collections.abc import Callable, Sequence
 from itertools import cycle
@@ -7,18 +9,18 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from loratune.config.preview import PreviewSettings
-from loratune.data.cuts import Fitted
+from loratune.config.preview import PreviewConfig
+from loratune.data.cuts import Truncation
 from loratune.system.console import console, say, warn
 
-PROMPT = "dim"
-TARGETS = ("black on cyan", "black on green")  # in turn, so that each token's borders are seen
-END = "bold black on yellow"
-CUT = "bold red"
-MANY = 0.05  # share of a source's rows from which on shortening is worth a warning
-LISTED = 5  # ids that are named
-CUTS = ("inputs_cut", "responses_cut", "dropped")
-LINES: dict[str, Callable[[dict], str]] = {
+PROMPT_STYLE = "dim"
+TARGET_STYLES = ("black on cyan", "black on green")  # in turn, so that each token's borders are seen
+END_STYLE = "bold black on yellow"
+CUT_STYLE = "bold red"
+CUT_WARNING_SHARE = 0.05  # share of a source's rows from which on shortening is worth a warning
+MAX_IDS_LISTED = 5  # ids that are named
+CUT_COUNTS = ("inputs_cut", "responses_cut", "dropped")
+SUMMARY_LINES: dict[str, Callable[[dict], str]] = {
     "rows": lambda source: f"{source['rows']:,}",
     "inputs shortened": lambda source: f"{source['inputs_cut']:,}",
     "responses shortened": lambda source: f"{source['responses_cut']:,}",
@@ -28,75 +30,92 @@ LINES: dict[str, Callable[[dict], str]] = {
     "learned": lambda source: f"{source['learned'] / max(source['tokens'], 1):.0%}",
     **{
         f"tokens in a row, {words}": lambda source, share=share: f"{source['row_lengths'][share]:,}"
-        for share, words in {"5": "5 % below", "50": "half below", "95": "95 % below", "100": "longest"}.items()
+        for share, words in {
+            "5": "5 % below",
+            "50": "half below",
+            "95": "95 % below",
+            "100": "longest",
+        }.items()
     },
     "learned in a row, half below": lambda source: f"{source['learned_lengths']['50']:,}",
     "learned in a row, longest": lambda source: f"{source['learned_lengths']['100']:,}",
 }
 
 
-def show_rows(rows: Sequence[Fitted], tokenizer) -> None:
+def show_rows(rows: Sequence[Truncation], tokenizer) -> None:
     coloured = console.color_system is not None and not console.no_color
-    console.print(legend(coloured), soft_wrap=not console.is_terminal)
+    console.print(build_legend(coloured), soft_wrap=not console.is_terminal)
     for number, row in enumerate(rows, 1):
         console.print()
-        console.print(Rule(heading(number, row), align="left", style=PROMPT))
+        console.print(Rule(build_heading(number, row), align="left", style=PROMPT_STYLE))
         # Without a terminal a line stays whole.
-        console.print(body(row, tokenizer, coloured), soft_wrap=not console.is_terminal)
+        console.print(build_body(row, tokenizer, coloured), soft_wrap=not console.is_terminal)
     if not rows:
         say("No row was shortened or dropped.")
     console.print()
 
 
-def legend(coloured: bool) -> Text:
-    told = Text.assemble(("the prompt", PROMPT), "   ", *target(["what ", "is ", "learned"], coloured, ended=True))
-    return told.append("   ↵ end of a line   ").append("✂ cut here", CUT)
+def build_legend(coloured: bool) -> Text:
+    told = Text.assemble(
+        ("the prompt", PROMPT_STYLE), "   ", *format_target(["what ", "is ", "learned"], coloured, ended=True)
+    )
+    return told.append("   ↵ end of a line   ").append("✂ cut here", CUT_STYLE)
 
 
-def heading(number: int, row: Fitted) -> Text:
-    told = Text(f"{number}. {visible(row.record.id)}", style="bold")
+def build_heading(number: int, row: Truncation) -> Text:
+    told = Text(f"{number}. {escape_invisible(row.record.id)}", style="bold")
     if row.kept is None:
-        return told.append(f"  {visible(row.record.source)}: dropped", CUT)
+        return told.append(f"  {escape_invisible(row.record.source)}: dropped", CUT_STYLE)
     prompt, response = len(row.kept.prompt), len(row.kept.response)
-    return told.append(f"  {visible(row.record.source)}: {prompt + response:,} tokens, {response:,} learned", "not bold")
+    return told.append(
+        f"  {escape_invisible(row.record.source)}: {prompt + response:,} tokens, {response:,} learned",
+        "not bold",
+    )
 
 
-def body(row: Fitted, tokenizer, coloured: bool) -> Text:
+def build_body(row: Truncation, tokenizer, coloured: bool) -> Text:
     if not row.whole.response:
-        return Text.assemble(prompt(row.whole.prompt, tokenizer), (" ✂ dropped: the output is nothing but an end marker", CUT))
+        return Text.assemble(
+            format_prompt(row.whole.prompt, tokenizer),
+            (" ✂ dropped: the output is nothing but an end marker", CUT_STYLE),
+        )
     if row.kept is None:
         return Text.assemble(
-            prompt(row.whole.prompt, tokenizer),
-            (f" ✂ dropped: the prompt's {len(row.whole.prompt):,} tokens leave no room to learn", CUT),
+            format_prompt(row.whole.prompt, tokenizer),
+            (f" ✂ dropped: the prompt's {len(row.whole.prompt):,} tokens leave no room to learn", CUT_STYLE),
         )
-    told = Text.assemble(prompt(row.kept.prompt[: row.input_cut_at], tokenizer))
-    if row.input_cut:
-        told.append(f" ✂ {row.input_cut:,} tokens of the input left out ✂ ", CUT)
-    told.append(prompt(row.kept.prompt[row.input_cut_at :], tokenizer))
+    told = Text.assemble(format_prompt(row.kept.prompt[: row.input_cut_position], tokenizer))
+    if row.input_tokens_cut:
+        told.append(f" ✂ {row.input_tokens_cut:,} tokens of the input left out ✂ ", CUT_STYLE)
+    told.append(format_prompt(row.kept.prompt[row.input_cut_position :], tokenizer))
     if not row.whole.response:  # a row without a target: nothing is learned
         return told
-    ended = row.response_cut == 0
+    ended = row.response_tokens_cut == 0
     ids = row.kept.response[:-1] if ended else row.kept.response
-    told.append(Text.assemble(*target(pieces(tokenizer.spelled(ids)), coloured, ended)))
+    told.append(Text.assemble(*format_target(decode_pieces(tokenizer.decode_to_bytes(ids)), coloured, ended)))
     if not ended:
-        told.append(f" ✂ {row.response_cut:,} tokens of the response and the end left out", CUT)
+        told.append(f" ✂ {row.response_tokens_cut:,} tokens of the response and the end left out", CUT_STYLE)
     return told
 
 
-def prompt(ids: Sequence[int], tokenizer) -> Text:
-    return Text(visible("".join(pieces(tokenizer.spelled(ids)))), style=PROMPT)
+def format_prompt(ids: Sequence[int], tokenizer) -> Text:
+    return Text(escape_invisible("".join(decode_pieces(tokenizer.decode_to_bytes(ids)))), style=PROMPT_STYLE)
 
 
-def target(texts: Sequence[str], coloured: bool, ended: bool) -> list[str | tuple[str, str]]:
+def format_target(texts: Sequence[str], coloured: bool, ended: bool) -> list[str | tuple[str, str]]:
     """Without colour the brackets say what is learned."""
     if coloured:
-        shown = [(visible(text), style) for text, style in zip(texts, cycle(TARGETS), strict=False)]
-        return [*shown, (" ■ end ", END)] if ended else shown
-    return ["⟦", "¦".join([*map(visible, texts), *(["■"] if ended else [])]), "⟧"]
+        shown = [
+            (escape_invisible(text), style) for text, style in zip(texts, cycle(TARGET_STYLES), strict=False)
+        ]
+        return [*shown, (" ■ end ", END_STYLE)] if ended else shown
+    return ["⟦", "¦".join([*map(escape_invisible, texts), *(["■"] if ended else [])]), "⟧"]
 
 
-def pieces(spelled: Sequence[bytes]) -> list[str]:
-    """The text of each token; tokens that share a letter stand together, and what is no letter at all is escaped."""
+def decode_pieces(spelled: Sequence[bytes]) -> list[str]:
+    """The text of each token; tokens that share a letter stand together, and what is no letter at all is
+    escaped.
+    """
     found, waiting = [], b""
     for token in spelled:
         waiting += token
@@ -110,31 +129,34 @@ def pieces(spelled: Sequence[bytes]) -> list[str]:
     return [*found, waiting.decode(errors="backslashreplace")] if waiting else found
 
 
-def visible(text: str) -> str:
+def escape_invisible(text: str) -> str:
     """Line ends with a sign, and whatever would steer the terminal, or not be seen, as an escape."""
-    return "".join(map(letter_shown, text))
+    return "".join(map(escape_character, text))
 
 
-def letter_shown(letter: str) -> str:
+def escape_character(letter: str) -> str:
     if letter == "\n":
         return "↵\n"
     return letter if letter.isprintable() else letter.encode("unicode_escape").decode()
 
 
-def show_summary(summary: dict, settings: PreviewSettings) -> None:
+def show_summary(summary: dict, settings: PreviewConfig) -> None:
     sources = summary["sources"]
-    table = Table("", *map(visible, sources), title="All rows")
+    table = Table("", *map(escape_invisible, sources), title="All rows")
     for column in table.columns[1:]:
         column.justify = "right"
-    for title, number in LINES.items():
+    for title, number in SUMMARY_LINES.items():
         table.add_row(title, *map(number, sources.values()))
     console.print(table)
     for name, source in sources.items():
-        if (cut := sum(source[what] for what in CUTS)) > MANY * source["rows"]:
+        if (cut := sum(source[what] for what in CUT_COUNTS)) > CUT_WARNING_SHARE * source["rows"]:
             warn(
-                f"{visible(name)}: {cut:,} of {source['rows']:,} rows were shortened or dropped to fit in "
+                f"{escape_invisible(name)}: {cut:,} of {source['rows']:,} rows were shortened or dropped to "
+                "fit in "
                 f"{settings.max_tokens:,} tokens; --cut shows them"
             )
     if twice := summary["duplicate_ids"]:
-        named = ", ".join(map(visible, list(twice)[:LISTED])) + (", ..." if len(twice) > LISTED else "")
+        named = ", ".join(map(escape_invisible, list(twice)[:MAX_IDS_LISTED])) + (
+            ", ..." if len(twice) > MAX_IDS_LISTED else ""
+        )
         warn(f"several rows have the same id, for {len(twice):,} ids: {named}")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from loratune.tasks.finqa.program import ProgramError, execute, parse, same_result
+from loratune.tasks.finqa.program import ProgramError, execute_program, is_same_result, parse_program
 from loratune.tasks.finqa.questions import Question
 
 
@@ -24,20 +24,24 @@ class Ceiling:
         return 1 - len(self.failures) / self.programs
 
 
-def ceiling(questions: Iterable[Question]) -> Ceiling:
+def compute_ceiling(questions: Iterable[Question]) -> Ceiling:
     """Over the questions that have a program; there must be one."""
     with_program = [question for question in questions if question.program]
-    reasons = [(question, why_not(question)) for question in with_program]
+    reasons = [(question, explain_failure(question)) for question in with_program]
     failures = [Failure(question.id, question.program, reason) for question, reason in reasons if reason]
     return Ceiling(len(with_program), failures)
 
 
-def why_not(question: Question) -> str:
+def explain_failure(question: Question) -> str:
     """Why the gold program does not give the recorded result; "" if it does."""
     try:
-        result = execute(parse(question.program), question.table)
+        result = execute_program(parse_program(question.program), question.table)
     except ProgramError as error:
         return str(error)
     if question.exe_ans is None:
         return f"no result is recorded; the program gives {result}"
-    return "" if same_result(result, question.exe_ans) else f"the program gives {result}, recorded is {question.exe_ans}"
+    return (
+        ""
+        if is_same_result(result, question.exe_ans)
+        else f"the program gives {result}, recorded is {question.exe_ans}"
+    )

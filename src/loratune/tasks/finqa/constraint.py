@@ -3,17 +3,23 @@
 from collections.abc import Sequence
 
 from loratune.data.example import Record
-from loratune.evaluation.scoring import table_of, wants_program
-from loratune.generation.constrained import Constraint, Vocabulary
+from loratune.evaluation.scoring import get_table, wants_program
+from loratune.generation.constrained import Constraint, TokenBytes
 from loratune.models.tokenizer import Tokenizer
-from loratune.tasks.finqa.grammar import programs_about
+from loratune.tasks.finqa.grammar import build_program_grammar
 
 
-def constraints_for(records: Sequence[Record], tokenizer: Tokenizer) -> list[Constraint | None]:
-    """For each record whose response is a program. Raises UserError where the tokenizer's tokens are not made of bytes."""
-    vocabulary = Vocabulary(tokenizer.pieces(), tokenizer.eos_id)
-    return [program_constraint(record, vocabulary) if wants_program(record) else None for record in records]
+def build_constraints(records: Sequence[Record], tokenizer: Tokenizer) -> list[Constraint | None]:
+    """For each record whose response is a program. Raises UserError where the tokenizer's tokens are not made
+    of bytes.
+    """
+    vocabulary = TokenBytes(tokenizer.pieces(), tokenizer.eos_id)
+    return [
+        build_program_constraint(record, vocabulary) if wants_program(record) else None for record in records
+    ]
 
 
-def program_constraint(record: Record, vocabulary: Vocabulary) -> Constraint:
-    return Constraint(programs_about(f"{record.instruction}\n{record.input}", table_of(record)), vocabulary)
+def build_program_constraint(record: Record, vocabulary: TokenBytes) -> Constraint:
+    return Constraint(
+        build_program_grammar(f"{record.instruction}\n{record.input}", get_table(record)), vocabulary
+    )

@@ -1,6 +1,8 @@
-"""Which facts of a FinQA page a question needs: a very small network over features of the question and each fact.
+"""Which facts of a FinQA page a question needs: a very small network over features of the question and each
+fact.
 
-Its weights, ranker.json, are fitted to FinQA's training questions by tools/ranker.py; docs/retrieval.md says what they gain.
+Its weights, ranker.json, are fitted to FinQA's training questions by tools/ranker.py; docs/retrieval.md says
+what they gain.
 """
 
 import json
@@ -13,25 +15,30 @@ from itertools import pairwise
 
 import numpy as np
 
-from loratune.data.words import words
-from loratune.tasks.finqa.facts import row_name
+from loratune.data.words import split_words
+from loratune.tasks.finqa.facts import get_row_name
 
 # A sentence needs some words at all.
-FEWEST_WORDS = 3
+MIN_WORDS = 3
 STOP_WORDS = frozenset(
-    words(
-        "a an the of in on at to for from by with and or is are was were be been do does did what how much many as that this "
+    split_words(
+        "a an the of in on at to for from by with and or is are was were be been do does did what how much "
+        "many as that this "
         "which it its if not has have had"
     )
 )
-ENDING = re.compile(r"(?<=[a-z]{3})(?:(?<!s)s|(?<=[a-z])(?:ations?|ments?|ings?|ions?|ies|es|ed|al|ly|e|y))$")
+SUFFIX = re.compile(r"(?<=[a-z]{3})(?:(?<!s)s|(?<=[a-z])(?:ations?|ments?|ings?|ions?|ies|es|ed|al|ly|e|y))$")
 YEAR = re.compile(r"(?:19|20)\d\d(?!\d)")
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 POINTS_ELSEWHERE = re.compile(r"following table|table (?:below|above)|as follows")
 # What a question asks for decides how many rows it needs, and which.
-ASKED = {
-    "asks a share": re.compile(r"\b(?:percent(?:age)?|portion|fraction|ratio|proportion|share) (?:of|is|was|did|does)\b"),
-    "asks a change": re.compile(r"\b(?:chang|increas|decreas|growth|grow|grew|declin|differ|return|rise|fell)"),
+QUESTION_PATTERNS = {
+    "asks a share": re.compile(
+        r"\b(?:percent(?:age)?|portion|fraction|ratio|proportion|share) (?:of|is|was|did|does)\b"
+    ),
+    "asks a change": re.compile(
+        r"\b(?:chang|increas|decreas|growth|grow|grew|declin|differ|return|rise|fell)"
+    ),
     "asks a total": re.compile(r"\b(?:total|sum|combined|cumulative|all)\b"),
     "asks an average": re.compile(r"\b(?:average|mean)\b"),
     "asks an extreme": re.compile(r"\b(?:highest|lowest|maximum|minimum|largest|range)\b"),
@@ -39,57 +46,68 @@ ASKED = {
 }
 
 
-def rank(question: str, facts: dict[str, str]) -> list[str]:
+def rank_facts(question: str, facts: dict[str, str]) -> list[str]:
     """Ids of the facts, the most promising for the question first; those without content are left out."""
-    names = rankable(facts)
+    names = list_rankable(facts)
     if not names:
         return []
-    order = np.argsort(-scores(features(question, facts, names), weights()), kind="stable")
+    order = np.argsort(
+        -compute_scores(compute_features(question, facts, names), load_weights()), kind="stable"
+    )
     return [names[number] for number in order]
 
 
-def rankable(facts: dict[str, str]) -> list[str]:
+def list_rankable(facts: dict[str, str]) -> list[str]:
     # Row 0 is the header, already told in every other row.
-    return [name for name, text in facts.items() if name != "table_0" and len(stems(text)) >= FEWEST_WORDS]
+    return [name for name, text in facts.items() if name != "table_0" and len(stem_words(text)) >= MIN_WORDS]
 
 
-def scores(values: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray:
-    """[facts] from [facts, features]: one hidden layer; only differences between the facts of a page mean anything."""
+def compute_scores(values: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray:
+    """[facts] from [facts, features]: one hidden layer; only differences between the facts of a page mean
+    anything.
+    """
     return np.tanh(values @ weights["hidden"] + weights["bias"]) @ weights["out"]
 
 
 @cache
-def weights() -> dict[str, np.ndarray]:
+def load_weights() -> dict[str, np.ndarray]:
     """hidden [features, units], bias [units], out [units]."""
     stored = json.loads(files(__package__).joinpath("ranker.json").read_text())
     hidden = np.array(list(stored["hidden"].values()))
     return {"hidden": hidden, "bias": np.array(stored["bias"]), "out": np.array(stored["out"])}
 
 
-def features(question: str, facts: dict[str, str], names: list[str]) -> np.ndarray:
+def compute_features(question: str, facts: dict[str, str], names: list[str]) -> np.ndarray:
     """[facts of `names`, features], the columns in the order of `feature_columns`."""
-    return np.column_stack(list(feature_columns(question, facts, names).values()))
+    return np.column_stack(list(compute_feature_columns(question, facts, names).values()))
 
 
-def feature_columns(question: str, facts: dict[str, str], names: list[str]) -> dict[str, np.ndarray]:
+def compute_feature_columns(question: str, facts: dict[str, str], names: list[str]) -> dict[str, np.ndarray]:
     """Title to a value for each fact of `names`; all within about -1 to 5."""
-    asked, texts = stems(question), [facts[name] for name in names]
-    fact_words = [stems(text) for text in texts]
+    asked, texts = stem_words(question), [facts[name] for name in names]
+    fact_words = [stem_words(text) for text in texts]
     table = np.array([name.startswith("table") for name in names], dtype=float)
-    row_names = [stems(row_name(facts[name])) if name.startswith("table") else () for name in names]
-    header_words, header_years = set(stems(facts.get("table_0", ""))), set(YEAR.findall(facts.get("table_0", "")))
+    row_names = [stem_words(get_row_name(facts[name])) if name.startswith("table") else () for name in names]
+    header_words, header_years = (
+        set(stem_words(facts.get("table_0", ""))),
+        set(YEAR.findall(facts.get("table_0", ""))),
+    )
     years, numbers = set(YEAR.findall(question)), set(NUMBER.findall(question))
-    own_numbers = [{number for number in NUMBER.findall(text) if not YEAR.fullmatch(number)} for text in texts]
+    own_numbers = [
+        {number for number in NUMBER.findall(text) if not YEAR.fullmatch(number)} for text in texts
+    ]
     ones = np.ones(len(names))
 
-    bm25, covered, missing = lexical(asked, fact_words)
+    bm25, covered, missing = compute_word_overlap(asked, fact_words)
     row_match = np.array([share(set(row), asked) for row in row_names])
     return {
         # words that question and fact share
         "BM25, of the page's best": bm25 / (bm25.max() or 1),
         "BM25": bm25 / 10,
         "BM25 rank": reciprocal_rank(bm25),
-        "BM25 rank in its kind": np.where(table, reciprocal_rank(bm25, table == 1), reciprocal_rank(bm25, table == 0)),
+        "BM25 rank in its kind": np.where(
+            table, reciprocal_rank(bm25, table == 1), reciprocal_rank(bm25, table == 0)
+        ),
         "question covered": covered,
         "question covered, beyond the best fact": missing,
         "question covered by the fact before": np.append(0, covered[:-1]),
@@ -100,7 +118,9 @@ def feature_columns(question: str, facts: dict[str, str], names: list[str]) -> d
         "asked years in the fact": np.array([share(years, YEAR.findall(text)) for text in texts]),
         "asked years in the table's header": table * share(years, header_years),
         "years asked": ones * min(len(years), 3),
-        "holds a number of the question": np.array([float(bool((numbers - years) & found)) for found in own_numbers]),
+        "holds a number of the question": np.array(
+            [float(bool((numbers - years) & found)) for found in own_numbers]
+        ),
         "numbers": np.log1p([len(NUMBER.findall(text)) for text in texts]),
         "distinct numbers": np.log1p([len(found) for found in own_numbers]),
         "has $": np.array([float("$" in text) for text in texts]),
@@ -122,15 +142,23 @@ def feature_columns(question: str, facts: dict[str, str], names: list[str]) -> d
         # the fact itself
         "words": np.log([len(found) for found in fact_words]),
         "place on the page": np.linspace(0, 1, len(names)),
-        "speaks of a table or list": np.array([float(bool(POINTS_ELSEWHERE.search(text.lower()))) for text in texts]),
+        "speaks of a table or list": np.array(
+            [float(bool(POINTS_ELSEWHERE.search(text.lower()))) for text in texts]
+        ),
         # the question, the same for all its facts: the hidden layer weighs the others by these
-        **{title: ones * bool(pattern.search(question.lower())) for title, pattern in ASKED.items()},
+        **{
+            title: ones * bool(pattern.search(question.lower()))
+            for title, pattern in QUESTION_PATTERNS.items()
+        },
     }
 
 
-def lexical(asked: Sequence[str], fact_words: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each fact: BM25 (k1 1.5, b 0.75), the share of the question's words that it has, weighted by their rareness on the
-    page, and the same of those words that the fact with the best BM25 lacks."""
+def compute_word_overlap(
+    asked: Sequence[str], fact_words: Sequence[Sequence[str]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each fact: BM25 (k1 1.5, b 0.75), the share of the question's words that it has, weighted by their
+    rareness on the page, and the same of those words that the fact with the best BM25 lacks.
+    """
     counted = [Counter(found) for found in fact_words]
     counts = np.array([[found[word] for word in dict.fromkeys(asked)] for found in counted], dtype=float)
     lengths = np.array([len(found) for found in fact_words])[:, None]
@@ -154,6 +182,6 @@ def share(wanted: set, found: Iterable) -> float:
 
 
 @lru_cache(4096)  # a page's facts are looked at for each of its questions
-def stems(text: str) -> tuple[str, ...]:
+def stem_words(text: str) -> tuple[str, ...]:
     """Words without their commonest endings, and numbers, in lower case, without stop words."""
-    return tuple(ENDING.sub("", word) for word in words(text, decimals=True) if word not in STOP_WORDS)
+    return tuple(SUFFIX.sub("", word) for word in split_words(text, decimals=True) if word not in STOP_WORDS)
