@@ -37,6 +37,9 @@ def cache(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def messages_on_stdout(monkeypatch):
     """A test with --json sends them to stderr, for itself alone."""
-    from loratune.system.console import console
+    from loratune.cli.arguments import SETTINGS
+    from loratune.config.base import format_flag
+    from loratune.system.console import console, show_messages
 
     monkeypatch.setattr(console, "stderr", False)
+    show_messages(format_flag, SETTINGS)

@@ -100,6 +100,23 @@ def test_nobody_imports_from_a_floor_above():
     assert found.keys() >= LEFT, "these are undone; take them out of LEFT"
 
 
+def test_only_what_is_shown_prints():
+    """Everywhere else messages go through `system.messages`."""
+    shows = ("commands", "cli", "report.terminal", "system.console")
+    prints = {
+        module
+        for path in PACKAGE.rglob("*.py")
+        if not (module := ".".join(path.relative_to(PACKAGE).with_suffix("").parts)).startswith(shows)
+        and ("system.console" in imports_of(path) or calls_print(path))
+    }
+    assert not prints
+
+
+def calls_print(path: Path) -> bool:
+    calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    return any(isinstance(call.func, ast.Name) and call.func.id == "print" for call in calls)
+
+
 def test_there_are_no_circles():
     graph = {
         ".".join(path.relative_to(PACKAGE).with_suffix("").parts): {name for name in imports_of(path)}

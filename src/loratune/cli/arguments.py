@@ -30,6 +30,9 @@ COMMANDS: dict[str, type[Config]] = {
     "ask": AskConfig,
 }
 
+# Every setting of every command: where a message names one in backticks, the command line shows its option.
+SETTINGS = frozenset(name for config_class in COMMANDS.values() for name in config_class.model_fields)
+
 
 class HelpFormatter(RichHelpFormatter):
     text_markup = help_markup = False  # square brackets are meant as such

@@ -7,11 +7,11 @@ import signal
 import sys
 from contextlib import suppress
 
-from loratune.cli.arguments import COMMANDS, build_parser
-from loratune.config.base import read_toml
+from loratune.cli.arguments import COMMANDS, SETTINGS, build_parser
+from loratune.config.base import format_flag, read_toml
 from loratune.doctor.packages import refuse_outdated_packages
 from loratune.errors import UserError
-from loratune.system.console import console, make_printable
+from loratune.system.console import console, make_printable, show_messages
 from loratune.system.hardware import set_wait_policy
 from loratune.system.memory import is_out_of_memory
 from loratune.system.signals import Interrupted, interrupting_cleanly
@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter is no reason to fail
+    show_messages(format_flag, SETTINGS)
     try:
         code, problems = run_to_exit_code(sys.argv[1:] if argv is None else argv)
         with suppress(OSError):  # a terminal that was closed
@@ -45,7 +46,7 @@ def run_to_exit_code(argv: list[str]) -> tuple[int, list[str]]:
         with interrupting_cleanly():
             return run(argv), []
     except UserError as error:
-        return 2, [f"error: {problem}" for problem in error.problems]
+        return 2, [f"error: {problem.render(format_flag, SETTINGS)}" for problem in error.details]
     except KeyboardInterrupt as error:
         return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT), ["interrupted"]
     except BrokenPipeError:

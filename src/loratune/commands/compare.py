@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loratune import __version__
-from loratune.commands.dry_run import Plan, show_plan
+from loratune.commands.dry_run import TIMING, Plan, show_plan
 from loratune.commands.loading import TunedModel, load_tuned_model
 from loratune.config.compare import CompareConfig
 from loratune.config.shared import DecodingConfig
@@ -24,7 +24,7 @@ from loratune.report.schema import Evaluation
 from loratune.report.summary import Comparison
 from loratune.report.terminal.comparison import show_comparison
 from loratune.system.atomic import format_json, refuse_unwritable, write_all_atomically
-from loratune.system.console import say, warn
+from loratune.system.console import console, say, warn
 from loratune.system.read import read_json
 from loratune.tasks.finqa.program import execute_text
 
@@ -60,7 +60,8 @@ def plan_comparison(
     decoder, prompts: Sequence[list[int]], settings: CompareConfig, reports: dict[str, Path]
 ) -> Plan:
     longest = f"{len(prompts)} prompts, two answers of at most {settings.max_new_tokens} tokens to each"
-    seconds = 2 * estimate_answering_seconds(decoder, prompts, settings)
+    with console.status(TIMING):
+        seconds = 2 * estimate_answering_seconds(decoder, prompts, settings)
     writes = [settings.out, *reports.values()]
     return Plan(
         {describe_prompts_file(settings.prompts): longest},

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from loratune.system.console import say
 
+TIMING = "Timing a small piece of the work ..."
+
 
 @dataclass(frozen=True)
 class Plan:

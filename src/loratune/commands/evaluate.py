@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loratune.commands.dry_run import Plan, show_plan
+from loratune.commands.dry_run import TIMING, Plan, show_plan
 from loratune.commands.loading import TunedModel, load_tuned_models
 from loratune.config.evaluate import EvaluateConfig
 from loratune.data.example import Example, Record
@@ -34,7 +34,7 @@ from loratune.models.resolve import get_cache_folder
 from loratune.report.terminal.evaluation import show_evaluation
 from loratune.report.terminal.prepared import format_end_markers
 from loratune.system.atomic import refuse_unwritable, write_json
-from loratune.system.console import say, warn
+from loratune.system.console import console, say, warn
 from loratune.tasks.finqa.constraint import build_constraints
 from loratune.tasks.finqa.questions import replace_with_gold_facts
 
@@ -105,10 +105,11 @@ def estimate_evaluation_seconds(
     settings: EvaluateConfig,
 ) -> float:
     """Every model reads the rows and answers the prompts, the base and each adapter read the plain text."""
-    of_each = estimate_reading_seconds(decoder, rows) + estimate_answering_seconds(
-        decoder, prompts, settings, settings.samples
-    )
-    return models * of_each + (1 + adapters) * estimate_reading_seconds(decoder, windows)
+    with console.status(TIMING):
+        rows_seconds = estimate_reading_seconds(decoder, rows)
+        answers_seconds = estimate_answering_seconds(decoder, prompts, settings, settings.samples)
+        windows_seconds = estimate_reading_seconds(decoder, windows)
+    return models * (rows_seconds + answers_seconds) + (1 + adapters) * windows_seconds
 
 
 def read_evaluation_records(data: str) -> list[Record]:

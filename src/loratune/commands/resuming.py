@@ -155,7 +155,7 @@ def resume_hint(run: str):
         if not (RUNS_FOLDER / run / "settings.toml").is_file():
             raise
         remedy = f"nothing up to the last checkpoint is lost; go on with: {format_resume_command(run)}"
-        raise UserError(*error.problems, remedy) from error
+        raise UserError(*error.details, remedy) from error
 
 
 def format_resume_command(run: str) -> str:

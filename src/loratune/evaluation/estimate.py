@@ -10,7 +10,6 @@ from loratune.data.packing import input_length
 from loratune.evaluation.likelihood import response_nll
 from loratune.generation.cache import choose_slot_count
 from loratune.generation.engine import generate
-from loratune.system.console import console
 
 TIMED_TOKENS = 512  # tokens that are read
 TIMED_STEPS = 4
@@ -64,7 +63,6 @@ def pick_evenly(items: Sequence, count: int) -> list:
 
 
 def measure_seconds(work: Callable[[], object]) -> float:
-    with console.status("Timing a small piece of the work ..."):
-        started = time.perf_counter()
-        work()
-        return time.perf_counter() - started
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

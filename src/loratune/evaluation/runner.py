@@ -15,7 +15,7 @@ from loratune.generation.both import generate_with_progress
 from loratune.generation.constrained import Constraint
 from loratune.generation.engine import Answer
 from loratune.system.cache import compute_cache_key
-from loratune.system.console import progress, say
+from loratune.system.messages import progress, say
 
 Constraints = Sequence[Constraint | None] | None
 

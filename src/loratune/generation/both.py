@@ -9,7 +9,7 @@ from loratune.config.shared import DecodingConfig
 from loratune.generation.constrained import Constraint
 from loratune.generation.engine import Answer, generate
 from loratune.models.lora import without_adapter
-from loratune.system.console import progress
+from loratune.system.messages import progress
 
 
 def generate_base_and_tuned(

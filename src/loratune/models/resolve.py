@@ -14,7 +14,7 @@ from pathlib import Path
 from loratune.errors import UserError
 from loratune.system import hub
 from loratune.system.cache import compute_cache_key
-from loratune.system.console import say
+from loratune.system.messages import say
 from loratune.system.read import hash_file, open_regular_file, read_json
 
 HUB_NAMES = {

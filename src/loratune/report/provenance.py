@@ -19,7 +19,7 @@ from loratune.config.train import TrainConfig
 from loratune.errors import UserError
 from loratune.models.adapter import read_adapter_metadata
 from loratune.report.schema import Evaluation, LogRow, RunSummary, read_evaluation, validate_file
-from loratune.system.console import say
+from loratune.system.messages import say
 from loratune.system.read import read_json
 from loratune.training.checkpoint import RunFolder
 

@@ -1,8 +1,9 @@
 """What a person sees while a command runs: messages, warnings, tables and progress bars."""
 
+import logging
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
@@ -16,6 +17,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.segment import Segment
+
+from loratune.errors import format_named_settings
+from loratune.system import messages
 
 # What turns the direction of writing round, so that a text reads otherwise than it is (CVE-2021-42574,
 # "Trojan Source").
@@ -93,6 +97,32 @@ def say(message: str) -> None:
 
 def warn(message: str) -> None:
     console.print(make_printable(f"warning: {message}"), style="yellow", soft_wrap=True)
+
+
+class ConsoleHandler(logging.Handler):
+    """Shows the library's log messages as the command's own, with settings as options."""
+
+    def __init__(self, format_setting: Callable[[str], str], known: Collection[str]):
+        super().__init__()
+        self.format_setting, self.known = format_setting, known
+
+    def emit(self, record: logging.LogRecord) -> None:
+        show = warn if record.levelno >= logging.WARNING else say
+        show(format_named_settings(record.getMessage(), self.format_setting, self.known))
+
+
+def show_messages(format_setting: Callable[[str], str] = str, known: Collection[str] = ()) -> None:
+    """From now on, show what the library says and how far its work is.
+
+    Args:
+        format_setting: how settings are written on the command line.
+        known: the settings that are written so where they stand in backticks.
+    """
+    for handler in [one for one in messages.logger.handlers if isinstance(one, ConsoleHandler)]:
+        messages.logger.removeHandler(handler)
+    messages.logger.addHandler(ConsoleHandler(format_setting, known))
+    messages.logger.propagate = False
+    messages.progress_factory = progress
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 
-from loratune.system.console import say
+from loratune.system.messages import say
 
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)

@@ -33,9 +33,9 @@ from loratune.models.lora import add_lora, trained_parameters
 from loratune.models.ops.attention import packed_attention
 from loratune.system.atomic import keep_newest, write_json
 from loratune.system.cache import compute_cache_key
-from loratune.system.console import say, track, warn
 from loratune.system.hardware import OtherPrograms, identify_processor
 from loratune.system.memory import release_freed_memory, resident_memory
+from loratune.system.messages import say, track, warn
 from loratune.system.read import read_json
 from loratune.training.objective import target_loss
 from loratune.training.schedule import VALIDATION_TIME_SHARE, StopRule

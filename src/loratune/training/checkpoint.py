@@ -41,7 +41,7 @@ from loratune.system.atomic import (
     write_json,
     write_text,
 )
-from loratune.system.console import warn
+from loratune.system.messages import warn
 from loratune.system.read import hash_file, read_json, read_text
 
 CHECKPOINTS_TO_KEEP = 2  # newest checkpoints that stay, besides the best

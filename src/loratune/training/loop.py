@@ -12,8 +12,8 @@ from loratune.data.example import Example
 from loratune.data.packing import input_length, iterate_steps, pack
 from loratune.errors import UserError
 from loratune.report.terminal.training import TrainingBar
-from loratune.system.console import warn
 from loratune.system.memory import peak_memory_mb, release_freed_memory
+from loratune.system.messages import warn
 from loratune.training.checkpoint import RunFolder, TrainingState
 from loratune.training.schedule import StopRule, learning_rate_factor
 from loratune.training.step import NonFiniteError, OutOfMemoryError, StepResult, adamw, train_step

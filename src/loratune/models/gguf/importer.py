@@ -12,8 +12,8 @@ from loratune.errors import UserError
 from loratune.models.gguf.header import check_gguf_sizes, read_gguf_header
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.atomic import translate_os_errors
-from loratune.system.console import track
 from loratune.system.memory import is_out_of_memory
+from loratune.system.messages import track
 from loratune.system.quiet import quiet_libraries
 
 

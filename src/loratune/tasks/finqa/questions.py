@@ -20,7 +20,7 @@ from loratune.data.sources.parts import detect_split
 from loratune.data.sources.readers import FileRow, read_rows
 from loratune.data.split import HELD_OUT
 from loratune.errors import UserError
-from loratune.system.console import track
+from loratune.system.messages import track
 from loratune.system.read import parse_json
 from loratune.tasks.finqa.facts import (
     build_page_facts,

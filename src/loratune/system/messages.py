@@ -1,0 +1,62 @@
+"""What the library has to say while it works: log messages and progress, shown only where somebody listens.
+
+Nothing here prints. The command line calls `console.show_messages` and shows all of it; a Python program gets
+the messages from the logger "loratune" and may set `progress_factory` to see progress.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol, TypeVar
+
+Item = TypeVar("Item")
+
+logger = logging.getLogger("loratune")
+logger.setLevel(logging.INFO)
+logger.addHandler(logging.NullHandler())
+
+
+class Advance(Protocol):
+    """Tells how far the work is: so many more steps, and a note beside the bar."""
+
+    def __call__(self, steps: int = 1, note: str = "") -> None: ...
+
+
+ProgressFactory = Callable[[str, int], AbstractContextManager[Advance]]
+
+
+@contextmanager
+def unseen_progress(description: str, total: int) -> Iterator[Advance]:
+    """The progress of work that nobody watches."""
+
+    def advance(steps: int = 1, note: str = "") -> None:
+        pass
+
+    yield advance
+
+
+# Set by whoever shows progress.
+progress_factory: ProgressFactory = unseen_progress
+
+
+def say(message: str) -> None:
+    """Tell what was decided or done."""
+    logger.info(message)
+
+
+def warn(message: str) -> None:
+    """Tell what the user probably does not want."""
+    logger.warning(message)
+
+
+def progress(description: str, total: int) -> AbstractContextManager[Advance]:
+    """Yield `advance(steps=1, note="")` for work of `total` steps."""
+    return progress_factory(description, total)
+
+
+def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
+    """Iterate over `items` and tell how far it is. `total` is needed where `items` have no length."""
+    with progress(description, len(items) if total is None else total) as advance:  # type: ignore[arg-type]
+        for item in items:
+            yield item
+            advance()
