@@ -23,7 +23,6 @@ from dataclasses import replace
 
 import torch
 
-from loratune.config.train import TrainConfig
 from loratune.data.example import Example
 from loratune.data.packing import pack
 from loratune.models.decoder import Decoder
@@ -32,6 +31,7 @@ from loratune.models.lora import named_linears
 from loratune.models.spec import DecoderSpec
 from loratune.system.hardware import count_usable_cores
 from loratune.training.autotune import MEASURED_DEPTHS, build_shallow_decoder, time_per_token
+from loratune.training.plan import AdapterSettings, StepSettings
 
 TOKENS, AT_ONCE, TARGET_SHARE, LENGTH, RANK, ROUNDS = 2048, 1024, 4, 256, 16, 5
 LENGTHS, RANKS = (128, 512, 1024), (1, 8, 64, 128)
@@ -85,8 +85,9 @@ def speed(decoder: Decoder, length: int, rank: int, precision: str) -> tuple[flo
         source="",
     )
     batches = [pack([row] * (AT_ONCE // length))] * (TOKENS // AT_ONCE)
-    settings = TrainConfig(rank=rank, alpha=rank)
-    shallow = [build_shallow_decoder(decoder, depth, settings, precision) for depth in MEASURED_DEPTHS]
+    adapter = AdapterSettings(rank, alpha=rank, dropout=0.0, targets=("all",), seed=0)
+    step = StepSettings(adapter, batch_tokens=AT_ONCE, low_memory=False, seed=0)
+    shallow = [build_shallow_decoder(decoder, depth, step, precision) for depth in MEASURED_DEPTHS]
     rounds = [
         (*time_per_token(shallow, batches, training=True), product_seconds(decoder, precision))
         for _ in range(ROUNDS)

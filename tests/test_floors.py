@@ -36,14 +36,10 @@ LEFT = {
     ("generation.both", "config"),
     ("generation.engine", "config"),
     ("generation.sampling", "config"),
-    ("report.model_card", "config"),
     ("report.provenance", "config"),
     ("report.terminal.prepared", "config"),
     ("report.terminal.rows", "config"),
     ("tasks.finqa.constraint", "evaluation"),
-    ("training.autotune", "config"),
-    ("training.loop", "config"),
-    ("training.loop", "report"),
 }
 
 

@@ -48,7 +48,7 @@ class UserError(Exception):
     """What is wrong, where, and what to do about it.
 
     The command line prints each problem without a traceback and exits with code 2; Python callers read
-    `setting` and `remedy`. `setting`, `value` and `remedy` belong to a single problem; several are given as `Problem`s.
+    `setting` and `remedy`. These and `value` belong to a single problem; several are given as `Problem`s.
     """
 
     def __init__(self, *problems: str | Problem, setting: str = "", value: Any = None, remedy: str = ""):

@@ -209,12 +209,12 @@ def test_a_run_that_was_begun_without_it_goes_on_without(place, monkeypatch):
 def stop_after(monkeypatch, steps: int) -> None:
     """As if somebody pressed Ctrl-C at that step."""
     from loratune.commands import train
-    from loratune.training.loop import fit
+    from loratune.training.loop import run_loop
 
-    def stopping(job, bar, stop_requested):
-        return fit(job, bar, lambda: len(job.run_folder.read_log()) > steps)
+    def stopping(job, stop_requested):
+        return run_loop(job, lambda: len(job.run_folder.read_log()) > steps)
 
-    monkeypatch.setattr(train, "fit", stopping)
+    monkeypatch.setattr(train, "run_loop", stopping)
 
 
 def test_a_run_that_was_begun_with_it_does_not_lose_it_silently(place, capsys):

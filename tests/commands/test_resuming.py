@@ -7,10 +7,10 @@ import json
 import pytest
 
 from loratune.cli.main import main
-from loratune.commands import resuming
 from loratune.config.base import format_flag, read_toml
 from loratune.config.train import TrainConfig
 from loratune.system.read import read_json
+from loratune.training import resume as resuming
 from support.small_models import save_model
 
 SIZES = ["--batch-tokens", "400", "--micro-tokens", "400", "--max-tokens", "300"]

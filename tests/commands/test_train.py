@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 
 from loratune.cli.main import main
-from loratune.commands import ready
-from loratune.commands.ready import read_preparation
 from loratune.models.tokenizer import Tokenizer
+from loratune.training import setup
 from loratune.training.autotune import Measurement
+from loratune.training.setup import read_preparation
 from support.small_models import GPT2_SHAPES, save_model
 from support.training_runs import ROWS, TRAIN, adapter, refused, same, train
 
@@ -389,8 +389,8 @@ def test_a_run_of_a_few_rows_takes_small_steps_which_a_resumed_one_keeps(workpla
 
 def test_how_long_a_run_is_the_whole_model_says_and_not_a_few_layers(workplace, monkeypatch, capsys):
     a_trial = Measurement("fp32", 1024, 1e-9, 1e-9, 1e9, 0)
-    monkeypatch.setattr(ready, "run_autotune", lambda *_: a_trial)
-    monkeypatch.setattr(ready, "measure_all_layers", lambda *_: replace(a_trial, train_seconds=1.0))
+    monkeypatch.setattr(setup, "run_autotune", lambda *_: a_trial)
+    monkeypatch.setattr(setup, "measure_all_layers", lambda *_: replace(a_trial, train_seconds=1.0))
     options = ["--model", "base", "--max-tokens", "300", "--budget", "30m", "--dry-run", "--json"]
     assert main(["train", *options]) == 0
     assert json.loads(capsys.readouterr().out)["batch_tokens"] == 512
@@ -401,8 +401,8 @@ def test_how_long_a_run_is_the_whole_model_says_and_not_a_few_layers(workplace, 
 def test_a_short_budget_on_a_slow_machine_is_not_spent_on_validations(workplace, monkeypatch, capsys):
     (workplace / "data" / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[:12]))
     slow = Measurement("fp32", 1024, 1e-3, 1e-3, 1e9, 0)
-    monkeypatch.setattr(ready, "run_autotune", lambda *_: slow)
-    monkeypatch.setattr(ready, "measure_all_layers", lambda *_: slow)
+    monkeypatch.setattr(setup, "run_autotune", lambda *_: slow)
+    monkeypatch.setattr(setup, "measure_all_layers", lambda *_: slow)
     options = [
         "--model",
         "base",

@@ -9,11 +9,10 @@ from datetime import datetime
 import pytest
 
 from loratune.cli.main import main
-from loratune.commands import ready
 from loratune.errors import UserError
 from loratune.system.atomic import file_lock
 from loratune.system.read import hash_file
-from loratune.training import loop
+from loratune.training import loop, setup
 from support.faults import RUN, process, refused
 from support.training_runs import TRAIN, adapter, same, train
 
@@ -100,7 +99,7 @@ def test_data_that_changes_during_the_run(place, whole, monkeypatch, what):
 def test_data_that_changes_while_the_base_is_loaded(place, whole, cache, monkeypatch):
     """Neither the run nor the cache takes the old rows for those of the new file."""
     monkeypatch.setenv("LORATUNE_CACHE", str(place / "cache"))
-    original, path = ready.load_model, place / "data" / "train.jsonl"
+    original, path = setup.load_model, place / "data" / "train.jsonl"
     lines = path.read_text().splitlines(keepends=True)
 
     def load_base(found):
@@ -108,7 +107,7 @@ def test_data_that_changes_while_the_base_is_loaded(place, whole, cache, monkeyp
         return original(found)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ready, "load_model", load_base)
+        patch.setattr(setup, "load_model", load_base)
         assert train(*ONE) == 0
     assert same(adapter(place / "tuned"), whole)
     facts = json.loads((place / "runs" / "one" / "facts.json").read_text())
@@ -139,7 +138,7 @@ def test_a_clock_that_is_set_back(place, whole, capsys, monkeypatch):
     """The run's time comes from a clock that nobody sets."""
     moments = iter(range(10**6, 0, -1000))
     monkeypatch.setattr(time, "time", lambda: next(moments))
-    monkeypatch.setattr(ready, "datetime", Clock)
+    monkeypatch.setattr(setup, "datetime", Clock)
     assert main([*RUN, "--out", "tuned", "--json"]) == 0
     first = json.loads(capsys.readouterr().out)
     assert 0 < first["elapsed_seconds"] < 600 and same(adapter(place / "tuned"), whole)
@@ -152,7 +151,7 @@ def test_two_runs_in_one_second_have_two_names(place, monkeypatch):
         def now(cls, tz=None):
             return datetime(2024, 3, 31, 12, 0, 0)
 
-    monkeypatch.setattr(ready, "datetime", Still)
+    monkeypatch.setattr(setup, "datetime", Still)
     for _ in range(3):
         assert main([*RUN, "--out", "tuned"]) == 0
     assert sorted(os.listdir("runs")) == ["2024-03-31-120000", "2024-03-31-120000-2", "2024-03-31-120000-3"]

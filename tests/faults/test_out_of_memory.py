@@ -17,15 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loratune.cli.main import main
-from loratune.commands import ready
-from loratune.config.train import TrainConfig
 from loratune.data.example import Example
 from loratune.data.packing import pack_best_fit
 from loratune.errors import UserError
 from loratune.system.memory import is_out_of_memory
-from loratune.training import loop, step
+from loratune.training import loop, setup, step
+from loratune.training.checkpoint import TrainingState
 from loratune.training.loop import halve_micro_tokens
 from support.faults import refused
+from support.plans import PLAN
 from support.training_runs import TRAIN, adapter, same, train
 
 ONE = ["--steps", "3", "--validations", "2", "--dropout", "0.1", "--run", "one", "--out", "tuned"]
@@ -68,7 +68,7 @@ def test_a_step_is_tried_again_with_half(place, capsys, monkeypatch, failure):
     halved = [size for size in computed if size > 250]
     assert len(halved) == told.count("not enough memory for") == 1
     assert (
-        f"step 1: not enough memory for {halved[0]:,} tokens at once; from here on {halved[0] // 2:,}"
+        f"step 1: not enough memory for a micro-batch of {halved[0]:,} tokens; from here on {halved[0] // 2:,}"
         in " ".join(told.split())
     )
     small = ["--micro-tokens", str(halved[0] // 2), "--max-tokens", "152", "--run", "small", "--out", "small"]
@@ -121,7 +121,7 @@ def test_where_a_single_row_does_not_fit(place, capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     "moment",
-    [(loop, "compute_validation_nll"), (ready, "load_model"), (ready, "read_data"), (ready, "run_autotune")],
+    [(loop, "compute_validation_nll"), (setup, "load_model"), (setup, "read_data"), (setup, "run_autotune")],
     ids=lambda moment: moment[1],
 )
 def test_elsewhere_it_ends_with_what_to_do(place, capsys, monkeypatch, moment):
@@ -167,15 +167,14 @@ def test_memory_that_the_system_refuses(place):
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=8), st.integers(1, 400))
 def test_each_try_computes_less_at_once_until_each_row_is_alone(lengths, size):
     """Otherwise the same would be tried for ever, or the step left out; rows may be longer than the size."""
-    job = SimpleNamespace(
-        examples=[Example([], [1] * (length + 1), "", "") for length in lengths], settings=TrainConfig()
-    )
+    job = SimpleNamespace(examples=[Example([], [1] * (length + 1), "", "") for length in lengths], plan=PLAN)
     while any(len(group) > 1 for group in cut(lengths, size)):
-        less = halve_micro_tokens(job, cut(lengths, size), 1)
-        assert 0 < less < size
-        size = less
+        state = TrainingState()
+        assert "not enough memory" in halve_micro_tokens(job, cut(lengths, size), state).message
+        assert 0 < state.micro_tokens < size
+        size = state.micro_tokens
     with pytest.raises(UserError, match=f"a row of {max(lengths)} tokens"):
-        halve_micro_tokens(job, cut(lengths, size), 1)
+        halve_micro_tokens(job, cut(lengths, size), TrainingState())
 
 
 def cut(lengths: list[int], size: int) -> list[list[int]]:

@@ -10,12 +10,11 @@ import termios
 import pytest
 
 from loratune.cli.main import main
-from loratune.commands import ready
 from loratune.commands import train as training
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.atomic import write_all_atomically
 from loratune.system.signals import STOP_SIGNALS, delayed_signals
-from loratune.training import loop
+from loratune.training import loop, setup
 from loratune.training.checkpoint import RunFolder
 from support.faults import content
 from support.training_runs import TRAIN, adapter, same, train
@@ -82,7 +81,7 @@ def test_twice_ends_at_once_and_keeps_the_newest_checkpoint(place, whole, capsys
 @pytest.mark.parametrize(
     ("where", "name"),
     [
-        *[(ready, "load_model"), (ready, "read_data"), (ready, "run_autotune")],
+        *[(setup, "load_model"), (setup, "read_data"), (setup, "run_autotune")],
         *[(training, "plot_losses"), (training, "render_model_card"), (training, "write_summary")],
     ],
     ids=lambda part: part if isinstance(part, str) else "",

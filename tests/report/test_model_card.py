@@ -9,11 +9,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loratune.config.train import TrainConfig
 from loratune.data.example import Record
 from loratune.data.template import Template
 from loratune.report.model_card import render_model_card
 from loratune.training.checkpoint import TrainingState
+from support.plans import ADAPTER
 from support.small_models import LLAMA_SHAPES, ours, reference
 
 HOSTILE = [
@@ -50,7 +50,8 @@ def card_of(decoder, text: str) -> str:
         best_step=2,
     )
     records = [Record("a", "", "b", id="1", source=text), Record("a", "", "b", id="2", source="dolly")]
-    return render_model_card(TrainConfig(), base, template, state, records, 5, ["q_proj"])
+    form = {"state": state, "records": records, "val_rows": 5, "adapted_layers": 1}
+    return render_model_card(ADAPTER, base, template, **form)
 
 
 def outside_fences(markdown: str) -> str:

@@ -10,8 +10,7 @@ import sys
 import psutil
 
 from loratune.cli.main import main
-from loratune.commands import ready
-from loratune.training import step
+from loratune.training import setup, step
 from loratune.training.autotune import Measurement
 
 add_gradients, (soft, hard) = step.accumulate_gradients, resource.getrlimit(resource.RLIMIT_AS)
@@ -28,6 +27,6 @@ def limited(decoder, micro_batches, targets):
 
 step.accumulate_gradients = limited
 # To try out what is fast would leave address space behind too.
-ready.run_autotune = lambda *_: Measurement("fp32", 16384, 1.0, 1.0, 0.0, 0.0)
-ready.measure_all_layers = lambda decoder, rows, settings, trial, cache: trial
+setup.run_autotune = lambda *_: Measurement("fp32", 16384, 1.0, 1.0, 0.0, 0.0)
+setup.measure_all_layers = lambda decoder, rows, settings, trial, cache: trial
 sys.exit(main(sys.argv[1:]))

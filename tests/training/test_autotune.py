@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -18,9 +19,7 @@ from loratune.training import autotune
 from loratune.training.autotune import (
     Measurement,
     build_shallow_decoder,
-    choose_batch_tokens,
     choose_measurement,
-    choose_val_rows,
     list_candidates,
     measure_activation_bytes,
     measure_all_layers,
@@ -28,11 +27,13 @@ from loratune.training.autotune import (
 )
 from loratune.training.objective import target_loss
 from loratune.training.schedule import StopRule
+from loratune.training.setup import choose_batch_tokens, choose_val_rows
 from support.plain_lora import MODELS, RANK, random_rows
+from support.plans import PLAN, make_step
 from support.small_models import SMALL, ours, reference
 
 ROOM = 9e9
-SETTINGS = TrainConfig(rank=RANK, batch_tokens=512, micro_tokens=256, max_tokens=64)
+STEP = make_step(rank=RANK)
 
 
 def deep(layers: int):
@@ -50,10 +51,10 @@ def rows() -> list:
 def test_what_the_whole_model_keeps_is_a_line_through_two_shallow_ones():
     decoder, batch = deep(7), pack(rows())
     two, four = (
-        measure_activation_bytes(build_shallow_decoder(decoder, depth, SETTINGS, "fp32"), batch)
+        measure_activation_bytes(build_shallow_decoder(decoder, depth, STEP, "fp32"), batch)
         for depth in (2, 4)
     )
-    add_lora(decoder, SETTINGS.rank, SETTINGS.alpha, 0.0, ["all"])
+    add_lora(decoder, RANK, 32, 0.0, ["all"])
     assert measure_activation_bytes(decoder, batch) == two + (four - two) / 2 * 5
 
 
@@ -66,7 +67,7 @@ def test_what_was_counted_is_free_again(monkeypatch):
             yield block
 
     monkeypatch.setattr(attention, "split_into_blocks", watched)
-    assert measure_activation_bytes(build_shallow_decoder(deep(2), 2, SETTINGS, "fp32"), pack(rows()))
+    assert measure_activation_bytes(build_shallow_decoder(deep(2), 2, STEP, "fp32"), pack(rows()))
     gc.collect()
     assert seen and all(block() is None for block in seen)
 
@@ -76,7 +77,7 @@ def test_a_model_of_any_depth_is_foretold_from_its_first_layers(layers, monkeypa
     monkeypatch.setattr(
         autotune, "time_per_token", lambda shallow, *_: [100.0 * one.spec.layers + 7 for one in shallow]
     )
-    trial = autotune.measure_few_layers(deep(layers), rows(), SETTINGS, "fp32", 256)
+    trial = autotune.measure_few_layers(deep(layers), rows(), STEP, "fp32", 256)
     assert trial.train_seconds == pytest.approx(100 * layers + 7)
 
 
@@ -91,7 +92,7 @@ def test_a_slow_spell_of_the_machine_slows_all_depths_alike(monkeypatch):
 
     monkeypatch.setattr(autotune, "run_batches", compute)
     monkeypatch.setattr(autotune, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    shallow = [build_shallow_decoder(deep(4), depth, SETTINGS, "fp32") for depth in (2, 4)]
+    shallow = [build_shallow_decoder(deep(4), depth, STEP, "fp32") for depth in (2, 4)]
     tokens = len(pack(rows()).input_ids)
     assert autotune.time_per_token(shallow, [pack(rows())], True) == pytest.approx(
         [0.002 / tokens, 0.004 / tokens]
@@ -102,7 +103,7 @@ def test_a_disturbance_never_makes_a_time_negative(monkeypatch, tmp_path):
     monkeypatch.setattr(
         autotune, "time_per_token", lambda shallow, *_: [{2: 9.0, 4: 4.0}[one.spec.layers] for one in shallow]
     )
-    trial = run_autotune(deep(7), rows(), SETTINGS, [("fp32", 256), ("bf16", 256)], tmp_path, ROOM)
+    trial = run_autotune(deep(7), rows(), STEP, [("fp32", 256), ("bf16", 256)], tmp_path, ROOM)
     assert trial.train_seconds == trial.validation_seconds == pytest.approx(9 + 5 * 4 / 4)
 
 
@@ -111,7 +112,7 @@ def test_a_trial_leaves_the_decoder_as_it_was(name, tmp_path):
     decoder = ours(reference(MODELS[name]))
     before = {key: tensor.clone() for key, tensor in decoder.state_dict().items()}
     for precision in ("fp32", "bf16"):
-        trial = run_autotune(decoder, rows(), SETTINGS, [(precision, 256)], tmp_path, ROOM)
+        trial = run_autotune(decoder, rows(), STEP, [(precision, 256)], tmp_path, ROOM)
         assert (trial.precision, trial.micro_tokens) == (precision, 256)
         assert trial.train_seconds > 0 < trial.memory
     after = decoder.state_dict()
@@ -136,10 +137,10 @@ def made(monkeypatch) -> list:
 def test_a_trial_is_made_once_for_a_machine_a_model_and_a_choice(made, tmp_path):
     decoder = deep(2)
     for choice in ("fp32", "fp32", "bf16", "fp32"):
-        run_autotune(decoder, rows(), SETTINGS, [(choice, 256)], tmp_path, ROOM)
+        run_autotune(decoder, rows(), STEP, [(choice, 256)], tmp_path, ROOM)
     assert made == ["fp32", "bf16"]
-    run_autotune(decoder, rows(), SETTINGS.model_copy(update={"rank": 64}), [("fp32", 256)], tmp_path, ROOM)
-    run_autotune(deep(3), rows(), SETTINGS, [("fp32", 256)], tmp_path, ROOM)
+    run_autotune(decoder, rows(), make_step(rank=64), [("fp32", 256)], tmp_path, ROOM)
+    run_autotune(deep(3), rows(), STEP, [("fp32", 256)], tmp_path, ROOM)
     assert len(made) == 4
 
 
@@ -169,7 +170,7 @@ def test_a_trial_is_made_again_when_what_it_depends_on_has_changed(made, tmp_pat
         run_autotune(
             deep(layers),
             rows,
-            SETTINGS.model_copy(update=chosen),
+            make_step(**chosen),
             [(precision, micro_tokens)],
             tmp_path,
             ROOM,
@@ -181,7 +182,7 @@ def test_a_trial_is_made_again_when_what_it_depends_on_has_changed(made, tmp_pat
         "precision": {"precision": "bf16"},
         "micro_tokens": {"micro_tokens": 512},
         "rank": {"rank": 64},
-        "targets": {"targets": ["mlp"]},
+        "targets": {"targets": ("mlp",)},
         "low_memory": {"low_memory": True},
         "length": {"rows": random_rows([(60, 3)], 200)},
     }
@@ -201,48 +202,44 @@ def test_a_trial_is_made_again_when_what_it_depends_on_has_changed(made, tmp_pat
 def test_trials_that_nobody_asks_for_any_more_go(made, tmp_path, monkeypatch):
     monkeypatch.setattr(autotune, "MAX_CACHED_MEASUREMENTS", 2)
     for rank in (1, 2, 3):
-        run_autotune(
-            deep(2), rows(), SETTINGS.model_copy(update={"rank": rank}), [("fp32", 256)], tmp_path, ROOM
-        )
+        run_autotune(deep(2), rows(), make_step(rank=rank), [("fp32", 256)], tmp_path, ROOM)
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_what_was_timed_on_a_busy_machine_is_not_kept(made, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(autotune.OtherPrograms, "are_busy", lambda *_: True)
     for _ in range(2):
-        run_autotune(deep(2), rows(), SETTINGS, [("fp32", 256)], tmp_path, ROOM)
+        run_autotune(deep(2), rows(), STEP, [("fp32", 256)], tmp_path, ROOM)
     assert len(made) == 2 and not list(tmp_path.iterdir())
-    assert "tried again the next time" in capsys.readouterr().out
+    assert "measured again next time" in capsys.readouterr().out
 
 
 def test_the_times_are_those_of_all_layers_and_the_decoder_stays_as_it_was(made, tmp_path, monkeypatch):
     decoder = deep(7)
-    trial = run_autotune(decoder, rows(), SETTINGS, [("fp32", 256), ("bf16", 256)], tmp_path, ROOM)
+    trial = run_autotune(decoder, rows(), STEP, [("fp32", 256), ("bf16", 256)], tmp_path, ROOM)
     add_lora(decoder, RANK, 8, 0.1, ["all"])
     before = {key: tensor.clone() for key, tensor in decoder.state_dict().items()}
     monkeypatch.setattr(autotune, "MIN_TIMING_SECONDS", 1e-6)
-    whole = measure_all_layers(decoder, rows(), SETTINGS, trial, tmp_path)
+    whole = measure_all_layers(decoder, rows(), STEP, trial, tmp_path)
     assert (whole.precision, whole.memory) == ("bf16", trial.memory)
     assert 0 < whole.validation_seconds < whole.train_seconds < trial.train_seconds
     assert all(before[key].equal(tensor) for key, tensor in decoder.state_dict().items())
     monkeypatch.setattr(autotune, "time_per_token", lambda *_: pytest.fail("it was in the cache"))
-    assert measure_all_layers(decoder, rows(), SETTINGS, trial, tmp_path) == whole
+    assert measure_all_layers(decoder, rows(), STEP, trial, tmp_path) == whole
 
 
 def test_only_what_the_settings_leave_open_is_tried():
-    free, fixed = (
-        TrainConfig(batch_tokens=4096),
-        TrainConfig(precision="bf16", micro_tokens=1024, batch_tokens=1024),
-    )
-    assert list_candidates(free, True) == [("fp32", 1024), ("fp32", 2048), ("bf16", 1024), ("bf16", 2048)]
-    assert list_candidates(free, False) == [("fp32", 1024), ("fp32", 2048)]
-    assert list_candidates(TrainConfig(batch_tokens=1024), True) == [("fp32", 1024), ("bf16", 1024)]
-    assert list_candidates(fixed, False) == [("bf16", 1024)]
-    assert list_candidates(TrainConfig(batch_tokens=1024), False) == [("fp32", 1024)]
-    assert list_candidates(TrainConfig(batch_tokens=512), False) == [
-        ("fp32", 1024)
-    ]  # room for the longest row
-    assert list_candidates(TrainConfig(batch_tokens=512, max_tokens=256), False) == [("fp32", 512)]
+    def candidates(batch_tokens: int, bf16_is_fast: bool, **chosen) -> list:
+        free = {"precision": "auto", "micro_tokens": None, "max_tokens": 1024, "bf16_is_fast": bf16_is_fast}
+        return list_candidates(make_step(batch_tokens=batch_tokens), **free | chosen)
+
+    assert candidates(4096, True) == [("fp32", 1024), ("fp32", 2048), ("bf16", 1024), ("bf16", 2048)]
+    assert candidates(4096, False) == [("fp32", 1024), ("fp32", 2048)]
+    assert candidates(1024, True) == [("fp32", 1024), ("bf16", 1024)]
+    assert candidates(1024, False, precision="bf16", micro_tokens=1024) == [("bf16", 1024)]
+    assert candidates(1024, False) == [("fp32", 1024)]
+    assert candidates(512, False) == [("fp32", 1024)]  # room for the longest example
+    assert candidates(512, False, max_tokens=256) == [("fp32", 512)]
 
 
 @pytest.mark.parametrize(
@@ -310,19 +307,19 @@ def test_the_arithmetic_of_a_forecast():
     trial = Measurement(
         "fp32", 256, train_seconds=0.01, validation_seconds=0.002, memory=3e9, token_memory=1e6
     )
-    settings = SETTINGS.model_copy(update={"validations": 4})
+    plan = replace(PLAN, validations=4)
     ten = [rows()[0]] * 1000
     tokens = input_length(ten[0])
-    expected = autotune.estimate_run(trial, int(1e9), settings, StopRule(steps=20), ten, ten[:100])
+    expected = autotune.estimate_run(trial, int(1e9), plan, ten, ten[:100])
     a_step = 1000 * tokens / len(autotune.plan_epoch([tokens] * 1000, 512, 256, 0, 0)) * 0.01
     assert expected.seconds == pytest.approx(20 * a_step + 5 * 100 * tokens * 0.002)
     assert expected.peak_memory_mb == 4000 - (
         256 - 256 // tokens * tokens
     )  # the fullest micro-batch is not quite full
     long, short = StopRule(seconds=100 * a_step + 5 * 100 * tokens * 0.002), StopRule(seconds=5 * a_step)
-    assert autotune.estimate_run(trial, int(1e9), settings, long, ten, ten[:100]).steps == 100
+    assert autotune.estimate_run(trial, int(1e9), replace(plan, stop_rule=long), ten, ten[:100]).steps == 100
     assert (
-        autotune.estimate_run(trial, int(1e9), settings, short, ten, ten[:100]).steps == 4
+        autotune.estimate_run(trial, int(1e9), replace(plan, stop_rule=short), ten, ten[:100]).steps == 4
     )  # two validations, not five
 
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loratune.commands.device import choose_device
 from loratune.config.shared import AdapterConfig, BaseOverrideConfig
 from loratune.data.template import Template, load_template
 from loratune.errors import UserError
@@ -18,10 +17,11 @@ from loratune.models.adapter import (
     read_base_name,
 )
 from loratune.models.decoder import Decoder
-from loratune.models.load import LoadedModel, load_model
+from loratune.models.load import load_model, mention_chat_template
 from loratune.models.resolve import ResolvedModel, find_bundled_name, resolve_model
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.console import say, warn
+from loratune.system.device import choose_device
 
 
 @dataclass(frozen=True)
@@ -62,20 +62,8 @@ def load_tuned_models(settings: BaseOverrideConfig, adapters: Sequence[Path]) ->
         load_adapter(base.decoder, adapter)
     for adapter, of_adapter in zip(adapters, facts, strict=True):
         check_adapter_files(adapter, of_adapter)
-    mention_chat_template(base, templates[0])
+    mention_chat_template(base, templates[0].name)
     return [TunedModel(base.decoder, tokenizer, templates[0], found, adapter) for adapter in adapters]
-
-
-def mention_chat_template(base: LoadedModel, template: Template) -> None:
-    """Say that a base with a chat template is not asked as its makers ask it, so it may not be at its best in
-    a comparison.
-    """
-    if base.tokenizer.has_chat_template:
-        say(
-            f"{base.found.title} has a chat template of its own: it may have been tuned to answer already. "
-            "It is asked "
-            f"in the template {template.name!r} instead, in which it may answer worse than it can."
-        )
 
 
 def refuse_missing_adapters(adapters: Sequence[Path]) -> None:

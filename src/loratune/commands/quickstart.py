@@ -6,7 +6,6 @@ from rich.table import Table
 from rich.text import Text
 
 from loratune.commands import compare, evaluate, prepare, train
-from loratune.commands.device import choose_device
 from loratune.commands.dry_run import Plan, format_duration, show_plan
 from loratune.config.compare import CompareConfig
 from loratune.config.evaluate import EvaluateConfig
@@ -20,6 +19,7 @@ from loratune.evaluation.forgetting import draw_windows, load_prose
 from loratune.models.load import load_model
 from loratune.models.resolve import resolve_model
 from loratune.system.console import console, say
+from loratune.system.device import choose_device
 from loratune.system.memory import release_finished_work
 
 HELD_OUT_ROWS = 100

@@ -1,22 +1,17 @@
 """`loratune train`: a LoRA adapter from the prepared data."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
-from loratune.commands.ready import Setup, build_stop_rule, create_run_name, set_up
-from loratune.commands.resuming import (
-    collect_run_inputs,
-    format_resume_command,
-    open_run,
-    resume_config,
-    resume_hint,
-)
-from loratune.config.shared import RUNS_FOLDER
 from loratune.config.train import TrainConfig
 from loratune.data.example import Example
-from loratune.data.packing import input_length, pack, pack_best_fit, plan_epoch
+from loratune.data.packing import Batch, input_length, pack, pack_best_fit, plan_epoch
+from loratune.errors import FileError, UserError
 from loratune.evaluation.statistics import mean_and_deviation
 from loratune.models.adapter import save_adapter, write_adapter_metadata
 from loratune.models.lora import trained_parameters
@@ -29,8 +24,28 @@ from loratune.system.atomic import file_lock, fill_folder_atomically, write_json
 from loratune.system.console import say, warn
 from loratune.system.memory import peak_memory_mb
 from loratune.system.signals import stop_requests
-from loratune.training.checkpoint import RunFolder, TrainingState, load_best_weights, restore_adapter_weights
-from loratune.training.loop import TrainingJob, fit
+from loratune.training.checkpoint import (
+    RunFolder,
+    TrainingState,
+    load_best_weights,
+    restore_adapter_weights,
+)
+from loratune.training.events import Finished, Warned
+from loratune.training.loop import TrainingJob, run_loop
+from loratune.training.plan import TrainPlan
+from loratune.training.resume import check_changes, collect_run_inputs, find_changes, record_changes
+from loratune.training.setup import (
+    Setup,
+    create_run_name,
+    dump_kept_settings,
+    format_resume_command,
+    read_earlier_inputs,
+    resume_config,
+    run_folder_of,
+    set_up,
+)
+
+TRUNCATED_SHARE = 0.05  # of a source's rows, from which on truncation is worth a warning
 
 
 def run(settings: TrainConfig) -> dict:
@@ -38,7 +53,7 @@ def run(settings: TrainConfig) -> dict:
 
 
 def train_seeds(settings: TrainConfig) -> dict:
-    """The same training with one seed after the other, each a run and an adapter of its own."""
+    """Train with one seed after another, each a run and an adapter of its own."""
     name, runs = settings.run or create_run_name(), []
     for seed in range(settings.seed, settings.seed + settings.repeat):
         own = {"run": f"{name}-seed{seed}", "out": settings.out.with_name(f"{settings.out.name}-seed{seed}")}
@@ -55,131 +70,171 @@ def train_seeds(settings: TrainConfig) -> dict:
 
 
 def train_once(settings: TrainConfig) -> dict:
-    ready = set_up(resume_config(settings) if settings.resume else settings)
-    announce(ready)
-    if ready.settings.dry_run:
-        return build_dry_run_result(ready)
-    run, another = ready.settings.run, "wait until it has ended, or choose another"
+    setup = set_up(resume_config(settings) if settings.resume else settings)
+    announce(setup)
+    if setup.config.dry_run:
+        return build_dry_run_result(setup)
+    run, another = run_folder_of(setup.config).folder, "wait until it has ended, or choose another"
     with (
-        file_lock(RUNS_FOLDER / run, f"{another} --run"),
-        file_lock(ready.settings.out, f"{another} --out"),
+        file_lock(run, f"{another} --run"),
+        file_lock(setup.config.out, f"{another} --out"),
         resume_hint(run),
     ):
-        return run_training(ready)
+        return run_training(setup)
 
 
-def build_dry_run_result(ready: Setup) -> dict:
-    told = {
-        name: getattr(ready.settings, name)
-        for name in ("precision", "batch_tokens", "micro_tokens", "val_rows")
-    }
-    tokens = sum(map(input_length, ready.rows))
-    expected = ready.expected and asdict(ready.expected)
+@contextmanager
+def resume_hint(run: Path) -> Iterator[None]:
+    """Let a run that the file system stopped say how it goes on."""
+    try:
+        yield
+    except FileError as error:
+        if not (run / "settings.toml").is_file():
+            raise
+        remedy = f"nothing up to the last checkpoint is lost; go on with: {format_resume_command(run.name)}"
+        raise UserError(*error.details, remedy) from error
+
+
+def build_dry_run_result(setup: Setup) -> dict:
+    plan = setup.plan
     return {
         "dry_run": True,
-        "rows": len(ready.rows),
-        "tokens_per_epoch": tokens,
-        **told,
-        "expected": expected,
+        "rows": len(setup.inputs.examples),
+        "tokens_per_epoch": sum(map(input_length, setup.inputs.examples)),
+        "precision": plan.precision,
+        "batch_tokens": plan.step.batch_tokens,
+        "micro_tokens": plan.micro_tokens,
+        "val_rows": plan.val_rows,
+        "expected": asdict(setup.estimate) if setup.estimate else None,
     }
 
 
-def run_training(ready: Setup) -> dict:
-    """The run, from its folder to the saved adapter or, where somebody stopped it, to its last checkpoint."""
-    settings, base = ready.settings, ready.base
-    facts = collect_run_inputs(
-        settings, base.found, ready.data_info, ready.template, ready.device, bos=base.tokenizer.bos
-    )
-    folder = open_run(settings, facts)
-    val = build_val_batches(ready.val_rows, settings, ready.device)
-    rule = build_stop_rule(settings, ready.rows)
-    job = TrainingJob(
-        base.decoder, ready.rows, val, settings, rule, folder, base.found.hub_name, ready.device
-    )
-    with stop_requests() as stop_requested, training_bar() as bar:
-        state, finished = fit(job, bar, stop_requested)
+def run_training(setup: Setup) -> dict:
+    """Run it, from its folder to the saved adapter or, where somebody stopped it, to its last checkpoint."""
+    model, plan, folder = setup.inputs.model, setup.plan, open_run(setup)
+    val = build_val_batches(setup.val_examples, plan)
+    job = TrainingJob(model.decoder, setup.inputs.examples, val, plan, folder, model.found.hub_name)
+    finished = run_and_show(job)
     plot_losses(folder.read_log(), folder.folder / "loss.png")
-    if finished:
-        restore_adapter_weights(base.decoder, load_best_weights(folder))
-        write_adapter_folder(
-            ready,
-            render_model_card(
-                settings, base, ready.template, state, ready.records, len(ready.val_rows), ready.layers
-            ),
-        )
+    if finished.is_complete:
+        restore_adapter_weights(model.decoder, load_best_weights(folder))
+        write_adapter_folder(setup, finished.state)
     else:
-        say(
-            f"Stopped at step {state.step}; nothing is lost. Go on with: "
-            f"{format_resume_command(settings.run)}"
-        )
-    return write_summary(settings, folder, state, finished, ready.counts)
+        resume = format_resume_command(setup.config.run)
+        say(f"Stopped at step {finished.state.step}; nothing is lost. Go on with: {resume}")
+    return write_summary(
+        setup.config, folder, finished.state, finished.is_complete, setup.inputs.truncation_counts
+    )
 
 
-def announce(ready: Setup) -> None:
-    """What is about to happen, and what the limits on length did to the data."""
-    settings, base = ready.settings, ready.base
-    adapter = sum(parameter.numel() for parameter in trained_parameters(base.decoder))
-    total = sum(parameter.numel() for parameter in base.decoder.parameters())
-    lengths = [input_length(row) for row in ready.rows]
-    steps = len(plan_epoch(lengths, settings.batch_tokens, settings.micro_tokens, settings.seed, 0))
+def open_run(setup: Setup) -> RunFolder:
+    """Make the run's folder, or open the old one's, in which accepted changes are recorded."""
+    config, inputs, folder = setup.config, setup.inputs, run_folder_of(setup.config)
+    run_inputs = collect_run_inputs(
+        inputs.model.found,
+        inputs.template,
+        data=inputs.data_hashes,
+        settings=dump_kept_settings(config),
+        device=inputs.device,
+        bos=inputs.model.tokenizer.bos,
+    )
+    settings_toml = config.without_start_options().to_toml()
+    if not config.resume:
+        folder.create(settings_toml, run_inputs)
+    elif changes := find_changes(read_earlier_inputs(config), run_inputs):
+        check_changes(changes, accepted=config.accept_changes, fixed=TrainConfig.FIXED)
+        record_changes(folder, changes, settings_toml=settings_toml, run_inputs=run_inputs)
+    return folder
+
+
+def run_and_show(job: TrainingJob) -> Finished:
+    """Run the training loop and show its events; return the last one."""
+    with stop_requests() as stop_requested, training_bar() as bar:
+        for event in run_loop(job, stop_requested):
+            bar.show(event)
+            if isinstance(event, Warned):
+                warn(event.message)
+            if isinstance(event, Finished):
+                return event
+    raise AssertionError("the loop ends with Finished")
+
+
+def announce(setup: Setup) -> None:
+    """Say what is about to happen, and what the limits on length did to the data."""
+    config, plan, inputs = setup.config, setup.plan, setup.inputs
+    decoder, tokenizer = inputs.model.decoder, inputs.model.tokenizer
+    trainable = sum(parameter.numel() for parameter in trained_parameters(decoder))
+    total = sum(parameter.numel() for parameter in decoder.parameters())
+    lengths = [input_length(example) for example in inputs.examples]
+    steps = len(plan_epoch(lengths, plan.step.batch_tokens, plan.micro_tokens, plan.step.seed, 0))
     say(
-        f"Base: {base.found.title}, {total - adapter:,} numbers, {settings.precision}, "
+        f"Base: {inputs.model.found.title}, {total - trainable:,} parameters, {plan.precision}, "
         f"{torch.get_num_threads()} threads."
     )
     say(
-        f"Adapter: rank {settings.rank} on {len(ready.layers)} layers, {adapter:,} trained numbers "
-        f"({adapter / total:.1%})."
+        f"Adapter: rank {config.rank} on {len(setup.adapted_layers)} layers, {trainable:,} trainable "
+        f"parameters ({trainable / total:.1%})."
     )
     say(
         f"Data: {len(lengths):,} rows, {sum(lengths):,} tokens and {steps:,} steps of "
-        f"{settings.batch_tokens:,} tokens an epoch."
+        f"{plan.step.batch_tokens:,} tokens an epoch."
     )
-    for source, count in ready.counts.items():
-        if cut := {what: count[what] for what in ("inputs_cut", "responses_cut", "dropped") if count[what]}:
-            told = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in cut.items())
-            tell = warn if sum(cut.values()) > 0.05 * count["rows"] else say
-            tell(f"{source}: of {count['rows']:,} rows, {told}, to fit in {settings.max_tokens} tokens")
-        if markers := format_end_markers(count):
-            say(f"{source}: {markers}.")
-    if base.tokenizer.bos:
-        say(
-            f"Each prompt begins with the BOS token {base.tokenizer.bos_text}, as the tokenizer is "
-            "configured."
-        )
-    if ready.expected:
-        say(f"Expected: {ready.expected}.")
+    for source, counts in inputs.truncation_counts.items():
+        announce_truncation(source, counts, plan.max_tokens)
+    if tokenizer.bos:
+        say(f"Each prompt begins with the BOS token {tokenizer.bos_text}, as the tokenizer is configured.")
+    if setup.estimate:
+        say(f"Expected: {setup.estimate}.")
 
 
-def build_val_batches(rows: list[Example], settings: TrainConfig, device: str) -> list:
-    groups = pack_best_fit([input_length(row) for row in rows], range(len(rows)), settings.micro_tokens)
-    return [pack([rows[number] for number in group]).to(device) for group in groups]
+def announce_truncation(source: str, counts: dict[str, int], max_tokens: int) -> None:
+    names = ("inputs_cut", "responses_cut", "dropped")
+    if cut := {name: counts[name] for name in names if counts[name]}:
+        amounts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in cut.items())
+        tell = warn if sum(cut.values()) > TRUNCATED_SHARE * counts["rows"] else say
+        tell(f"{source}: of {counts['rows']:,} rows, {amounts}, to fit in {max_tokens} tokens")
+    if markers := format_end_markers(counts):
+        say(f"{source}: {markers}.")
 
 
-def write_adapter_folder(ready: Setup, card: str) -> None:
-    """The adapter folder: PEFT's two files, the tokenizer, what loratune needs to know, and the model
-    card.
-    """
-    settings, base, found = ready.settings, ready.base, ready.base.found
-    facts = {
-        "template": ready.template.to_dict(),
-        "bos": bool(
-            base.tokenizer.bos
-        ),  # whether each prompt began with the tokenizer's BOS; none did before this was written
+def build_val_batches(examples: list[Example], plan: TrainPlan) -> list[Batch]:
+    lengths = [input_length(example) for example in examples]
+    groups = pack_best_fit(lengths, range(len(examples)), plan.micro_tokens)
+    return [pack([examples[number] for number in group]).to(plan.device) for group in groups]
+
+
+def write_adapter_folder(setup: Setup, state: TrainingState) -> None:
+    """Write PEFT's two files, the tokenizer, what loratune needs to know, and the model card."""
+    inputs, model, base = setup.inputs, setup.inputs.model, setup.inputs.model.found
+    card = render_model_card(
+        setup.plan.step.adapter,
+        model,
+        inputs.template,
+        state=state,
+        records=inputs.records,
+        val_rows=len(setup.val_examples),
+        adapted_layers=len(setup.adapted_layers),
+    )
+    metadata = {
+        "template": inputs.template.to_dict(),
+        # Whether each prompt began with the tokenizer's BOS; none did before this was recorded.
+        "bos": bool(model.tokenizer.bos),
         "base": {
-            "name": found.name,
-            "hub_name": found.hub_name,
-            "fingerprint": found.fingerprint,
-            "config": found.config,
-            "tokenizer": found.tokenizer,
+            "name": base.name,
+            "hub_name": base.hub_name,
+            "fingerprint": base.fingerprint,
+            "config": base.config,
+            "tokenizer": base.tokenizer,
         },
-        "settings": settings.without_start_options().model_dump(mode="json"),
-        **ready.data_info,
+        "settings": setup.config.without_start_options().model_dump(mode="json"),
+        "data": inputs.data_hashes,
+        "prepared": inputs.preparation,
         "versions": {package: version(package) for package in ("loratune", "torch", "transformers")},
     }
-    with fill_folder_atomically(settings.out) as folder:
-        save_adapter(base.decoder, folder, found.hub_name)
-        base.tokenizer.save(folder)
-        write_adapter_metadata(folder, facts)
+    with fill_folder_atomically(setup.config.out) as folder:
+        save_adapter(model.decoder, folder, base.hub_name)
+        model.tokenizer.save(folder)
+        write_adapter_metadata(folder, metadata)
         write_text(folder / "README.md", card)
 
 

@@ -18,9 +18,9 @@ class AskConfig(AdapterConfig, SamplingConfig):
         "list of rows"
     )
     fact_tokens: int | None = Field(
-        None,
+        default=None,
         ge=32,
         description="most tokens of the page's facts to show; default: as in the data that the adapter was "
         "trained on",
     )
-    constrain: bool = Field(True, description="allow only programs that can be carried out")
+    constrain: bool = Field(default=True, description="allow only programs that can be carried out")

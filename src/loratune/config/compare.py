@@ -18,18 +18,18 @@ class CompareConfig(AdapterConfig, DecodingConfig, DryRunConfig):
     """Let the base and the tuned model answer the same prompts, side by side."""
 
     repetition_penalty: RepetitionPenalty = Field(
-        1.1,  # without it, small models' greedy answers go round in circles (RESULTS.md)
+        default=1.1,  # without it, small models' greedy answers go round in circles (RESULTS.md)
         description="of both models' answers: makes tokens less likely that the answer already has; 1 "
         "means not at all",
     )
-    prompts: Path | None = Field(None, description=PROMPTS_HELP)
+    prompts: Path | None = Field(default=None, description=PROMPTS_HELP)
     out: Path = Field(
-        Path("model_comparison.json"), description="file to write; the report is written beside it"
+        default=Path("model_comparison.json"), description="file to write; the report is written beside it"
     )
     format: Literal["html", "md", "both"] = Field(
-        "html", description="of the report: a page, Markdown (for an issue), or both"
+        default="html", description="of the report: a page, Markdown (for an issue), or both"
     )
     evaluation: Path = Field(
-        Path("evaluation.json"),
+        default=Path("evaluation.json"),
         description="what `loratune evaluate` wrote, for the report; left out if it is of another adapter",
     )

@@ -25,47 +25,48 @@ class EvaluateConfig(BaseOverrideConfig, DecodingConfig, DryRunConfig):
     """Measure the base and the tuned model, or several tuned ones, on the same held-out rows."""
 
     adapter: Annotated[list[Path], BeforeValidator(wrap_in_list)] = Field(
-        [DEFAULT_ADAPTER],
+        default=[DEFAULT_ADAPTER],
         min_length=1,
         description="folder with the adapter; several are measured side by side",
     )
     data: str = Field(
-        "data/test.jsonl",
+        default="data/test.jsonl",
         description="a .jsonl file, or dolly or finqa: that part of data/test.jsonl (FinQA's dev part is in "
         "val.jsonl)",
     )
     facts: Literal["retrieved", "gold"] = Field(
-        "retrieved",
+        default="retrieved",
         description="what FinQA's rows show: the facts that were retrieved, or the gold ones alone; "
         "rows whose gold facts nobody knows are left out then, and counted",
     )
     rows: int = Field(
-        0, ge=0, description="measure this many rows, drawn evenly from the sources; 0 means all"
+        default=0, ge=0, description="measure this many rows, drawn evenly from the sources; 0 means all"
     )
     generate: int = Field(
-        32,
+        default=32,
         ge=0,
         description="let both models answer this many of the rows and score the answers; 0 means none",
     )
     samples: int = Field(
-        1,
+        default=1,
         ge=1,
         le=100,
         description="answer each row this often, with one seed after the other; scores are means over them",
     )
     bare: bool = Field(
-        True, description="measure the base with a bare prompt, too: the instruction and the input alone"
+        default=True,
+        description="measure the base with a bare prompt, too: the instruction and the input alone",
     )
     forgetting: Path | None = Field(
-        None,
+        default=None,
         description="text file (UTF-8) on which to measure what the tuned model has forgotten; default: "
         "prose of FinQA's test pages",
     )
     constrain: bool = Field(
-        False, description="let FinQA's rows be answered only with programs that can be carried out"
+        default=False, description="let FinQA's rows be answered only with programs that can be carried out"
     )
-    max_tokens: int = Field(1024, ge=64, description="most tokens in a row")
-    out: Path = Field(Path("evaluation.json"), description="file to write")
+    max_tokens: int = Field(default=1024, ge=64, description="most tokens in a row")
+    out: Path = Field(default=Path("evaluation.json"), description="file to write")
 
     @classmethod
     def find_contradictions(cls, values: dict[str, Any]) -> list[str]:

@@ -11,55 +11,56 @@ from loratune.config.shared import BaseModelConfig, DryRunConfig, Seed
 class PrepareConfig(BaseModelConfig, DryRunConfig):
     """Turn Dolly 15k, FinQA or your own files into training, validation and test data."""
 
-    out: Path = Field(Path("data"), description="folder to write to")
+    out: Path = Field(default=Path("data"), description="folder to write to")
     data: list[str] = Field(
-        ["dolly", "finqa"],
+        default=["dolly", "finqa"],
         min_length=1,
         description="what to prepare: dolly, finqa, .jsonl/.json/.csv/.tsv/.parquet files or folders of them "
         "(those named val or test stay apart), a folder with FinQA's own train.json, dev.json and test.json, "
         "or a Hugging Face data set (owner/name)",
     )
     val: list[str] = Field(
-        [], description="your own files, or folders of them, to validate on: kept whole, never trained on"
+        default=[],
+        description="your own files, or folders of them, to validate on: kept whole, never trained on",
     )
     test: list[str] = Field(
-        [], description="your own files, or folders of them, to test on: kept whole, never trained on"
+        default=[], description="your own files, or folders of them, to test on: kept whole, never trained on"
     )
     source: Literal["auto", "hub", "snapshot"] = Field(
-        "auto",
+        default="auto",
         description="where dolly and finqa come from; auto takes the hub if it answers within seconds, "
         "else the shipped snapshot",
     )
     columns: dict[str, str] = Field(
-        {},
+        default={},
         description="which of your columns is which, as instruction=question output=answer [input=context "
         "group=page], or messages=chat",
     )
     skip_bad: bool = Field(
-        False,
+        default=False,
         description="leave out rows of your own data that cannot be used, count them, and list them in "
         "prepare_report.json, "
         "instead of refusing the file",
     )
     finqa_target: Literal["program", "answer"] = Field(
-        "program", description="what FinQA's response is: the program or the answer"
+        default="program", description="what FinQA's response is: the program or the answer"
     )
     fact_tokens: int = Field(
-        320, ge=32, description="most tokens of a FinQA page's facts to keep, the best ranked first"
+        default=320, ge=32, description="most tokens of a FinQA page's facts to keep, the best ranked first"
     )
     max_tokens: int = Field(
-        1024,
+        default=1024,
         ge=64,
         description="most tokens in a row; longer ones are shortened, the input first, and counted",
     )
     val_fraction: float = Field(
-        0.05,
+        default=0.05,
         ge=0,
         lt=0.5,
         description="share of the groups held out for validation, and again as much for the test",
     )
     template: str = Field(
-        "instruction",
+        default="instruction",
         description="prompt template used for counting tokens: instruction, chatml, plain, or a .toml file",
     )
-    seed: Seed = Field(0, description="seed of the split")
+    seed: Seed = Field(default=0, description="seed of the split")

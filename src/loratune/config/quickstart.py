@@ -10,6 +10,6 @@ from loratune.config.shared import PROMPTS_HELP, BaseModelConfig, DryRunConfig, 
 class QuickstartConfig(BaseModelConfig, MachineConfig, DryRunConfig):
     """Do the main job once: prepare, train, evaluate, compare."""
 
-    out: Path = Field(Path("quickstart"), description="folder for everything it writes")
-    budget: Duration = Field("5m", validate_default=True, description="time to train, such as 5m")
-    prompts: Path | None = Field(None, description=PROMPTS_HELP)
+    out: Path = Field(default=Path("quickstart"), description="folder for everything it writes")
+    budget: Duration = Field(default="5m", validate_default=True, description="time to train, such as 5m")
+    prompts: Path | None = Field(default=None, description=PROMPTS_HELP)

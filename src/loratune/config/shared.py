@@ -42,7 +42,7 @@ PROMPTS_HELP = (
 
 class BaseModelConfig(Config):
     model: str = Field(
-        "auto",
+        default="auto",
         description="base model: a short name (gpt2, smollm2-135m), a Hugging Face name, a folder, a .gguf "
         "file, "
         "or auto (GPT-2 if it is at hand, else SmolLM2-135M-Instruct)",
@@ -50,57 +50,62 @@ class BaseModelConfig(Config):
 
 
 class MachineConfig(Config):
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0 means one for each physical core")
+    threads: int = Field(
+        default=0, ge=0, le=1024, description="CPU threads; 0 means one for each physical core"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="where to compute; auto takes a GPU if there is one"
+        default="auto", description="where to compute; auto takes a GPU if there is one"
     )
 
 
 class RowConfig(Config):
-    max_tokens: int = Field(1024, ge=64, description="most tokens in a row")
+    max_tokens: int = Field(default=1024, ge=64, description="most tokens in a row")
     template: str = Field(
-        "instruction",
+        default="instruction",
         description="prompt template: instruction, chatml, plain, or a .toml file with your own",
     )
 
 
 class DryRunConfig(Config):
-    dry_run: bool = Field(False, description="check everything, print what would be done, and stop")
+    dry_run: bool = Field(default=False, description="check everything, print what would be done, and stop")
 
 
 class BaseOverrideConfig(MachineConfig):
     model: str | None = Field(
-        None, description="base model; default: the one that the adapter was trained on"
+        default=None, description="base model; default: the one that the adapter was trained on"
     )
-    template: str | None = Field(None, description="another prompt template than the adapter's own")
+    template: str | None = Field(default=None, description="another prompt template than the adapter's own")
 
 
 class AdapterConfig(BaseOverrideConfig):
-    adapter: Path = Field(DEFAULT_ADAPTER, description="folder with the adapter")
+    adapter: Path = Field(default=DEFAULT_ADAPTER, description="folder with the adapter")
 
 
 class SamplingConfig(Config):
-    max_new_tokens: int = Field(128, ge=1, description="most tokens in an answer")
+    max_new_tokens: int = Field(default=128, ge=1, description="most tokens in an answer")
     temperature: float = Field(
-        0.0, ge=0, description="0 always takes the likeliest token; higher is more varied"
+        default=0.0, ge=0, description="0 always takes the likeliest token; higher is more varied"
     )
     top_p: float = Field(
-        1.0, gt=0, le=1, description="sample from the likeliest tokens that together have this probability"
+        default=1.0,
+        gt=0,
+        le=1,
+        description="sample from the likeliest tokens that together have this probability",
     )
-    top_k: int = Field(0, ge=0, description="sample from this many likeliest tokens; 0 means all")
+    top_k: int = Field(default=0, ge=0, description="sample from this many likeliest tokens; 0 means all")
     seed: Seed = Field(
-        0, description="seed of the sampling, the same for both models, and of the choice of rows"
+        default=0, description="seed of the sampling, the same for both models, and of the choice of rows"
     )
 
 
 class DecodingConfig(SamplingConfig):
     repetition_penalty: RepetitionPenalty = Field(
-        1.0,
+        default=1.0,
         description="makes tokens less likely that the answer already has, unless it is held to a "
         "language; 1 means not at all",
     )
     batch_size: int = Field(
-        64,
+        default=64,
         ge=1,
         description="most answers written at the same time, fewer where memory is short; they do not "
         "depend on it",

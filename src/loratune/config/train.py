@@ -38,14 +38,14 @@ class TrainConfig(BaseModelConfig, MachineConfig, RowConfig, DryRunConfig):
     # What belongs to one start of a run and is not kept with it.
     START_ONLY: ClassVar[tuple[str, ...]] = ("resume", "accept_changes", "dry_run")
 
-    data: Path = Field(Path("data"), description="folder with train.jsonl and val.jsonl")
-    out: Path = Field(DEFAULT_ADAPTER, description="folder for the adapter")
+    data: Path = Field(default=Path("data"), description="folder with train.jsonl and val.jsonl")
+    out: Path = Field(default=DEFAULT_ADAPTER, description="folder for the adapter")
     run: str | None = Field(
-        None, pattern=r"^\w[\w.-]*$", description="name of the run, runs/NAME; default: date and time"
+        default=None, pattern=r"^\w[\w.-]*$", description="name of the run, runs/NAME; default: date and time"
     )
-    resume: bool = Field(False, description="go on with --run NAME, or with the newest run")
+    resume: bool = Field(default=False, description="go on with --run NAME, or with the newest run")
     accept_changes: bool = Field(
-        False,
+        default=False,
         description="with --resume: go on although settings, data, base, packages or the machine have "
         "changed since the run began "
         "(never the adapter's form and the order of the data: --rank, --alpha, --targets, --seed, "
@@ -53,70 +53,72 @@ class TrainConfig(BaseModelConfig, MachineConfig, RowConfig, DryRunConfig):
     )
 
     targets: list[str] = Field(
-        ["all"],
+        default=["all"],
         min_length=1,
         description="linear layers to adapt: all, attention, mlp, or their names (such as q_proj, mlp.c_fc)",
     )
-    rank: int = Field(16, ge=1, le=1024, description="rank of the adapter's matrices")
-    alpha: float = Field(32, gt=0, description="the adapter's output is scaled by alpha / rank")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
+    rank: int = Field(default=16, ge=1, le=1024, description="rank of the adapter's matrices")
+    alpha: float = Field(default=32, gt=0, description="the adapter's output is scaled by alpha / rank")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout on the adapter's input")
 
     epochs: float | None = Field(
-        None, gt=0, le=10_000, description="stop after this many passes over the data"
+        default=None, gt=0, le=10_000, description="stop after this many passes over the data"
     )
-    steps: int | None = Field(None, gt=0, description="stop after this many optimiser steps")
+    steps: int | None = Field(default=None, gt=0, description="stop after this many optimiser steps")
     budget: Duration | None = Field(
-        None, description="stop after this time, such as 10m or 1h30m; 1h if no stop rule is given"
+        default=None, description="stop after this time, such as 10m or 1h30m; 1h if no stop rule is given"
     )
     patience: int = Field(
-        0, ge=0, description="stop early after this many validations without improvement; 0 means never"
+        default=0,
+        ge=0,
+        description="stop early after this many validations without improvement; 0 means never",
     )
 
-    learning_rate: float = Field(1e-3, gt=0, description="highest learning rate")
+    learning_rate: float = Field(default=1e-3, gt=0, description="highest learning rate")
     schedule: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="course of the learning rate after the warm-up"
+        default="cosine", description="course of the learning rate after the warm-up"
     )
     warmup: float = Field(
-        0.03, ge=0, lt=1, description="share of the run in which the learning rate rises from 0"
+        default=0.03, ge=0, lt=1, description="share of the run in which the learning rate rises from 0"
     )
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
-    clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay")
+    clip: float = Field(default=1.0, gt=0, description="largest gradient norm")
     batch_tokens: int | None = Field(
-        None,
+        default=None,
         ge=64,
         description="tokens in an optimiser step, prompts included, a longer row alone; "
         f"default: {DEFAULT_BATCH_TOKENS}, or {SHORT_RUN_BATCH_TOKENS} in a run of less than "
         f"{SHORT_RUN_TOKENS:,} tokens",
     )
     micro_tokens: int | None = Field(
-        None,
+        default=None,
         ge=64,
         description="tokens computed at once: fewer save memory, the result stays the same; default: what "
         "a short test finds best",
     )
     low_memory: bool = Field(
-        False,
+        default=False,
         description="compute each layer twice instead of keeping its inside: less memory, a third to two "
         "fifths slower, the same result",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto",
+        default="auto",
         description="of the large matrix products; auto takes bf16 where a short test shows it to be faster",
     )
     validations: int = Field(
-        10,
+        default=10,
         ge=1,
         description="how often to measure the validation loss; fewer, if that took a tenth of a --budget",
     )
     val_rows: int = Field(
-        DEFAULT_VAL_ROWS,
+        default=DEFAULT_VAL_ROWS,
         ge=1,
         description="validation rows measured each time, the same ones; "
         f"fewer, but at least {MIN_VAL_ROWS}, where measuring them twice takes a tenth of a --budget",
     )
-    seed: Seed = Field(0, description="seed of the data order and of the adapter's first weights")
+    seed: Seed = Field(default=0, description="seed of the data order and of the adapter's first weights")
     repeat: int = Field(
-        1,
+        default=1,
         ge=1,
         le=100,
         description="train this many times, with one seed after another, to see how much the result varies",

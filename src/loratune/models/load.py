@@ -13,6 +13,7 @@ from loratune.models.resolve import ResolvedModel, get_cache_folder
 from loratune.models.spec import DecoderSpec, build_spec
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.memory import is_out_of_memory
+from loratune.system.messages import say
 from loratune.system.quiet import quiet_libraries
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -125,3 +126,15 @@ def set_precision(decoder: Decoder, precision: torch.dtype) -> Decoder:
         # The small ones are copied, too: one of them would keep the whole fp32 file in memory.
         parameter.data = parameter.data.to(precision if parameter in large else parameter.dtype, copy=True)
     return decoder
+
+
+def mention_chat_template(model: LoadedModel, template: str) -> None:
+    """Say that a base with a chat template is not asked as its makers ask it, so it may not be at its best.
+
+    `template` is the name of the one that it is asked in.
+    """
+    if model.tokenizer.has_chat_template:
+        say(
+            f"{model.found.title} has a chat template of its own: it may have been tuned to answer already. "
+            f"It is asked in the template {template!r} instead, in which it may answer worse than it can."
+        )

@@ -3,14 +3,16 @@
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 from loratune import __version__
-from loratune.config.train import TrainConfig
 from loratune.data.example import Record
 from loratune.data.template import Template
 from loratune.models.load import LoadedModel
 from loratune.models.lora import trained_parameters
 from loratune.report.markdown import escape_markdown, fence_text
+from loratune.training.checkpoint import TrainingState
+from loratune.training.plan import AdapterSettings
 
 CARD_TEMPLATE = """\
 ---
@@ -66,24 +68,37 @@ tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 
 
 def render_model_card(
-    settings: TrainConfig,
+    adapter: AdapterSettings,
     base: LoadedModel,
     template: Template,
-    state,
-    records: list[Record],
+    *,
+    state: TrainingState,
+    records: Sequence[Record],
     val_rows: int,
-    layers: list[str],
+    adapted_layers: int,
 ) -> str:
-    """The adapter folder's README.md; `state` is where the training ended."""
+    """Return the README.md of an adapter folder.
+
+    Args:
+        adapter: its form.
+        base: the base model with the adapter on it.
+        template: the prompt template that it was trained with.
+        state: where the training ended.
+        records: what it was trained on.
+        val_rows: rows that it was validated on.
+        adapted_layers: how many linear layers have an adapter.
+    """
+    assert state.base_nll is not None and state.best_nll is not None, "a run that ended was validated"
     sources = Counter(record.source for record in records)
+    bos = escape_markdown(base.tokenizer.bos_text)
     return CARD_TEMPLATE.format(
         base=escape_markdown(base.found.hub_name),
         base_quoted=quote(base.found.hub_name),
         licence="license: cc-by-sa-3.0\n" if "dolly" in sources else "",
         version=__version__,
-        rank=settings.rank,
-        alpha=settings.alpha,
-        layers=len(layers),
+        rank=adapter.rank,
+        alpha=adapter.alpha,
+        layers=adapted_layers,
         trained=sum(parameter.numel() for parameter in trained_parameters(base.decoder)),
         base_nll=state.base_nll,
         base_perplexity=math.exp(state.base_nll),
@@ -101,9 +116,7 @@ def render_model_card(
         ),
         template_name=escape_markdown(template.name),
         prompt=fence_text(template.render("{instruction}", "{input}")),
-        bos=f"\nIn front of it stands the BOS token {escape_markdown(base.tokenizer.bos_text)}.\n"
-        if base.tokenizer.bos
-        else "",
+        bos=f"\nIn front of it stands the BOS token {bos}.\n" if base.tokenizer.bos else "",
     )
 
 

@@ -1,4 +1,4 @@
-"""How fast training will be, and how large, before it begins: tried on real rows.
+"""Autotune: how fast training will be, and how much memory it needs, measured on real rows before it begins.
 
 What a step costs is a + b x layers, in time and in memory. The first layer has nothing below it and the last
 one computes the target rows only, so depths of 2 and 4 layers give a and b. That is enough to choose a
@@ -17,13 +17,6 @@ from pathlib import Path
 
 import torch
 
-from loratune.config.train import (
-    DEFAULT_BATCH_TOKENS,
-    MIN_VAL_ROWS,
-    SHORT_RUN_BATCH_TOKENS,
-    SHORT_RUN_TOKENS,
-    TrainConfig,
-)
 from loratune.data.example import Example
 from loratune.data.packing import Batch, input_length, iterate_steps, pack, plan_epoch
 from loratune.errors import UserError
@@ -38,13 +31,13 @@ from loratune.system.memory import release_freed_memory, resident_memory
 from loratune.system.messages import say, track, warn
 from loratune.system.read import read_json
 from loratune.training.objective import target_loss
-from loratune.training.schedule import VALIDATION_TIME_SHARE, StopRule
+from loratune.training.plan import StepSettings, TrainPlan
 
-Candidate = tuple[str, int]  # a precision, and tokens at once
+Candidate = tuple[str, int]  # a precision, and the tokens of a micro-batch
 MEASURED_DEPTHS = 2, 4
-CANDIDATE_MICRO_TOKENS = 1024, 2048  # tokens at once that are tried
+CANDIDATE_MICRO_TOKENS = 1024, 2048
 ALLOCATOR_OVERHEAD = 0.3e9  # bytes that the allocator leaves between blocks, as measured with glibc
-MAX_CACHED_MEASUREMENTS = 64  # trials in the cache; the ones not used for longest are removed
+MAX_CACHED_MEASUREMENTS = 64  # in the cache; the least recently used are removed
 MIN_TIMING_SECONDS = 1.0  # seconds that a timing takes at least; the fastest of its repetitions counts
 
 
@@ -56,50 +49,43 @@ class Measurement:
     micro_tokens: int
     train_seconds: float  # per token
     validation_seconds: float  # per token
-    # Bytes: the weights, the adapter, and all that training adds to them with so many tokens at once.
+    # Bytes: the weights, the adapter, and all that training adds to them with such a micro-batch.
     memory: float
-    token_memory: float  # of these, what each token at once adds
+    token_memory: float  # of these, what each token of the micro-batch adds
 
     def __str__(self) -> str:
         return (
-            f"{self.precision} with {self.micro_tokens:,} tokens at once: {1 / self.train_seconds:,.0f} "
-            "tokens/s"
+            f"{self.precision} with micro-batches of {self.micro_tokens:,} tokens: "
+            f"{1 / self.train_seconds:,.0f} tokens/s"
         )
 
 
 def run_autotune(
     decoder: Decoder,
     examples: Sequence[Example],
-    settings: TrainConfig,
+    step: StepSettings,
     candidates: list[Candidate],
     cache: Path,
     memory_limit: float,
 ) -> Measurement:
-    """The best of the candidates that needs at most `room` bytes.
+    """Measure the candidates and return the best one that needs at most `memory_limit` bytes.
 
     `decoder` is the base model in fp32, without an adapter; it stays as it is.
     """
-    trials = []
-    for precision, micro_tokens in track(candidates, "trying what is fastest here"):
+    measurements = []
+    for precision, micro_tokens in track(candidates, "measuring what is fastest here"):
         what = {
             "spec": asdict(decoder.spec),
             "precision": precision,
             "micro_tokens": micro_tokens,
             "layers": MEASURED_DEPTHS,
         }
-        trials.append(
-            measure_cached(
-                cache,
-                what,
-                examples,
-                settings,
-                partial(measure_few_layers, decoder, examples, settings, precision, micro_tokens),
-            )
-        )
-    best = choose_measurement(trials, memory_limit)
-    if len(trials) > 1:
+        make = partial(measure_few_layers, decoder, examples, step, precision, micro_tokens)
+        measurements.append(measure_cached(cache, what, examples, step, make))
+    best = choose_measurement(measurements, memory_limit)
+    if len(measurements) > 1:
         say(
-            f"Tried on this machine: {'; '.join(map(str, trials))}. Taken: {best.precision}, "
+            f"Measured on this machine: {'; '.join(map(str, measurements))}. Chosen: {best.precision}, "
             f"{best.micro_tokens:,}."
         )
     return best
@@ -108,16 +94,17 @@ def run_autotune(
 def measure_all_layers(
     decoder: Decoder,
     examples: Sequence[Example],
-    settings: TrainConfig,
+    step: StepSettings,
     measurement: Measurement,
     cache: Path,
 ) -> Measurement:
-    """The trial with the times of the whole model, which `decoder` is, ready to be trained; it stays as it
-    is.
+    """Return the measurement with the times of the whole model.
+
+    `decoder` is that model, ready to be trained; it stays as it is.
     """
 
     def timed() -> Measurement:
-        batches = build_first_step(examples, settings, measurement.micro_tokens)
+        batches = build_first_step(examples, step, measurement.micro_tokens)
         (train,), (validate,) = (
             time_per_token([decoder.train()], batches, training) for training in (True, False)
         )
@@ -129,62 +116,66 @@ def measure_all_layers(
         "micro_tokens": measurement.micro_tokens,
         "layers": "all",
     }
-    return measure_cached(cache, what, examples, settings, timed)
+    return measure_cached(cache, what, examples, step, timed)
 
 
 def measure_cached(
     cache: Path,
     what: dict,
     examples: Sequence[Example],
-    settings: TrainConfig,
+    step: StepSettings,
     make: Callable[[], Measurement],
 ) -> Measurement:
-    """A trial of `what` on this machine, for rows of about this length: from the cache, or made and put
-    there.
+    """Return a measurement of `what` on this machine, for examples of about this length, from the cache.
 
-    What was made while other programs kept the machine busy is not put there.
+    One that is not there is made and put there, unless other programs kept the machine busy meanwhile.
     """
-    path = cache / f"trial-{build_cache_key(what, examples, settings)}.json"
+    path = cache / f"trial-{build_cache_key(what, examples, step)}.json"
     with suppress(UserError, TypeError):  # it is not there, or broken
-        trial = Measurement(**read_json(path))
+        measurement = Measurement(**read_json(path))
         with suppress(OSError):  # another user's cache may be read-only
             path.touch()
-        return trial
-    neighbours = OtherPrograms()
-    trial = make()
+        return measurement
+    others = OtherPrograms()
+    measurement = make()
     release_freed_memory()
-    if neighbours.are_busy(torch.get_num_threads()):
+    if others.are_busy(torch.get_num_threads()):
         warn(
             "other programs are keeping this machine busy, and each step waits for the slowest core: close "
-            "them, or leave them "
-            "a core with --threads. How fast it is will be tried again the next time"
+            "them, or leave them a core with `threads`. How fast training is will be measured again next time"
         )
     else:
         with suppress(UserError, OSError):  # a full or read-only disk is no reason to stop
-            write_json(path, asdict(trial))
+            write_json(path, asdict(measurement))
             keep_newest(cache, "trial-*.json", MAX_CACHED_MEASUREMENTS)
-    return trial
+    return measurement
 
 
-def build_cache_key(what: dict, examples: Sequence[Example], settings: TrainConfig) -> str:
-    """Of `what` is timed, how and where. Of the rows it has their mean length alone: others alike take as
-    long.
+def build_cache_key(what: dict, examples: Sequence[Example], step: StepSettings) -> str:
+    """Return a key for what is timed, how and where.
+
+    Of the examples it has the mean length alone: others of that length take as long.
     """
-    choices = settings.model_dump(
-        mode="json", include={"rank", "dropout", "targets", "low_memory", "batch_tokens"}
-    )
+    choices = {
+        "rank": step.adapter.rank,
+        "dropout": step.adapter.dropout,
+        "targets": list(step.adapter.targets),
+        "low_memory": step.low_memory,
+        "batch_tokens": step.batch_tokens,
+    }
     mean = f"{sum(map(input_length, examples)) / len(examples):.1e}"
     machine = {"processor": identify_processor("cpu"), "threads": torch.get_num_threads()}
     return compute_cache_key(what=what, choices=choices, mean_length=mean, machine=machine)
 
 
 def measure_few_layers(
-    decoder: Decoder, examples: Sequence[Example], settings: TrainConfig, precision: str, micro_tokens: int
+    decoder: Decoder, examples: Sequence[Example], step: StepSettings, precision: str, micro_tokens: int
 ) -> Measurement:
-    batches = build_first_step(examples, settings, micro_tokens)
+    """Measure models of the decoder's first layers, and extend the line through them to all layers."""
+    batches = build_first_step(examples, step, micro_tokens)
     fullest = max(batches, key=lambda batch: len(batch.input_ids))
     depths = sorted({min(depth, decoder.spec.layers) for depth in MEASURED_DEPTHS})
-    shallow = [build_shallow_decoder(decoder, depth, settings, precision) for depth in depths]
+    shallow = [build_shallow_decoder(decoder, depth, step, precision) for depth in depths]
     bytes_kept = [
         measure_activation_bytes(one, fullest) * micro_tokens / len(fullest.input_ids) for one in shallow
     ]
@@ -199,42 +190,41 @@ def measure_few_layers(
     a_layer[:2] = torch.where(a_layer[:2] > 0, a_layer[:2], measured[-1][:2] / depths[-1])
     whole = measured[0] + a_layer * (decoder.spec.layers - depths[0])
     train, validate, bytes_kept, trained = whole.tolist()
-    inside = a_layer[2].item()
-    if settings.low_memory:
-        bytes_kept = decoder.spec.layers * micro_tokens * decoder.spec.hidden_size * 4 + inside
-    unused = 0.0 if settings.low_memory else ALLOCATOR_OVERHEAD
-    memory = compute_weight_bytes(decoder, precision) + trained + bytes_kept + inside + unused
+    layer_bytes = a_layer[2].item()  # activations of one layer
+    if step.low_memory:
+        bytes_kept = decoder.spec.layers * micro_tokens * decoder.spec.hidden_size * 4 + layer_bytes
+    overhead = 0.0 if step.low_memory else ALLOCATOR_OVERHEAD
+    memory = compute_weight_bytes(decoder, precision) + trained + bytes_kept + layer_bytes + overhead
     return Measurement(precision, micro_tokens, train, validate, memory, bytes_kept / micro_tokens)
 
 
-def build_first_step(examples: Sequence[Example], settings: TrainConfig, micro_tokens: int) -> list[Batch]:
-    batch_tokens = settings.batch_tokens or DEFAULT_BATCH_TOKENS
-    groups = next(
-        iterate_steps([input_length(row) for row in examples], batch_tokens, micro_tokens, settings.seed)
-    )
+def build_first_step(examples: Sequence[Example], step: StepSettings, micro_tokens: int) -> list[Batch]:
+    lengths = [input_length(example) for example in examples]
+    groups = next(iterate_steps(lengths, step.batch_tokens, micro_tokens, step.seed))
     return [pack([examples[number] for number in group]) for group in groups]
 
 
-def build_shallow_decoder(decoder: Decoder, depth: int, settings: TrainConfig, precision: str) -> Decoder:
-    """A model of the decoder's first layers and its own head, with an adapter; in fp32 it shares the
-    decoder's memory.
+def build_shallow_decoder(decoder: Decoder, depth: int, step: StepSettings, precision: str) -> Decoder:
+    """Return a model of the decoder's first layers and its own LM head, with an adapter.
+
+    In fp32 it shares the decoder's memory.
     """
     with torch.device("meta"):
         shallow = Decoder(replace(decoder.spec, layers=depth))
     weights = decoder.state_dict()
     shallow.load_state_dict({name: weights[name] for name in shallow.state_dict()}, assign=True)
     set_precision(shallow.requires_grad_(False), PRECISIONS[precision])
-    add_lora(shallow, settings.rank, settings.alpha, settings.dropout, settings.targets)
-    shallow.gradient_checkpointing = settings.low_memory
+    adapter = step.adapter
+    add_lora(shallow, adapter.rank, adapter.alpha, adapter.dropout, list(adapter.targets))
+    shallow.gradient_checkpointing = step.low_memory
     return shallow.train()
 
 
 def time_per_token(decoders: Sequence[Decoder], batches: list[Batch], training: bool) -> list[float]:
-    """Seconds a token of each decoder for a forward pass over the batches, with its backward pass when
-    training.
+    """Return each decoder's seconds a token for a forward pass, with its backward pass when training.
 
-    They take turns: a slow moment of the machine then slows them all, and not the difference between two of
-    them.
+    The decoders take turns: a slow moment of the machine then slows them all, and not the difference between
+    two of them.
     """
     for decoder in decoders:
         run_batches(decoder, batches[:1], training)  # warms up
@@ -293,59 +283,36 @@ def measure_memory_besides_weights(decoder: Decoder) -> int:
     return resident_memory() - compute_weight_bytes(decoder, "fp32")
 
 
-def list_candidates(settings: TrainConfig, bf16_is_fast: bool) -> list[Candidate]:
-    """What the settings leave open."""
-    precisions = ["fp32", "bf16"] if bf16_is_fast else ["fp32"]
-    sizes = sorted(
-        {
-            max(min(size, settings.batch_tokens or DEFAULT_BATCH_TOKENS), settings.max_tokens)
-            for size in CANDIDATE_MICRO_TOKENS
-        }
-    )
-    return [
-        (precision, size)
-        for precision in ([settings.precision] if settings.precision != "auto" else precisions)
-        for size in ([settings.micro_tokens] if settings.micro_tokens else sizes)
-    ]
+def list_candidates(
+    step: StepSettings, *, precision: str, micro_tokens: int | None, max_tokens: int, bf16_is_fast: bool
+) -> list[Candidate]:
+    """List the precisions and micro-batches to choose from.
+
+    Args:
+        step: what a step computes.
+        precision: fp32, bf16, or auto, which leaves the choice open.
+        micro_tokens: None leaves the choice open.
+        max_tokens: tokens of the longest example, which a micro-batch must hold.
+        bf16_is_fast: whether bf16 is worth measuring.
+    """
+    precisions = [precision]
+    if precision == "auto":
+        precisions = ["fp32", "bf16"] if bf16_is_fast else ["fp32"]
+    sizes = {max(min(size, step.batch_tokens), max_tokens) for size in CANDIDATE_MICRO_TOKENS}
+    return [(one, size) for one in precisions for size in ([micro_tokens] if micro_tokens else sorted(sizes))]
 
 
 def choose_measurement(measurements: list[Measurement], memory_limit: float) -> Measurement:
-    """The fastest whose memory fits into `room` bytes. One within 10 % of it is as good: fp32 before bf16,
-    then the smaller.
+    """Return the fastest that fits into `memory_limit` bytes; the smallest where none does.
+
+    One within 10 % of the fastest is as good: fp32 is taken before bf16, then the smaller micro-batch.
     """
-    fitting = [trial for trial in measurements if trial.memory <= memory_limit] or [
-        min(measurements, key=lambda trial: trial.memory)
-    ]
-    fastest = min(trial.train_seconds for trial in fitting)
-    as_good = [trial for trial in fitting if trial.train_seconds <= 1.1 * fastest]
-    return min(as_good, key=lambda trial: (trial.precision != "fp32", trial.micro_tokens))
-
-
-def choose_batch_tokens(
-    settings: TrainConfig, measurement: Measurement | None, examples: Sequence[Example]
-) -> int:
-    """As the settings say, or what suits the run's length; BATCH where nobody knows it."""
-    tokens = math.inf
-    if settings.budget and measurement:
-        tokens = settings.budget / measurement.train_seconds
-    elif settings.epochs:
-        tokens = settings.epochs * sum(map(input_length, examples))
-    return settings.batch_tokens or (
-        SHORT_RUN_BATCH_TOKENS if tokens < SHORT_RUN_TOKENS else DEFAULT_BATCH_TOKENS
-    )
-
-
-def choose_val_rows(
-    settings: TrainConfig, measurement: Measurement | None, examples: Sequence[Example]
-) -> int:
-    """As the settings say, or as many rows like these as a --budget can pay to measure twice; at least
-    FEWEST_VAL_ROWS.
-    """
-    if settings.budget is None or measurement is None:
-        return settings.val_rows
-    a_row = measurement.validation_seconds * sum(map(input_length, examples)) / len(examples)
-    payable = max(MIN_VAL_ROWS, int(VALIDATION_TIME_SHARE * settings.budget / (2 * a_row)))
-    return payable if payable < min(settings.val_rows, len(examples)) else settings.val_rows
+    fitting = [one for one in measurements if one.memory <= memory_limit]
+    if not fitting:
+        return min(measurements, key=lambda one: one.memory)
+    fastest = min(one.train_seconds for one in fitting)
+    as_good = [one for one in fitting if one.train_seconds <= 1.1 * fastest]
+    return min(as_good, key=lambda one: (one.precision != "fp32", one.micro_tokens))
 
 
 @dataclass(frozen=True)
@@ -366,22 +333,33 @@ class RunEstimate:
 def estimate_run(
     measurement: Measurement,
     besides_weights: int,
-    settings: TrainConfig,
-    rule: StopRule,
+    plan: TrainPlan,
     examples: Sequence[Example],
     val_examples: Sequence[Example],
 ) -> RunEstimate:
-    """Of the whole run, validations included; what happens before its first step is left out."""
-    lengths = [input_length(row) for row in examples]
-    epoch = plan_epoch(lengths, settings.batch_tokens, settings.micro_tokens, settings.seed, 0)
-    a_step = measurement.train_seconds * sum(lengths) / len(epoch)
-    a_validation = measurement.validation_seconds * sum(map(input_length, val_examples))
-    validating = a_validation * (1 + rule.count_affordable_validations(settings.validations, a_validation))
-    steps = rule.steps or max(1, int((rule.seconds - validating) / a_step))
-    most = max(sum(lengths[row] for row in group) for groups in epoch[:steps] for group in groups)
-    memory = (
-        besides_weights + measurement.memory - (measurement.micro_tokens - most) * measurement.token_memory
-    )
+    """Estimate the whole run, validations included, from its first step on.
+
+    Args:
+        measurement: of the whole model.
+        besides_weights: bytes of the interpreter, the libraries and the data.
+        plan: the run.
+        examples: what it trains on.
+        val_examples: what it validates on.
+    """
+    rule, step = plan.stop_rule, plan.step
+    lengths = [input_length(example) for example in examples]
+    epoch = plan_epoch(lengths, step.batch_tokens, plan.micro_tokens, step.seed, 0)
+    seconds_per_step = measurement.train_seconds * sum(lengths) / len(epoch)
+    seconds_per_validation = measurement.validation_seconds * sum(map(input_length, val_examples))
+    validations = 1 + rule.count_affordable_validations(plan.validations, seconds_per_validation)
+    validating = seconds_per_validation * validations
+    steps = rule.steps or max(1, int((rule.require_seconds() - validating) / seconds_per_step))
+    largest = max(sum(lengths[row] for row in group) for groups in epoch[:steps] for group in groups)
+    unused = (measurement.micro_tokens - largest) * measurement.token_memory
+    memory = besides_weights + measurement.memory - unused
     return RunEstimate(
-        steps, steps * a_step + validating, 1 / measurement.train_seconds, round(memory / 1e6, 1)
+        steps=steps,
+        seconds=steps * seconds_per_step + validating,
+        tokens_per_second=1 / measurement.train_seconds,
+        peak_memory_mb=round(memory / 1e6, 1),
     )

@@ -1,4 +1,4 @@
-"""The run: steps, validations and checkpoints until the stop rule says that it is over."""
+"""The training loop: steps, validations and checkpoints until the stop rule says that the run is over."""
 
 import math
 import time
@@ -7,187 +7,194 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from loratune.config.train import TrainConfig
 from loratune.data.example import Example
-from loratune.data.packing import input_length, iterate_steps, pack
+from loratune.data.packing import Batch, input_length, iterate_steps, pack
 from loratune.errors import UserError
-from loratune.report.terminal.training import TrainingBar
+from loratune.models.decoder import Decoder
 from loratune.system.memory import peak_memory_mb, release_freed_memory
-from loratune.system.messages import warn
 from loratune.training.checkpoint import RunFolder, TrainingState
+from loratune.training.events import CheckpointSaved, Event, Finished, Ready, StepDone, Validated, Warned
+from loratune.training.plan import TrainPlan
 from loratune.training.schedule import StopRule, learning_rate_factor
 from loratune.training.step import NonFiniteError, OutOfMemoryError, StepResult, adamw, train_step
 from loratune.training.validate import compute_validation_nll
 
-SAVE_INTERVAL_SECONDS = (
-    600.0  # seconds between checkpoints: the most that a crash or a flat battery takes away
-)
+# Seconds between checkpoints: the most that a crash or a flat battery takes away.
+SAVE_INTERVAL_SECONDS = 600.0
+STOPPED = "The run stopped; its checkpoints are good."
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """All that a run needs."""
+    """What is trained, on what, and where it is kept."""
 
-    decoder: torch.nn.Module
+    decoder: Decoder  # with an adapter
     examples: Sequence[Example]
-    val_batches: Sequence
-    settings: TrainConfig
-    stop_rule: StopRule
+    val_batches: Sequence[Batch]
+    plan: TrainPlan
     run_folder: RunFolder
     base: str  # what PEFT calls the base model
-    device: str
 
 
-def fit(job: TrainingJob, bar: TrainingBar, stop_requested: Callable[[], bool]) -> tuple[TrainingState, bool]:
-    """Train until the end, an early stop or a request to stop. Returns where the run is and whether it is
-    finished.
+def run_loop(job: TrainingJob, stop_requested: Callable[[], bool]) -> Iterator[Event]:
+    """Train until the end, an early stop or a request to stop, and yield what happens; `Finished` comes last.
 
     Time is that of a clock which nobody sets and which rests while the machine sleeps (on Linux and macOS): a
-    laptop whose lid is closed in the middle of a --budget trains the rest of it afterwards.
+    laptop whose lid is closed in the middle of a time budget trains the rest of it afterwards.
+
+    Args:
+        job: the run; one that has checkpoints goes on from the newest.
+        stop_requested: asked after each step.
+
+    Raises:
+        UserError: for a loss or a gradient that is not finite, or an example that does not fit in memory.
     """
-    settings = job.settings
-    optimizer = adamw(job.decoder.train(), settings.weight_decay)
+    plan = job.plan
+    optimizer = adamw(job.decoder.train(), plan.weight_decay)
     state = job.run_folder.restore(job.decoder, optimizer)
+    yield Ready(state)
     if state.base_nll is None:
-        validate(job, optimizer, state, bar)
-    validations = job.stop_rule.count_affordable_validations(settings.validations, state.validation_seconds)
-    rule = reserve_validation_time(job.stop_rule, state)
+        yield from validate(job, optimizer, state)
+    validations = plan.stop_rule.count_affordable_validations(plan.validations, state.validation_seconds)
+    rule = reserve_validation_time(plan.stop_rule, state)
     started = time.perf_counter() - state.elapsed
-    finished = False
+    is_complete = False
     for groups in iterate_remaining_steps(job, state):
         state.elapsed = time.perf_counter() - started
-        finished = rule.is_over(state.step, state.elapsed, state.seconds_per_step) or is_out_of_patience(
-            state, settings.patience
-        )
-        if finished or stop_requested():
+        is_complete = rule.is_over(state.step, state.elapsed, state.seconds_per_step)
+        is_complete = is_complete or is_out_of_patience(state, plan.patience)
+        if is_complete or stop_requested():
             break
         if state.elapsed - job.run_folder.saved_at >= SAVE_INTERVAL_SECONDS:
-            job.run_folder.save(job.decoder, optimizer, state, job.base, best=False)
+            yield save_checkpoint(job, optimizer, state)
         progress = rule.compute_progress(state.step, state.elapsed, state.seconds_per_step)
         try:
             result, rate = take_step(job, optimizer, groups, state, progress)
         except OutOfMemoryError:
-            state.micro_tokens = halve_micro_tokens(job, groups, state.step + 1)
+            yield halve_micro_tokens(job, groups, state)
             continue
         state.elapsed = time.perf_counter() - started
         job.run_folder.append_log(build_log_row(state, result, rate))
-        bar.show(
-            progress,
-            state,
-            result,
-            rule.compute_seconds_left(state.step, state.elapsed, state.seconds_per_step),
-        )
+        seconds_left = rule.compute_seconds_left(state.step, state.elapsed, state.seconds_per_step)
+        yield StepDone(state, result, rate, progress, seconds_left)
         if int(progress * validations) >= state.validations:
-            validate(job, optimizer, state, bar)
-    if finished and state.validated_step < state.step:
-        validate(job, optimizer, state, bar)
-    if finished:
-        bar.complete()
-    else:
-        job.run_folder.save(job.decoder, optimizer, state, job.base, best=False)
-    return state, finished
+            yield from validate(job, optimizer, state)
+    if is_complete and state.validated_step < state.step:
+        yield from validate(job, optimizer, state)
+    if not is_complete:
+        yield save_checkpoint(job, optimizer, state)
+    yield Finished(state, is_complete)
 
 
 def iterate_remaining_steps(job: TrainingJob, state: TrainingState) -> Iterator[list[list[int]]]:
-    """The steps that are still to be taken, in micro-batches of the size that the state says at that
-    moment.
-    """
-    settings, lengths = job.settings, [input_length(row) for row in job.examples]
+    """Yield the steps still to be taken, each in micro-batches of the size that the state has just then."""
+    step = job.plan.step
+    lengths = [input_length(example) for example in job.examples]
     while True:
-        size = state.micro_tokens or settings.micro_tokens
-        for groups in iterate_steps(lengths, settings.batch_tokens, size, settings.seed, state.step):
+        size = state.micro_tokens or job.plan.micro_tokens
+        for groups in iterate_steps(lengths, step.batch_tokens, size, step.seed, state.step):
             yield groups
-            if size != (state.micro_tokens or settings.micro_tokens):
+            if size != (state.micro_tokens or job.plan.micro_tokens):
                 break
 
 
-def halve_micro_tokens(job: TrainingJob, groups: list[list[int]], step: int) -> int:
-    """Half of the most tokens that could be computed in two parts. Raises UserError when each row was already
-    alone.
+def save_checkpoint(
+    job: TrainingJob, optimizer: torch.optim.Optimizer, state: TrainingState
+) -> CheckpointSaved:
+    job.run_folder.save(job.decoder, optimizer, state, job.base, best=False)
+    return CheckpointSaved(state)
+
+
+def halve_micro_tokens(job: TrainingJob, groups: list[list[int]], state: TrainingState) -> Warned:
+    """Let micro-batches have half of the most tokens that could be computed in two parts.
+
+    Raises:
+        UserError: when each example was already computed alone.
     """
+    step = state.step + 1
     lengths = [[input_length(job.examples[number]) for number in group] for group in groups]
     tokens = max((sum(group) for group in lengths if len(group) > 1), default=None)
     if tokens is None:
         raise UserError(
             f"step {step}: not enough memory for a row of {max(map(max, lengths)):,} tokens, computed alone. "
-            "The run stopped; "
-            "its checkpoints are good. Close other programs and go on with it, or start a run with "
-            "--low-memory or a lower "
-            f"--max-tokens (now {job.settings.max_tokens:,})"
+            f"{STOPPED} Close other programs and go on with it, or start a run with `low_memory` or a lower "
+            f"`max_tokens` (now {job.plan.max_tokens:,})"
         )
     release_freed_memory()
-    warn(
-        f"step {step}: not enough memory for {tokens:,} tokens at once; from here on {tokens // 2:,}, with "
-        "the same result"
+    state.micro_tokens = tokens // 2
+    return Warned(
+        f"step {step}: not enough memory for a micro-batch of {tokens:,} tokens; from here on "
+        f"{state.micro_tokens:,}, with the same result"
     )
-    return tokens // 2
 
 
 def take_step(
-    job: TrainingJob, optimizer, groups: list[list[int]], state: TrainingState, progress: float
+    job: TrainingJob,
+    optimizer: torch.optim.Optimizer,
+    groups: list[list[int]],
+    state: TrainingState,
+    progress: float,
 ) -> tuple[StepResult, float]:
-    """One optimiser step at the learning rate of this progress; counts it in the state."""
+    """Take one optimiser step at the learning rate of this progress, which is returned, too, and count it."""
     began = time.perf_counter()
-    settings = job.settings
-    rate = settings.learning_rate * learning_rate_factor(progress, settings.warmup, settings.schedule)
-    torch.manual_seed(settings.seed * 1_000_003 + state.step)  # dropout, too, is a function of (seed, step)
-    batches = [pack([job.examples[number] for number in group]).to(job.device) for group in groups]
+    plan = job.plan
+    rate = plan.learning_rate * learning_rate_factor(progress, plan.warmup, plan.schedule)
+    # Dropout, too, is a function of (seed, step).
+    torch.manual_seed(plan.step.seed * 1_000_003 + state.step)
+    batches = [pack([job.examples[number] for number in group]).to(plan.device) for group in groups]
     try:
-        result = train_step(job.decoder, optimizer, batches, rate, settings.clip)
+        result = train_step(job.decoder, optimizer, batches, rate, plan.clip)
     except NonFiniteError as error:
-        raise UserError(
-            f"step {state.step + 1}: {error}. The run stopped; its checkpoints are good. "
-            f"{diagnose_non_finite(job, groups, rate)}"
-        ) from error
+        diagnosis = diagnose_non_finite(job, groups, rate)
+        raise UserError(f"step {state.step + 1}: {error}. {STOPPED} {diagnosis}") from error
     state.step, state.tokens = state.step + 1, state.tokens + result.tokens
     state.stepping += time.perf_counter() - began
     return result, rate
 
 
 def diagnose_non_finite(job: TrainingJob, groups: list[list[int]], rate: float) -> str:
-    """What to do about a step that is no number: the records that alone make it so, or else the learning
-    rate.
-    """
-    rows = [job.examples[number] for group in groups for number in group]
-    if broken := [
-        row.id
-        for row in rows
-        if not math.isfinite(compute_validation_nll(job.decoder, [pack([row]).to(job.device)]))
-    ]:
+    """Say what to do about a non-finite step: the records that make it so on their own, else the settings."""
+    examples = [job.examples[number] for group in groups for number in group]
+    if broken := [example.id for example in examples if not is_loss_finite(job, example)]:
         return (
-            f"By itself, too, it is no number for: {', '.join(broken)}. Look at it, leave it out and start "
-            "a new run"
+            f"The loss is non-finite for these records on their own: {', '.join(broken)}. "
+            "Inspect or remove them, then start a new run"
         )
     return (
-        f"Start a run with a lower --learning-rate (now {rate:.2g}) or --precision fp32, or look at this "
-        "step's records: "
-        f"{', '.join(row.id for row in rows)}"
+        f"Start a run with a lower `learning_rate` (now {rate:.2g}) or with `precision` fp32, or inspect the "
+        f"records of this step: {', '.join(example.id for example in examples)}"
     )
 
 
-def validate(job: TrainingJob, optimizer, state: TrainingState, bar: TrainingBar) -> None:
+def is_loss_finite(job: TrainingJob, example: Example) -> bool:
+    return math.isfinite(compute_validation_nll(job.decoder, [pack([example]).to(job.plan.device)]))
+
+
+def validate(job: TrainingJob, optimizer: torch.optim.Optimizer, state: TrainingState) -> Iterator[Event]:
     """Measure, log, and save a checkpoint; the first measurement is the base model's."""
     began = time.perf_counter()
     nll = compute_validation_nll(job.decoder, job.val_batches)
     if not math.isfinite(nll):
         raise UserError(
-            f"step {state.step}: the validation loss is {nll}. The run stopped; its checkpoints are good. "
-            "Try a lower --learning-rate or --precision fp32"
+            f"step {state.step}: the validation loss is {nll}. {STOPPED} "
+            "Try a lower `learning_rate` or `precision` fp32"
         )
     release_freed_memory()  # not at each step, where it would cost a tenth of the speed
     if state.base_nll is None:
         state.base_nll, state.validation_seconds = nll, time.perf_counter() - began
         if nll > math.log(job.decoder.spec.vocab_size):
-            warn("the base model predicts worse than chance: is the tokenizer in its folder another model's?")
+            yield Warned(
+                "the base model predicts worse than chance: is the tokenizer in its folder another model's?"
+            )
     state.validations, state.validated_step = state.validations + 1, state.step
-    best = state.best_nll is None or nll < state.best_nll
-    if best:
+    is_best = state.best_nll is None or nll < state.best_nll
+    if is_best:
         state.best_nll, state.best_step, state.best_validation = nll, state.step, state.validations
-    job.run_folder.append_log(
-        {"step": state.step, "val_nll": nll, "elapsed_seconds": round(state.elapsed, 2)}
-    )
-    job.run_folder.save(job.decoder, optimizer, state, job.base, best)
-    bar.show_validation(state, nll)
+    row = {"step": state.step, "val_nll": nll, "elapsed_seconds": round(state.elapsed, 2)}
+    job.run_folder.append_log(row)
+    job.run_folder.save(job.decoder, optimizer, state, job.base, is_best)
+    yield Validated(state, nll)
+    yield CheckpointSaved(state)
 
 
 def build_log_row(state: TrainingState, result: StepResult, rate: float) -> dict:

@@ -8,9 +8,7 @@ VALIDATION_TIME_SHARE = 0.1  # share of a time budget that validations may take,
 
 @dataclass(frozen=True)
 class StopRule:
-    """A number of optimiser steps or a number of seconds, whichever is given. `pace` is the seconds that a
-    step takes.
-    """
+    """A number of optimiser steps or a number of seconds, whichever is given."""
 
     steps: int | None = None
     seconds: float | None = None
@@ -21,25 +19,40 @@ class StopRule:
         With a time budget it is the share of the time that is gone: whatever the machine's speed turns out to
         be, the learning rate reaches its end when the time does.
         """
-        done = (step + 0.5) / self.steps if self.steps else (elapsed + seconds_per_step / 2) / self.seconds
+        done = (
+            (step + 0.5) / self.steps
+            if self.steps
+            else (elapsed + seconds_per_step / 2) / self.require_seconds()
+        )
         return min(done, 1.0)
 
     def is_over(self, step: int, elapsed: float, seconds_per_step: float) -> bool:
         """A time budget is over when the next step would end after it; one step is always taken."""
         if self.steps:
             return step >= self.steps
-        return step > 0 and elapsed + seconds_per_step > self.seconds
+        return step > 0 and elapsed + seconds_per_step > self.require_seconds()
 
     def count_affordable_validations(self, validations: int, seconds: float) -> int:
-        """How many of these validations, of so many seconds each, a time budget pays for besides the base's;
-        at least one.
+        """Return how many of the validations a time budget pays for besides the base's; at least one.
+
+        Args:
+            validations: how many are wanted.
+            seconds: what each takes.
         """
         if self.steps:
             return validations
-        return max(1, min(validations, int(VALIDATION_TIME_SHARE * self.seconds / max(seconds, 1e-9)) - 1))
+        payable = int(VALIDATION_TIME_SHARE * self.require_seconds() / max(seconds, 1e-9)) - 1
+        return max(1, min(validations, payable))
+
+    def require_seconds(self) -> float:
+        """Return the time budget of a rule that has no number of steps."""
+        assert self.seconds is not None, "a stop rule has steps or seconds"
+        return self.seconds
 
     def compute_seconds_left(self, step: int, elapsed: float, seconds_per_step: float) -> float:
-        return (self.steps - step) * seconds_per_step if self.steps else max(self.seconds - elapsed, 0.0)
+        if self.steps:
+            return (self.steps - step) * seconds_per_step
+        return max(self.require_seconds() - elapsed, 0.0)
 
 
 def learning_rate_factor(progress: float, warmup: float, schedule: str) -> float:

@@ -1,0 +1,128 @@
+"""Resuming a run: whether all that it is made from is still what it was when the run began."""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any
+
+from loratune.data.template import Template
+from loratune.errors import UserError
+from loratune.models.resolve import ResolvedModel
+from loratune.system.hardware import identify_processor
+from loratune.system.messages import warn
+from loratune.training.checkpoint import RunFolder
+
+# The packages that token ids, data order and the bits of a training depend on.
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "loratune")
+# Inputs that runs of the first version did not record.
+LATER_INPUTS = ("config", "tokenizer")
+# What older runs' facts.json does not say, and how it was then.
+OLD_RUN_DEFAULTS = {"bos": False}
+
+
+@dataclass(frozen=True)
+class RunChange:
+    """An input of a run that is not as it was when the run began."""
+
+    name: str
+    then: object
+    now: object
+    is_setting: bool = False
+
+    def __str__(self) -> str:
+        name = f"`{self.name}`" if self.is_setting else self.name
+        return f"{name}: {shorten_value(self.then)} when the run began, {shorten_value(self.now)} now"
+
+    def to_json(self, when: str) -> dict[str, object]:
+        """Return the change as facts.json has it, where a setting is named by its option."""
+        name = f"--{self.name.replace('_', '-')}" if self.is_setting else self.name
+        return {"when": when, "name": name, "then": self.then, "now": self.now}
+
+
+def shorten_value(value: object) -> str:
+    """Format a value for a message: of a sha256 its first digits."""
+    return value[:12] if isinstance(value, str) and len(value) == 64 else repr(value)
+
+
+def collect_run_inputs(
+    model: ResolvedModel,
+    template: Template,
+    *,
+    data: Mapping[str, str],
+    settings: Mapping[str, Any],
+    device: str,
+    bos: Sequence[int],
+) -> dict[str, Any]:
+    """Return all that a run's adapter depends on, down to the last bit.
+
+    Args:
+        model: the base model.
+        template: the prompt template.
+        data: sha256 of each file, "train" and "val".
+        settings: all settings of the run, as JSON has them.
+        device: cpu or cuda.
+        bos: the ids that each prompt begins with.
+    """
+    return {
+        "base": model.fingerprint,
+        "config": model.config,
+        "tokenizer": model.tokenizer,
+        **{f"{name}.jsonl": content for name, content in data.items()},
+        "template": hashlib.sha256(json.dumps(template.to_dict()).encode()).hexdigest(),
+        **{package: version(package) for package in PACKAGES},
+        "processor": identify_processor(device),
+        "bos": bool(bos),
+        "settings": dict(settings),
+    }
+
+
+def has_bos_prompts(folder: RunFolder) -> bool:
+    """Whether the prompts of a run begin with BOS; none did before this was recorded."""
+    return bool(folder.read_run_inputs().get("bos", OLD_RUN_DEFAULTS["bos"]))
+
+
+def find_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[RunChange]:
+    """List what is not as it was: the settings first, then everything else."""
+    settings = [
+        RunChange(name, then["settings"].get(name), value, is_setting=True)
+        for name, value in now["settings"].items()
+    ]
+    others = [
+        RunChange(name, then.get(name, OLD_RUN_DEFAULTS.get(name)), value)
+        for name, value in now.items()
+        if name != "settings" and (name in then or name not in LATER_INPUTS)
+    ]
+    return [change for change in settings + others if change.then != change.now]
+
+
+def check_changes(changes: Sequence[RunChange], *, accepted: bool, fixed: Collection[str]) -> None:
+    """Refuse changes that nobody accepted, and those of `fixed` settings, which no run can have.
+
+    Raises:
+        UserError: with all of them and what to do.
+    """
+    if refused := [change for change in changes if change.is_setting and change.name in fixed]:
+        raise UserError(
+            *map(str, refused),
+            "a run keeps these from its beginning to its end; leave them out, or start a new run",
+        )
+    if changes and not accepted:
+        raise UserError(
+            *map(str, changes),
+            "bring back what was, start a new run, or go on with what is now by adding `accept_changes`",
+        )
+
+
+def record_changes(
+    folder: RunFolder, changes: Sequence[RunChange], *, settings_toml: str, run_inputs: dict[str, Any]
+) -> None:
+    """Go on with other inputs, and write down when that began."""
+    for change in changes:
+        warn(f"{change}; the run goes on with it, and will not end as it would have")
+    when = datetime.now().isoformat(timespec="seconds")
+    earlier = folder.read_run_inputs().get("changes", [])
+    recorded = [change.to_json(when) for change in changes]
+    folder.update_run_inputs(settings_toml, run_inputs | {"changes": [*earlier, *recorded]})
