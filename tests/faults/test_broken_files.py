@@ -208,7 +208,7 @@ def test_records_without_a_finite_loss_are_named(place, capsys):
     told = refused(
         capsys, *TRAIN, "--model", "overflowing", "--epochs", "1", "--run", "one", "--out", "tuned"
     )
-    assert "the loss is nan" in told and "no number for: long-" in told and "leave it out" in told
+    assert "the loss is nan" in told and "on their own: long-" in told and "Inspect or remove them" in told
     assert not (place / "tuned").exists()
     assert all(matrix.isfinite().all() for matrix in adapter(newest(place / "runs" / "one")).values())
 

@@ -461,9 +461,9 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "commands/test_bos_everywhere.py::test_questions_are_asked_as_the_adapter_was_trained",
                 ),
                 Fault(
-                    "tokenizer.without_bos() if settings.resume and not has_bos_prompts(settings) else "
-                    "tokenizer",
-                    "tokenizer",
+                    "    if config.resume and not has_bos_prompts(run_folder_of(config)):\n"
+                    "        return tokenizer.without_bos()\n",
+                    "",
                     "commands/test_bos_everywhere.py::test_a_run_that_was_begun_without_it_goes_on_without",
                 ),
             ),
@@ -986,8 +986,8 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "adapter",
             (
                 Fault(
-                    "size, settings.seed, state.step):",
-                    "size, settings.seed):",
+                    "size, step.seed, state.step):",
+                    "size, step.seed):",
                     "commands/test_train.py::test_interrupted_and_resumed_equals_uninterrupted",
                 ),
                 Fault(
@@ -996,8 +996,8 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "commands/test_train.py::test_interrupted_and_resumed_equals_uninterrupted",
                 ),
                 Fault(
-                    "torch.manual_seed(settings.seed * 1_000_003 + state.step)",
-                    "_ = settings.seed",
+                    "torch.manual_seed(plan.step.seed * 1_000_003 + state.step)",
+                    "_ = plan.step.seed",
                     "commands/test_train.py::test_interrupted_and_resumed_equals_uninterrupted",
                 ),
             ),
@@ -1008,7 +1008,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "the one with the lowest validation loss; a run that was never better than the base says so",
             (
                 Fault(
-                    "        restore_adapter_weights(base.decoder, load_best_weights(folder))\n",
+                    "        restore_adapter_weights(model.decoder, load_best_weights(folder))\n",
                     "",
                     "commands/test_train.py::test_the_best_adapter_is_kept_not_the_last",
                 ),
