@@ -19,6 +19,7 @@ class Problem:
     setting: str = ""  # the setting at fault, as `max_tokens`; "" where none is
     value: Any = None  # what it was set to, where the message shows it
     remedy: str = ""
+    where: str = ""  # such as the file with the setting
 
     def render(self, format_setting: Callable[[str], str] | None = None, known: Collection[str] = ()) -> str:
         """Return the whole message in one line.
@@ -31,12 +32,13 @@ class Problem:
         message = "; ".join(filter(None, (self.text, self.remedy)))
         if self.value is not None:
             message = f"{self.value}: {message}"
-        if format_setting is None:
-            separator = "" if not self.setting else ": " if self.value is None else "="
-            return f"{self.setting}{separator}{message}"
-        message = format_named_settings(message, format_setting, known)
-        separator = "" if not self.setting else ": " if self.value is None else " "
-        return f"{format_setting(self.setting) if self.setting else ''}{separator}{message}"
+        setting, before_value = self.setting, "="
+        if format_setting is not None:
+            message = format_named_settings(message, format_setting, known)
+            setting, before_value = format_setting(self.setting) if self.setting else "", " "
+        if setting:
+            message = f"{setting}{': ' if self.value is None else before_value}{message}"
+        return f"{self.where}: {message}" if self.where else message
 
 
 def format_named_settings(text: str, format_setting: Callable[[str], str], known: Collection[str]) -> str:

@@ -110,12 +110,12 @@ def test_durations_that_are_none(text):
 )
 @pytest.mark.parametrize("name", ["out", "data", "model", "columns", "template"])
 def test_a_setting_that_is_no_text_is_refused_before_any_work(name, value):
-    with pytest.raises(UserError, match=f"--{name}: has a character that is no text"):
+    with pytest.raises(UserError, match=f"{name}: it contains a null character"):
         PrepareConfig.validate_all({name: value})
 
 
 def test_numbers_of_thousands_of_digits_are_refused():
-    with pytest.raises(UserError, match="--max-tokens: "):
+    with pytest.raises(UserError, match="max_tokens: "):
         TrainConfig.validate_all({"max_tokens": "9" * 5000, "micro_tokens": "9" * 5001})
 
 

@@ -362,7 +362,7 @@ def test_settings_and_templates(tmp_path, count):
 
     def check(text, random):
         path.write_bytes(damaged(encoded(text, random), random))
-        outcome(lambda path: TrainConfig.validate_all(read_toml(path), origin=f"{path}: "), path)
+        outcome(lambda path: TrainConfig.validate_all(read_toml(path), where=str(path)), path)
         template = outcome(lambda path: load_template(str(path)), path)
         if not isinstance(template, UserError):
             assert template.render("one", "two").count("one") == 1 and "{i" not in template.render("one")

@@ -68,7 +68,7 @@ def test_a_step_is_tried_again_with_half(place, capsys, monkeypatch, failure):
     halved = [size for size in computed if size > 250]
     assert len(halved) == told.count("not enough memory for") == 1
     assert (
-        f"step 1: not enough memory for a micro-batch of {halved[0]:,} tokens; from here on {halved[0] // 2:,}"
+        f"not enough memory for a micro-batch of {halved[0]:,} tokens; from here on {halved[0] // 2:,}"
         in " ".join(told.split())
     )
     small = ["--micro-tokens", str(halved[0] // 2), "--max-tokens", "152", "--run", "small", "--out", "small"]

@@ -280,7 +280,7 @@ def test_a_data_set_on_the_hub_leads_nowhere_else(name):
     "run", ["../run", "/run", "a/b", "..", ".", ".hidden", "", "a\\b", "a\n", "a\0", "~", "-rf", "a b"]
 )
 def test_a_run_is_a_folder_of_its_own(run):
-    with pytest.raises(UserError, match="--run: "):
+    with pytest.raises(UserError, match="run: "):
         TrainConfig.validate_all({"run": run})
 
 

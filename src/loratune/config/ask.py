@@ -14,13 +14,12 @@ class AskConfig(AdapterConfig, SamplingConfig):
 
     question: str = Field(description="what to ask, in quotation marks")
     page: Path = Field(
-        description="JSON file with the page: pre_text and post_text, lists of sentences, and table, a "
-        "list of rows"
+        description="JSON file with the page: pre_text and post_text, lists of sentences, and table, a list "
+        "of rows"
     )
     fact_tokens: int | None = Field(
         default=None,
         ge=32,
-        description="most tokens of the page's facts to show; default: as in the data that the adapter was "
-        "trained on",
+        description="most tokens of the page's facts to show; default: as in the adapter's training data",
     )
-    constrain: bool = Field(default=True, description="allow only programs that can be carried out")
+    constrain: bool = Field(default=True, description="constrain the answer to programs that can be executed")

@@ -3,93 +3,101 @@
 import difflib
 import reprlib
 import shlex
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from loratune.errors import UserError
+from loratune.errors import Problem, UserError
 from loratune.system.read import load_toml
 
-INVALID_TEXT = (
-    "has a character that is no text (a null, or bytes that are not UTF-8); rename what it stands for"
-)
+INVALID_TEXT = "it contains a null character or bytes that are not UTF-8; rename what it stands for"
 
 
 class Config(BaseModel):
-    """What all settings have in common: unknown names are refused, values do not change."""
+    """The settings of one command: unknown names are refused, and values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     POSITIONAL: ClassVar[tuple[str, ...]] = ()  # fields that the command line takes without their names
 
     @classmethod
     def merge_values(cls, from_file: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-        """The values of a settings file and of the command line, which wins."""
+        """Merge the values of a settings file and of the command line, which wins."""
         return {**from_file, **given}
 
     @classmethod
-    def validate_all(cls, values: dict[str, Any], origin: str = "", unknown: tuple[str, ...] = ()):
-        """Validate `values`; raises one UserError with all problems, each with its remedy.
+    def validate_all(cls, values: dict[str, Any], where: str = "", unknown: Sequence[str] = ()) -> Self:
+        """Validate `values` and return them as a configuration.
 
-        `unknown` are options that the command line did not recognise; `origin` is put before each problem.
+        Args:
+            values: setting: value, as text or as its own type.
+            where: the file that they are from, for messages.
+            unknown: options that the command line did not recognise.
+
+        Raises:
+            UserError: with all problems at once, each with its remedy.
         """
         problems = [cls._describe_unknown(name) for name in unknown]
         problems += [
-            f"{format_flag(name)}: {INVALID_TEXT}"
-            for name, value in values.items()
-            if has_invalid_text(value)
+            Problem(INVALID_TEXT, setting=name) for name, value in values.items() if has_invalid_text(value)
         ]
         try:
-            settings = cls(**values)
+            config = cls(**values)
         except ValidationError as error:
-            problems += [cls._describe_problem(detail) for detail in error.errors()]
-        if problems := problems + cls.find_contradictions(values):
-            raise UserError(*(origin + problem for problem in problems))
-        return settings
+            problems += [cls._describe_problem(dict(detail)) for detail in error.errors()]
+            config = None
+        problems += map(Problem, cls.find_contradictions(values))
+        if problems or config is None:
+            raise UserError(*(replace(problem, where=where) for problem in problems))
+        return config
 
     @classmethod
     def find_contradictions(cls, values: dict[str, Any]) -> list[str]:
-        """Problems that lie in no single value but between several."""
+        """Return problems that lie in no single value but between several; settings stand in backticks."""
         return []
 
     @classmethod
-    def _describe_unknown(cls, name: str) -> str:
-        known = [format_flag(field) for field in cls.model_fields if field not in cls.POSITIONAL]
-        close = difflib.get_close_matches(format_flag(name), known, n=1, cutoff=0.6)
-        return f"{format_flag(name)}: unknown setting; " + (
-            f"did you mean {close[0]}?" if close else "--help lists them all"
-        )
+    def _describe_unknown(cls, name: str) -> Problem:
+        field = format_flag(name).removeprefix("--").replace("-", "_")
+        known = [field for field in cls.model_fields if field not in cls.POSITIONAL]
+        close = difflib.get_close_matches(field, known, n=1, cutoff=0.6)
+        remedy = f"did you mean `{close[0]}`?" if close else "--help lists them all"
+        return Problem("unknown setting", setting=name, remedy=remedy)
 
     @classmethod
-    def _describe_problem(cls, detail: dict) -> str:
+    def _describe_problem(cls, detail: dict[str, Any]) -> Problem:
         if detail["type"] == "extra_forbidden":
             return cls._describe_unknown(str(detail["loc"][0]))
         message = detail["msg"].removeprefix("Value error, ")
         if not detail["loc"]:
-            return message
+            return Problem(message)
         field = str(detail["loc"][0])
-        name = field if field in cls.POSITIONAL else format_flag(field)
         if detail["type"] == "missing":
-            return f"{name} is missing: {cls.model_fields[field].description}"
-        return f"{name}: {message[0].lower()}{message[1:]} (given: {reprlib.repr(detail['input'])})"
+            name = field if field in cls.POSITIONAL else f"`{field}`"
+            return Problem(f"{name} is missing: {cls.model_fields[field].description}")
+        message = f"{message[0].lower()}{message[1:]} (given: {reprlib.repr(detail['input'])})"
+        if field in cls.POSITIONAL:
+            return Problem(f"{field}: {message}")
+        return Problem(message, setting=field)
 
     def to_toml(self) -> str:
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
     def to_command_line(self, name: str) -> str:
-        """The command line, for a shell, of the command `name` with these settings; defaults are left out."""
+        """Return the shell command line of the command `name` with these settings; defaults are left out."""
         words = ["loratune", name]
         for field, value in self.model_dump(mode="json").items():
-            if getattr(self, field) != self.__class__.model_fields[field].get_default(
-                call_default_factory=True
-            ):
+            default = type(self).model_fields[field].get_default(call_default_factory=True)
+            if getattr(self, field) != default:
                 words += format_option(field, value)
         return shlex.join(words)
 
 
 def format_option(field: str, value: Any) -> list[str]:
-    """A setting as it stands on a command line."""
+    """Return a setting as it stands on a command line."""
     if isinstance(value, bool):
         return [format_flag(field if value else f"no_{field}")]
     if isinstance(value, dict):
@@ -98,9 +106,7 @@ def format_option(field: str, value: Any) -> list[str]:
 
 
 def has_invalid_text(value: Any) -> bool:
-    """Whether a text in it has a null character, which no path can have, or bytes that are no text (as a file
-    name may).
-    """
+    """Whether a text in `value` has a null character or, as a file name may, bytes that are not UTF-8."""
     if isinstance(value, dict):
         return has_invalid_text([*value, *value.values()])
     if isinstance(value, list):

@@ -9,7 +9,7 @@ from loratune.config.shared import DEFAULT_ADAPTER, BaseOverrideConfig, Decoding
 
 
 def is_zero(value: Any) -> bool:
-    """Of a value as it was given; what is no number is said elsewhere."""
+    """Whether a value, as it was given, is 0; what is not a number is refused elsewhere."""
     try:
         return float(value) == 0
     except (TypeError, ValueError):
@@ -17,7 +17,7 @@ def is_zero(value: Any) -> bool:
 
 
 def wrap_in_list(value: Any) -> Any:
-    """One path where several may stand, as a settings file would name it."""
+    """Let a settings file name one path where several may stand."""
     return [value] if isinstance(value, str | Path) else value
 
 
@@ -36,8 +36,8 @@ class EvaluateConfig(BaseOverrideConfig, DecodingConfig, DryRunConfig):
     )
     facts: Literal["retrieved", "gold"] = Field(
         default="retrieved",
-        description="what FinQA's rows show: the facts that were retrieved, or the gold ones alone; "
-        "rows whose gold facts nobody knows are left out then, and counted",
+        description="what FinQA's rows show: retrieved facts, or the gold facts alone; rows whose gold "
+        "facts are unknown are then left out and counted",
     )
     rows: int = Field(
         default=0, ge=0, description="measure this many rows, drawn evenly from the sources; 0 means all"
@@ -51,11 +51,13 @@ class EvaluateConfig(BaseOverrideConfig, DecodingConfig, DryRunConfig):
         default=1,
         ge=1,
         le=100,
-        description="answer each row this often, with one seed after the other; scores are means over them",
+        description="answer each row this many times, with one seed after another; scores are means over "
+        "them",
     )
     bare: bool = Field(
         default=True,
-        description="measure the base with a bare prompt, too: the instruction and the input alone",
+        description="also measure the base without template: its prompt is the instruction and the input "
+        "alone",
     )
     forgetting: Path | None = Field(
         default=None,
@@ -63,9 +65,13 @@ class EvaluateConfig(BaseOverrideConfig, DecodingConfig, DryRunConfig):
         "prose of FinQA's test pages",
     )
     constrain: bool = Field(
-        default=False, description="let FinQA's rows be answered only with programs that can be carried out"
+        default=False, description="constrain the answers to FinQA's rows to programs that can be executed"
     )
-    max_tokens: int = Field(default=1024, ge=64, description="most tokens in a row")
+    max_tokens: int = Field(
+        default=1024,
+        ge=64,
+        description="longest example, in tokens; longer ones are truncated, the input first",
+    )
     out: Path = Field(default=Path("evaluation.json"), description="file to write")
 
     @classmethod
@@ -73,6 +79,6 @@ class EvaluateConfig(BaseOverrideConfig, DecodingConfig, DryRunConfig):
         if str(values.get("samples", 1)) == "1" or not is_zero(values.get("temperature", 0)):
             return []
         return [
-            "--samples: at --temperature 0 all answers would be the same; raise it, such as to 1, or leave "
-            "--samples out"
+            "`samples`: at `temperature` 0 all answers would be the same; raise it, for example to 1, or "
+            "leave `samples` out"
         ]

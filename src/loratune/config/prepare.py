@@ -15,21 +15,22 @@ class PrepareConfig(BaseModelConfig, DryRunConfig):
     data: list[str] = Field(
         default=["dolly", "finqa"],
         min_length=1,
-        description="what to prepare: dolly, finqa, .jsonl/.json/.csv/.tsv/.parquet files or folders of them "
-        "(those named val or test stay apart), a folder with FinQA's own train.json, dev.json and test.json, "
-        "or a Hugging Face data set (owner/name)",
+        description="what to prepare: dolly, finqa, .jsonl/.json/.csv/.tsv/.parquet files or folders of "
+        "them (files named val or test stay apart), a folder with FinQA's own train.json, "
+        "dev.json and test.json, or a Hugging Face data set (owner/name)",
     )
     val: list[str] = Field(
         default=[],
-        description="your own files, or folders of them, to validate on: kept whole, never trained on",
+        description="your own files, or folders of them, for validation: kept whole, never trained on",
     )
     test: list[str] = Field(
-        default=[], description="your own files, or folders of them, to test on: kept whole, never trained on"
+        default=[],
+        description="your own files, or folders of them, for testing: kept whole, never trained on",
     )
     source: Literal["auto", "hub", "snapshot"] = Field(
         default="auto",
-        description="where dolly and finqa come from; auto takes the hub if it answers within seconds, "
-        "else the shipped snapshot",
+        description="where dolly and finqa come from; auto uses the hub if it answers within seconds, else "
+        "the shipped snapshot",
     )
     columns: dict[str, str] = Field(
         default={},
@@ -38,9 +39,8 @@ class PrepareConfig(BaseModelConfig, DryRunConfig):
     )
     skip_bad: bool = Field(
         default=False,
-        description="leave out rows of your own data that cannot be used, count them, and list them in "
-        "prepare_report.json, "
-        "instead of refusing the file",
+        description="leave out unusable rows of your own data, count them, and list them in "
+        "prepare_report.json, instead of refusing the file",
     )
     finqa_target: Literal["program", "answer"] = Field(
         default="program", description="what FinQA's response is: the program or the answer"
@@ -51,16 +51,16 @@ class PrepareConfig(BaseModelConfig, DryRunConfig):
     max_tokens: int = Field(
         default=1024,
         ge=64,
-        description="most tokens in a row; longer ones are shortened, the input first, and counted",
+        description="longest example, in tokens; longer ones are truncated, the input first, and counted",
     )
     val_fraction: float = Field(
         default=0.05,
         ge=0,
         lt=0.5,
-        description="share of the groups held out for validation, and again as much for the test",
+        description="share of the groups held out for validation, and as much again for testing",
     )
     template: str = Field(
         default="instruction",
         description="prompt template used for counting tokens: instruction, chatml, plain, or a .toml file",
     )
-    seed: Seed = Field(default=0, description="seed of the split")
+    seed: Seed = Field(default=0, description="random seed of the split")

@@ -16,6 +16,6 @@ class PreviewConfig(BaseModelConfig, RowConfig):
     rows: int = Field(default=4, ge=1, description="rows to show, drawn evenly from the sources")
     source: str | None = Field(default=None, description="only rows of this source, such as dolly or finqa")
     cut: bool = Field(
-        default=False, description="only rows that were shortened or dropped, the first ones in the file"
+        default=False, description="only rows that were truncated or dropped, the first ones in the file"
     )
-    seed: Seed = Field(default=0, description="seed of the choice of rows")
+    seed: Seed = Field(default=0, description="random seed of the choice of rows")

@@ -11,5 +11,5 @@ class QuickstartConfig(BaseModelConfig, MachineConfig, DryRunConfig):
     """Do the main job once: prepare, train, evaluate, compare."""
 
     out: Path = Field(default=Path("quickstart"), description="folder for everything it writes")
-    budget: Duration = Field(default="5m", validate_default=True, description="time to train, such as 5m")
+    budget: Duration = Field(default="5m", validate_default=True, description="training time, such as 5m")
     prompts: Path | None = Field(default=None, description=PROMPTS_HELP)

@@ -34,32 +34,30 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 RepetitionPenalty = Annotated[float, Field(ge=1, le=10)]
 DEFAULT_ADAPTER = Path("model/gpt2_lora_finetuned")
 RUNS_FOLDER = Path("runs")
-PROMPTS_HELP = (
-    "JSON file with a list of prompts; default: test.json, or where there is none those that come with "
-    "loratune"
-)
+PROMPTS_HELP = "JSON file with a list of prompts; default: test.json, or loratune's own where there is none"
 
 
 class BaseModelConfig(Config):
     model: str = Field(
         default="auto",
         description="base model: a short name (gpt2, smollm2-135m), a Hugging Face name, a folder, a .gguf "
-        "file, "
-        "or auto (GPT-2 if it is at hand, else SmolLM2-135M-Instruct)",
+        "file, or auto (GPT-2 if it is cached or the hub answers, else SmolLM2-135M-Instruct)",
     )
 
 
 class MachineConfig(Config):
-    threads: int = Field(
-        default=0, ge=0, le=1024, description="CPU threads; 0 means one for each physical core"
-    )
+    threads: int = Field(default=0, ge=0, le=1024, description="CPU threads; 0 means one per physical core")
     device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="where to compute; auto takes a GPU if there is one"
+        default="auto", description="where to compute; auto uses a GPU if there is one"
     )
 
 
 class RowConfig(Config):
-    max_tokens: int = Field(default=1024, ge=64, description="most tokens in a row")
+    max_tokens: int = Field(
+        default=1024,
+        ge=64,
+        description="longest example, in tokens; longer ones are truncated, the input first",
+    )
     template: str = Field(
         default="instruction",
         description="prompt template: instruction, chatml, plain, or a .toml file with your own",
@@ -72,9 +70,11 @@ class DryRunConfig(Config):
 
 class BaseOverrideConfig(MachineConfig):
     model: str | None = Field(
-        default=None, description="base model; default: the one that the adapter was trained on"
+        default=None, description="base model; default: the one the adapter was trained on"
     )
-    template: str | None = Field(default=None, description="another prompt template than the adapter's own")
+    template: str | None = Field(
+        default=None, description="prompt template to use instead of the adapter's own"
+    )
 
 
 class AdapterConfig(BaseOverrideConfig):
@@ -82,31 +82,31 @@ class AdapterConfig(BaseOverrideConfig):
 
 
 class SamplingConfig(Config):
-    max_new_tokens: int = Field(default=128, ge=1, description="most tokens in an answer")
+    max_new_tokens: int = Field(default=128, ge=1, description="longest answer, in tokens")
     temperature: float = Field(
-        default=0.0, ge=0, description="0 always takes the likeliest token; higher is more varied"
+        default=0.0, ge=0, description="0 always takes the most likely token; higher values are more varied"
     )
     top_p: float = Field(
         default=1.0,
         gt=0,
         le=1,
-        description="sample from the likeliest tokens that together have this probability",
+        description="sample from the smallest set of most likely tokens with this total probability",
     )
-    top_k: int = Field(default=0, ge=0, description="sample from this many likeliest tokens; 0 means all")
+    top_k: int = Field(default=0, ge=0, description="sample from this many most likely tokens; 0 means all")
     seed: Seed = Field(
-        default=0, description="seed of the sampling, the same for both models, and of the choice of rows"
+        default=0, description="random seed of sampling, the same for both models, and of the choice of rows"
     )
 
 
 class DecodingConfig(SamplingConfig):
     repetition_penalty: RepetitionPenalty = Field(
         default=1.0,
-        description="makes tokens less likely that the answer already has, unless it is held to a "
-        "language; 1 means not at all",
+        description="make tokens that the answer already contains less likely, unless decoding is "
+        "constrained; 1 means off",
     )
     batch_size: int = Field(
         default=64,
         ge=1,
-        description="most answers written at the same time, fewer where memory is short; they do not "
-        "depend on it",
+        description="most answers generated in parallel, fewer where memory is short; answers do not depend "
+        "on it",
     )

@@ -87,7 +87,7 @@ def is_run_of_adapter(run: RunFolder, trained: TrainConfig, facts: dict) -> bool
     its own runs.
     """
     path = run.folder / "settings.toml"
-    set_then = TrainConfig.validate_all(TrainConfig.raise_micro_tokens(read_toml(path)), origin=f"{path}: ")
+    set_then = TrainConfig.validate_all(TrainConfig.raise_micro_tokens(read_toml(path)), where=str(path))
     same = {"out": trained.out}
     made_from = read_json(run.folder / "facts.json")
     data = facts.get("data")

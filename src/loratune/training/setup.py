@@ -216,7 +216,7 @@ def resume_config(asked: TrainConfig) -> TrainConfig:
         problem = f"there is no run {folder}; leave `resume` out to start it"
         raise UserError(problem, setting="resume")
     kept, defaults = TrainConfig.raise_micro_tokens(read_toml(path)), TrainConfig()
-    began = TrainConfig.validate_all(kept, origin=f"{path}: ")
+    began = TrainConfig.validate_all(kept, where=str(path))
     given = {
         name
         for name in asked.model_fields_set
@@ -225,7 +225,7 @@ def resume_config(asked: TrainConfig) -> TrainConfig:
     if began.budget and asked.val_rows >= began.val_rows:
         given.discard("val_rows")  # a short budget may have made them fewer when the run began
     values = TrainConfig.merge_values(kept, asked.model_dump(include=given))
-    return TrainConfig.validate_all(values | {"run": folder.name}, origin=f"{path}: ")
+    return TrainConfig.validate_all(values | {"run": folder.name}, where=str(path))
 
 
 def refuse_changes(
