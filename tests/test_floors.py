@@ -36,9 +36,7 @@ LEFT = {
     ("generation.both", "config"),
     ("generation.engine", "config"),
     ("generation.sampling", "config"),
-    ("report.provenance", "config"),
     ("report.terminal.prepared", "config"),
-    ("report.terminal.rows", "config"),
     ("tasks.finqa.constraint", "evaluation"),
 }
 

@@ -304,7 +304,7 @@ def test_prompts_as_windows_saves_them_and_a_terminal_that_lacks_letters(place):
 def test_a_base_that_is_not_at_hand_is_named(place, capsys, monkeypatch):
     monkeypatch.chdir(place / "adapter")
     assert main(["compare", "--adapter", ".", "--prompts", "../test.json"]) == 2
-    assert "its base model is not at hand; name it with --model" in capsys.readouterr().err
+    assert "its base model is not available; name it with --model" in capsys.readouterr().err
     assert (
         main(
             [

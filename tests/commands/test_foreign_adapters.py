@@ -51,7 +51,7 @@ def test_a_base_that_is_not_at_hand_is_named(place, capsys):
     train_elsewhere(place, "default")
     name_base(place, "/home/somebody/model")
     assert evaluate("--adapter", "theirs") == 2
-    problem = "--adapter theirs: its base model is not at hand; name it with --model"
+    problem = "--adapter theirs: its base model is not available; name it with --model"
     assert f"{problem} (--model /home/somebody/model: there is no such folder)" in told(capsys)
     assert evaluate("--adapter", "theirs", "--model", "base") == 0
 

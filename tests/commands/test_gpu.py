@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from loratune.cli.main import main
+from loratune.commands.provenance import read_training_log
 from loratune.config.base import read_toml
 from loratune.config.shared import DEFAULT_ADAPTER
-from loratune.report.provenance import read_training_log
 from loratune.system.read import read_json
 from support.simulated_gpu import pretend
 

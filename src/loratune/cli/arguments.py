@@ -3,8 +3,10 @@
 import argparse
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any
 
+from pydantic.fields import FieldInfo
 from rich_argparse import RichHelpFormatter
 
 from loratune import __version__
@@ -63,7 +65,10 @@ def build_parser() -> Parser:
 
 
 def add_options(command: argparse.ArgumentParser, config_class: type[Config]) -> None:
-    """One option for each field. Values stay text here; the settings convert and check them, all at once."""
+    """Add an option for each field.
+
+    Values stay text here; the configuration converts and checks them, all at once.
+    """
     command.add_argument(
         "--config",
         metavar="FILE.toml",
@@ -75,47 +80,50 @@ def add_options(command: argparse.ArgumentParser, config_class: type[Config]) ->
     )
     for name, field in config_class.model_fields.items():
         kind = unwrap_type(field.annotation)
-        unset = (
-            field.is_required()
-            or field.default is None
-            or field.default is False
-            or field.default in ([], {})
-        )
         option: dict[str, Any] = {
             "dest": name,
             "default": argparse.SUPPRESS,
-            "help": (
-                field.description
-                if unset
-                else f"{field.description} (default: {format_default(field.default)})"
-            ).replace("%", "%%"),
+            "help": format_help(field).replace("%", "%%"),
         }
         if kind is bool:
-            # --no-NAME is there where it can change something.
+            # --no-NAME exists where it can change something.
             option["action"] = argparse.BooleanOptionalAction if field.default else "store_true"
         elif kind is list:
             option |= {"nargs": "+", "metavar": "NAME", "action": "extend"}
         elif kind is dict:
             option |= {"nargs": "+", "metavar": "NAME=COLUMN", "action": KeyValueAction}
+        elif kind is typing.Literal:
+            option["metavar"] = "|".join(typing.get_args(field.annotation))
         else:
-            option["metavar"] = (
-                "|".join(typing.get_args(field.annotation))
-                if kind is typing.Literal
-                else choose_metavar(name, kind)
-            )
+            option["metavar"] = choose_metavar(name, kind)
         if name in config_class.POSITIONAL:
             command.add_argument(option.pop("dest"), nargs="?", **option)
         else:
             command.add_argument(format_flag(name), **option)
 
 
+def format_help(field: FieldInfo) -> str:
+    """Return a field's description, with its default where it has one that says something."""
+    description = field.description or ""
+    if field.is_required() or field.default is None or field.default is False or field.default in ([], {}):
+        return description
+    return f"{description} (default: {format_default(field.default)})"
+
+
 class KeyValueAction(argparse.Action):
     """`a=b c=d` to {"a": "b", "c": "d"}."""
 
-    def __call__(self, parser, namespace, values, option_string=None):
-        if broken := [value for value in values if "=" not in value]:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        pairs = list(map(str, values or ()))
+        if broken := [pair for pair in pairs if "=" not in pair]:
             parser.error(f"{option_string}: {broken[0]!r} is not of the form NAME=COLUMN")
-        setattr(namespace, self.dest, dict(value.split("=", 1) for value in values))
+        setattr(namespace, self.dest, dict(pair.split("=", 1) for pair in pairs))
 
 
 def unwrap_type(annotation: Any) -> Any:

@@ -1,6 +1,7 @@
 """The command line: it runs one command, and turns errors and signals into messages and exit codes."""
 
 import importlib
+import io
 import json
 import os
 import signal
@@ -27,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     N: signal N.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a letter is no reason to fail
     show_messages(format_flag, SETTINGS)
     try:

@@ -7,6 +7,12 @@ from pathlib import Path
 from loratune import __version__
 from loratune.commands.dry_run import TIMING, Plan, show_plan
 from loratune.commands.loading import TunedModel, load_tuned_model
+from loratune.commands.provenance import (
+    build_command_lines,
+    find_evaluation,
+    read_training_log,
+    read_versions,
+)
 from loratune.config.compare import CompareConfig
 from loratune.config.shared import DecodingConfig
 from loratune.data import snapshot
@@ -19,7 +25,6 @@ from loratune.generation.both import generate_base_and_tuned
 from loratune.generation.engine import Answer
 from loratune.report.html import render_comparison_page
 from loratune.report.markdown import render_comparison_markdown
-from loratune.report.provenance import build_command_lines, find_evaluation, read_training_log, read_versions
 from loratune.report.schema import Evaluation
 from loratune.report.summary import Comparison
 from loratune.report.terminal.comparison import show_comparison

@@ -1,6 +1,6 @@
 """`loratune doctor`: can this machine train, and what will be slow and why."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def examine(settings: DoctorConfig) -> dict[str, list[Finding]]:
     }
 
 
-def show_findings(sections: dict[str, Sequence[Finding]]) -> None:
+def show_findings(sections: Mapping[str, Sequence[Finding]]) -> None:
     table = Table(show_header=False, box=None, padding=(0, 1))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)

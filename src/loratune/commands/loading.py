@@ -20,7 +20,7 @@ from loratune.models.decoder import Decoder
 from loratune.models.load import load_model, mention_chat_template
 from loratune.models.resolve import ResolvedModel, find_bundled_name, resolve_model
 from loratune.models.tokenizer import Tokenizer
-from loratune.system.console import say, warn
+from loratune.system.console import describe_error, say, warn
 from loratune.system.device import choose_device
 
 
@@ -96,7 +96,8 @@ def find_adapter_base(metadata: dict, adapter: Path) -> ResolvedModel:
         return resolve_model(name)
     except UserError as error:
         raise UserError(
-            f"--adapter {adapter}: its base model is not at hand; name it with --model ({error})"
+            f"--adapter {adapter}: its base model is not available; name it with --model "
+            f"({describe_error(error)})"
         ) from error
 
 

@@ -46,7 +46,7 @@ def run(settings: PreviewConfig) -> dict:
     some = draw_stratified_sample(records, settings.rows, settings.seed)
     shown = find_truncated(records, settings.rows, *how) if settings.cut else compute_truncations(some, *how)
     show_rows(shown, tokenizer)
-    show_summary(summary, settings)
+    show_summary(summary, settings.max_tokens)
     return {
         "data": str(path),
         "model": base.name,

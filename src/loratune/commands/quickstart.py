@@ -117,10 +117,11 @@ def plan_quickstart(settings: QuickstartConfig, parts: CommandConfigs, prompts: 
     comparing = compare.plan_comparison(
         base.decoder, encoded, parts.compare, compare.choose_report_paths(parts.compare.out, "html")
     )
+    seconds = [preparing.seconds, settings.budget, measuring, comparing.seconds]
     return Plan(
         {**preparing.reads, **comparing.reads},
         [*preparing.writes, parts.train.out, parts.evaluate.out, *comparing.writes],
-        preparing.seconds + settings.budget + measuring + comparing.seconds,
+        sum(known for known in seconds if known is not None),
         f"of that {format_duration(settings.budget)} to train, as --budget says; the rest was timed on a "
         "small piece",
     )

@@ -4,8 +4,8 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from loratune.report.loss_plot import draw_losses
@@ -72,28 +72,25 @@ def draw_changes_chart(changes: Sequence[float], tie: float, ends: tuple[float, 
     """
     import numpy as np
 
-    changes = np.asarray(changes, dtype=float)
-    tied = abs(changes) <= tie
-    # As single precision has them: what differs there is far enough apart for all the bins between.
-    changes = changes.clip(*ends).astype(np.float32).astype(float)
-    groups = {
-        "improved": changes[~tied & (changes < 0)],
-        "tied": changes[tied],
-        "regressed": changes[~tied & (changes > 0)],
-    }
+    values = np.asarray(changes, dtype=float)
+    tied = abs(values) <= tie
+    # Rounded to single precision: what differs there is far enough apart for all the bins between.
+    values = values.clip(*ends).astype(np.float32).astype(float)
+    groups = [values[~tied & (values < 0)], values[tied], values[~tied & (values > 0)]]
+    bins = np.histogram_bin_edges(values, bins=min(40, max(8, len(values) // 4))).tolist()
 
     def draw(axes: "Axes") -> None:
         axes.hist(
-            list(groups.values()),
-            bins=np.histogram_bin_edges(changes, bins=min(40, max(8, len(changes) // 4))),
+            groups,
+            bins=bins,
             stacked=True,
             color=[COLOURS["better"], COLOURS["tied"], COLOURS["worse"]],
             rwidth=0.88,
         )
         axes.axvline(0, color=COLOURS["ink"], linewidth=0.8)
         axes.set(xlabel="change, nats a token (left is better)", ylabel="rows")
-        axes.xaxis.get_major_locator().set_params(nbins=6)  # more would touch each other
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params("x", nbins=6)  # more would touch each other
+        axes.locator_params("y", integer=True)
         axes.grid(axis="y")
 
     return render_chart(draw, 2.9, "changes")
@@ -101,17 +98,10 @@ def draw_changes_chart(changes: Sequence[float], tie: float, ends: tuple[float, 
 
 def draw_parts_chart(changes: Mapping[str, ScoreChange]) -> str:
     """SVG text: for each part of the rows the change of the loss, with its 95 % interval."""
-    inks = [
-        COLOURS["better"]
-        if part.interval[1] < 0
-        else COLOURS["worse"]
-        if part.interval[0] > 0
-        else COLOURS["tied"]
-        for part in changes.values()
-    ]
 
     def draw(axes: "Axes") -> None:
-        for place, (part, ink) in enumerate(zip(changes.values(), inks, strict=True)):
+        for place, part in enumerate(changes.values()):
+            ink = choose_colour(part)
             axes.plot(part.interval, (place, place), color=ink, linewidth=2.5, solid_capstyle="round")
             axes.plot(part.mean, place, "o", color=ink, markersize=6)
         axes.axvline(0, color=COLOURS["ink"], linewidth=0.8)
@@ -124,20 +114,30 @@ def draw_parts_chart(changes: Mapping[str, ScoreChange]) -> str:
     return render_chart(draw, 0.7 + 0.24 * len(changes), "parts")
 
 
+def choose_colour(change: ScoreChange) -> str:
+    """Return the colour of a change of the loss: grey where its interval holds 0."""
+    low, high = change.interval
+    if low <= 0 <= high:
+        return COLOURS["tied"]
+    return COLOURS["better" if high < 0 else "worse"]
+
+
 def shorten_label(name: str) -> str:
-    """A name from a file, fit for XML and for the width."""
+    """Return a name from a file, fit for XML and for the width."""
     name = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
     return name if len(name) <= MAX_LABEL_LENGTH else name[: MAX_LABEL_LENGTH - 1] + "…"
 
 
-def render_chart(draw, height: float, name: str) -> str:
-    """SVG text for a page: letters as text, colours from the page's style, no ids that another chart on it
-    has too.
+def render_chart(draw: Callable[["Axes"], None], height: float, name: str) -> str:
+    """Return SVG text for a page.
+
+    Letters are text, colours come from the page's style, and no id is another chart's, too.
     """
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(CHART_STYLE | {"svg.hashsalt": name}), warnings.catch_warnings():
+    style: dict[Any, Any] = CHART_STYLE | {"svg.hashsalt": name}
+    with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the reader's font has it, or shows a box
         figure = Figure(figsize=(CHART_WIDTH, height), layout="constrained")
         draw(figure.subplots())
@@ -163,8 +163,8 @@ def clean_svg(svg: bytes) -> str:
         element.attrib = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
         if element.get("id", "").encode() not in referred:
             element.attrib.pop("id", None)
-        if "style" in element.attrib:
-            element.set("style", use_page_colours(element.get("style")))
+        if style := element.get("style"):
+            element.set("style", use_page_colours(style))
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
     root.set("aria-hidden", "true")  # the caption says it in words

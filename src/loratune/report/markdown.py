@@ -36,7 +36,7 @@ def render_blocks(comparison: Comparison) -> Iterator[str]:
         for place, card in enumerate(answered, 1):
             yield from render_card(place, card)
     yield "## How this was made"
-    yield render_table(("", ""), (comparison.settings | comparison.versions).items())
+    yield render_table(("", ""), {**comparison.settings, **comparison.versions}.items())
     for data, sources in comparison.counts.items():
         yield render_counts_table(data, sources)
     if comparison.commands:

@@ -57,9 +57,14 @@ class PairedScores(FileModel):
 
     base: Measures
     tuned: Measures
-    base_bare: Measures = {}  # the base with a bare prompt
+    base_bare: Measures = {}  # the base without template
     difference: dict[str, ScoreChange] = {}
     over_samples: dict[str, dict[str, SampleSpread]] = {}  # base, base_bare or tuned -> score
+
+    @property
+    def text_count(self) -> int:
+        """How many texts it was measured on."""
+        raise NotImplementedError
 
 
 class EvaluationPart(PairedScores):
@@ -74,7 +79,7 @@ class EvaluationPart(PairedScores):
     tie_threshold: float = 0.01  # nats a token
 
     @property
-    def texts(self) -> int:
+    def text_count(self) -> int:
         return self.rows
 
 
@@ -85,7 +90,7 @@ class Forgetting(PairedScores):
     windows: Count
 
     @property
-    def texts(self) -> int:
+    def text_count(self) -> int:
         return self.windows
 
 

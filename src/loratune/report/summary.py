@@ -85,24 +85,26 @@ def format_measures(part: PairedScores, names: Iterable[str] = MEASURES) -> list
 
 
 def format_measure(name: str, part: PairedScores) -> MeasureLine:
-    words, factor, decimals = MEASURES[name]
-    numbers = [format_figure(name, part, side) for side in ("base_bare", "base", "tuned")]
+    title, factor, decimals = MEASURES[name]
+    line = MeasureLine(
+        name=title,
+        bare=format_figure(name, part, "base_bare"),
+        base=format_figure(name, part, "base"),
+        tuned=format_figure(name, part, "tuned"),
+        change="",
+        interval="",
+        verdict="unclear",
+    )
+    change, unit = part.difference.get(name), ""
     if name == "perplexity":
-        name, factor, decimals, unit, change = (
-            "nll",
-            100,
-            1,
-            " %",
-            compute_relative_change(part.difference.get("nll")),
-        )
-    else:
-        unit, change = "", part.difference.get(name)
-    if change is None or part.texts == 1:  # an interval over one text would look like certainty
-        return MeasureLine(words, *numbers, "", "", "unclear")
+        change, unit = compute_relative_change(part.difference.get("nll")), " %"
+        factor, decimals = 100, 1
+    if change is None or part.text_count == 1:  # an interval over one text would look like certainty
+        return line
     mean, low, high = (
         format_signed(factor * value, decimals) + unit for value in (change.mean, *change.interval)
     )
-    return MeasureLine(words, *numbers, mean, f"{low} to {high}", judge_change(words, change))
+    return line._replace(change=mean, interval=f"{low} to {high}", verdict=judge_change(title, change))
 
 
 def format_figure(name: str, part: PairedScores, side: str) -> str:
@@ -116,12 +118,14 @@ def format_figure(name: str, part: PairedScores, side: str) -> str:
 
 
 def compute_relative_change(nll: ScoreChange | None) -> ScoreChange | None:
-    """The change of the perplexity as a share of it: exp is monotone, so the interval of the loss gives its
-    interval.
+    """Return the change of the perplexity as a share of it.
+
+    exp is monotone, so the interval of the loss gives the interval of the perplexity.
     """
-    return nll and ScoreChange(
-        mean=convert_nats_to_share(nll.mean), interval=tuple(map(convert_nats_to_share, nll.interval))
-    )
+    if nll is None:
+        return None
+    low, high = map(convert_nats_to_share, nll.interval)
+    return ScoreChange(mean=convert_nats_to_share(nll.mean), interval=(low, high))
 
 
 def convert_nats_to_share(nats: float) -> float:
@@ -163,12 +167,14 @@ def describe_comparison(comparison: Comparison) -> str:
 
 
 def describe_forgetting(evaluation: Evaluation) -> str:
-    """What became of plain text, in one sentence; blank where that was not measured."""
-    lines = format_measures(evaluation.forgetting, ["perplexity"]) if evaluation.forgetting else []
+    """Say in one sentence what became of plain text; blank where that was not measured."""
+    if evaluation.forgetting is None:
+        return ""
+    text = evaluation.forgetting.text
     return "".join(
-        f"On plain text ({evaluation.forgetting.text}) the perplexity goes from {line.base} to {line.tuned} "
+        f"On plain text ({text}) the perplexity goes from {line.base} to {line.tuned} "
         f"({line.change}, 95 % interval {line.interval}): where it rises, something was forgotten."
-        for line in lines
+        for line in format_measures(evaluation.forgetting, ["perplexity"])
         if line.change
     )
 

@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.segment import Segment
 
-from loratune.errors import format_named_settings
+from loratune.errors import UserError, format_named_settings
 from loratune.system import messages
 
 # What turns the direction of writing round, so that a text reads otherwise than it is (CVE-2021-42574,
@@ -118,11 +118,21 @@ def show_messages(format_setting: Callable[[str], str] = str, known: Collection[
         format_setting: how settings are written on the command line.
         known: the settings that are written so where they stand in backticks.
     """
-    for handler in [one for one in messages.logger.handlers if isinstance(one, ConsoleHandler)]:
+    for handler in find_handlers():
         messages.logger.removeHandler(handler)
     messages.logger.addHandler(ConsoleHandler(format_setting, known))
     messages.logger.propagate = False
     messages.progress_factory = progress
+
+
+def find_handlers() -> list[ConsoleHandler]:
+    return [handler for handler in messages.logger.handlers if isinstance(handler, ConsoleHandler)]
+
+
+def describe_error(error: UserError) -> str:
+    """Return an error's problems as the command line shows them."""
+    formats = [(handler.format_setting, handler.known) for handler in find_handlers()]
+    return "\n".join(problem.render(*(formats[0] if formats else ())) for problem in error.details)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from loratune.config.preview import PreviewConfig
 from loratune.data.cuts import Truncation
 from loratune.system.console import console, say, warn
 
@@ -103,9 +102,9 @@ def format_prompt(ids: Sequence[int], tokenizer) -> Text:
 
 
 def format_target(texts: Sequence[str], coloured: bool, ended: bool) -> list[str | tuple[str, str]]:
-    """Without colour the brackets say what is learned."""
+    """Format tokens that are trained on; without colour brackets mark them."""
     if coloured:
-        shown = [
+        shown: list[str | tuple[str, str]] = [
             (escape_invisible(text), style) for text, style in zip(texts, cycle(TARGET_STYLES), strict=False)
         ]
         return [*shown, (" ■ end ", END_STYLE)] if ended else shown
@@ -140,7 +139,7 @@ def escape_character(letter: str) -> str:
     return letter if letter.isprintable() else letter.encode("unicode_escape").decode()
 
 
-def show_summary(summary: dict, settings: PreviewConfig) -> None:
+def show_summary(summary: dict, max_tokens: int) -> None:
     sources = summary["sources"]
     table = Table("", *map(escape_invisible, sources), title="All rows")
     for column in table.columns[1:]:
@@ -153,7 +152,7 @@ def show_summary(summary: dict, settings: PreviewConfig) -> None:
             warn(
                 f"{escape_invisible(name)}: {cut:,} of {source['rows']:,} rows were shortened or dropped to "
                 "fit in "
-                f"{settings.max_tokens:,} tokens; --cut shows them"
+                f"{max_tokens:,} tokens; --cut shows them"
             )
     if twice := summary["duplicate_ids"]:
         named = ", ".join(map(escape_invisible, list(twice)[:MAX_IDS_LISTED])) + (

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from loratune.cli.arguments import build_parser
+from loratune.commands.provenance import build_command_lines, read_training_log, read_versions
 from loratune.config.compare import CompareConfig
 from loratune.config.evaluate import EvaluateConfig
 from loratune.config.prepare import PrepareConfig
 from loratune.config.train import TrainConfig
-from loratune.report.provenance import build_command_lines, read_training_log, read_versions
 from loratune.report.schema import Evaluation
 from loratune.system.atomic import write_json, write_text
 from support.evaluations import evaluation

@@ -8,6 +8,7 @@ left out and said.
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,7 +20,7 @@ from loratune.config.train import TrainConfig
 from loratune.errors import UserError
 from loratune.models.adapter import read_adapter_metadata
 from loratune.report.schema import Evaluation, LogRow, RunSummary, read_evaluation, validate_file
-from loratune.system.messages import say
+from loratune.system.console import describe_error, say
 from loratune.system.read import read_json
 from loratune.training.checkpoint import RunFolder
 
@@ -39,7 +40,7 @@ def find_evaluation(settings: CompareConfig) -> Evaluation | None:
     except UserError as error:
         if asked:
             raise
-        say(f"Left out of the report: {error}")
+        say(f"Left out of the report: {describe_error(error)}")
         return None
     if not is_same_folder(evaluation.adapter, settings.adapter):
         say(
@@ -69,8 +70,10 @@ def read_training_log(adapter: Path) -> tuple[list[LogRow], RowCounts]:
     no such run.
     """
     trained = read_train_config(adapter)
-    run = RunFolder(RUNS_FOLDER / trained.run) if trained and trained.run else None
-    if run is None or not run.metrics.is_file():
+    if trained is None or trained.run is None:
+        return [], {}
+    run = RunFolder(RUNS_FOLDER / trained.run)
+    if not run.metrics.is_file():
         return [], {}
     try:
         if not is_run_of_adapter(run, trained, read_adapter_metadata(adapter)):
@@ -78,7 +81,7 @@ def read_training_log(adapter: Path) -> tuple[list[LogRow], RowCounts]:
             return [], {}
         return read_log(run), read_summary(run).rows
     except UserError as error:
-        say(f"Left out of the report: {error}")
+        say(f"Left out of the report: {describe_error(error)}")
         return [], {}
 
 
@@ -136,16 +139,16 @@ def build_command_lines(settings: CompareConfig, evaluation: Evaluation | None) 
 
 
 def rebuild_evaluate_config(evaluation: Evaluation, out: Path) -> EvaluateConfig | None:
-    rows = {
+    values: dict[str, Any] = {
+        "adapter": Path(evaluation.adapter),
         "data": evaluation.data,
         "facts": evaluation.facts,
         "rows": evaluation.rows,
         "generate": evaluation.answered_rows,
+        "bare": bool(evaluation.base_bare),
+        "out": out,
     }
-    bare = bool(evaluation.base_bare)
     try:
-        return EvaluateConfig(
-            adapter=Path(evaluation.adapter), bare=bare, out=out, **rows, **evaluation.decoding
-        )
+        return EvaluateConfig(**values | evaluation.decoding)
     except (TypeError, ValidationError):
         return None
