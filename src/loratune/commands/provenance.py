@@ -149,6 +149,6 @@ def rebuild_evaluate_config(evaluation: Evaluation, out: Path) -> EvaluateConfig
         "out": out,
     }
     try:
-        return EvaluateConfig(**values | evaluation.decoding)
+        return EvaluateConfig.model_validate(values | evaluation.decoding)
     except (TypeError, ValidationError):
         return None

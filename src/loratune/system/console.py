@@ -131,8 +131,9 @@ def find_handlers() -> list[ConsoleHandler]:
 
 def describe_error(error: UserError) -> str:
     """Return an error's problems as the command line shows them."""
-    formats = [(handler.format_setting, handler.known) for handler in find_handlers()]
-    return "\n".join(problem.render(*(formats[0] if formats else ())) for problem in error.details)
+    for handler in find_handlers():
+        return "\n".join(one.render(handler.format_setting, handler.known) for one in error.details)
+    return str(error)
 
 
 @contextmanager
