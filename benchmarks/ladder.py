@@ -43,15 +43,16 @@ from loratune.data.packing import Batch, batch_in_order, input_length, pack, pac
 from loratune.models import decoder as decoder_module
 from loratune.models.decoder import Decoder
 from loratune.models.load import PRECISIONS, load_model, set_precision
-from loratune.models.lora import LoraLinear, add_lora, trained_parameters
+from loratune.models.lora import LoraLinear, adapter_parameters, add_lora
 from loratune.models.ops import elementwise
 from loratune.models.ops.attention import AttentionFn, causal_attention
+from loratune.models.ops.nll import token_nll
 from loratune.models.resolve import resolve_model
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.hardware import is_bf16_fast, set_up_device
 from loratune.system.memory import peak_memory_mb, return_freed_memory_at_once
-from loratune.training import step
-from loratune.training.objective import HeadCrossEntropy
+from loratune.training import objective, step
+from loratune.training.objective import Objective, ResponseNll
 
 STEP_TOKENS = 2048  # more than MICRO_TOKENS: a step that fits at once would not show what micro-batches cost
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # of loss and gradient norm, relative; bf16 has 3 digits
@@ -103,7 +104,16 @@ def measure(rung: int, precision: str, base: str, rows: list[Example]) -> dict:
     optimizer, clock, results = step.adamw(decoder.train(), 0.0), Clock(), []
     for group in batch_in_order([input_length(row) for row in rows], range(len(rows)), STEP_TOKENS):
         chosen = [rows[number] for number in group]
-        results.append(step.train_step(decoder, optimizer, list(batches(rung, chosen)), RATE, 1.0))
+        results.append(
+            step.train_step(
+                decoder,
+                optimizer,
+                list(batches(rung, chosen)),
+                objective=choose_objective(rung),
+                learning_rate=RATE,
+                clip=1.0,
+            )
+        )
         clock.tick(sum(map(tokens_of, chosen)))
     first = {"precision": precision, "loss": results[0].loss, "grad_norm": results[0].grad_norm}
     return first | {"tokens_per_second": clock.tokens_per_second(), "peak_memory_mb": peak_memory_mb()}
@@ -113,7 +123,7 @@ def adapted(base: str, precision: str) -> Decoder:
     decoder = set_precision(load_model(resolve_model(base)).decoder, PRECISIONS[precision])
     add_lora(decoder, RANK, ALPHA, 0.0, ["all"])
     torch.manual_seed(0)
-    for B in trained_parameters(decoder)[1::2]:
+    for B in (one for name, one in adapter_parameters(decoder).items() if ".lora_B." in name):
         torch.nn.init.normal_(B, std=0.01)
     return decoder
 
@@ -121,7 +131,7 @@ def adapted(base: str, precision: str) -> Decoder:
 def undo_above(rung: int) -> None:
     """Put the straightforward way back in the place of each optimisation that this rung does not have yet."""
     if rung < BLOCKS:
-        step.packed_attention = attention_by_document
+        objective.packed_attention = attention_by_document
     if rung < BY_HAND:
         decoder_module.apply_lora_linears, decoder_module.RotaryFunction = (
             feed_by_autograd,
@@ -131,10 +141,6 @@ def undo_above(rung: int) -> None:
             apply=lambda operation, *inputs: operation(*inputs)[0]
         )
         elementwise.RMSNorm.elementwise_op = root_mean_square_norm
-    if rung < HEAD:
-        step.target_loss = loss_of_all_logits
-    elif rung < LAST_LAYER:
-        step.target_loss = loss_of_whole_layers
 
 
 def batches(rung: int, rows: list[Example]) -> Iterator[Batch]:
@@ -174,7 +180,7 @@ def padded(rows: list[Example]) -> Batch:
     positions = torch.arange(longest).repeat(len(rows))
     lengths = [longest] * len(rows)
     return replace(
-        batch, ids=ids, positions=positions, lengths=lengths, target_index=place[batch.target_index]
+        batch, input_ids=ids, position_ids=positions, lengths=lengths, target_index=place[batch.target_index]
     )
 
 
@@ -187,15 +193,29 @@ def attention_by_document(lengths: list[int]) -> AttentionFn:
     return attend
 
 
-def loss_of_all_logits(decoder: Decoder, batch: Batch, attend: AttentionFn) -> Tensor:
-    logits = decoder.logits(decoder(batch.input_ids, batch.position_ids, attend))
-    labels = torch.full_like(batch.input_ids, -100).index_copy(0, batch.target_index, batch.targets)
-    return F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
+class AllLogits(ResponseNll):
+    """Cross-entropy over the logits of all tokens."""
+
+    def losses(self, decoder: Decoder, batch: Batch) -> Tensor:
+        attend = objective.packed_attention(batch.lengths)
+        logits = decoder.logits(decoder(batch.input_ids, batch.position_ids, attend))
+        labels = torch.full_like(batch.input_ids, -100).index_copy(0, batch.target_index, batch.targets)
+        return F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
 
 
-def loss_of_whole_layers(decoder: Decoder, batch: Batch, attend: AttentionFn) -> Tensor:
-    hidden = decoder(batch.input_ids, batch.position_ids, attend)[batch.target_index]
-    return HeadCrossEntropy.apply(hidden, decoder.head_weight, batch.targets)
+class WholeLayers(ResponseNll):
+    """The last layer computes all tokens, the head only those that predict a target."""
+
+    def losses(self, decoder: Decoder, batch: Batch) -> Tensor:
+        attend = objective.packed_attention(batch.lengths)
+        hidden = decoder(batch.input_ids, batch.position_ids, attend)[batch.target_index]
+        return token_nll(hidden, decoder.head_weight, batch.targets)
+
+
+def choose_objective(rung: int) -> Objective:
+    if rung < HEAD:
+        return AllLogits()
+    return WholeLayers() if rung < LAST_LAYER else ResponseNll()
 
 
 def feed_by_autograd(

@@ -18,7 +18,7 @@ from loratune.errors import FileError, UserError
 from loratune.models.resolve import ResolvedModel
 from loratune.system.console import warn
 from loratune.system.hardware import identify_processor
-from loratune.training.checkpoint import RunFolder, find_newest_run
+from loratune.training.run_folder import RunFolder, find_newest_run
 
 # That tokens, data order and numbers depend on.
 PACKAGES = (

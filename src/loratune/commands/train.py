@@ -19,7 +19,7 @@ from loratune.data.example import Example
 from loratune.data.packing import input_length, pack, pack_best_fit, plan_epoch
 from loratune.evaluation.statistics import mean_and_deviation
 from loratune.models.adapter import save_adapter, write_adapter_metadata
-from loratune.models.lora import trained_parameters
+from loratune.models.lora import adapter_parameters
 from loratune.report.loss_plot import plot_losses
 from loratune.report.model_card import render_model_card
 from loratune.report.terminal.evaluation import format_with_deviation
@@ -29,8 +29,9 @@ from loratune.system.atomic import file_lock, fill_folder_atomically, write_json
 from loratune.system.console import say, warn
 from loratune.system.memory import peak_memory_mb
 from loratune.system.signals import stop_requests
-from loratune.training.checkpoint import RunFolder, TrainingState, load_best_weights, restore_adapter_weights
+from loratune.training.checkpoint import TrainingState, restore_adapter_weights
 from loratune.training.loop import TrainingJob, fit
+from loratune.training.run_folder import RunFolder, load_best_weights
 
 
 def run(settings: TrainConfig) -> dict:
@@ -118,7 +119,7 @@ def run_training(ready: Setup) -> dict:
 def announce(ready: Setup) -> None:
     """What is about to happen, and what the limits on length did to the data."""
     settings, base = ready.settings, ready.base
-    adapter = sum(parameter.numel() for parameter in trained_parameters(base.decoder))
+    adapter = sum(parameter.numel() for parameter in adapter_parameters(base.decoder).values())
     total = sum(parameter.numel() for parameter in base.decoder.parameters())
     lengths = [input_length(row) for row in ready.rows]
     steps = len(plan_epoch(lengths, settings.batch_tokens, settings.micro_tokens, settings.seed, 0))

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from loratune.errors import UserError
 from loratune.models.decoder import Decoder
-from loratune.models.lora import Lora, named_linears
+from loratune.models.lora import PEFT_PREFIX, Lora, adapter_parameters, named_linears
 from loratune.models.names import LAYER_MODULE_NAMES, TRANSPOSED_WEIGHTS, to_hf_name
 from loratune.system.atomic import replace_atomically, write_json
 from loratune.system.read import hash_file, read_json
@@ -21,7 +21,6 @@ ADAPTER_WEIGHTS_FILE, ADAPTER_CONFIG_FILE, ADAPTER_METADATA_FILE = (
     "loratune.json",
 )
 MLX_WEIGHTS_FILE = "adapters.safetensors"
-PEFT_PREFIX = "base_model.model."
 # PEFT's names of the matrices. Files of other makers lack the prefix, or tell the adapter's name, too:
 # lora_A.default.weight
 MATRIX_NAME = re.compile(
@@ -53,14 +52,10 @@ MAX_ALPHA = 1e6  # refuses infinity and NaN, too
 
 
 def get_adapter_weights(decoder: Decoder) -> dict[str, torch.Tensor]:
-    """The adapter's matrices by PEFT's names."""
-    weights = {}
-    for name, linear in named_linears(decoder):
-        if linear.lora is not None:
-            layer = PEFT_PREFIX + to_hf_name(decoder.spec.architecture, name)
-            weights[f"{layer}.lora_A.weight"] = linear.lora.A.detach().cpu().contiguous()
-            weights[f"{layer}.lora_B.weight"] = linear.lora.B.detach().cpu().contiguous()
-    return weights
+    """Return the adapter's matrices by PEFT's names, as they are written to a file."""
+    return {
+        name: parameter.detach().cpu().contiguous() for name, parameter in adapter_parameters(decoder).items()
+    }
 
 
 def save_adapter(decoder: Decoder, folder: Path, base: str) -> None:

@@ -23,10 +23,10 @@ from loratune.models.ops.elementwise import (
     silu,
     swiglu,
 )
+from loratune.models.ops.nll import VOCAB_BLOCK_SIZE
 from loratune.models.spec import DecoderSpec
 
 ACTIVATIONS = {"gelu_tanh": gelu_tanh, "gelu": gelu, "silu": silu, "relu": relu}
-VOCAB_BLOCK_SIZE = 1024  # words in one product: on AVX2, MKL is half again as fast as with all (RESULTS.md)
 
 
 class Decoder(nn.Module):

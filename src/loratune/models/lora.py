@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from loratune.errors import UserError
-from loratune.models.names import LAYER_MODULE_NAMES
+from loratune.models.names import LAYER_MODULE_NAMES, to_hf_name
 from loratune.models.ops.elementwise import ElementwiseFunction, ElementwiseOp
 from loratune.models.ops.prepacked import prepacked_linear
+
+PEFT_PREFIX = "base_model.model."
 
 
 class Lora(nn.Module):
@@ -205,13 +207,15 @@ def _matches_target(target: str, ours: str, theirs: str) -> bool:
     return target in ("all", ours.split(".")[0], ours) or theirs == target or theirs.endswith("." + target)
 
 
-def trained_parameters(decoder) -> list[nn.Parameter]:
-    return [
-        parameter
-        for _, linear in named_linears(decoder)
-        if linear.lora is not None
-        for parameter in (linear.lora.A, linear.lora.B)
-    ]
+def adapter_parameters(decoder: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the adapter's matrices by PEFT's names: all that is trained, saved and counted, in one order."""
+    parameters = {}
+    for name, linear in named_linears(decoder):
+        if linear.lora is not None:
+            layer = PEFT_PREFIX + to_hf_name(decoder.spec.architecture, name)
+            parameters[f"{layer}.lora_A.weight"] = linear.lora.A
+            parameters[f"{layer}.lora_B.weight"] = linear.lora.B
+    return parameters
 
 
 @contextmanager

@@ -3,21 +3,23 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from loratune.config.train import TrainConfig
 from loratune.data.example import Example
-from loratune.data.packing import input_length, iterate_steps, pack
+from loratune.data.packing import input_length, iterate_steps
 from loratune.errors import UserError
 from loratune.report.terminal.training import TrainingBar
 from loratune.system.memory import peak_memory_mb, release_freed_memory
 from loratune.system.messages import warn
-from loratune.training.checkpoint import RunFolder, TrainingState
+from loratune.training.checkpoint import TrainingState
+from loratune.training.objective import Objective, ResponseNll
+from loratune.training.run_folder import RunFolder
 from loratune.training.schedule import StopRule, learning_rate_factor
 from loratune.training.step import NonFiniteError, OutOfMemoryError, StepResult, adamw, train_step
-from loratune.training.validate import compute_validation_nll
+from loratune.training.validate import compute_validation_loss
 
 SAVE_INTERVAL_SECONDS = (
     600.0  # seconds between checkpoints: the most that a crash or a flat battery takes away
@@ -36,6 +38,7 @@ class TrainingJob:
     run_folder: RunFolder
     base: str  # what PEFT calls the base model
     device: str
+    objective: Objective = field(default_factory=ResponseNll)
 
 
 def fit(job: TrainingJob, bar: TrainingBar, stop_requested: Callable[[], bool]) -> tuple[TrainingState, bool]:
@@ -131,9 +134,18 @@ def take_step(
     settings = job.settings
     rate = settings.learning_rate * learning_rate_factor(progress, settings.warmup, settings.schedule)
     torch.manual_seed(settings.seed * 1_000_003 + state.step)  # dropout, too, is a function of (seed, step)
-    batches = [pack([job.examples[number] for number in group]).to(job.device) for group in groups]
+    batches = [
+        job.objective.collate([job.examples[number] for number in group]).to(job.device) for group in groups
+    ]
     try:
-        result = train_step(job.decoder, optimizer, batches, rate, settings.clip)
+        result = train_step(
+            job.decoder,
+            optimizer,
+            batches,
+            objective=job.objective,
+            learning_rate=rate,
+            clip=settings.clip,
+        )
     except NonFiniteError as error:
         raise UserError(
             f"step {state.step + 1}: {error}. The run stopped; its checkpoints are good. "
@@ -152,7 +164,9 @@ def diagnose_non_finite(job: TrainingJob, groups: list[list[int]], rate: float) 
     if broken := [
         row.id
         for row in rows
-        if not math.isfinite(compute_validation_nll(job.decoder, [pack([row]).to(job.device)]))
+        if not math.isfinite(
+            compute_validation_loss(job.decoder, [job.objective.collate([row]).to(job.device)], job.objective)
+        )
     ]:
         return (
             f"By itself, too, it is no number for: {', '.join(broken)}. Look at it, leave it out and start "
@@ -168,7 +182,7 @@ def diagnose_non_finite(job: TrainingJob, groups: list[list[int]], rate: float) 
 def validate(job: TrainingJob, optimizer, state: TrainingState, bar: TrainingBar) -> None:
     """Measure, log, and save a checkpoint; the first measurement is the base model's."""
     began = time.perf_counter()
-    nll = compute_validation_nll(job.decoder, job.val_batches)
+    nll = compute_validation_loss(job.decoder, job.val_batches, job.objective)
     if not math.isfinite(nll):
         raise UserError(
             f"step {state.step}: the validation loss is {nll}. The run stopped; its checkpoints are good. "
