@@ -13,10 +13,10 @@ from transformers import (
     Qwen3Config,
 )
 
+from loratune.models.architectures import build_spec
 from loratune.models.decoder import Decoder
 from loratune.models.load import build_decoder
 from loratune.models.ops.attention import packed_attention
-from loratune.models.spec import build_spec
 
 SMALL = {
     "hidden_size": 48,

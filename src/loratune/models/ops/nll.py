@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from loratune.models.ops import reference
+from loratune.models.ops.reference import uses_reference
+
 # Vocabulary entries in one product: on AVX2, MKL is half again as fast as with all of them (RESULTS.md).
 VOCAB_BLOCK_SIZE = 1024
 
@@ -31,6 +34,8 @@ def token_nll(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     Returns:
         [targets], in nats, fp32.
     """
+    if uses_reference("nll"):
+        return reference.token_nll(hidden, head, targets)
     return TokenNll.apply(hidden, head, targets)  # pyright: ignore[reportReturnType]
 
 
