@@ -32,6 +32,7 @@ from loratune.models.tokenizer import Tokenizer
 from loratune.system.hardware import count_usable_cores
 from loratune.system.memory import return_freed_memory_at_once
 from loratune.tasks.finqa.questions import FinqaOptions, load_finqa
+from loratune.training.objective import ResponseNll
 from loratune.training.step import ADAMW_BETAS, adamw, train_step
 
 RANK, ALPHA, RATE, STEP_ROWS, PADDED, HELD_OUT = 16, 32, 1e-3, 8, 512, 40
@@ -55,7 +56,7 @@ def loratune(rows: list[Example], options, folder: Path) -> float:
         batches = [
             pack([rows[number] for number in part]) for part in pack_best_fit(lengths, group, MICRO_TOKENS)
         ]
-        train_step(decoder, optimizer, batches, RATE, 1.0)
+        train_step(decoder, optimizer, batches, objective=ResponseNll(), learning_rate=RATE, clip=1.0)
         clock.tick(sum(tokens_of(rows[number]) for number in group))
     save_adapter(decoder, folder, options.base)
     return clock.tokens_per_second()

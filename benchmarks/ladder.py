@@ -1,22 +1,26 @@
 """What each optimisation of the training step brings: from a straightforward implementation to loratune's,
 one at a time.
 
-    .venv/bin/python benchmarks/ladder.py --model smollm2-135m        # or gpt2-shape: 124M random weights in
-  GPT-2's shape
+    .venv/bin/python benchmarks/ladder.py --model smollm2-135m
 
-Each line is loratune's own step with all that stands below it undone. All train the same rows of the shipped
-Dolly and FinQA, 2,048 tokens an optimiser step, rank 16 on all linear layers, in fp32 unless said otherwise:
+`--model gpt2-shape` has 124M random weights in GPT-2's shape. Each line is loratune's own step with all that
+stands below it undone: it takes the plain forms of the ops (`models/ops/reference.py`) and objectives that
+compute more than they need. All train the same rows of the shipped Dolly and FinQA, 2,048 tokens an optimiser
+step, rank 16 on all linear layers, in fp32 unless said otherwise:
 
 plain step       rows in their order, as many as fit in 2,048 tokens when each is padded to the longest; the
-  logits of all tokens in one matrix, F.cross_entropy over it, torch's scaled_dot_product_attention, all
-  derivatives by autograd packed           documents lie end to end, 2,048 tokens at once; attention inside
-  each document head             logits of the target tokens only, 1,024 words at a time, their gradient
-  formed in the forward pass last layer       computes the target tokens only, once they have attended by hand
-  derivatives written out: LoRA's product is added in place, norms and activations are made again, not kept
-  blocks           attention of long documents in blocks of about 96 queries, each computed by one thread
-  1,024 at once    the step's rows in micro-batches by best fit bf16             the large products, where
-  this machine is faster with it low memory       `--low-memory`: layers are computed again in the backward
-  pass
+                 logits of all tokens in one matrix, F.cross_entropy over it, torch's
+                 scaled_dot_product_attention, all derivatives by autograd
+packed           documents lie end to end, micro-batches of 2,048 tokens; attention inside each document
+head             logits of the target tokens only, 1,024 vocabulary entries at a time, their gradient formed
+                 in the forward pass
+last layer       computes the target tokens only, once they have attended
+by hand          derivatives written out: LoRA's product is added in place, norms and activations are
+                 recomputed, not kept
+blocks           attention of long documents in blocks of about 96 queries, each computed by one thread
+1,024 tokens     the step's rows in micro-batches of 1,024 tokens by best fit
+bf16             the large products, where this machine is faster with it
+low memory       `--low-memory`: activations are recomputed in the backward pass
 
 A process of its own measures each line, in turn, and the median of the rounds counts. A real token is one of
 a row's own, padding is none; the first step is left out of the speed. Loss and gradient norm of that step
@@ -29,7 +33,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -40,18 +43,18 @@ from torch import Tensor
 from generation import apart
 from loratune.data.example import Example
 from loratune.data.packing import Batch, batch_in_order, input_length, pack, pack_best_fit
-from loratune.models import decoder as decoder_module
 from loratune.models.decoder import Decoder
 from loratune.models.load import PRECISIONS, load_model, set_precision
-from loratune.models.lora import LoraLinear, add_lora, trained_parameters
-from loratune.models.ops import elementwise
-from loratune.models.ops.attention import AttentionFn, causal_attention
+from loratune.models.lora import adapter_parameters, add_lora
+from loratune.models.ops.attention import packed_attention
+from loratune.models.ops.nll import token_nll
+from loratune.models.ops.reference import Op, use_reference
 from loratune.models.resolve import resolve_model
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.hardware import is_bf16_fast, set_up_device
 from loratune.system.memory import peak_memory_mb, return_freed_memory_at_once
-from loratune.training import step
-from loratune.training.objective import HeadCrossEntropy
+from loratune.training.objective import Objective, ResponseNll
+from loratune.training.step import adamw, train_step
 
 STEP_TOKENS = 2048  # more than MICRO_TOKENS: a step that fits at once would not show what micro-batches cost
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # of loss and gradient norm, relative; bf16 has 3 digits
@@ -97,14 +100,23 @@ def measure(rung: int, precision: str, base: str, rows: list[Example]) -> dict:
     set_up_device(0, "cpu")
     if rung == LOW_MEMORY:
         return_freed_memory_at_once()
-    undo_above(rung)
     decoder = adapted(base, precision)
     decoder.gradient_checkpointing = rung == LOW_MEMORY
-    optimizer, clock, results = step.adamw(decoder.train(), 0.0), Clock(), []
-    for group in batch_in_order([input_length(row) for row in rows], range(len(rows)), STEP_TOKENS):
-        chosen = [rows[number] for number in group]
-        results.append(step.train_step(decoder, optimizer, list(batches(rung, chosen)), RATE, 1.0))
-        clock.tick(sum(map(tokens_of, chosen)))
+    optimizer, clock, results = adamw(decoder.train(), 0.0), Clock(), []
+    with use_reference(*choose_reference_ops(rung)):
+        for group in batch_in_order([input_length(row) for row in rows], range(len(rows)), STEP_TOKENS):
+            chosen = [rows[number] for number in group]
+            results.append(
+                train_step(
+                    decoder,
+                    optimizer,
+                    list(batches(rung, chosen)),
+                    objective=choose_objective(rung),
+                    learning_rate=RATE,
+                    clip=1.0,
+                )
+            )
+            clock.tick(sum(map(tokens_of, chosen)))
     first = {"precision": precision, "loss": results[0].loss, "grad_norm": results[0].grad_norm}
     return first | {"tokens_per_second": clock.tokens_per_second(), "peak_memory_mb": peak_memory_mb()}
 
@@ -113,28 +125,17 @@ def adapted(base: str, precision: str) -> Decoder:
     decoder = set_precision(load_model(resolve_model(base)).decoder, PRECISIONS[precision])
     add_lora(decoder, RANK, ALPHA, 0.0, ["all"])
     torch.manual_seed(0)
-    for B in trained_parameters(decoder)[1::2]:
+    for B in (one for name, one in adapter_parameters(decoder).items() if ".lora_B." in name):
         torch.nn.init.normal_(B, std=0.01)
     return decoder
 
 
-def undo_above(rung: int) -> None:
-    """Put the straightforward way back in the place of each optimisation that this rung does not have yet."""
+def choose_reference_ops(rung: int) -> Iterator[Op]:
+    """Yield the ops of which this rung has the plain form."""
     if rung < BLOCKS:
-        step.packed_attention = attention_by_document
+        yield "attention"
     if rung < BY_HAND:
-        decoder_module.apply_lora_linears, decoder_module.RotaryFunction = (
-            feed_by_autograd,
-            SimpleNamespace(apply=rotated),
-        )
-        elementwise.ElementwiseFunction = SimpleNamespace(
-            apply=lambda operation, *inputs: operation(*inputs)[0]
-        )
-        elementwise.RMSNorm.elementwise_op = root_mean_square_norm
-    if rung < HEAD:
-        step.target_loss = loss_of_all_logits
-    elif rung < LAST_LAYER:
-        step.target_loss = loss_of_whole_layers
+        yield from ("elementwise", "linear")
 
 
 def batches(rung: int, rows: list[Example]) -> Iterator[Batch]:
@@ -174,46 +175,33 @@ def padded(rows: list[Example]) -> Batch:
     positions = torch.arange(longest).repeat(len(rows))
     lengths = [longest] * len(rows)
     return replace(
-        batch, ids=ids, positions=positions, lengths=lengths, target_index=place[batch.target_index]
+        batch, input_ids=ids, position_ids=positions, lengths=lengths, target_index=place[batch.target_index]
     )
 
 
-def attention_by_document(lengths: list[int]) -> AttentionFn:
-    def attend(layer: int, *qkv: Tensor) -> Tensor:
-        return torch.cat(
-            [causal_attention(*document) for document in zip(*(x.split(lengths) for x in qkv), strict=True)]
-        )
+class AllLogits(ResponseNll):
+    """Cross-entropy over the logits of all tokens."""
 
-    return attend
-
-
-def loss_of_all_logits(decoder: Decoder, batch: Batch, attend: AttentionFn) -> Tensor:
-    logits = decoder.logits(decoder(batch.input_ids, batch.position_ids, attend))
-    labels = torch.full_like(batch.input_ids, -100).index_copy(0, batch.target_index, batch.targets)
-    return F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
+    def losses(self, decoder: Decoder, batch: Batch) -> Tensor:
+        attend = packed_attention(batch.lengths)
+        logits = decoder.logits(decoder(batch.input_ids, batch.position_ids, attend))
+        labels = torch.full_like(batch.input_ids, -100).index_copy(0, batch.target_index, batch.targets)
+        return F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
 
 
-def loss_of_whole_layers(decoder: Decoder, batch: Batch, attend: AttentionFn) -> Tensor:
-    hidden = decoder(batch.input_ids, batch.position_ids, attend)[batch.target_index]
-    return HeadCrossEntropy.apply(hidden, decoder.head_weight, batch.targets)
+class WholeLayers(ResponseNll):
+    """The last layer computes all tokens, the head only those that predict a target."""
+
+    def losses(self, decoder: Decoder, batch: Batch) -> Tensor:
+        attend = packed_attention(batch.lengths)
+        hidden = decoder(batch.input_ids, batch.position_ids, attend)[batch.target_index]
+        return token_nll(hidden, decoder.head_weight, batch.targets)
 
 
-def feed_by_autograd(
-    layers: list[LoraLinear], operation: elementwise.ElementwiseOp, *inputs: Tensor
-) -> tuple[Tensor, ...]:
-    h = operation(*inputs)[0]
-    return tuple(
-        layer.forward_with_dropout(h) for layer in layers
-    )  # of 0: it is the way that autograd differentiates
-
-
-def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = x.chunk(2, -1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
-
-
-def root_mean_square_norm(self: elementwise.RMSNorm, x: Tensor) -> tuple[Tensor, None]:
-    return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight, None
+def choose_objective(rung: int) -> Objective:
+    if rung < HEAD:
+        return AllLogits()
+    return WholeLayers() if rung < LAST_LAYER else ResponseNll()
 
 
 def assert_same(results: dict[int, list[dict]]) -> None:

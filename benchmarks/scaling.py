@@ -144,7 +144,7 @@ def shape_of(name: str) -> DecoderSpec:
         return load_model(resolve_model(name)).decoder.spec
     from transformers import GPT2Config
 
-    from loratune.models.spec import build_spec
+    from loratune.models.architectures import build_spec
 
     width, layers, heads = GPT2[name]
     return build_spec(GPT2Config(n_embd=width, n_layer=layers, n_head=heads))

@@ -159,9 +159,9 @@ def test_between_validations_a_checkpoint_is_saved_every_ten_minutes(workplace, 
     clock, saved = [0.0], []
     step, save = loop.train_step, loop.RunFolder.save
 
-    def slow_step(*arguments):
+    def slow_step(*arguments, **options):
         clock[0] += 100.0
-        return step(*arguments)
+        return step(*arguments, **options)
 
     def noted(run, decoder, optimizer, state, base, best):
         saved.append(state.step)
@@ -181,11 +181,11 @@ def interrupt_after(steps: int, monkeypatch) -> None:
 
     original, taken = loop.train_step, []
 
-    def counting(*arguments):
+    def counting(*arguments, **options):
         taken.append(1)
         if len(taken) == steps:
             os.kill(os.getpid(), signal.SIGINT)
-        return original(*arguments)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(loop, "train_step", counting)
 
@@ -197,7 +197,7 @@ def test_the_best_adapter_is_kept_not_the_last(workplace, capsys, monkeypatch):
     from loratune.training import loop
 
     losses = iter([3.0, 2.0, 1.0, 1.5, 2.5])
-    monkeypatch.setattr(loop, "compute_validation_nll", lambda *_: next(losses))
+    monkeypatch.setattr(loop, "compute_validation_loss", lambda *_: next(losses))
     assert train("--steps", "8", "--validations", "4", "--run", "wild", "--json") == 0
     summary = json.loads(capsys.readouterr().out)
     run = workplace / "runs" / "wild"

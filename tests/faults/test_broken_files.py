@@ -15,7 +15,8 @@ from loratune.data.packing import pack
 from loratune.models.gguf.importer import move_into_place
 from loratune.models.load import read_weights
 from loratune.training import loop
-from loratune.training.validate import compute_validation_nll
+from loratune.training.objective import ResponseNll
+from loratune.training.validate import compute_validation_loss
 from support.faults import refused
 from support.small_models import GPT2_SHAPES, save_model
 from support.training_runs import TRAIN, adapter, train
@@ -137,7 +138,7 @@ def test_another_models_tokenizer_with_more_tokens(place, capsys):
 
 @pytest.mark.parametrize(("nll", "told"), [(math.log(257) - 0.01, 0), (math.log(257) + 0.01, 1)])
 def test_a_base_that_predicts_worse_than_chance_is_suspected(place, capsys, monkeypatch, nll, told):
-    monkeypatch.setattr(loop, "compute_validation_nll", lambda *_: nll)
+    monkeypatch.setattr(loop, "compute_validation_loss", lambda *_: nll)
     assert train(*ONE) == 0
     assert (
         capsys.readouterr().out.count("worse than chance: is the tokenizer in its folder another model's?")
@@ -158,10 +159,10 @@ def test_with_another_tokenizer_a_real_model_predicts_worse_than_chance(smollm2)
     )
     chance = math.log(smollm2.decoder.spec.vocab_size)
     assert (
-        compute_validation_nll(smollm2.decoder, [right])
+        compute_validation_loss(smollm2.decoder, [right], ResponseNll())
         < chance / 2
         < chance
-        < compute_validation_nll(smollm2.decoder, [wrong])
+        < compute_validation_loss(smollm2.decoder, [wrong], ResponseNll())
     )
 
 
@@ -221,8 +222,8 @@ def test_an_adapter_that_overflowed_is_never_written(place, capsys, monkeypatch)
     """The last step's gradient is finite, what it makes of the adapter is not."""
     original = loop.train_step
 
-    def step(decoder, *arguments):
-        result = original(decoder, *arguments)
+    def step(decoder, *arguments, **options):
+        result = original(decoder, *arguments, **options)
         decoder.layers[0].mlp.up.lora.B.data[0, 0] = float("inf")
         return result
 

@@ -19,7 +19,7 @@ from loratune.errors import FileError
 from loratune.models import adapter as adapters
 from loratune.system.atomic import write_all_atomically
 from loratune.training import checkpoint, loop
-from loratune.training.checkpoint import RunFolder
+from loratune.training.run_folder import RunFolder
 from support.faults import RUN, SmallDisk, at, content, process, refused, watchers
 from support.training_runs import adapter, same
 
@@ -183,9 +183,9 @@ def test_a_folder_that_cannot_be_written(disk, capsys, words):
 def test_a_disk_that_becomes_read_only_in_the_middle_of_a_run(disk, whole, capsys, monkeypatch):
     original = loop.train_step
 
-    def step(*arguments):
+    def step(*arguments, **options):
         mount(disk.path, "-o", "remount,ro")
-        return original(*arguments)
+        return original(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", step)

@@ -22,8 +22,8 @@ ONE = ["--steps", "3", "--validations", "2", "--run", "one", "--out", "tuned"]
 def after_first_step(monkeypatch, happens) -> None:
     original, taken = loop.train_step, []
 
-    def step(*arguments):
-        taken.append(original(*arguments))
+    def step(*arguments, **options):
+        taken.append(original(*arguments, **options))
         if len(taken) == 1:
             happens()
         return taken[-1]

@@ -47,9 +47,9 @@ def memory_for(tokens: int, monkeypatch, failure: Exception = FAILURES[1]) -> li
     """
     original, computed = step.accumulate_gradients, []
 
-    def add_gradients(decoder, micro_batches, targets):
+    def add_gradients(decoder, micro_batches, objective, weight):
         computed.append(max(len(batch.input_ids) for batch in micro_batches))
-        loss = original(decoder, micro_batches, targets)
+        loss = original(decoder, micro_batches, objective, weight)
         if computed[-1] > tokens:
             raise failure
         return loss
@@ -121,7 +121,7 @@ def test_where_a_single_row_does_not_fit(place, capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     "moment",
-    [(loop, "compute_validation_nll"), (setup, "load_model"), (setup, "read_data"), (setup, "run_autotune")],
+    [(loop, "compute_validation_loss"), (setup, "load_model"), (setup, "read_data"), (setup, "run_autotune")],
     ids=lambda moment: moment[1],
 )
 def test_elsewhere_it_ends_with_what_to_do(place, capsys, monkeypatch, moment):

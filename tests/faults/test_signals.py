@@ -15,7 +15,7 @@ from loratune.models.tokenizer import Tokenizer
 from loratune.system.atomic import write_all_atomically
 from loratune.system.signals import STOP_SIGNALS, delayed_signals
 from loratune.training import loop, setup
-from loratune.training.checkpoint import RunFolder
+from loratune.training.run_folder import RunFolder
 from support.faults import content
 from support.training_runs import TRAIN, adapter, same, train
 
@@ -47,7 +47,7 @@ def sending(times: int, number: int, original):
 # In which function the signal comes.
 MOMENTS = {
     "a step": (loop, "train_step"),
-    "the first validation": (loop, "compute_validation_nll"),
+    "the first validation": (loop, "compute_validation_loss"),
     "a checkpoint": (RunFolder, "save"),
 }
 

@@ -5,8 +5,8 @@ import torch
 from transformers import GPT2Config, LlamaConfig, MistralConfig, PhiConfig, Qwen2Config
 
 from loratune.errors import UserError
+from loratune.models.architectures import build_spec
 from loratune.models.ops.attention import packed_attention
-from loratune.models.spec import build_spec
 from support.small_models import GPT2_SHAPES, GROUPED, LLAMA_SHAPES, SMALL, logits, ours, reference
 
 SHAPES = GPT2_SHAPES | LLAMA_SHAPES

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from loratune.training.checkpoint import CHECKPOINTS_TO_KEEP, RunFolder, find_damage
+from loratune.training.checkpoint import find_damage
+from loratune.training.run_folder import CHECKPOINTS_TO_KEEP, RunFolder
 from support.training_runs import BASE
 
 # What changes a file system, as Python's own audit events call it

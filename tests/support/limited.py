@@ -16,11 +16,11 @@ from loratune.training.autotune import Measurement
 add_gradients, (soft, hard) = step.accumulate_gradients, resource.getrlimit(resource.RLIMIT_AS)
 
 
-def limited(decoder, micro_batches, targets):
+def limited(*arguments):
     room = psutil.Process().memory_info().vms + 24 * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (room, hard))
     try:
-        return add_gradients(decoder, micro_batches, targets)
+        return add_gradients(*arguments)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 

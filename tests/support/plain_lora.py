@@ -8,9 +8,8 @@ from peft import LoraConfig, get_peft_model
 from loratune.data.example import Example
 from loratune.data.packing import pack
 from loratune.models.adapter import get_adapter_weights
-from loratune.models.lora import add_lora, trained_parameters
-from loratune.models.ops.attention import packed_attention
-from loratune.training.objective import target_loss
+from loratune.models.lora import adapter_parameters, add_lora
+from loratune.training.objective import target_nll
 from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, ours, randomise_lora, reference
 
 MODELS = {"gpt2": GPT2_SHAPES["cerebras-gpt"], "llama": LLAMA_SHAPES["biases"]}
@@ -52,10 +51,10 @@ def gradients(decoder, groups: list[list[Example]]) -> tuple[float, list[torch.T
     total = 0.0
     for group in groups:
         batch = pack(group)
-        loss = target_loss(decoder, batch, packed_attention(batch.lengths)) / targets
+        loss = target_nll(decoder, batch).sum() / targets
         loss.backward()
         total += loss.item()
-    return total, [parameter.grad for parameter in trained_parameters(decoder)]
+    return total, [parameter.grad for parameter in adapter_parameters(decoder).values()]
 
 
 def peft_gradients(model, decoder, rows: list[Example]) -> tuple[float, list[torch.Tensor]]:

@@ -13,10 +13,10 @@ from transformers import (
     Qwen3Config,
 )
 
+from loratune.models.architectures import build_spec
 from loratune.models.decoder import Decoder
 from loratune.models.load import build_decoder
 from loratune.models.ops.attention import packed_attention
-from loratune.models.spec import build_spec
 
 SMALL = {
     "hidden_size": 48,
@@ -85,10 +85,10 @@ def logits(decoder: Decoder, ids: torch.Tensor) -> torch.Tensor:
 
 def randomise_lora(decoder: Decoder, seed: int = 1, std: float = 0.1) -> None:
     """B is zero at first, which would hide every mistake."""
-    from loratune.models.lora import trained_parameters
+    from loratune.models.lora import adapter_parameters
 
     generator = torch.Generator().manual_seed(seed)
-    for parameter in trained_parameters(decoder):
+    for parameter in adapter_parameters(decoder).values():
         parameter.data.normal_(std=std, generator=generator)
 
 

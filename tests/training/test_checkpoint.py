@@ -15,15 +15,13 @@ from loratune.errors import UserError
 from loratune.models.adapter import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, get_adapter_weights
 from loratune.models.lora import add_lora
 from loratune.training.checkpoint import (
-    CHECKPOINTS_TO_KEEP,
     CHECKSUM_FILE,
     OPTIMIZER_FILE,
     STATE_FILE,
-    RunFolder,
     TrainingState,
     find_damage,
-    load_best_weights,
 )
+from loratune.training.run_folder import CHECKPOINTS_TO_KEEP, RunFolder, load_best_weights
 from loratune.training.step import adamw
 from support.small_models import LLAMA_SHAPES, ours, randomise_lora, reference
 
@@ -322,19 +320,19 @@ def test_a_log_that_lost_steps_is_said(run, capsys):
 
 
 def test_a_run_is_there_with_its_settings_or_not_at_all(tmp_path, monkeypatch):
-    from loratune.training import checkpoint
+    from loratune.training import run_folder
 
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "write_json", killed)
+    monkeypatch.setattr(run_folder, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         RunFolder(tmp_path / "one").create("steps = 1\n", {})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_half_a_new_run_is_not_the_newest(tmp_path):
-    from loratune.training.checkpoint import find_newest_run
+    from loratune.training.run_folder import find_newest_run
 
     for name in ("old", ".new.77.tmp"):
         (tmp_path / name).mkdir()

@@ -11,15 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config
 
 from loratune.data.packing import pack
+from loratune.evaluation.likelihood import response_nll
 from loratune.models.load import set_precision
-from loratune.models.lora import trained_parameters
+from loratune.models.lora import adapter_parameters
 from loratune.models.ops import nll
-from loratune.models.ops.attention import packed_attention
-from loratune.models.ops.nll import target_nll
-from loratune.training import step
-from loratune.training.objective import HeadCrossEntropy, target_loss
+from loratune.training.objective import ResponseNll, target_nll
 from loratune.training.step import NonFiniteError, OutOfMemoryError, StepResult, adamw, train_step
-from loratune.training.validate import compute_validation_nll
+from loratune.training.validate import compute_validation_loss
 from support.plain_lora import (
     MODELS,
     adapted,
@@ -32,6 +30,7 @@ from support.plain_lora import (
 )
 from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, reference
 
+OBJECTIVE = ResponseNll()
 SHAPES = GPT2_SHAPES | LLAMA_SHAPES
 
 
@@ -52,11 +51,19 @@ def plain_step(decoder, groups, clip: float) -> tuple[StepResult, list[torch.Ten
     learning rate.
     """
     rate = 1e3  # far above the weights, whose rounding would else drown small gradients
-    before = [parameter.detach().clone() for parameter in trained_parameters(decoder)]
-    optimizer = torch.optim.SGD(trained_parameters(decoder), lr=0.0)
-    result = train_step(decoder, optimizer, [pack(group) for group in groups], rate, clip)
+    before = [parameter.detach().clone() for parameter in adapter_parameters(decoder).values()]
+    optimizer = torch.optim.SGD(adapter_parameters(decoder).values(), lr=0.0)
+    result = train_step(
+        decoder,
+        optimizer,
+        [pack(group) for group in groups],
+        objective=OBJECTIVE,
+        learning_rate=rate,
+        clip=clip,
+    )
     return result, [
-        (old - new.detach()) / rate for old, new in zip(before, trained_parameters(decoder), strict=True)
+        (old - new.detach()) / rate
+        for old, new in zip(before, adapter_parameters(decoder).values(), strict=True)
     ]
 
 
@@ -71,7 +78,7 @@ def test_the_step_does_not_depend_on_the_micro_batches(name):
     ):  # of 4 and 44 targets; of 3, 1, 12, 30 and 2
         result, taken = plain_step(adapted(name), groups, clip=1e9)
         assert_same((result.loss, taken), expected, 1e-5)
-        assert (result.targets, result.tokens) == (
+        assert (result.weight, result.tokens) == (
             48,
             sum(len(one.prompt + one.response) - 1 for one in rows),
         )
@@ -93,7 +100,7 @@ def test_steps_are_those_of_adamw(decay):
     rows, decoder, other = some_rows(), adapted("llama"), adapted("llama")
     optimizer = adamw(decoder, decay)
     plain = torch.optim.AdamW(
-        trained_parameters(other),
+        adapter_parameters(other).values(),
         lr=1e-2,
         betas=(0.5, 0.999),
         eps=1e-8,
@@ -102,11 +109,13 @@ def test_steps_are_those_of_adamw(decay):
         foreach=False,
     )
     for group in (rows[:2], rows[2:4], rows[4:]):
-        train_step(decoder, optimizer, [pack(group)], 1e-2, 1e9)
+        train_step(decoder, optimizer, [pack(group)], objective=OBJECTIVE, learning_rate=1e-2, clip=1e9)
         plain.zero_grad()
         gradients(other, [group])
         plain.step()
-    for mine, yours in zip(trained_parameters(decoder), trained_parameters(other), strict=True):
+    for mine, yours in zip(
+        adapter_parameters(decoder).values(), adapter_parameters(other).values(), strict=True
+    ):
         assert (mine - yours).norm() <= 1e-5 * yours.norm()
 
 
@@ -131,11 +140,13 @@ def test_bf16_is_close_to_fp32(shape, dropout):
         assert mine.dtype == torch.float32
         assert (mine - yours).norm() <= 0.1 * yours.norm()  # so their cosine is above 0.99
     decoder.gradient_checkpointing = True
-    for parameter in trained_parameters(decoder):
+    for parameter in adapter_parameters(decoder).values():
         parameter.grad = None
     again_loss, again = with_seed(decoder, rows)
     assert again_loss == half_loss and all(mine.equal(yours) for mine, yours in zip(again, half, strict=True))
-    train_step(decoder, adamw(decoder, 0.0), [pack(rows)], 1e-3, 1.0)  # raises where anything is not finite
+    train_step(
+        decoder, adamw(decoder, 0.0), [pack(rows)], objective=OBJECTIVE, learning_rate=1e-3, clip=1.0
+    )  # raises where anything is not finite
 
 
 def test_the_adapter_learns_in_fp32_on_a_base_in_bf16():
@@ -143,9 +154,11 @@ def test_the_adapter_learns_in_fp32_on_a_base_in_bf16():
     away.
     """
     decoder = with_lora(set_precision(ours(reference(MODELS["llama"])), torch.bfloat16))
-    before = [parameter.detach().clone() for parameter in trained_parameters(decoder)]
-    train_step(decoder, adamw(decoder, 0.0), [pack(some_rows())], 1e-4, 1e9)
-    after = [parameter.detach() for parameter in trained_parameters(decoder)]
+    before = [parameter.detach().clone() for parameter in adapter_parameters(decoder).values()]
+    train_step(
+        decoder, adamw(decoder, 0.0), [pack(some_rows())], objective=OBJECTIVE, learning_rate=1e-4, clip=1e9
+    )
+    after = [parameter.detach() for parameter in adapter_parameters(decoder).values()]
     steps = torch.cat([(old - new).abs().flatten() for old, new in zip(before, after, strict=True)])
     assert steps.median().item() == pytest.approx(1e-4, rel=0.01)  # as long as AdamW's first step always is
 
@@ -167,8 +180,8 @@ def test_no_matrix_of_all_targets_and_the_vocabulary_ever_exists():
     config = GPT2Config(n_embd=16, n_head=2, n_layer=1, vocab_size=3001)
     decoder, batch = with_lora(ours(reference(config))), pack(random_rows([(5, 300)] * 3, 3001))
     with Largest() as training:
-        target_loss(decoder, batch, packed_attention(batch.lengths)).backward()
-    with Largest() as measuring:
+        target_nll(decoder, batch).sum().backward()
+    with Largest() as measuring, torch.no_grad():
         target_nll(decoder, batch)
     block = len(batch.targets) * 1024
     assert training.made <= block and measuring.made <= block < len(batch.targets) * 3001
@@ -183,29 +196,31 @@ def test_no_matrix_of_all_targets_and_the_vocabulary_ever_exists():
     seed=st.integers(0, 1000),
 )
 @example(targets=90, vocabulary=31, block=8, size=60, seed=1)
-def test_head_loss_equals_cross_entropy(targets, vocabulary, block, size, seed):
-    """However the vocabulary is cut, and however far the logits of its blocks lie apart."""
+def test_token_nll_equals_cross_entropy_with_any_weights(targets, vocabulary, block, size, seed):
+    """However the vocabulary is cut, and however far apart the logits of its blocks are."""
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(targets, 8, generator=generator, requires_grad=True)
     head = size * torch.randn(vocabulary, 8, generator=generator)
-    wanted = torch.randint(vocabulary, (targets,), generator=generator)
-    each = F.cross_entropy(hidden @ head.t(), wanted, reduction="none")
-    (expected,) = torch.autograd.grad(each.sum(), hidden)
+    tokens = torch.randint(vocabulary, (targets,), generator=generator)
+    each = F.cross_entropy(hidden @ head.t(), tokens, reduction="none")
+    weights = 3 * torch.randn(targets, generator=generator)
+    (expected,) = torch.autograd.grad(each, hidden, weights)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nll, "VOCAB_BLOCK_SIZE", block)
-        fused = HeadCrossEntropy.apply(hidden, head, wanted)
-        measured = nll.token_nll(hidden.detach(), head, wanted)
-    (gradient,) = torch.autograd.grad(fused * 3, hidden)
+        fused = nll.token_nll(hidden, head, tokens)
+        measured = nll.token_nll(hidden.detach(), head, tokens)
+    (gradient,) = torch.autograd.grad(fused, hidden, weights)
     near = {"rtol": 1e-4, "atol": 1e-4 * (1 + size)}  # a difference of logits of this size
-    assert torch.allclose(measured, each, **near) and torch.allclose(fused, measured.sum(), rtol=1e-6)
-    assert torch.allclose(gradient, 3 * expected, **near)
+    assert torch.allclose(measured, each, **near) and fused.equal(measured)
+    assert torch.allclose(gradient, expected, **near)
 
 
 def test_likelihood_is_the_same_sum_as_the_loss():
-    decoder, batch = adapted("llama"), pack(some_rows())
+    decoder, rows = adapted("llama"), some_rows()
+    batch = pack(rows)
     with torch.no_grad():
-        loss = target_loss(decoder, batch, packed_attention(batch.lengths))
-    assert target_nll(decoder, batch).sum().item() == pytest.approx(loss.item(), rel=1e-5)
+        loss = target_nll(decoder, batch).sum().item()
+    assert response_nll(decoder, rows).sum() == pytest.approx(loss, rel=1e-5)
 
 
 @torch.no_grad()
@@ -219,9 +234,9 @@ def test_validation_is_the_plain_mean_however_the_rows_are_cut():
     expected = F.cross_entropy(torch.cat(known), wanted).item()
     decoder.train()  # in the middle of training, with dropout
     for groups in ([rows], [rows[:2], rows[2:]], [[one] for one in rows]):
-        assert compute_validation_nll(decoder, [pack(group) for group in groups]) == pytest.approx(
-            expected, rel=1e-6
-        )
+        assert compute_validation_loss(
+            decoder, [pack(group) for group in groups], OBJECTIVE
+        ) == pytest.approx(expected, rel=1e-6)
         assert decoder.training
 
 
@@ -229,14 +244,19 @@ def test_validation_is_the_plain_mean_however_the_rows_are_cut():
 def test_training_lowers_the_loss(name):
     decoder, batch = adapted(name), pack(some_rows())
     optimizer = adamw(decoder, weight_decay=0.0)
-    losses = [train_step(decoder, optimizer, [batch], 1e-2, 1.0).loss for _ in range(60)]
+    losses = [
+        train_step(decoder, optimizer, [batch], objective=OBJECTIVE, learning_rate=1e-2, clip=1.0).loss
+        for _ in range(60)
+    ]
     assert losses[-1] < 0.9 * losses[0]  # the frozen random head leaves no more to win
 
 
 def test_only_the_adapter_is_trained():
     decoder = adapted("gpt2")
     before = {name: value.clone() for name, value in decoder.state_dict().items()}
-    train_step(decoder, adamw(decoder, 0.0), [pack(some_rows())], 1e-2, 1.0)
+    train_step(
+        decoder, adamw(decoder, 0.0), [pack(some_rows())], objective=OBJECTIVE, learning_rate=1e-2, clip=1.0
+    )
     changed = {name for name, value in decoder.state_dict().items() if not value.equal(before[name])}
     assert changed == {name for name in before if ".lora." in name}
 
@@ -246,7 +266,7 @@ def test_dropout_is_repeatable_and_off_when_evaluating():
 
     def loss():
         torch.manual_seed(7)
-        return target_loss(decoder, batch, packed_attention(batch.lengths)).item()
+        return target_nll(decoder, batch).sum().item()
 
     decoder.train()
     with_dropout = loss()
@@ -260,32 +280,48 @@ def test_non_finite_stops_and_leaves_the_adapter_alone():
     decoder.layers[0].mlp.up.lora.A.data[0, 0] = float("inf")
     before = {name: value.clone() for name, value in decoder.state_dict().items()}
     with pytest.raises(NonFiniteError):
-        train_step(decoder, adamw(decoder, 0.0), [pack(some_rows())], 1e-2, 1.0)
+        train_step(
+            decoder,
+            adamw(decoder, 0.0),
+            [pack(some_rows())],
+            objective=OBJECTIVE,
+            learning_rate=1e-2,
+            clip=1.0,
+        )
     assert all(value.equal(before[name]) for name, value in decoder.state_dict().items())
 
 
-def test_too_little_memory_leaves_the_adapter_and_the_optimiser_alone(monkeypatch):
+def test_too_little_memory_leaves_the_adapter_and_the_optimiser_alone():
     """It is the second micro-batch that does not fit, when the first one's gradients are there."""
     decoder, rows = adapted("llama"), some_rows()
     optimizer = adamw(decoder, 0.0)
-    train_step(decoder, optimizer, [pack(rows)], 1e-2, 1.0)
+    train_step(decoder, optimizer, [pack(rows)], objective=OBJECTIVE, learning_rate=1e-2, clip=1.0)
     before = [value.clone() for value in all_of(decoder, optimizer)]
 
-    def fail(decoder, batch, attend):
-        if len(batch.lengths) == 3:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
-        return target_loss(decoder, batch, attend)
+    class TooLarge(ResponseNll):
+        def losses(self, decoder, batch):
+            if len(batch.lengths) == 3:
+                raise RuntimeError(
+                    "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+                )
+            return super().losses(decoder, batch)
 
-    monkeypatch.setattr(step, "target_loss", fail)
     with pytest.raises(OutOfMemoryError):
-        train_step(decoder, optimizer, [pack(rows[:2]), pack(rows[2:])], 1e-2, 1.0)
+        train_step(
+            decoder,
+            optimizer,
+            [pack(rows[:2]), pack(rows[2:])],
+            objective=TooLarge(),
+            learning_rate=1e-2,
+            clip=1.0,
+        )
     assert all(now.equal(then) for now, then in zip(all_of(decoder, optimizer), before, strict=True))
 
 
 def all_of(decoder, optimizer) -> list[torch.Tensor]:
     moments = [value for state in optimizer.state.values() for value in state.values()]
     return [
-        *trained_parameters(decoder),
-        *(parameter.grad for parameter in trained_parameters(decoder)),
+        *adapter_parameters(decoder).values(),
+        *(parameter.grad for parameter in adapter_parameters(decoder).values()),
         *moments,
     ]

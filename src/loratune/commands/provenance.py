@@ -22,7 +22,7 @@ from loratune.models.adapter import read_adapter_metadata
 from loratune.report.schema import Evaluation, LogRow, RunSummary, read_evaluation, validate_file
 from loratune.system.console import describe_error, say
 from loratune.system.read import read_json
-from loratune.training.checkpoint import RunFolder
+from loratune.training.run_folder import RunFolder
 
 RowCounts = Mapping[str, Mapping[str, int]]
 

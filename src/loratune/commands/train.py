@@ -14,7 +14,7 @@ from loratune.data.packing import Batch, input_length, pack, pack_best_fit, plan
 from loratune.errors import FileError, UserError
 from loratune.evaluation.statistics import mean_and_deviation
 from loratune.models.adapter import save_adapter, write_adapter_metadata
-from loratune.models.lora import trained_parameters
+from loratune.models.lora import adapter_parameters
 from loratune.report.loss_plot import plot_losses
 from loratune.report.model_card import render_model_card
 from loratune.report.terminal.evaluation import format_with_deviation
@@ -24,16 +24,12 @@ from loratune.system.atomic import file_lock, fill_folder_atomically, write_json
 from loratune.system.console import say, warn
 from loratune.system.memory import peak_memory_mb
 from loratune.system.signals import stop_requests
-from loratune.training.checkpoint import (
-    RunFolder,
-    TrainingState,
-    load_best_weights,
-    restore_adapter_weights,
-)
+from loratune.training.checkpoint import TrainingState, restore_adapter_weights
 from loratune.training.events import Finished, Warned
 from loratune.training.loop import TrainingJob, run_loop
 from loratune.training.plan import TrainPlan
 from loratune.training.resume import check_changes, collect_run_inputs, find_changes, record_changes
+from loratune.training.run_folder import RunFolder, load_best_weights
 from loratune.training.setup import (
     Setup,
     create_run_name,
@@ -163,7 +159,7 @@ def announce(setup: Setup) -> None:
     """Say what is about to happen, and what the limits on length did to the data."""
     config, plan, inputs = setup.config, setup.plan, setup.inputs
     decoder, tokenizer = inputs.model.decoder, inputs.model.tokenizer
-    trainable = sum(parameter.numel() for parameter in trained_parameters(decoder))
+    trainable = sum(parameter.numel() for parameter in adapter_parameters(decoder).values())
     total = sum(parameter.numel() for parameter in decoder.parameters())
     lengths = [input_length(example) for example in inputs.examples]
     steps = len(plan_epoch(lengths, plan.step.batch_tokens, plan.micro_tokens, plan.step.seed, 0))

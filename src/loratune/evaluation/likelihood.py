@@ -10,13 +10,17 @@ import torch
 
 from loratune.data.example import Example
 from loratune.data.packing import batch_in_order, input_length, pack
-from loratune.models.ops.nll import target_nll
+from loratune.models.decoder import Decoder
+from loratune.training.objective import target_nll
 
 BATCH_TOKENS = 2048
 
 
+@torch.no_grad()
 def response_nll(
-    decoder, examples: Sequence[Example], on_rows: Callable[[Sequence[int], np.ndarray], None] | None = None
+    decoder: Decoder,
+    examples: Sequence[Example],
+    on_rows: Callable[[Sequence[int], np.ndarray], None] | None = None,
 ) -> np.ndarray:
     """The negative log-likelihood of each row's response, end-of-text included, in nats, [rows].
 

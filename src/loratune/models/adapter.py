@@ -9,9 +9,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from loratune.errors import UserError
+from loratune.models.architectures import get_architecture
 from loratune.models.decoder import Decoder
-from loratune.models.lora import Lora, named_linears
-from loratune.models.names import LAYER_MODULE_NAMES, TRANSPOSED_WEIGHTS, to_hf_name
+from loratune.models.lora import PEFT_PREFIX, Lora, adapter_parameters, named_linears, to_peft_name
 from loratune.system.atomic import replace_atomically, write_json
 from loratune.system.read import hash_file, read_json
 
@@ -21,7 +21,6 @@ ADAPTER_WEIGHTS_FILE, ADAPTER_CONFIG_FILE, ADAPTER_METADATA_FILE = (
     "loratune.json",
 )
 MLX_WEIGHTS_FILE = "adapters.safetensors"
-PEFT_PREFIX = "base_model.model."
 # PEFT's names of the matrices. Files of other makers lack the prefix, or tell the adapter's name, too:
 # lora_A.default.weight
 MATRIX_NAME = re.compile(
@@ -53,14 +52,10 @@ MAX_ALPHA = 1e6  # refuses infinity and NaN, too
 
 
 def get_adapter_weights(decoder: Decoder) -> dict[str, torch.Tensor]:
-    """The adapter's matrices by PEFT's names."""
-    weights = {}
-    for name, linear in named_linears(decoder):
-        if linear.lora is not None:
-            layer = PEFT_PREFIX + to_hf_name(decoder.spec.architecture, name)
-            weights[f"{layer}.lora_A.weight"] = linear.lora.A.detach().cpu().contiguous()
-            weights[f"{layer}.lora_B.weight"] = linear.lora.B.detach().cpu().contiguous()
-    return weights
+    """Return the adapter's matrices by PEFT's names, as they are written to a file."""
+    return {
+        name: parameter.detach().cpu().contiguous() for name, parameter in adapter_parameters(decoder).items()
+    }
 
 
 def save_adapter(decoder: Decoder, folder: Path, base: str) -> None:
@@ -89,7 +84,7 @@ def save_adapter(decoder: Decoder, folder: Path, base: str) -> None:
 
 def build_peft_config(decoder: Decoder, base: str) -> dict:
     adapted = [(name, linear.lora) for name, linear in named_linears(decoder) if linear.lora is not None]
-    names = LAYER_MODULE_NAMES[decoder.spec.architecture]
+    architecture = get_architecture(decoder.spec)
     lora: Lora = adapted[0][1]
     rank = lora.A.shape[0]
     return {
@@ -100,8 +95,8 @@ def build_peft_config(decoder: Decoder, base: str) -> dict:
         # Some readers take a whole number only if it has no point.
         "lora_alpha": int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,
         "lora_dropout": lora.dropout,
-        "target_modules": sorted({names[name.split(".", 2)[2]] for name, _ in adapted}),
-        "fan_in_fan_out": TRANSPOSED_WEIGHTS[decoder.spec.architecture],
+        "target_modules": sorted({architecture.linear_names[name.split(".", 2)[2]] for name, _ in adapted}),
+        "fan_in_fan_out": architecture.fan_in_fan_out,
         "bias": "none",
         "use_rslora": False,
         "use_dora": False,
@@ -120,7 +115,7 @@ def load_adapter(decoder: Decoder, folder: Path) -> None:
     config = read_adapter_config(folder)
     weights = normalize_weight_names(read_adapter_weights(folder), folder)
     for name, linear in named_linears(decoder):
-        layer = PEFT_PREFIX + to_hf_name(decoder.spec.architecture, name)
+        layer = to_peft_name(decoder, name)
         a, b = weights.pop(f"{layer}.lora_A.weight", None), weights.pop(f"{layer}.lora_B.weight", None)
         if (a is None) != (b is None):
             raise UserError(

@@ -9,24 +9,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from loratune.models.lora import LoraLinear, apply_lora_linears
+from loratune.models.lora import LoraLinear
 from loratune.models.ops.attention import AttentionFn
 from loratune.models.ops.elementwise import (
     ElementwiseOp,
     LayerNorm,
     RMSNorm,
-    RotaryFunction,
     gelu,
     gelu_tanh,
     identity,
     relu,
+    rotate,
     silu,
     swiglu,
 )
+from loratune.models.ops.linear import apply_lora_linears
+from loratune.models.ops.nll import VOCAB_BLOCK_SIZE
 from loratune.models.spec import DecoderSpec
 
 ACTIVATIONS = {"gelu_tanh": gelu_tanh, "gelu": gelu, "silu": silu, "relu": relu}
-VOCAB_BLOCK_SIZE = 1024  # words in one product: on AVX2, MKL is half again as fast as with all (RESULTS.md)
 
 
 class Decoder(nn.Module):
@@ -129,7 +130,7 @@ class Attention(nn.Module):
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in (q, k, v))
         q, k = self.query_norm(q), self.key_norm(k)
         if rotary is not None:
-            q, k = RotaryFunction.apply(q, *rotary), RotaryFunction.apply(k, *rotary)
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
         attended = attend(self.number, q, k, v).flatten(1)
         return apply_lora_linears(
             [self.output], identity, attended if output_index is None else attended[output_index]

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 
 from loratune.errors import UserError
+from loratune.models.architectures import build_spec, get_architecture
 from loratune.models.decoder import Decoder
 from loratune.models.lora import named_linears
-from loratune.models.names import TRANSPOSED_WEIGHTS, to_hf_name
 from loratune.models.resolve import ResolvedModel, get_cache_folder
-from loratune.models.spec import DecoderSpec, build_spec
+from loratune.models.spec import DecoderSpec
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.memory import is_out_of_memory
 from loratune.system.messages import say
@@ -96,19 +96,14 @@ def all_finite(tensor: torch.Tensor) -> bool:
 
 
 def build_decoder(spec: DecoderSpec, weights: dict[str, torch.Tensor]) -> Decoder:
-    """The decoder that shares its memory with the given weights, named as in the model's own files."""
+    """Return a decoder that shares its memory with the given weights, named as in the model's own files."""
     with torch.device("meta"):
         decoder = Decoder(spec)
-    transposed = (
-        {f"{name}.weight" for name, _ in named_linears(decoder)}
-        if TRANSPOSED_WEIGHTS[spec.architecture]
-        else set()
-    )
-    ours = {}
+    architecture, ours = get_architecture(spec), {}
     for name in decoder.state_dict():
         module, kind = name.rsplit(".", 1)
-        tensor = weights[f"{to_hf_name(spec.architecture, module)}.{kind}"]
-        ours[name] = tensor.t() if name in transposed else tensor
+        source = architecture.find_module(module)
+        ours[name] = source.transform(weights[f"{source.name}.{kind}"])
     decoder.load_state_dict(ours, assign=True)
     return decoder.requires_grad_(False).eval()
 

@@ -9,7 +9,7 @@ from loratune import __version__
 from loratune.data.example import Record
 from loratune.data.template import Template
 from loratune.models.load import LoadedModel
-from loratune.models.lora import trained_parameters
+from loratune.models.lora import adapter_parameters
 from loratune.report.markdown import escape_markdown, fence_text
 from loratune.training.checkpoint import TrainingState
 from loratune.training.plan import AdapterSettings
@@ -99,7 +99,7 @@ def render_model_card(
         rank=adapter.rank,
         alpha=adapter.alpha,
         layers=adapted_layers,
-        trained=sum(parameter.numel() for parameter in trained_parameters(base.decoder)),
+        trained=sum(parameter.numel() for parameter in adapter_parameters(base.decoder).values()),
         base_nll=state.base_nll,
         base_perplexity=math.exp(state.base_nll),
         best_nll=state.best_nll,

@@ -22,15 +22,14 @@ from loratune.data.packing import Batch, input_length, iterate_steps, pack, plan
 from loratune.errors import UserError
 from loratune.models.decoder import Decoder
 from loratune.models.load import PRECISIONS, set_precision
-from loratune.models.lora import add_lora, trained_parameters
-from loratune.models.ops.attention import packed_attention
+from loratune.models.lora import adapter_parameters, add_lora
 from loratune.system.atomic import keep_newest, write_json
 from loratune.system.cache import compute_cache_key
 from loratune.system.hardware import OtherPrograms, identify_processor
 from loratune.system.memory import release_freed_memory, resident_memory
 from loratune.system.messages import say, track, warn
 from loratune.system.read import read_json
-from loratune.training.objective import target_loss
+from loratune.training.objective import target_nll
 from loratune.training.plan import StepSettings, TrainPlan
 
 Candidate = tuple[str, int]  # a precision, and the tokens of a micro-batch
@@ -242,7 +241,7 @@ def time_per_token(decoders: Sequence[Decoder], batches: list[Batch], training: 
 def run_batches(decoder: Decoder, batches: list[Batch], training: bool) -> None:
     with nullcontext() if training else torch.inference_mode():
         for batch in batches:
-            loss = target_loss(decoder, batch, packed_attention(batch.lengths))
+            loss = target_nll(decoder, batch).sum()
             if training:
                 loss.backward()
 
@@ -259,14 +258,14 @@ def measure_activation_bytes(decoder: Decoder, batch: Batch) -> int:
 
     checkpointing, decoder.gradient_checkpointing = decoder.gradient_checkpointing, False
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        loss = target_loss(decoder, batch, packed_attention(batch.lengths))
+        loss = target_nll(decoder, batch).sum()
     decoder.gradient_checkpointing = checkpointing
     return sum(kept.values()) if loss.requires_grad else 0
 
 
 def compute_trainable_bytes(decoder: Decoder) -> int:
     """The adapter, its gradient, and AdamW's two moments."""
-    return 4 * sum(parameter.nbytes for parameter in trained_parameters(decoder))
+    return 4 * sum(parameter.nbytes for parameter in adapter_parameters(decoder).values())
 
 
 def compute_weight_bytes(decoder: Decoder, precision: str) -> int:

@@ -1,20 +1,10 @@
-"""A run on disk: its log, its checkpoints, and the way back from one of them.
+"""One checkpoint on disk: written whole, checked against its checksums, loaded by the parameters' names.
 
-runs/NAME/settings.toml  facts.json  metrics.jsonl  summary.json  loss.png  best -> checkpoints/step-000120
-runs/NAME/checkpoints/step-000120/adapter_model.safetensors  adapter_config.json  optimizer.safetensors
-state.json  SHA256SUMS
+step-000120/adapter_model.safetensors  adapter_config.json  optimizer.safetensors  state.json  SHA256SUMS
 
-A checkpoint is the adapter, the optimiser's moments, the state and, over all these files, their sha256. A
-process that is killed at any instant leaves whole checkpoints alone; one that was damaged afterwards is not
-used.
+The adapter, the optimiser's moments, the state and, over all these files, their sha256.
 """
 
-import json
-import math
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,278 +12,86 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from loratune.errors import FileError, UserError
+from loratune.errors import UserError
 from loratune.models.adapter import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_WEIGHTS_FILE,
-    get_adapter_weights,
     read_adapter_weights,
     save_adapter,
 )
-from loratune.models.lora import trained_parameters
-from loratune.system.atomic import (
-    convert_os_error,
-    create_folder_atomically,
-    remove_folder,
-    replace_atomically,
-    sync,
-    translate_os_errors,
-    write_json,
-    write_text,
-)
-from loratune.system.messages import warn
+from loratune.models.decoder import Decoder
+from loratune.models.lora import adapter_parameters
+from loratune.system.atomic import replace_atomically, write_json, write_text
 from loratune.system.read import hash_file, read_json, read_text
 
-CHECKPOINTS_TO_KEEP = 2  # newest checkpoints that stay, besides the best
 OPTIMIZER_FILE, STATE_FILE, CHECKSUM_FILE = "optimizer.safetensors", "state.json", "SHA256SUMS"
-MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names of them
 
 
 @dataclass
 class TrainingState:
-    """Where a run is. Everything that the next step depends on, besides the adapter and the optimiser's
-    moments.
-    """
+    """Where a run is: all that the next step depends on, besides the adapter and the optimiser's moments."""
 
     step: int = 0
     elapsed: float = 0.0  # seconds since the first step, validations and checkpoints included
-    stepping: float = 0.0  # seconds of these spent in steps
-    tokens: int = 0
+    stepping: float = 0.0  # seconds spent in optimiser steps
+    tokens: int = 0  # input tokens trained on
     validations: int = 0
-    validation_seconds: float = 0.0  # what the first one took
+    validation_seconds: float = 0.0  # duration of the first validation
     base_nll: float | None = None
     best_nll: float | None = None
     best_step: int = 0
     best_validation: int = 0
-    validated_step: int = -1  # at which the last one was
-    micro_tokens: int | None = (
-        None  # tokens computed at once, where those of the settings did not fit into the memory
-    )
+    validated_step: int = -1  # step of the newest validation
+    # Size of a micro-batch in tokens, where that of the settings did not fit into the memory.
+    micro_tokens: int | None = None
 
     @property
     def seconds_per_step(self) -> float:
-        """Seconds that a step takes."""
+        """Return the mean duration of an optimiser step."""
         return self.stepping / max(self.step, 1)
 
 
-class RunFolder:
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.metrics = folder / "metrics.jsonl"
-        self.pending_lines: list[str] = []  # lines of the log
-        self.saved_at = 0.0  # seconds of the run at its newest checkpoint
+def write_checkpoint(
+    folder: Path, decoder: Decoder, optimizer: torch.optim.Optimizer, *, state: TrainingState, base: str
+) -> None:
+    """Write a checkpoint's files into `folder`.
 
-    def create(self, settings_toml: str, run_inputs: dict) -> None:
-        """The folder with its settings and what the run is made from, at once: there is no run without
-        them.
-        """
-        if self.folder.exists():
-            name = self.folder.name
-            raise UserError(
-                f"--run {name}: {self.folder} exists; go on with it by --run {name} --resume, or choose "
-                "another name"
-            )
-        with create_folder_atomically(self.folder) as folder:
-            write_text(folder / "settings.toml", settings_toml)
-            write_json(folder / "facts.json", run_inputs)
+    Args:
+        folder: an empty folder, which the caller puts in its place when all is written.
+        decoder: with the adapter.
+        optimizer: from `adamw`.
+        state: where the run is.
+        base: what PEFT calls the base model.
 
-    def read_run_inputs(self) -> dict:
-        """What the run is made from. Raises UserError when nobody knows any more."""
-        path = self.folder / "facts.json"
-        facts = read_json(path)
-        if not isinstance(facts, dict) or not isinstance(facts.get("settings"), dict):
-            raise UserError(f"{path}: broken: it must be an object with the run's settings; start a new run")
-        return facts
+    Raises:
+        UserError: the disk is full, or the adapter has a non-finite value.
+    """
+    save_adapter(decoder, folder, base)
+    with replace_atomically(folder / OPTIMIZER_FILE) as path:
+        save_file(collect_moments(decoder, optimizer), path)
+    write_json(folder / STATE_FILE, asdict(state))
+    write_text(folder / CHECKSUM_FILE, compute_checksums(folder))
 
-    def update_run_inputs(self, settings_toml: str, run_inputs: dict) -> None:
-        """Go on with other settings or other facts. The facts, which hold the settings, too, decide: they
-        come first.
-        """
-        write_json(self.folder / "facts.json", run_inputs)
-        write_text(self.folder / "settings.toml", settings_toml)
 
-    def append_log(self, row: dict) -> None:
-        """While the disk is full the rows wait for the next one; without them no checkpoint is written."""
-        self.pending_lines.append(json.dumps(row) + "\n")
-        try:
-            self.write_log()
-        except FileError as error:
-            if len(self.pending_lines) == 1:
-                warn(f"{error}. The run goes on until its next checkpoint; its log is kept in memory")
+def load_checkpoint(checkpoint: Path, decoder: Decoder, optimizer: torch.optim.Optimizer) -> TrainingState:
+    """Load a whole checkpoint into the adapter and the optimiser. Returns where the run was.
 
-    def write_log(self) -> None:
-        """All the lines that wait, or none: half a line would spoil the next one."""
-        length = self.metrics.stat().st_size if self.metrics.exists() else 0
-        try:
-            with open(self.metrics, "a", encoding="utf-8") as file:
-                file.writelines(self.pending_lines)
-        except OSError as error:
-            with suppress(OSError):
-                os.truncate(self.metrics, length)
-            raise convert_os_error(error, self.metrics) from error
-        self.pending_lines.clear()
-
-    def read_log(self) -> list[dict]:
-        """Raises ValueError for a broken line."""
-        return list(self._read_rows())
-
-    def _read_rows(self) -> Iterator[dict]:
-        lines = self.metrics.read_bytes().splitlines(keepends=True) if self.metrics.is_file() else []
-        for line in lines:
-            if line.endswith(b"\n"):  # else it is only half there
-                yield json.loads(line)
-
-    def _has_steps(self) -> bool:
-        return self.metrics.is_file() and b'"loss"' in self.metrics.read_bytes()
-
-    def list_checkpoints(self) -> list[Path]:
-        """The oldest first."""
-        found = (self.folder / "checkpoints").glob("step-*")
-        return sorted(
-            (path for path in found if path.name[5:].isdecimal()), key=lambda path: int(path.name[5:])
-        )
-
-    def checkpoint_path(self, step: int) -> Path:
-        return self.folder / "checkpoints" / f"step-{step:06d}"
-
-    def save(self, decoder, optimizer, state: TrainingState, base: str, best: bool) -> None:
-        """Write a checkpoint whole or not at all, then remove the old ones. One of the same step is not
-        written again.
-        """
-        self.write_log()
-        self.saved_at = state.elapsed
-        target = self.checkpoint_path(state.step)
-        if not target.exists():
-            with create_folder_atomically(target) as folder:
-                sync(self.metrics)  # the log reaches as far as the checkpoint, also after a power cut
-                save_adapter(decoder, folder, base)
-                with replace_atomically(folder / OPTIMIZER_FILE) as path:
-                    save_file(collect_moments(decoder, optimizer), path)
-                write_json(folder / STATE_FILE, asdict(state))
-                write_text(folder / CHECKSUM_FILE, compute_checksums(folder))
-        if best:
-            self._link_best(target)
-        self._prune()
-
-    def find_best(self) -> Path | None:
-        link = self.folder / "best"
-        return link.resolve() if link.exists() else None
-
-    def _link_best(self, target: Path) -> None:
-        link, beside = self.folder / "best", self.folder / ".best.tmp"
-        with translate_os_errors(link):
-            beside.unlink(missing_ok=True)
-            beside.symlink_to(target.relative_to(self.folder))
-            os.replace(beside, link)
-            sync(self.folder)
-
-    def _prune(self) -> None:
-        best = self.find_best()
-        for old in self.list_checkpoints()[:-CHECKPOINTS_TO_KEEP]:
-            if old.resolve() != best:
-                remove_folder(old)
-
-    def restore(self, decoder, optimizer) -> TrainingState:
-        """Load the newest whole checkpoint into the adapter and the optimiser, and forget the log's rows
-        after it.
-
-        A new run has none, and begins at step 0. Raises UserError when there were some and none is whole.
-        """
-        self._remove_leftovers()
-        whole = self._find_intact_checkpoints()
-        state = self._read(whole[-1], decoder, optimizer) if whole else TrainingState()
-        self.saved_at = state.elapsed
-        self._truncate_log(state)
-        if whole:
-            self._repair_best(state, whole)
-            self._prune()
-        return state
-
-    def _remove_leftovers(self) -> None:
-        """What was being written or removed when the run was killed."""
-        for leftover in [*self.folder.glob(".*.tmp"), *self.folder.glob("checkpoints/.*.tmp")]:
-            with translate_os_errors(leftover):
-                shutil.rmtree(
-                    leftover
-                ) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
-
-    def _find_intact_checkpoints(self) -> list[Path]:
-        """The oldest first. The damaged ones are said and set aside."""
-        wrong = {checkpoint: find_damage(checkpoint) for checkpoint in self.list_checkpoints()}
-        whole = [checkpoint for checkpoint, what in wrong.items() if what is None]
-        damaged = {checkpoint: what for checkpoint, what in wrong.items() if what is not None}
-        if not whole and (damaged or self._has_steps()):
-            raise UserError(
-                *(f"{checkpoint}: damaged: {what}" for checkpoint, what in damaged.items()),
-                f"--resume: {self.folder} has no whole checkpoint to go on from; bring one back from a "
-                "copy, or start a new run",
-            )
-        for checkpoint, what in damaged.items():
-            aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
-            warn(
-                f"{checkpoint}: damaged: {what}; it is now called {aside.name}, and the run goes on from "
-                f"{whole[-1].name}"
-            )
-            shutil.rmtree(aside, ignore_errors=True)
-            with translate_os_errors(checkpoint):
-                os.replace(checkpoint, aside)
-        return whole
-
-    def _read(self, checkpoint: Path, decoder, optimizer) -> TrainingState:
-        try:
-            restore_adapter_weights(decoder, read_adapter_weights(checkpoint))
-            restore_moments(decoder, optimizer, load_file(checkpoint / OPTIMIZER_FILE))
-            return TrainingState(**read_json(checkpoint / STATE_FILE))
-        except (SafetensorError, OSError, KeyError, TypeError, RuntimeError) as error:
-            raise UserError(
-                f"{checkpoint}: whole, but not of this adapter or this version of loratune ({error})"
-            ) from error
-
-    def _truncate_log(self, state: TrainingState) -> None:
-        """Steps and validations that the state does not know: they are done again."""
-        kept = []
-        # A power cut leaves anything of the rows that were written after the checkpoint.
-        with suppress(ValueError, LookupError, TypeError):
-            for row in self._read_rows():
-                kept += (
-                    [row] if row["step"] <= (state.step if "loss" in row else state.validated_step) else []
-                )
-        if missing := set(range(1, state.step + 1)) - {row["step"] for row in kept if "loss" in row}:
-            warn(
-                f"{self.metrics}: {len(missing)} of the {state.step} steps so far are missing here; the "
-                "adapter lacks nothing"
-            )
-        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
-
-    def _repair_best(self, state: TrainingState, whole: Sequence[Path]) -> None:
-        """Let `best` be the best checkpoint, of which a kill may have kept it; if that is lost, the best that
-        is left.
-        """
-        best = self.checkpoint_path(state.best_step)
-        if best not in whole:
-            measured = {self.checkpoint_path(row["step"]): row for row in self.read_log() if "val_nll" in row}
-            left = [measured[checkpoint] for checkpoint in whole if checkpoint in measured]
-            # Without any that was measured, the next measurement is the best one: there will be one, at the
-            # end.
-            row = min(left, key=lambda row: row["val_nll"], default={"step": state.step, "val_nll": math.inf})
-            if not left:
-                state.validated_step = -1
-            state.best_nll, state.best_step, state.best_validation = (
-                row["val_nll"],
-                row["step"],
-                state.validations,
-            )
-            lost, best = best, self.checkpoint_path(row["step"])
-            warn(
-                f"{lost}: the best checkpoint so far is lost; {best.name} takes its place until a better one "
-                "is found"
-            )
-        if self.find_best() != best.resolve():
-            self._link_best(best)
+    Raises:
+        UserError: it belongs to another adapter or another version of loratune.
+    """
+    try:
+        restore_adapter_weights(decoder, read_adapter_weights(checkpoint))
+        restore_moments(decoder, optimizer, load_file(checkpoint / OPTIMIZER_FILE))
+        return TrainingState(**read_json(checkpoint / STATE_FILE))
+    except (SafetensorError, OSError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(
+            f"{checkpoint}: whole, but not of this adapter or this version of loratune ({error})"
+        ) from error
 
 
 def compute_checksums(checkpoint: Path) -> str:
-    """The sha256 of a checkpoint's files, as `sha256sum --check` reads them."""
+    """Return the sha256 of a checkpoint's files, as `sha256sum --check` reads them."""
     return "".join(
         f"{hash_file(checkpoint / name)}  {name}\n"
         for name in (ADAPTER_WEIGHTS_FILE, ADAPTER_CONFIG_FILE, OPTIMIZER_FILE, STATE_FILE)
@@ -301,57 +99,39 @@ def compute_checksums(checkpoint: Path) -> str:
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint; None if each byte is as it was written."""
+    """Return what is wrong with a checkpoint; None if each byte is as it was written."""
     try:
-        now, then = compute_checksums(checkpoint), read_text(checkpoint / CHECKSUM_FILE)
+        current, recorded = compute_checksums(checkpoint), read_text(checkpoint / CHECKSUM_FILE)
     except UserError as error:
         return str(error)
-    if now == then:
+    if current == recorded:
         return None
-    changed = [line.split()[1] for line in now.splitlines() if line not in then.splitlines()]
+    changed = [line.split()[1] for line in current.splitlines() if line not in recorded.splitlines()]
     return f"{' and '.join(changed) or 'something'} does not agree with {CHECKSUM_FILE}"
 
 
-def restore_adapter_weights(decoder, weights: dict[str, torch.Tensor]) -> None:
+def restore_adapter_weights(decoder: Decoder, weights: dict[str, torch.Tensor]) -> None:
     """Overwrite the adapter's matrices in place, so that the optimiser keeps pointing at them."""
-    for parameter, name in zip(trained_parameters(decoder), get_adapter_weights(decoder), strict=True):
+    for name, parameter in adapter_parameters(decoder).items():
         parameter.data.copy_(weights[name])
 
 
-def collect_moments(decoder, optimizer) -> dict[str, torch.Tensor]:
-    """AdamW's moments by the adapter's names, and its step count, which is the same for all of them."""
-    names, tensors = list(get_adapter_weights(decoder)), {}
-    for name, parameter in zip(names, trained_parameters(decoder), strict=True):
+def collect_moments(decoder: Decoder, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Return AdamW's moments by the parameters' names, and its step count, which they share."""
+    tensors = {}
+    for name, parameter in adapter_parameters(decoder).items():
         if state := optimizer.state.get(parameter):
-            tensors |= {f"{name}.{kind}": state[kind].cpu() for kind in MOMENTS}
+            tensors |= {f"{name}.{moment}": state[moment].cpu() for moment in MOMENTS}
             tensors["step"] = state["step"].cpu().reshape(1)
     return tensors
 
 
-def restore_moments(decoder, optimizer, tensors: dict[str, torch.Tensor]) -> None:
+def restore_moments(
+    decoder: Decoder, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]
+) -> None:
+    """Put moments from `collect_moments` into the optimiser; before the first step there are none."""
     if not tensors:
         return
-    for name, parameter in zip(get_adapter_weights(decoder), trained_parameters(decoder), strict=True):
-        moments = {kind: tensors[f"{name}.{kind}"].to(parameter.device) for kind in MOMENTS}
+    for name, parameter in adapter_parameters(decoder).items():
+        moments = {moment: tensors[f"{name}.{moment}"].to(parameter.device) for moment in MOMENTS}
         optimizer.state[parameter] = {"step": tensors["step"][0].clone().to(parameter.device), **moments}
-
-
-def find_newest_run(runs: Path) -> Path:
-    """Raises UserError when there is none to resume."""
-    found = [path for path in runs.glob("*/settings.toml") if not path.parent.name.startswith(".")]
-    if not found:
-        raise UserError(
-            f"--resume: there is no run in {runs}/ to go on with; leave --resume out to start one"
-        )
-    return max(found, key=lambda path: path.stat().st_mtime).parent
-
-
-def load_best_weights(run: RunFolder) -> dict[str, torch.Tensor]:
-    """Raises UserError when the disk has lost them since they were written."""
-    best = run.find_best()
-    wrong = find_damage(best) if best else "it is missing"
-    if wrong:
-        raise UserError(
-            f"{run.folder / 'best'}: damaged: {wrong}; --run {run.folder.name} --resume takes the next best"
-        )
-    return load_file(best / ADAPTER_WEIGHTS_FILE)

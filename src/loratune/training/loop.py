@@ -3,21 +3,23 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from loratune.data.example import Example
-from loratune.data.packing import Batch, input_length, iterate_steps, pack
+from loratune.data.packing import Batch, input_length, iterate_steps
 from loratune.errors import UserError
 from loratune.models.decoder import Decoder
 from loratune.system.memory import peak_memory_mb, release_freed_memory
-from loratune.training.checkpoint import RunFolder, TrainingState
+from loratune.training.checkpoint import TrainingState
 from loratune.training.events import CheckpointSaved, Event, Finished, Ready, StepDone, Validated, Warned
+from loratune.training.objective import Objective, ResponseNll
 from loratune.training.plan import TrainPlan
+from loratune.training.run_folder import RunFolder
 from loratune.training.schedule import StopRule, learning_rate_factor
 from loratune.training.step import NonFiniteError, OutOfMemoryError, StepResult, adamw, train_step
-from loratune.training.validate import compute_validation_nll
+from loratune.training.validate import compute_validation_loss
 
 # Seconds between checkpoints: the most that a crash or a flat battery takes away.
 SAVE_INTERVAL_SECONDS = 600.0
@@ -34,6 +36,11 @@ class TrainingJob:
     plan: TrainPlan
     run_folder: RunFolder
     base: str  # what PEFT calls the base model
+    objective: Objective = field(default_factory=ResponseNll)
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Return a batch on the device that the run computes on."""
+        return self.objective.collate(examples).to(self.plan.device)
 
 
 def run_loop(job: TrainingJob, stop_requested: Callable[[], bool]) -> Iterator[Event]:
@@ -141,9 +148,11 @@ def take_step(
     rate = plan.learning_rate * learning_rate_factor(progress, plan.warmup, plan.schedule)
     # Dropout, too, is a function of (seed, step).
     torch.manual_seed(plan.step.seed * 1_000_003 + state.step)
-    batches = [pack([job.examples[number] for number in group]).to(plan.device) for group in groups]
+    batches = [job.collate([job.examples[number] for number in group]) for group in groups]
     try:
-        result = train_step(job.decoder, optimizer, batches, rate, plan.clip)
+        result = train_step(
+            job.decoder, optimizer, batches, objective=job.objective, learning_rate=rate, clip=plan.clip
+        )
     except NonFiniteError as error:
         diagnosis = diagnose_non_finite(job, groups, rate)
         raise UserError(f"step {state.step + 1}: {error}. {STOPPED} {diagnosis}") from error
@@ -167,13 +176,13 @@ def diagnose_non_finite(job: TrainingJob, groups: list[list[int]], rate: float) 
 
 
 def is_loss_finite(job: TrainingJob, example: Example) -> bool:
-    return math.isfinite(compute_validation_nll(job.decoder, [pack([example]).to(job.plan.device)]))
+    return math.isfinite(compute_validation_loss(job.decoder, [job.collate([example])], job.objective))
 
 
 def validate(job: TrainingJob, optimizer: torch.optim.Optimizer, state: TrainingState) -> Iterator[Event]:
     """Measure, log, and save a checkpoint; the first measurement is the base model's."""
     began = time.perf_counter()
-    nll = compute_validation_nll(job.decoder, job.val_batches)
+    nll = compute_validation_loss(job.decoder, job.val_batches, job.objective)
     if not math.isfinite(nll):
         raise UserError(
             f"step {state.step}: the validation loss is {nll}. {STOPPED} "

@@ -1,31 +1,52 @@
-"""Cross-entropy of the target tokens, with its gradient formed in the forward pass."""
+"""What training minimises: an objective turns examples into a batch and a batch into losses."""
 
-import torch
+from collections.abc import Sequence
+from typing import Protocol
+
 from torch import Tensor
 
+from loratune.data.example import Example
+from loratune.data.packing import Batch, pack
+from loratune.models.decoder import Decoder
+from loratune.models.ops.attention import packed_attention
 from loratune.models.ops.nll import token_nll
 
 
-class HeadCrossEntropy(torch.autograd.Function):
-    """Sum of the targets' negative log-likelihoods, straight from the hidden states."""
+class Objective(Protocol):
+    """A loss that is a sum over a batch, divided by a weight that is summed over the whole step.
 
-    @staticmethod
-    def forward(ctx, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-        """hidden [targets, width], head [vocabulary, width], targets [targets] to a scalar, in nats, fp32."""
-        gradient = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
-        nll = token_nll(hidden, head, targets, gradient)
-        ctx.save_for_backward(gradient)
-        return nll.sum()
-
-    @staticmethod
-    def backward(ctx, scale: Tensor):
-        (gradient,) = ctx.saved_tensors
-        return gradient * scale, None, None
-
-
-def target_loss(decoder, batch, attend) -> Tensor:
-    """Sum of the negative log-likelihoods of a packed batch's targets, in nats; divide by their number for
-    the mean.
+    Two sums, and not a mean for each batch: a step's gradient then does not depend on how its examples are
+    cut into micro-batches.
     """
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Return one batch of the examples, on the CPU."""
+        ...
+
+    def weight(self, batch: Batch) -> float:
+        """Return what the batch adds to the divisor of its step, such as the number of its targets."""
+        ...
+
+    def losses(self, decoder: Decoder, batch: Batch) -> Tensor:
+        """Return the batch's losses, differentiable, of any shape: their sum is divided by the weight."""
+        ...
+
+
+class ResponseNll:
+    """The mean negative log-likelihood of the response tokens, in nats: ordinary supervised fine-tuning."""
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        return pack(examples)
+
+    def weight(self, batch: Batch) -> float:
+        return len(batch.targets)
+
+    def losses(self, decoder: Decoder, batch: Batch) -> Tensor:
+        return target_nll(decoder, batch)
+
+
+def target_nll(decoder: Decoder, batch: Batch) -> Tensor:
+    """Return the negative log-likelihood of each target token of a packed batch, [targets], in nats, fp32."""
+    attend = packed_attention(batch.lengths)
     hidden = decoder(batch.input_ids, batch.position_ids, attend, output_index=batch.target_index)
-    return HeadCrossEntropy.apply(hidden, decoder.head_weight, batch.targets)
+    return token_nll(hidden, decoder.head_weight, batch.targets)

@@ -13,7 +13,7 @@ from loratune.errors import UserError
 from loratune.models.resolve import ResolvedModel
 from loratune.system.hardware import identify_processor
 from loratune.system.messages import warn
-from loratune.training.checkpoint import RunFolder
+from loratune.training.run_folder import RunFolder
 
 # The packages that token ids, data order and the bits of a training depend on.
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "loratune")

@@ -45,9 +45,9 @@ from loratune.training.autotune import (
     measure_memory_besides_weights,
     run_autotune,
 )
-from loratune.training.checkpoint import RunFolder, find_newest_run
 from loratune.training.plan import AdapterSettings, StepSettings, TrainPlan
 from loratune.training.resume import check_changes, collect_run_inputs, find_changes, has_bos_prompts
+from loratune.training.run_folder import RunFolder, find_newest_run
 from loratune.training.schedule import VALIDATION_TIME_SHARE, StopRule
 
 DEFAULT_BUDGET = 3600.0  # seconds

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import torch
 
-from loratune.models.lora import trained_parameters
-from loratune.models.ops.attention import packed_attention
+from loratune.data.packing import Batch
+from loratune.models.decoder import Decoder
+from loratune.models.lora import adapter_parameters
 from loratune.system.memory import is_out_of_memory
-from loratune.training.objective import target_loss
+from loratune.training.distributed import ONE_PROCESS, World
+from loratune.training.objective import Objective
 
 # The first is 0.9 elsewhere: in runs of minutes, which have some hundred steps, as many tokens teach more
 # when the momentum forgets faster (RESULTS.md, Momentum).
@@ -16,7 +18,7 @@ ADAMW_BETAS = (0.5, 0.999)
 
 
 class NonFiniteError(Exception):
-    """The loss or a gradient is not a number any more."""
+    """The loss or a gradient is infinite or NaN."""
 
 
 class OutOfMemoryError(Exception):
@@ -25,30 +27,56 @@ class OutOfMemoryError(Exception):
 
 @dataclass(frozen=True)
 class StepResult:
-    loss: float  # mean over the step's target tokens, in nats
+    """What one optimiser step measured."""
+
+    loss: float  # the sum of the step's losses divided by its weight; in nats for ResponseNll
     grad_norm: float  # before clipping
-    tokens: int  # fed, prompts included
-    targets: int
+    tokens: int  # input tokens, prompts included
+    weight: float  # what the losses were divided by; the number of target tokens for ResponseNll
 
 
-def train_step(decoder, optimizer, micro_batches: Sequence, learning_rate: float, clip: float) -> StepResult:
-    """One optimiser step over all micro-batches; the result does not depend on how the rows are cut into
-    them.
+def train_step(
+    decoder: Decoder,
+    optimizer: torch.optim.Optimizer,
+    micro_batches: Sequence[Batch],
+    *,
+    objective: Objective,
+    learning_rate: float,
+    clip: float,
+    world: World = ONE_PROCESS,
+) -> StepResult:
+    """Take one optimiser step over all micro-batches; how the examples are cut into them changes nothing.
 
-    Raises NonFinite when the loss or a gradient is not finite, and OutOfMemory; both leave the adapter and
-    the optimiser as they were.
+    Args:
+        decoder: with an adapter; nothing else of it is trained.
+        optimizer: from `adamw`.
+        micro_batches: this process's share of the step, each computed on its own to save memory.
+        objective: what is minimised.
+        learning_rate: of this step.
+        clip: the largest norm of the gradient; a longer one is scaled down to it.
+        world: the processes whose micro-batches make up the step.
+
+    Raises:
+        NonFiniteError: the loss or a gradient is not finite.
+        OutOfMemoryError: a micro-batch did not fit into the memory.
+            After both, the adapter and the optimiser are as they were.
     """
-    targets = sum(len(batch.targets) for batch in micro_batches)
+    parameters = adapter_parameters(decoder)
+    weight = sum_over_world(sum(objective.weight(batch) for batch in micro_batches), world)
     try:
-        loss = accumulate_gradients(decoder, micro_batches, targets)
+        loss = accumulate_gradients(decoder, micro_batches, objective, weight)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        loss = None  # what was computed is let go of with the error, when this block ends
+        loss = None  # what was computed is freed with the error, when this block ends
     if loss is None:
         optimizer.zero_grad(set_to_none=False)
         raise OutOfMemoryError
-    grad_norm = torch.nn.utils.clip_grad_norm_(trained_parameters(decoder), clip).item()
+    for parameter in parameters.values():
+        if parameter.grad is not None:
+            world.sum(parameter.grad)
+    loss = sum_over_world(loss, world)
+    grad_norm = torch.nn.utils.clip_grad_norm_(parameters.values(), clip).item()
     finite = torch.tensor([loss, grad_norm]).isfinite().all()
     if finite:
         for group in optimizer.param_groups:
@@ -57,29 +85,38 @@ def train_step(decoder, optimizer, micro_batches: Sequence, learning_rate: float
     optimizer.zero_grad(set_to_none=False)
     if not finite:
         raise NonFiniteError(f"the loss is {loss} and the gradient norm {grad_norm}")
-    return StepResult(loss, grad_norm, sum(len(batch.input_ids) for batch in micro_batches), targets)
+    return StepResult(loss, grad_norm, sum(len(batch.input_ids) for batch in micro_batches), weight)
 
 
-def accumulate_gradients(decoder, micro_batches: Sequence, targets: int) -> float:
-    """Add the step's gradients to the parameters'; returns its loss."""
+def accumulate_gradients(
+    decoder: Decoder, micro_batches: Sequence[Batch], objective: Objective, weight: float
+) -> float:
+    """Add the step's gradients to those of the parameters; returns the loss of these micro-batches."""
     loss = 0.0
     for batch in micro_batches:
-        # Divided by the targets of the whole step, not of the micro-batch: a mean of means would weigh them
-        # unequally.
-        part = target_loss(decoder, batch, packed_attention(batch.lengths)) / targets
+        # Divided by the weight of the whole step, not of the micro-batch: a mean of means would weigh the
+        # targets unequally.
+        part = objective.losses(decoder, batch).sum() / weight
         part.backward()
         loss += part.item()
     return loss
 
 
-def adamw(decoder, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019; arXiv:1711.05101) over the adapter's matrices; the step sets the
-    learning rate.
+def sum_over_world(value: float, world: World) -> float:
+    return world.sum(torch.tensor(value, dtype=torch.float64)).item()
+
+
+def adamw(decoder: Decoder, weight_decay: float, world: World = ONE_PROCESS) -> torch.optim.AdamW:
+    """Return AdamW over the adapter's matrices, which are those of rank 0 from then on.
+
+    The step sets the learning rate. Loshchilov & Hutter 2019; arXiv:1711.05101.
     """
-    for parameter in trained_parameters(decoder):
-        # Here once and for all: made anew in each step, they would lie scattered and keep freed memory in
-        # pieces.
+    parameters = adapter_parameters(decoder)
+    for parameter in parameters.values():
+        world.broadcast(parameter.data)
+        # Allocated once: allocated again in each step, the gradients would lie scattered and keep freed
+        # memory in pieces.
         parameter.grad = torch.zeros_like(parameter)
     return torch.optim.AdamW(
-        trained_parameters(decoder), lr=0.0, betas=ADAMW_BETAS, weight_decay=weight_decay, fused=True
+        parameters.values(), lr=0.0, betas=ADAMW_BETAS, weight_decay=weight_decay, fused=True
     )

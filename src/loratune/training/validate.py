@@ -1,16 +1,19 @@
-"""The validation loss: one global sum divided by one global count, whatever the batches are."""
+"""The validation loss: one global sum divided by one global weight, however the examples are batched."""
 
 from collections.abc import Sequence
 
 import torch
 
-from loratune.models.ops.nll import target_nll
+from loratune.data.packing import Batch
+from loratune.models.decoder import Decoder
+from loratune.training.objective import Objective
 
 
-def compute_validation_nll(decoder, batches: Sequence) -> float:
-    """Mean negative log-likelihood of all target tokens, in nats."""
+@torch.no_grad()
+def compute_validation_loss(decoder: Decoder, batches: Sequence[Batch], objective: Objective) -> float:
+    """Return the objective over all batches, without dropout; in nats for ResponseNll."""
     was_training = decoder.training
     decoder.eval()
-    total = sum(target_nll(decoder, batch).sum(dtype=torch.float64).item() for batch in batches)
+    total = sum(objective.losses(decoder, batch).sum(dtype=torch.float64).item() for batch in batches)
     decoder.train(was_training)
-    return total / sum(len(batch.targets) for batch in batches)
+    return total / sum(objective.weight(batch) for batch in batches)

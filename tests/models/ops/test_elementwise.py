@@ -8,15 +8,16 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from loratune.models.decoder import ACTIVATIONS
-from loratune.models.lora import Lora, LoraLinear, apply_lora_linears
+from loratune.models.lora import Lora, LoraLinear
 from loratune.models.ops.elementwise import (
-    ElementwiseFunction,
     LayerNorm,
     RMSNorm,
-    RotaryFunction,
+    apply_elementwise,
     identity,
+    rotate,
     swiglu,
 )
+from loratune.models.ops.linear import apply_lora_linears
 
 PLAIN = {
     "silu": F.silu,
@@ -83,7 +84,7 @@ def test_layer_norm(tokens, seed):
 @given(**SIZES)
 def test_swiglu(tokens, seed):
     gate, up = random((tokens, 8), (tokens, 8), seed=seed)
-    assert_same(ElementwiseFunction.apply(swiglu, gate, up), F.silu(gate) * up, [gate, up])
+    assert_same(apply_elementwise(swiglu, gate, up), F.silu(gate) * up, [gate, up])
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -91,7 +92,7 @@ def test_swiglu(tokens, seed):
 @given(**SIZES)
 def test_activations(name, tokens, seed):
     (x,) = random((tokens, 8), seed=seed)
-    assert_same(ElementwiseFunction.apply(ACTIVATIONS[name], x), PLAIN[name](x), [x])
+    assert_same(apply_elementwise(ACTIVATIONS[name], x), PLAIN[name](x), [x])
 
 
 @repeated
@@ -101,7 +102,7 @@ def test_rotation_is_a_product_of_complex_numbers(tokens, seed):
     first, second = x.chunk(2, -1)
     turned = torch.complex(first, second) * torch.polar(torch.ones_like(angles), angles)
     assert_same(
-        RotaryFunction.apply(x, angles.cos().detach(), angles.sin().detach()),
+        rotate(x, angles.cos().detach(), angles.sin().detach()),
         torch.cat([turned.real, turned.imag], -1),
         [x],
     )

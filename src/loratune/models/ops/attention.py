@@ -17,56 +17,54 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from loratune.models.ops import reference
+from loratune.models.ops.reference import uses_reference
 from loratune.models.ops.threads import map_in_parallel
 
-# (number of the layer, queries, keys, values) -> outputs; all are [tokens, heads, head_dim], keys and values
-# with kv_heads; queries and keys that were rotated are fp32, whatever the values are
+# (number of the layer, queries, keys, values) -> outputs. All are [tokens, heads, head_dim], keys and values
+# with kv_heads; rotated queries and keys are fp32, whatever the values are.
 AttentionFn = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 def packed_attention(lengths: list[int]) -> AttentionFn:
-    """Attention inside each document; `lengths` are the documents' tokens and add up to the tokens of the
-    batch.
+    """Return causal attention inside each document.
+
+    Args:
+        lengths: the documents' tokens, which add up to those of the batch.
+
+    Returns:
+        What a decoder takes as `attend`, for one batch.
     """
     blocks = list(split_into_blocks(lengths))
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if q.device.type == "cpu":
-            # In bf16 the backward pass of a CPU takes twice as long for rows up to 128 tokens, and as long
-            # for 256.
-            return BlockAttention.apply(q.float(), k.float(), v.float(), blocks)
-        q, k = q.to(v.dtype), k.to(v.dtype)
-        # split, not slices: its backward pass joins the gradients once, a slice's would fill a whole zero
-        # tensor each.
-        documents = zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
-        return torch.cat([causal_attention(*document) for document in documents])
+        if q.device.type != "cpu" or uses_reference("attention"):
+            return reference.attention(q.to(v.dtype), k.to(v.dtype), v, lengths)
+        # In bf16 the backward pass of a CPU takes twice as long for rows up to 128 tokens, and as long for
+        # 256.
+        return BlockAttention.apply(  # pyright: ignore[reportReturnType]
+            q.float(), k.float(), v.float(), blocks
+        )
 
     return attend
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q kᵀ / √head_dim) v of one document, [tokens, heads, head_dim]; heads share keys in groups."""
-    q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
-    grouped = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)[0].transpose(0, 1)
-
-
 @dataclass(frozen=True)
 class AttentionBlock:
-    """Some queries of a document and the keys that they see: from its first token to the last of them."""
+    """Some queries of a document and the keys that they see: from its first token to the last query."""
 
-    key_slice: slice
-    query_slice: slice
-    is_last: bool  # of its document: `seen` is all of it
+    key_slice: slice  # of the batch's tokens
+    query_slice: slice  # of the batch's tokens
+    is_last: bool  # in its document: the keys are all of it
     mask: (
         Tensor | None
-    )  # [asked, seen], 0 or -inf; None where the block is its document's beginning, and simply causal
+    )  # [queries, keys], 0 or -inf; None for a document's first block, which is simply causal
 
 
 flash_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -75,10 +73,10 @@ QUERY_BLOCK_SIZE = 96  # queries in a block, more or less: the blocks of a docum
 
 
 def split_into_blocks(lengths: list[int]) -> Iterator[AttentionBlock]:
-    """Torch's kernel for the CPU computes the half above the diagonal, too, up to 512 tokens; in blocks it is
-    less.
+    """Yield the blocks of all documents, a document's last block first.
 
-    A document's last block comes first.
+    Up to 512 tokens torch's kernel for the CPU computes the half above the diagonal, too; blocks leave most
+    of it out.
     """
     first = 0
     for length in lengths:
@@ -99,7 +97,7 @@ class BlockAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, blocks: list[AttentionBlock]) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, blocks: list[AttentionBlock]) -> Tensor:
         """q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim], fp32, to the shape of q."""
         out = torch.empty_like(q)
 
@@ -117,7 +115,8 @@ class BlockAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dout: Tensor):
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        (dout,) = grad_outputs
         q, k, v, out, *log_norms = ctx.saved_tensors
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 

@@ -1,0 +1,50 @@
+"""The plain forms of the ops: the whole decoder computed by them is the decoder computed by the fast ones."""
+
+import pytest
+import torch
+
+from loratune.data.packing import pack
+from loratune.models.lora import adapter_parameters
+from loratune.models.ops import elementwise, linear, nll
+from loratune.models.ops.attention import BlockAttention
+from loratune.models.ops.reference import use_reference, uses_reference
+from loratune.training.objective import target_nll
+from support.plain_lora import some_rows, with_lora
+from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, ours, reference
+
+SHAPES = {"cerebras-gpt": GPT2_SHAPES["cerebras-gpt"], **LLAMA_SHAPES}
+FAST = {
+    "attention": BlockAttention,
+    "elementwise": elementwise.ElementwiseFunction,
+    "linear": linear.LoraLinearFunction,
+    "nll": nll.TokenNll,
+}
+
+
+def loss_and_gradients(shape: str, dropout: float) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    decoder = with_lora(ours(reference(SHAPES[shape])), dropout=dropout)
+    torch.manual_seed(0)
+    loss = target_nll(decoder, pack(some_rows())).mean()
+    return loss, list(torch.autograd.grad(loss, list(adapter_parameters(decoder).values())))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("ops", [(op,) for op in FAST] + [tuple(FAST)], ids="+".join)
+@pytest.mark.parametrize("shape", ["cerebras-gpt", "biases", "qwen3"])
+def test_loss_and_gradients_are_those_of_the_fast_ops(shape, ops, dropout, monkeypatch):
+    loss, gradients = loss_and_gradients(shape, dropout)
+    for op in ops:  # a fast one that is still called would fail
+        monkeypatch.setattr(FAST[op], "forward", None)
+    with use_reference(*ops):
+        plain_loss, plain_gradients = loss_and_gradients(shape, dropout)
+    assert loss.item() == pytest.approx(plain_loss.item(), rel=1e-5)
+    for fast, plain in zip(gradients, plain_gradients, strict=True):
+        assert (fast - plain).norm() <= 1e-4 * plain.norm()
+
+
+def test_the_fast_ops_are_back_after_the_context():
+    with use_reference("linear"):
+        with use_reference("nll", "linear"):
+            assert uses_reference("nll")
+        assert uses_reference("linear") and not uses_reference("nll")
+    assert not any(map(uses_reference, FAST))
