@@ -925,11 +925,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "models/test_merge.py::test_merged_logits_are_the_unmerged_ones_and_the_weights_come_back[plain-gpt2]",
                 ),
                 Fault(
-                    "            linear.weight, linear.adapter_enabled, linear.packed = weight, adapted, "
-                    "None",
+                    "            linear.weight, linear.adapter_enabled, linear.packed = weight, "
+                    "adapter_enabled, None",
                     "            linear.weight.data -= linear.lora.scale * linear.lora.B.data @ "
                     "linear.lora.A.data\n"
-                    "            linear.adapter_enabled, linear.packed = adapted, None",
+                    "            linear.adapter_enabled, linear.packed = adapter_enabled, None",
                     "models/test_merge.py::test_merged_logits_are_the_unmerged_ones_and_the_weights_come_back[plain-gpt2]",
                 ),
             ),

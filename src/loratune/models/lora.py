@@ -216,7 +216,12 @@ def trained_parameters(decoder) -> list[nn.Parameter]:
 
 @contextmanager
 def without_adapter(decoder):
-    """The base model's own answers, from the same weights in memory."""
+    """The base model's own answers, from the same weights in memory.
+
+    Raises RuntimeError while the adapter is merged into the weights: it could not be switched off then.
+    """
+    if decoder.merged:
+        raise RuntimeError("the adapter is merged; leave `merge_adapter` before switching the adapter off")
     layers = [linear for _, linear in named_linears(decoder)]
     for linear in layers:
         linear.adapter_enabled = False
