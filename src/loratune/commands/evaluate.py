@@ -31,10 +31,10 @@ from loratune.evaluation.runner import (
 from loratune.evaluation.scoring import wants_program
 from loratune.models.adapter import load_adapter
 from loratune.models.lora import without_adapter
-from loratune.models.resolve import get_cache_folder
 from loratune.report.terminal.evaluation import show_evaluation
 from loratune.report.terminal.prepared import format_end_markers
 from loratune.system.atomic import refuse_unwritable, write_json
+from loratune.system.cache import get_cache_folder
 from loratune.system.console import console, say, warn
 from loratune.tasks.finqa.constraint import build_constraints
 from loratune.tasks.finqa.questions import replace_with_gold_facts

@@ -27,9 +27,10 @@ from loratune.data.tokenize import tokenize_records
 from loratune.errors import UserError
 from loratune.models.load import PRECISIONS, LoadedModel, load_model, set_precision
 from loratune.models.lora import add_lora
-from loratune.models.resolve import get_cache_folder, resolve_model
+from loratune.models.resolve import resolve_model
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.atomic import refuse_unwritable
+from loratune.system.cache import get_cache_folder
 from loratune.system.console import say
 from loratune.system.hardware import is_bf16_fast
 from loratune.system.memory import available_memory, return_freed_memory_at_once

@@ -12,15 +12,10 @@ from pathlib import Path
 
 from loratune.doctor.finding import Finding, format_bytes
 from loratune.errors import UserError
-from loratune.models.resolve import BUNDLED_MODELS, get_cache_folder, list_local_models
+from loratune.models.resolve import BUNDLED_MODELS, list_local_models
+from loratune.system.cache import CACHE_KINDS, get_cache_folder
 from loratune.system.read import read_json
 
-CACHE_KINDS = {
-    "gguf-*": "unpacked base models",
-    "tokens-*": "encoded data",
-    "trial-*": "timings of this machine",
-    "measured-*": "losses and answers",
-}
 RECOMMENDED_SPACE = 2e9  # bytes: an unpacked SmolLM2, and the checkpoints and the adapter of a run
 MIN_SPACE = 0.2e9  # bytes: the adapter and its checkpoints alone
 LEFTOVER_PATTERNS = (".*.tmp", ".*.lock")
@@ -59,9 +54,7 @@ def inspect_storage(working: Path, outputs: Sequence[Path], runs: Path) -> Stora
         offline=constants.HF_HUB_OFFLINE,
         working_folder=inspect_folder(working),
         cache=inspect_folder(cache),
-        cache_sizes={
-            words: sum(map(measure_size, cache.glob(pattern))) for pattern, words in CACHE_KINDS.items()
-        },
+        cache_sizes={kind.title: sum(map(measure_size, cache.glob(kind.pattern))) for kind in CACHE_KINDS},
         leftovers=[
             *find_leftovers(working),
             *(found for folder in (*outputs, cache) for found in find_leftovers(folder, deep=True)),

@@ -9,9 +9,10 @@ from loratune.errors import UserError
 from loratune.models.decoder import Decoder
 from loratune.models.lora import named_linears
 from loratune.models.names import TRANSPOSED_WEIGHTS, to_hf_name
-from loratune.models.resolve import ResolvedModel, get_cache_folder
+from loratune.models.resolve import ResolvedModel
 from loratune.models.spec import DecoderSpec, build_spec
 from loratune.models.tokenizer import Tokenizer
+from loratune.system.cache import get_cache_folder
 from loratune.system.memory import is_out_of_memory
 from loratune.system.quiet import quiet_libraries
 

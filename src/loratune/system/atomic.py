@@ -124,13 +124,6 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(gone)
 
 
-def keep_newest(folder: Path, pattern: str, count: int) -> None:
-    """Of the files of this kind, remove those that were not written or touched for longest."""
-    newest_first = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in newest_first[count:]:
-        path.unlink(missing_ok=True)
-
-
 def write_all_atomically(texts: dict[Path, str]) -> None:
     """All files or none: every one is on the disk before the first takes its place, in the order given."""
     with ExitStack() as stack:
