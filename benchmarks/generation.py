@@ -34,10 +34,10 @@ os.environ |= {"GOMP_SPINCOUNT": "3000"}  # loratune.machine.share_cores
 
 from peers import make_base, say
 
-from loratune.config.shared import DecodingConfig
+from loratune.generation.decoding import Decoding
+from loratune.generation.engine import MAX_SLOTS
 from loratune.models.load import PRECISIONS
 
-DEFAULT = DecodingConfig().batch_size
 TIE = 1e-3  # a gap of two logits that fp32 rounding can close
 
 
@@ -60,7 +60,7 @@ def main(options) -> None:
     with TemporaryDirectory() as folder:
         options.base = make_base(options.model, Path(folder))
         prompts = apart(read_prompts, options)
-        entries = [(loratune, DEFAULT), (transformers, fastest(transformers, options, prompts))]
+        entries = [(loratune, MAX_SLOTS), (transformers, fastest(transformers, options, prompts))]
         outcomes: dict[str, list[Outcome]] = {}
         for _ in range(options.rounds):
             for run, size in entries:
@@ -100,6 +100,7 @@ def fastest(run: Callable, options, prompts: list[list[int]]) -> int:
 
 def loratune(options, prompts: list[list[int]], size: int) -> Outcome:
     from loratune.generation.engine import generate
+    from loratune.generation.request import build_requests
     from loratune.models.adapter import load_adapter
     from loratune.models.load import load_model
     from loratune.models.resolve import resolve_model
@@ -112,9 +113,8 @@ def loratune(options, prompts: list[list[int]], size: int) -> Outcome:
         load_adapter(base.decoder, options.adapter)
     eos = base.tokenizer.eos_id
     start = time.perf_counter()
-    answers = generate(
-        base.decoder, prompts, {eos}, DecodingConfig(max_new_tokens=options.max_new_tokens, batch_size=size)
-    )
+    requests = build_requests(prompts, Decoding(max_new_tokens=options.max_new_tokens))
+    answers = generate(base.decoder, requests, {eos}, batch_size=size)
     seconds = time.perf_counter() - start
     return Outcome(
         [answer.ids + [eos] * (answer.ended == "eos") for answer in answers], seconds, peak_memory_mb()

@@ -31,11 +31,6 @@ KNOW_CONFIG = ("config", "commands", "api", "cli", "training.setup")
 LEFT = {
     ("data.sources.places", "tasks"),
     ("data.sources.survey", "tasks"),
-    ("evaluation.estimate", "config"),
-    ("evaluation.runner", "config"),
-    ("generation.both", "config"),
-    ("generation.engine", "config"),
-    ("generation.sampling", "config"),
     ("report.terminal.prepared", "config"),
     ("tasks.finqa.constraint", "evaluation"),
 }

@@ -195,8 +195,8 @@ def test_bad_input(place, capsys, words, message):
 def test_the_template_is_the_adapters(place, monkeypatch):
     prompts = []
 
-    def generate(decoder, given, *_, **__):
-        prompts.extend(given)
+    def generate(decoder, requests, end_ids):
+        prompts.extend(request.prompt for request in requests)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "generate", generate)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from loratune.cli.main import main
 from loratune.commands import ask, compare
 from loratune.evaluation import forgetting
-from loratune.generation.engine import Answer
+from loratune.generation.request import Answer
 from loratune.models import tokenizer as module
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.atomic import write_json
@@ -102,7 +102,7 @@ def test_the_base_is_measured_with_bos_if_the_adapter_was_trained_with_it(place,
 def prompts_of_compare(monkeypatch) -> list[list[int]]:
     asked = []
 
-    def answers(decoder, prompts, end_ids, decoding):
+    def answers(tuned, prompts, settings):
         asked.extend(prompts)
         return [Answer([5], "eos")] * len(prompts), [Answer([5], "eos")] * len(prompts)
 
@@ -115,8 +115,8 @@ def prompts_of_compare(monkeypatch) -> list[list[int]]:
 def prompt_of_ask(monkeypatch) -> list[int]:
     asked = []
 
-    def generate(decoder, prompts, *others, **how):
-        asked.extend(prompts)
+    def generate(decoder, requests, end_ids):
+        asked.extend(request.prompt for request in requests)
         return [Answer([5], "eos")]
 
     monkeypatch.setattr(ask, "generate", generate)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from loratune.cli.main import main
 from loratune.commands import compare as command
 from loratune.data import snapshot
-from loratune.generation.engine import Answer
+from loratune.generation.request import Answer
 from support.evaluations import evaluation
 from support.tuned_models import save_tuned
 
@@ -81,10 +81,9 @@ def test_same_seed_same_answers_whatever_the_batch(place):
 def test_programs_are_executed_and_shown(place, monkeypatch, capsys):
     texts = {"fine_tuned": "subtract(5829, 5735), divide(#0, 5735)", "regular": "table_sum(net sales, none)"}
 
-    def answers(decoder, prompts, end_ids, decoding):
-        tokenizer = command.load_tuned_model(decoding).tokenizer
+    def answers(tuned, prompts, settings):
         return tuple(
-            [Answer(tokenizer.encode(texts[side]), "eos")] * len(prompts)
+            [Answer(tuned.tokenizer.encode(texts[side]), "eos")] * len(prompts)
             for side in ("regular", "fine_tuned")
         )
 

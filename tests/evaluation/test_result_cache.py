@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loratune.evaluation import result_cache
-from loratune.evaluation.result_cache import MAX_CACHES, ResultCache, load_result_cache
+from loratune.evaluation.result_cache import ResultCache, load_result_cache
 from loratune.system import cache
 
 keys = st.text(max_size=8)
@@ -71,7 +71,7 @@ BASE = {"weights": "w", "config": "c", "tokenizer": "t"}
         "library",
     ],
 )
-def test_a_notebook_is_of_one_model_on_one_machine(tmp_path, monkeypatch, what):
+def test_a_result_cache_is_of_one_model_on_one_machine(tmp_path, monkeypatch, what):
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     for name in ("adapter_model", "adapter_config"):
@@ -101,10 +101,10 @@ def test_a_notebook_is_of_one_model_on_one_machine(tmp_path, monkeypatch, what):
 
 
 def test_the_ones_not_used_for_longest_go(tmp_path):
-    for number in range(MAX_CACHES + 3):
+    for number in range(cache.RESULTS.max_files + 3):
         path = tmp_path / f"measured-{number}.jsonl"
         path.write_text(f'["a", {number}]')
         os.utime(path, (number, number))
     assert ResultCache(tmp_path / "measured-0.jsonl").known == {"a": 0}
     left = {int(path.stem.partition("-")[2]) for path in tmp_path.iterdir()}
-    assert left == {0, *range(4, MAX_CACHES + 3)}
+    assert left == {0, *range(4, cache.RESULTS.max_files + 3)}

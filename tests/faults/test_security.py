@@ -170,7 +170,7 @@ def test_a_pickle_in_parquets_metadata_stays_closed(tmp_path, trap):
 def test_a_pickle_among_the_encoded_rows_stays_closed(tmp_path, trap):
     np.savez(
         tmp_path / "tokens-key.npz",
-        told=np.array([Trap(tmp_path / "the trap was opened")], dtype=object),
+        metadata=np.array([Trap(tmp_path / "the trap was opened")], dtype=object),
         ids=1,
         lengths=1,
     )

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from loratune.config.shared import DecodingConfig
-from loratune.generation import engine
+from loratune.generation import request
 from loratune.generation.constrained import Constraint, TokenBytes
-from loratune.generation.engine import RunningAnswer, generate
+from loratune.generation.decoding import Decoding
+from loratune.generation.request import RunningAnswer
 from loratune.generation.sampling import choose_constrained, choose_tokens, make_generator
+from support.answering import answer_all
 from support.small_models import LLAMA_SHAPES, logits, ours, reference
 
 END = 0
@@ -104,8 +105,8 @@ def one_by_one(decoder, prompt: list[int], constraint: Constraint) -> list[int]:
 
 
 def test_greedy_answers_are_the_likeliest_allowed_tokens(decoder):
-    answers = generate(decoder, PROMPTS, {END}, DecodingConfig(max_new_tokens=40), constraints=FOR_PROMPTS)
-    free = generate(decoder, PROMPTS, {END}, DecodingConfig(max_new_tokens=40))
+    answers = answer_all(decoder, PROMPTS, {END}, Decoding(max_new_tokens=40), constraints=FOR_PROMPTS)
+    free = answer_all(decoder, PROMPTS, {END}, Decoding(max_new_tokens=40))
     for prompt, answer, constraint, unconstrained in zip(PROMPTS, answers, FOR_PROMPTS, free, strict=True):
         if constraint is None:
             assert answer == unconstrained
@@ -126,34 +127,34 @@ def test_answers_are_in_the_language_and_depend_neither_on_the_batch_nor_on_gues
 
     def watched(answer, *arguments):
         finished = add(answer, *arguments)
-        guessed_right.append(answer.constraint is not None and answer.tokens_added > 1)
+        guessed_right.append(answer.request.constraint is not None and answer.tokens_added > 1)
         return finished
 
     monkeypatch.setattr(RunningAnswer, "add", watched)
     # The prompt repeats what may be written, so that there is something to guess.
     prompts = [[*prompt, *([1, 2, 3, 9] * 5)] for prompt in PROMPTS]
-    decoding = DecodingConfig(max_new_tokens=60, seed=2, **sampling)
-    answers = generate(decoder, prompts, {END}, decoding, constraints=FOR_PROMPTS)
+    decoding = Decoding(max_new_tokens=60, seed=2, **sampling)
+    answers = answer_all(decoder, prompts, {END}, decoding, constraints=FOR_PROMPTS)
     for batch_size in (1, 4):
-        again = decoding.model_copy(update={"batch_size": batch_size})
-        assert generate(decoder, prompts, {END}, again, constraints=FOR_PROMPTS) == answers
+        again = answer_all(decoder, prompts, {END}, decoding, constraints=FOR_PROMPTS, batch_size=batch_size)
+        assert again == answers
     if sampling in GUESSABLE:
         assert any(guessed_right)
-    monkeypatch.setattr(engine, "MAX_GUESSES", 0)
-    assert generate(decoder, prompts, {END}, decoding, constraints=FOR_PROMPTS) == answers
+    monkeypatch.setattr(request, "MAX_GUESSES", 0)
+    assert answer_all(decoder, prompts, {END}, decoding, constraints=FOR_PROMPTS) == answers
     for answer, constraint in zip(answers, FOR_PROMPTS, strict=True):
         if constraint:
             assert answer.ended == "eos"
             assert constraint.language.is_complete(constraint.read(answer.ids))
 
 
-def chosen(rows: torch.Tensor, decoding: DecodingConfig, count: int) -> Iterator[int]:
-    return choose_constrained(rows, CONSTRAINTS[0], [], decoding, make_generator(0, count))
+def chosen(rows: torch.Tensor, decoding: Decoding, count: int) -> Iterator[int]:
+    return choose_constrained(rows, CONSTRAINTS[0], [], decoding=decoding, generator=make_generator(0, count))
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_draws_are_those_of_a_model_without_the_other_tokens(sampling):
-    decoding, row = DecodingConfig(**sampling), torch.randn(211, generator=torch.Generator().manual_seed(1))
+    decoding, row = Decoding(**sampling), torch.randn(211, generator=torch.Generator().manual_seed(1))
     masked = torch.full_like(row, -torch.inf)
     allowed = CONSTRAINTS[0].list_allowed(CONSTRAINTS[0].language.start)
     masked[allowed] = row[allowed]
@@ -166,15 +167,17 @@ def test_draws_are_those_of_a_model_without_the_other_tokens(sampling):
 def test_each_choice_takes_one_draw_and_moves_the_text_on():
     rows = torch.randn(5, 211, generator=torch.Generator().manual_seed(3))
     generator, same = make_generator(0, 0), make_generator(0, 0)
-    constraint, decoding, written = CONSTRAINTS[0], DecodingConfig(temperature=1.0), []
-    choices = choose_constrained(rows, constraint, [], decoding, generator)
+    constraint, decoding, written = CONSTRAINTS[0], Decoding(temperature=1.0), []
+    choices = choose_constrained(rows, constraint, [], decoding=decoding, generator=generator)
     for number in range(3):
         token = next(choices)
         if token == END:
             break
         assert token in all_allowed(constraint, b"".join(PIECES[token] for token in written))
         assert token == next(
-            choose_constrained(rows[number : number + 1], constraint, written, decoding, same)
+            choose_constrained(
+                rows[number : number + 1], constraint, written, decoding=decoding, generator=same
+            )
         )
         written.append(token)
     assert generator.random() == same.random()

@@ -4,12 +4,12 @@ import pytest
 import torch
 from transformers import GPT2Config, RepetitionPenaltyLogitsProcessor
 
-from loratune.config.shared import DecodingConfig
 from loratune.generation import cache as caching
 from loratune.generation.cache import KVCache, choose_slot_count
-from loratune.generation.engine import generate
+from loratune.generation.decoding import Decoding
 from loratune.models.load import set_precision
 from loratune.models.lora import add_lora, named_linears, without_adapter
+from support.answering import answer_all
 from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, randomise_lora, reference
 
 SHAPES = {
@@ -50,7 +50,7 @@ def expected(model, prompt, count, end_ids=NO_END, **options):
 
 
 def test_greedy_answers_are_those_of_transformers(model):
-    answers = generate(ours(model), PROMPTS, NO_END, DecodingConfig(max_new_tokens=20, batch_size=4))
+    answers = answer_all(ours(model), PROMPTS, NO_END, Decoding(max_new_tokens=20), batch_size=4)
     for prompt, answer in zip(PROMPTS, answers, strict=True):
         assert answer.ids == expected(model, prompt, 20)
         assert answer.ended == "length"
@@ -58,9 +58,9 @@ def test_greedy_answers_are_those_of_transformers(model):
 
 def test_end_of_text_ends_an_answer_as_in_transformers(model):
     decoder = ours(model)
-    free = generate(decoder, PROMPTS, NO_END, DecodingConfig(max_new_tokens=30))
+    free = answer_all(decoder, PROMPTS, NO_END, Decoding(max_new_tokens=30))
     end_ids = {free[4].ids[7], free[2].ids[9]}  # tokens that at least two answers are known to reach
-    answers = generate(decoder, PROMPTS, end_ids, DecodingConfig(max_new_tokens=30, batch_size=3))
+    answers = answer_all(decoder, PROMPTS, end_ids, Decoding(max_new_tokens=30), batch_size=3)
     for number in (2, 4):
         first = min(place for place, token in enumerate(free[number].ids) if token in end_ids)
         assert answers[number].ended == "eos" and answers[number].ids == free[number].ids[:first]
@@ -73,8 +73,8 @@ def test_end_of_text_ends_an_answer_as_in_transformers(model):
 @pytest.mark.parametrize("penalty", [1.05, 1.3, 4.0])
 def test_penalised_answers_are_those_of_transformers(model, penalty):
     decoder = ours(model)
-    answers = generate(
-        decoder, PROMPTS, NO_END, DecodingConfig(max_new_tokens=30, batch_size=4, repetition_penalty=penalty)
+    answers = answer_all(
+        decoder, PROMPTS, NO_END, Decoding(max_new_tokens=30, repetition_penalty=penalty), batch_size=4
     )
     for prompt, answer in zip(PROMPTS, answers, strict=True):
         ignore = {
@@ -98,49 +98,54 @@ def test_an_answer_does_not_depend_on_the_batch(model, sampling):
     decoder = ours(model)
     # Some token that ends answers early, so that rows leave the batch and others enter it at different times.
     end_ids = {
-        generate(decoder, PROMPTS[:1], NO_END, DecodingConfig(max_new_tokens=8, seed=3, **sampling))[0].ids[5]
+        answer_all(decoder, PROMPTS[:1], NO_END, Decoding(max_new_tokens=8, seed=3, **sampling))[0].ids[5]
     }
-    single = generate(
-        decoder, PROMPTS, end_ids, DecodingConfig(max_new_tokens=25, batch_size=1, seed=3, **sampling)
+    single = answer_all(
+        decoder, PROMPTS, end_ids, Decoding(max_new_tokens=25, seed=3, **sampling), batch_size=1
     )
     assert single[0].ended == "eos"
     for batch_size in (2, 5, 16):
-        decoding = DecodingConfig(max_new_tokens=25, batch_size=batch_size, seed=3, **sampling)
-        assert generate(decoder, PROMPTS, end_ids, decoding) == single
+        assert single == answer_all(
+            decoder,
+            PROMPTS,
+            end_ids,
+            Decoding(max_new_tokens=25, seed=3, **sampling),
+            batch_size=batch_size,
+        )
 
 
 def test_the_adapter_writes_what_it_writes_uncached_and_leaves_the_weights_as_they_were(model):
     decoder = ours(model)
-    base = generate(decoder, PROMPTS, NO_END, DecodingConfig(max_new_tokens=10))
+    base = answer_all(decoder, PROMPTS, NO_END, Decoding(max_new_tokens=10))
     add_lora(decoder, 4, 8, 0.0, ["all"])
     randomise_lora(decoder)
     before = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
-    answers = generate(decoder, PROMPTS, NO_END, DecodingConfig(max_new_tokens=10, batch_size=4))
+    answers = answer_all(decoder, PROMPTS, NO_END, Decoding(max_new_tokens=10), batch_size=4)
     assert answers != base
     for prompt, answer in zip(PROMPTS, answers, strict=True):
         with torch.inference_mode():
             likeliest = logits(decoder, torch.tensor(prompt + answer.ids)).argmax(-1)  # the adapter apart
         assert answer.ids == likeliest[len(prompt) - 1 : -1].tolist()
     with without_adapter(decoder):
-        assert generate(decoder, PROMPTS, NO_END, DecodingConfig(max_new_tokens=10, batch_size=4)) == base
+        assert answer_all(decoder, PROMPTS, NO_END, Decoding(max_new_tokens=10), batch_size=4) == base
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        generate(decoder, PROMPTS, NO_END, DecodingConfig(), interrupt)
+        answer_all(decoder, PROMPTS, NO_END, Decoding(), on_step=interrupt)
     assert all(tensor.equal(before[name]) for name, tensor in decoder.state_dict().items())
     assert all(linear.adapter_enabled for _, linear in named_linears(decoder))
 
 
 def test_the_seed_decides_and_each_prompt_draws_its_own_numbers(model):
     decoder, same_prompt = ours(model), [PROMPTS[1]] * 2
-    first = generate(decoder, same_prompt, NO_END, DecodingConfig(max_new_tokens=20, temperature=1, seed=1))
-    assert first == generate(
-        decoder, same_prompt, NO_END, DecodingConfig(max_new_tokens=20, temperature=1, seed=1)
+    first = answer_all(decoder, same_prompt, NO_END, Decoding(max_new_tokens=20, temperature=1, seed=1))
+    assert first == answer_all(
+        decoder, same_prompt, NO_END, Decoding(max_new_tokens=20, temperature=1, seed=1)
     )
-    assert first != generate(
-        decoder, same_prompt, NO_END, DecodingConfig(max_new_tokens=20, temperature=1, seed=2)
+    assert first != answer_all(
+        decoder, same_prompt, NO_END, Decoding(max_new_tokens=20, temperature=1, seed=2)
     )
     assert first[0] != first[1]
 
@@ -154,12 +159,15 @@ def test_samples_are_what_each_seed_gives_by_itself(model, monkeypatch, batch_si
         "prepare_attention",
         lambda self, more, prompts: read.extend(prompts) or attend(self, more, prompts),
     )
-    settings = {"max_new_tokens": 12, "temperature": 1.1, "batch_size": batch_size}
+    settings = {"max_new_tokens": 12, "temperature": 1.1}
     alone = [
-        generate(decoder, PROMPTS, NO_END, DecodingConfig(seed=3 + sample, **settings)) for sample in range(5)
+        answer_all(decoder, PROMPTS, NO_END, Decoding(seed=3 + sample, **settings), batch_size=batch_size)
+        for sample in range(5)
     ]
     read.clear()
-    together = generate(decoder, PROMPTS, NO_END, DecodingConfig(seed=3, **settings), samples=5)
+    together = answer_all(
+        decoder, PROMPTS, NO_END, Decoding(seed=3, **settings), samples=5, batch_size=batch_size
+    )
     assert together == [answer for one in alone for answer in one]
     assert len(set(map(str, alone))) == 5
     assert len(PROMPTS) <= len(read) <= most_reads * len(PROMPTS)
@@ -237,12 +245,12 @@ def test_cached_logits_are_the_uncached_ones_up_to_the_last_position(config):
 def test_the_models_last_position_ends_an_answer():
     decoder = ours(reference(SHAPES["smollm2"]))
     long, short = prompts_of([decoder.spec.max_positions - 4, 9])
-    answers = generate(decoder, [long, short], NO_END, DecodingConfig(max_new_tokens=10))
+    answers = answer_all(decoder, [long, short], NO_END, Decoding(max_new_tokens=10))
     assert [len(answer.ids) for answer in answers] == [4, 10]
     assert answers[0].ended == "length"
     for unusable in ([], [1] * decoder.spec.max_positions):
         with pytest.raises(ValueError, match="there must be 1 to 511"):
-            generate(decoder, [unusable], NO_END, DecodingConfig())
+            answer_all(decoder, [unusable], NO_END, Decoding())
 
 
 def test_the_cache_takes_a_quarter_of_the_free_memory_at_most(model, monkeypatch):
@@ -252,19 +260,20 @@ def test_the_cache_takes_a_quarter_of_the_free_memory_at_most(model, monkeypatch
     for free, slots in ((4 * slot * 10, 10), (4 * slot * 10 - 1, 9), (4 * slot * 99, 64), (0, 1)):
         monkeypatch.setattr(caching, "available_memory", lambda free=free: free)
         assert choose_slot_count(decoder, 64, 50) == slots
-    assert generate(decoder, PROMPTS, NO_END, DecodingConfig(max_new_tokens=6)) == [
-        generate(decoder, [prompt], NO_END, DecodingConfig(max_new_tokens=6))[0] for prompt in PROMPTS
+    assert answer_all(decoder, PROMPTS, NO_END, Decoding(max_new_tokens=6)) == [
+        answer_all(decoder, [prompt], NO_END, Decoding(max_new_tokens=6))[0] for prompt in PROMPTS
     ]
 
 
 def test_progress_counts_all_tokens_and_answers(model):
     seen = []
-    answers = generate(
+    answers = answer_all(
         ours(model),
         PROMPTS,
         NO_END,
-        DecodingConfig(max_new_tokens=6, batch_size=4),
-        lambda *added: seen.append(added),
+        Decoding(max_new_tokens=6),
+        batch_size=4,
+        on_step=lambda tokens, finished: seen.append((tokens, len(finished))),
     )
     assert [sum(column) for column in zip(*seen, strict=True)] == [
         sum(len(answer.ids) for answer in answers),
@@ -273,7 +282,7 @@ def test_progress_counts_all_tokens_and_answers(model):
 
 
 def test_no_prompts_no_answers(model):
-    assert generate(ours(model), [], NO_END, DecodingConfig()) == []
+    assert answer_all(ours(model), [], NO_END, Decoding()) == []
 
 
 def test_real_smollm2(smollm2):
@@ -288,10 +297,8 @@ def test_real_smollm2(smollm2):
     ]
     prompts = [smollm2.tokenizer.encode(f"### Instruction:\n{text}\n\n### Response:\n") for text in questions]
     end_ids = smollm2.tokenizer.end_ids
-    batched = generate(smollm2.decoder, prompts, end_ids, DecodingConfig(max_new_tokens=16, batch_size=3))
-    assert batched == generate(
-        smollm2.decoder, prompts, end_ids, DecodingConfig(max_new_tokens=16, batch_size=1)
-    )
+    batched = answer_all(smollm2.decoder, prompts, end_ids, Decoding(max_new_tokens=16), batch_size=3)
+    assert batched == answer_all(smollm2.decoder, prompts, end_ids, Decoding(max_new_tokens=16), batch_size=1)
     for prompt, answer in zip(prompts, batched, strict=True):
         theirs = expected(model, prompt, 16, end_ids)
         assert answer.ids == (theirs[:-1] if answer.ended == "eos" else theirs)

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratune.config.shared import DecodingConfig
-from loratune.generation import engine
-from loratune.generation.engine import Answer, RunningAnswer, generate
+from loratune.generation import request
+from loratune.generation.decoding import Decoding
 from loratune.generation.prompt_lookup import NGRAM_SIZE, NgramIndex
+from loratune.generation.request import Answer, Request, RunningAnswer
 from loratune.generation.sampling import make_generator
+from support.answering import answer_all
 from support.small_models import LLAMA_SHAPES, ours, reference
 
 NO_END = frozenset()
@@ -42,7 +43,7 @@ def test_a_text_that_goes_round_is_guessed_to_go_on():
 
 def writing(room: int = 100) -> RunningAnswer:
     """Its text says that 4 5 6 7 follow."""
-    return RunningAnswer(0, [1, 2, 3, 4, 5, 6, 7, 1, 2], room, make_generator(0, 0), ids=[], guess=[])
+    return RunningAnswer(0, Request([1, 2, 3, 4, 5, 6, 7, 1, 2]), room)
 
 
 def looked_ahead(room: int, cheap: int) -> RunningAnswer:
@@ -108,7 +109,7 @@ def prompts(decoder):
     such a text.
     """
     seeds = [[number, number + 1, 3 * number % 200] for number in range(1, 9)]
-    written = generate(decoder, seeds, NO_END, DecodingConfig(max_new_tokens=60))
+    written = answer_all(decoder, seeds, NO_END, Decoding(max_new_tokens=60))
     return [
         seed + answer.ids[: 7 * number]
         for number, (seed, answer) in enumerate(zip(seeds, written, strict=True))
@@ -137,14 +138,14 @@ def generators(monkeypatch):
         made[number] = make_generator(seed, number)
         return made[number]
 
-    monkeypatch.setattr(engine, "make_generator", watched)
+    monkeypatch.setattr(request, "make_generator", watched)
     return made
 
 
-def plain(monkeypatch, *arguments):
+def plain(monkeypatch, *arguments, **options):
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "MAX_GUESSES", 0)
-        return generate(*arguments)
+        patch.setattr(request, "MAX_GUESSES", 0)
+        return answer_all(*arguments, **options)
 
 
 SAMPLINGS = [
@@ -160,11 +161,11 @@ SAMPLINGS = [
 def test_guesses_change_neither_the_tokens_nor_the_draws(
     decoder, prompts, sampling, batch_size, monkeypatch, outcomes, generators
 ):
-    decoding = DecodingConfig(max_new_tokens=40, batch_size=batch_size, seed=4, **sampling)
-    expected = plain(monkeypatch, decoder, prompts, NO_END, decoding)
+    decoding = Decoding(max_new_tokens=40, seed=4, **sampling)
+    expected = plain(monkeypatch, decoder, prompts, NO_END, decoding, batch_size=batch_size)
     assert {gain for _, gain in outcomes} == {1} and {guesses for guesses, _ in outcomes} == {0}
     outcomes.clear()
-    assert generate(decoder, prompts, NO_END, decoding) == expected
+    assert answer_all(decoder, prompts, NO_END, decoding, batch_size=batch_size) == expected
     assert sum(gain for _, gain in outcomes) == 40 * len(prompts)
     assert any(gain > 3 for _, gain in outcomes)  # guesses were right
     assert any(gain <= guesses for guesses, gain in outcomes)  # and wrong
@@ -178,14 +179,14 @@ def test_guesses_change_neither_the_tokens_nor_the_draws(
 def test_the_end_of_text_and_the_length_end_answers_amid_guesses(
     decoder, prompts, sampling, monkeypatch, outcomes
 ):
-    free = generate(decoder, prompts, NO_END, DecodingConfig(max_new_tokens=40, **sampling))
+    free = answer_all(decoder, prompts, NO_END, Decoding(max_new_tokens=40, **sampling))
     ends_amid_guesses = 0
     for end_id in sorted({token for answer in free for token in answer.ids[2:6]}):
         for room in (1, 2, 7, 40):
-            decoding = DecodingConfig(max_new_tokens=room, batch_size=3, **sampling)
-            expected = plain(monkeypatch, decoder, prompts, {end_id}, decoding)
+            decoding = Decoding(max_new_tokens=room, **sampling)
+            expected = plain(monkeypatch, decoder, prompts, {end_id}, decoding, batch_size=3)
             outcomes.clear()
-            assert generate(decoder, prompts, {end_id}, decoding) == expected
+            assert answer_all(decoder, prompts, {end_id}, decoding, batch_size=3) == expected
             ends_amid_guesses += sum(1 < gain <= guesses for guesses, gain in outcomes) if room == 40 else 0
     assert ends_amid_guesses
 
@@ -194,7 +195,7 @@ def test_the_end_of_text_and_the_length_end_answers_amid_guesses(
 def test_the_fewer_answers_the_more_guesses(decoder, batch_size, most, outcomes):
     """A call of few tokens is filled: what was gained the last time does not matter then."""
     same = [[1, 2, 3, 50, 60] * 4] * batch_size
-    generate(decoder, same, NO_END, DecodingConfig(max_new_tokens=40, batch_size=batch_size))
+    answer_all(decoder, same, NO_END, Decoding(max_new_tokens=40), batch_size=batch_size)
     answer = outcomes[::batch_size]
     after_one = {guesses for (guesses, _), (_, gain) in zip(answer[1:], answer, strict=False) if gain == 1}
     assert after_one and max(after_one) == most

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from loratune.config.shared import DecodingConfig
 from loratune.generation import sampling
+from loratune.generation.decoding import Decoding
 from loratune.generation.sampling import choose_tokens, make_generator, sample_token
 
 LOGITS = torch.tensor([1.0, -2.0, 3.0, 0.5, 2.0, -1.0])
 
 
-def shares(decoding: DecodingConfig, draws: int = 4000) -> np.ndarray:
+def shares(decoding: Decoding, draws: int = 4000) -> np.ndarray:
     """How often each token comes up, over evenly spread draws: exact up to 1 / draws."""
     tokens = [sample_token(LOGITS, decoding, (draw + 0.5) / draws) for draw in range(draws)]
     return np.bincount(tokens, minlength=len(LOGITS)) / draws
@@ -26,15 +26,15 @@ def kept(temperature: float, tokens: list[int]) -> np.ndarray:
 @pytest.mark.parametrize(
     ("decoding", "tokens"),
     [
-        (DecodingConfig(temperature=0.7), [0, 1, 2, 3, 4, 5]),
-        (DecodingConfig(temperature=1.0, top_k=3), [2, 4, 0]),
-        (DecodingConfig(temperature=1.0, top_k=100), [0, 1, 2, 3, 4, 5]),
+        (Decoding(temperature=0.7), [0, 1, 2, 3, 4, 5]),
+        (Decoding(temperature=1.0, top_k=3), [2, 4, 0]),
+        (Decoding(temperature=1.0, top_k=100), [0, 1, 2, 3, 4, 5]),
         # At temperature 1 the probabilities are .61 .22 .08 .05 ... : .61 < .7 <= .83, so two tokens are the
         # nucleus.
-        (DecodingConfig(temperature=1.0, top_p=0.7), [2, 4]),
-        (DecodingConfig(temperature=1.0, top_p=0.01), [2]),
+        (Decoding(temperature=1.0, top_p=0.7), [2, 4]),
+        (Decoding(temperature=1.0, top_p=0.01), [2]),
         # Of the three likeliest (.67 .24 .09) top-p 0.6 keeps one: it applies to what top-k leaves.
-        (DecodingConfig(temperature=1.0, top_k=3, top_p=0.66), [2]),
+        (Decoding(temperature=1.0, top_k=3, top_p=0.66), [2]),
     ],
 )
 def test_shares(decoding, tokens):
@@ -42,7 +42,7 @@ def test_shares(decoding, tokens):
 
 
 def test_a_nucleus_larger_than_the_candidates_is_complete(monkeypatch):
-    decoding = DecodingConfig(temperature=1.0, top_p=0.95)
+    decoding = Decoding(temperature=1.0, top_p=0.95)
     whole = shares(decoding)
     monkeypatch.setattr(sampling, "TOP_P_CANDIDATES", 2)
     assert (shares(decoding) == whole).all()
@@ -50,9 +50,9 @@ def test_a_nucleus_larger_than_the_candidates_is_complete(monkeypatch):
 
 def test_the_ends_of_the_unit_interval_draw_possible_tokens():
     for decoding in (
-        DecodingConfig(temperature=1.0),
-        DecodingConfig(temperature=1.0, top_p=0.9),
-        DecodingConfig(temperature=1e-6),
+        Decoding(temperature=1.0),
+        Decoding(temperature=1.0, top_p=0.9),
+        Decoding(temperature=1e-6),
     ):
         for draw in (0.0, 1 - 2**-53):
             assert kept(1.0, [0, 1, 2, 3, 4, 5])[sample_token(LOGITS, decoding, draw)] > 0
@@ -60,14 +60,15 @@ def test_the_ends_of_the_unit_interval_draw_possible_tokens():
 
 def test_greedy_takes_the_first_of_the_likeliest_and_draws_nothing():
     generator = make_generator(0, 0)
-    assert list(
-        choose_tokens(torch.tensor([[0.0, 2.0, 2.0], [3.0, 2.0, 3.0]]), DecodingConfig(), generator)
-    ) == [1, 0]
+    assert list(choose_tokens(torch.tensor([[0.0, 2.0, 2.0], [3.0, 2.0, 3.0]]), Decoding(), generator)) == [
+        1,
+        0,
+    ]
     assert generator.random() == make_generator(0, 0).random()
 
 
 def test_each_token_that_is_asked_for_takes_one_draw():
-    decoding, generator, same = DecodingConfig(temperature=1.0), make_generator(0, 0), make_generator(0, 0)
+    decoding, generator, same = Decoding(temperature=1.0), make_generator(0, 0), make_generator(0, 0)
     choices = choose_tokens(LOGITS.expand(5, -1), decoding, generator)
     assert [next(choices) for _ in range(3)] == [
         sample_token(LOGITS, decoding, same.random()) for _ in range(3)

@@ -1,20 +1,36 @@
-"""The rule that every cache's key follows: other parts, other code or another library, another key."""
+"""The cache's keys: other parts, other code or another library, another key. And its files: read, written and
+pruned in one way.
+"""
 
+import os
 from pathlib import Path
+from zipfile import BadZipFile
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import loratune
+from loratune.errors import UserError
 from loratune.system import cache as module
 from loratune.system.cache import (
+    CACHE_KINDS,
     LIBRARIES,
+    UNPACKED_MODELS,
+    CacheKind,
     compute_cache_key,
+    get_cache_folder,
+    get_cache_path,
     hash_package_code,
     hash_python_files,
     list_library_versions,
+    mark_used,
+    prune_cache,
+    read_cached,
+    write_cached,
 )
+
+KIND = CacheKind("things", ".txt", "things", 2)
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=4),
@@ -69,3 +85,76 @@ def test_the_code_is_that_of_all_files(tmp_path):
     assert len({*seen, hash_python_files(tmp_path)}) == 5
     assert write("notes.txt", "of no matter") == hash_python_files(tmp_path) == write("notes.txt", "")
     assert hash_package_code() == hash_python_files(Path(loratune.__file__).parent)
+
+
+def test_the_environment_names_the_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path))
+    assert get_cache_folder() == tmp_path
+    monkeypatch.setenv("LORATUNE_CACHE", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert get_cache_folder() == tmp_path / ".cache" / "loratune"
+
+
+def test_each_kind_matches_its_own_files_alone():
+    paths = {kind: get_cache_path(Path("cache"), kind, "0123") for kind in CACHE_KINDS}
+    for kind in CACHE_KINDS:
+        assert [other for other, path in paths.items() if path.match(kind.pattern)] == [kind]
+
+
+def test_what_is_read_is_marked_as_used(tmp_path):
+    path = get_cache_path(tmp_path, KIND, "a")
+    write_cached(path, KIND, lambda beside: beside.write_text("1"))
+    os.utime(path, (1, 1))
+    assert read_cached(path, Path.read_text) == "1"
+    assert path.stat().st_mtime > 1
+
+
+ERRORS = [
+    UserError("x"),
+    OSError(),
+    ValueError(),
+    TypeError(),
+    KeyError(),
+    IndexError(),
+    EOFError(),
+    BadZipFile(),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_a_broken_file_counts_as_none_and_is_not_marked(tmp_path, error):
+    def fail(_):
+        raise error
+
+    path = tmp_path / "things-a.txt"
+    path.write_text("")
+    os.utime(path, (1, 1))
+    assert read_cached(path, fail) is None
+    assert path.stat().st_mtime == 1
+    assert read_cached(tmp_path / "missing", Path.read_text) is None
+
+
+def test_where_nothing_can_be_written_or_marked_it_is_done_without(tmp_path):
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "things-a.txt"
+    write_cached(path, KIND, lambda beside: beside.write_text("1"))
+    mark_used(path)
+
+    def fill_disk(beside):
+        beside.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    write_cached(tmp_path / "things-b.txt", KIND, fill_disk)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_newest_of_a_kind_stay(tmp_path):
+    for number in range(5):
+        (tmp_path / f"things-{number}.txt").write_text("")
+        os.utime(tmp_path / f"things-{number}.txt", (number, number))
+    (tmp_path / "others-0.txt").write_text("")
+    mark_used(tmp_path / "things-0.txt")
+    prune_cache(tmp_path, KIND)
+    assert {path.name for path in tmp_path.iterdir()} == {"things-0.txt", "things-4.txt", "others-0.txt"}
+    prune_cache(tmp_path, CacheKind("things", ".txt", "", UNPACKED_MODELS.max_files))
+    assert len(list(tmp_path.iterdir())) == 3

@@ -143,7 +143,7 @@ def test_a_gpu_that_fails_is_not_taken(found, error):
     with pytest.raises(UserError) as refused:
         hardware.set_up_device(1, "cuda")
     assert refused.value.problems == (
-        f"--device cuda: Abacus 3 cannot compute: {fault}; {hardware.CPU_REMEDY}",
+        f"device=cuda: Abacus 3 cannot compute: {fault}; {hardware.CPU_REMEDY}",
     )
     found.setattr(torch.cuda, "get_device_properties", fail)
     assert hardware.detect_gpu() == hardware.Gpu("a GPU", 0, fault)

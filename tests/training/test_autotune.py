@@ -199,7 +199,7 @@ def test_a_trial_is_made_again_when_what_it_depends_on_has_changed(made, tmp_pat
 
 
 def test_trials_that_nobody_asks_for_any_more_go(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(autotune, "MAX_CACHED_MEASUREMENTS", 2)
+    monkeypatch.setattr(autotune, "MEASUREMENTS", replace(cache.MEASUREMENTS, max_files=2))
     for rank in (1, 2, 3):
         run_autotune(deep(2), rows(), make_step(rank=rank), [("fp32", 256)], tmp_path, ROOM)
     assert len(list(tmp_path.iterdir())) == 2

@@ -5,15 +5,16 @@ out.
 import re
 from pathlib import Path
 
+from loratune.commands.decoding import build_decoding
 from loratune.commands.loading import TunedModel, load_tuned_model
 from loratune.config.ask import AskConfig
 from loratune.config.prepare import PrepareConfig
-from loratune.config.shared import DecodingConfig, SamplingConfig
 from loratune.data.example import Record
 from loratune.data.jsonl import read_text_field, require_object
 from loratune.errors import UserError
 from loratune.generation.constrained import TokenBytes
 from loratune.generation.engine import generate
+from loratune.generation.request import Request
 from loratune.models.adapter import read_adapter_metadata
 from loratune.system.console import say, warn
 from loratune.system.read import read_json
@@ -103,9 +104,9 @@ def generate_program(record: Record, tuned: TunedModel, settings: AskConfig) -> 
             f"{max(most, 0):,}; lower --fact-tokens"
         )
     vocabulary = TokenBytes(tuned.tokenizer.pieces(), tuned.tokenizer.eos_id) if settings.constrain else None
-    constraints = [build_program_constraint(record, vocabulary) if vocabulary else None]
-    decoding = DecodingConfig(**settings.model_dump(include=set(SamplingConfig.model_fields)))
-    (answer,) = generate(tuned.decoder, [prompt], tuned.tokenizer.end_ids, decoding, constraints=constraints)
+    constraint = build_program_constraint(record, vocabulary) if vocabulary else None
+    request = Request(prompt, build_decoding(settings), constraint)
+    (answer,) = generate(tuned.decoder, [request], tuned.tokenizer.end_ids)
     return tuned.tokenizer.decode(answer.ids).strip()
 
 

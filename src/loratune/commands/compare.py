@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loratune import __version__
+from loratune.commands.decoding import build_answer_settings
 from loratune.commands.dry_run import TIMING, Plan, show_plan
 from loratune.commands.loading import TunedModel, load_tuned_model
 from loratune.commands.provenance import (
@@ -20,9 +21,11 @@ from loratune.data.bad_rows import raise_problems
 from loratune.data.jsonl import has_lone_surrogate
 from loratune.errors import UserError
 from loratune.evaluation.estimate import estimate_answering_seconds
+from loratune.evaluation.runner import AnswerSettings
 from loratune.evaluation.text_metrics import rep_4
-from loratune.generation.both import generate_base_and_tuned
-from loratune.generation.engine import Answer
+from loratune.generation.progress import generate_with_progress
+from loratune.generation.request import Answer, build_requests
+from loratune.models.lora import without_adapter
 from loratune.report.html import render_comparison_page
 from loratune.report.markdown import render_comparison_markdown
 from loratune.report.schema import Evaluation
@@ -46,7 +49,7 @@ def run(settings: CompareConfig) -> dict:
     refuse_too_long(encoded, settings, tuned.decoder.spec.max_positions)
     if settings.dry_run:
         return show_plan(plan_comparison(tuned.decoder, encoded, settings, reports))
-    base, fine_tuned = generate_base_and_tuned(tuned.decoder, encoded, tuned.tokenizer.end_ids, settings)
+    base, fine_tuned = generate_base_and_tuned(tuned, encoded, build_answer_settings(settings))
     rows = [
         {"prompt": prompt, **build_row({"fine_tuned": ours, "regular": theirs}, tuned)}
         for prompt, ours, theirs in zip(prompts, fine_tuned, base, strict=True)
@@ -61,12 +64,25 @@ def run(settings: CompareConfig) -> dict:
     return {"out": str(settings.out), **written, "prompts": len(prompts), **summary}
 
 
+def generate_base_and_tuned(
+    tuned: TunedModel, prompts: Sequence[list[int]], settings: AnswerSettings
+) -> tuple[list[Answer], list[Answer]]:
+    """Generate the base's answers and the tuned model's, from one set of weights with the same random
+    numbers.
+    """
+    requests = build_requests(prompts, settings.decoding)
+    how = {"end_ids": tuned.tokenizer.end_ids, "batch_size": settings.batch_size}
+    with without_adapter(tuned.decoder):
+        base = generate_with_progress("base answers ", tuned.decoder, requests, **how)
+    return base, generate_with_progress("tuned answers", tuned.decoder, requests, **how)
+
+
 def plan_comparison(
     decoder, prompts: Sequence[list[int]], settings: CompareConfig, reports: dict[str, Path]
 ) -> Plan:
     longest = f"{len(prompts)} prompts, two answers of at most {settings.max_new_tokens} tokens to each"
     with console.status(TIMING):
-        seconds = 2 * estimate_answering_seconds(decoder, prompts, settings)
+        seconds = 2 * estimate_answering_seconds(decoder, prompts, build_answer_settings(settings))
     writes = [settings.out, *reports.values()]
     return Plan(
         {describe_prompts_file(settings.prompts): longest},

@@ -1,17 +1,20 @@
 """`loratune doctor`: can this machine train, and what will be slow and why."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
 
+from loratune.config.base import format_flag
 from loratune.config.doctor import DoctorConfig
 from loratune.config.prepare import PrepareConfig
 from loratune.config.shared import DEFAULT_ADAPTER, RUNS_FOLDER
+from loratune.config.train import TrainConfig
 from loratune.doctor import hardware, packages, storage
 from loratune.doctor.finding import Finding
+from loratune.errors import format_named_settings
 from loratune.system.console import console, say
 
 OUTPUTS = (RUNS_FOLDER, DEFAULT_ADAPTER.parent, PrepareConfig.model_fields["out"].default)
@@ -36,9 +39,15 @@ def examine(settings: DoctorConfig) -> dict[str, list[Finding]]:
         "places": (storage.CHECKS, storage.inspect_storage(Path("."), OUTPUTS, RUNS_FOLDER)),
     }
     return {
-        name: [finding for check in checks for finding in check(found)]
+        name: [write_options(finding) for check in checks for finding in check(found)]
         for name, (checks, found) in facts.items()
     }
+
+
+def write_options(finding: Finding) -> Finding:
+    """Write the settings in the remedy as options of `loratune train`."""
+    remedy = format_named_settings(finding.remedy, format_flag, TrainConfig.model_fields.keys())
+    return replace(finding, remedy=remedy)
 
 
 def show_findings(sections: Mapping[str, Sequence[Finding]]) -> None:
@@ -65,6 +74,6 @@ def describe_verdict(levels: Sequence[str]) -> str:
     warnings, problems = levels.count("warning"), levels.count("problem")
     if problems:
         these = "this problem is" if problems == 1 else f"these {problems} problems are"
-        return f"Training is not possible until {these} mended (✗)."
+        return f"Training is not possible until {these} fixed (✗)."
     slower = f", but see the {'warning' if warnings == 1 else f'{warnings} warnings'} (!)" if warnings else ""
     return f"This machine can train{slower}. How long a run takes: loratune train --dry-run"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from loratune.commands.decoding import build_answer_settings
 from loratune.commands.dry_run import TIMING, Plan, show_plan
 from loratune.commands.loading import TunedModel, load_tuned_models
 from loratune.config.evaluate import EvaluateConfig
@@ -30,10 +31,10 @@ from loratune.evaluation.runner import (
 from loratune.evaluation.scoring import wants_program
 from loratune.models.adapter import load_adapter
 from loratune.models.lora import without_adapter
-from loratune.models.resolve import get_cache_folder
 from loratune.report.terminal.evaluation import show_evaluation
 from loratune.report.terminal.prepared import format_end_markers
 from loratune.system.atomic import refuse_unwritable, write_json
+from loratune.system.cache import get_cache_folder
 from loratune.system.console import console, say, warn
 from loratune.tasks.finqa.constraint import build_constraints
 from loratune.tasks.finqa.questions import replace_with_gold_facts
@@ -107,7 +108,7 @@ def estimate_evaluation_seconds(
     """Every model reads the rows and answers the prompts, the base and each adapter read the plain text."""
     with console.status(TIMING):
         rows_seconds = estimate_reading_seconds(decoder, rows)
-        answers_seconds = estimate_answering_seconds(decoder, prompts, settings, settings.samples)
+        answers_seconds = estimate_answering_seconds(decoder, prompts, build_answer_settings(settings))
         windows_seconds = estimate_reading_seconds(decoder, windows)
     return models * (rows_seconds + answers_seconds) + (1 + adapters) * windows_seconds
 
@@ -216,6 +217,7 @@ def evaluate_rows(
     )
     over = build_evaluation_set(records, rows, answered, first.tokenizer, constraints, ids)
     windows = draw_windows(prose, first.tokenizer, first.decoder.spec.max_positions, seed)
+    answering = build_answer_settings(settings)
 
     with without_adapter(first.decoder):
         notebook = open_model_cache(first, None)
@@ -225,7 +227,7 @@ def evaluate_rows(
     for one, name in zip(tuned, name_tuned_models(len(tuned)), strict=True):
         load_adapter(one.decoder, one.adapter)
         notebook = open_model_cache(one, one.adapter)
-        model = measure_model(name, one.decoder, one.tokenizer, over, rows, settings, notebook)
+        model = measure_model(name, one.decoder, one.tokenizer, over, rows, answering, notebook)
         refuse_non_finite(model.nll, one)
         prose_nll = compute_losses(f"{name} on plain text", one.decoder, windows, notebook)
         on_prose = compute_forgetting(windows, base_prose, prose_nll, seed)
@@ -260,7 +262,8 @@ def measure_baselines(
     """The base with the adapter's template, and with a bare prompt; where that is the template, one pass
     serves both.
     """
-    base = measure_model("base", tuned.decoder, tuned.tokenizer, over, rows, settings, notebook)
+    answering = build_answer_settings(settings)
+    base = measure_model("base", tuned.decoder, tuned.tokenizer, over, rows, answering, notebook)
     if not settings.bare:
         return {"base": base}
     if tuned.template == WITHOUT_TEMPLATE:
@@ -271,7 +274,7 @@ def measure_baselines(
     return {
         "base": base,
         "base_bare": measure_model(
-            "bare base", tuned.decoder, tuned.tokenizer, over, bare, settings, notebook
+            "bare base", tuned.decoder, tuned.tokenizer, over, bare, answering, notebook
         ),
     }
 

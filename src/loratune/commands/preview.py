@@ -15,9 +15,10 @@ from loratune.data.sample import draw_stratified_sample
 from loratune.data.template import load_template
 from loratune.data.token_cache import load_or_tokenize, make_token_cache_key
 from loratune.errors import UserError
-from loratune.models.resolve import get_cache_folder, resolve_model
+from loratune.models.resolve import resolve_model
 from loratune.models.tokenizer import Tokenizer
 from loratune.report.terminal.rows import show_rows, show_summary
+from loratune.system.cache import get_cache_folder
 from loratune.system.read import hash_file
 
 PERCENTILES = (5, 50, 95, 100)

@@ -1,50 +1,42 @@
-"""Rows that were encoded before: to encode Dolly and FinQA took half of the time before a training run's
-first step.
-"""
+"""Keep tokenised records: tokenising Dolly and FinQA took half of the time before a run's first step."""
 
 import json
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from loratune.data.example import Example
 from loratune.data.template import Template
-from loratune.errors import UserError
-from loratune.system.atomic import keep_newest, replace_atomically
-from loratune.system.cache import compute_cache_key
-
-MAX_CACHE_FILES = 4  # files, of some ten MB each; the ones not used for longest are removed
+from loratune.system.cache import TOKENS, compute_cache_key, get_cache_path, read_cached, write_cached
 
 TokenizationResult = tuple[list[Example], dict[str, dict[str, int]]]
 
 
-def load_or_tokenize(cache: Path, key: str, make: Callable[[], TokenizationResult]) -> TokenizationResult:
-    """What `make` returns, from the cache if it is there. A file that cannot be read is made anew; none is
-    needed.
-    """
-    path = cache / f"tokens-{key}.npz"
-    with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        found = read_token_cache(path)
-        with suppress(OSError):  # another user's cache may be read-only
-            path.touch()
-        return found
-    rows, counts = make()
-    with suppress(UserError, OSError):  # a full or read-only disk is no reason to stop
-        write_token_cache(path, rows, counts)
-        keep_newest(cache, "tokens-*.npz", MAX_CACHE_FILES)
-    return rows, counts
+def load_or_tokenize(
+    folder: Path, key: str, tokenize: Callable[[], TokenizationResult]
+) -> TokenizationResult:
+    """Return what `tokenize` returns, from the cache if it is there."""
+    path = get_cache_path(folder, TOKENS, key)
+    if (cached := read_cached(path, read_token_cache)) is not None:
+        return cached
+    examples, counts = tokenize()
+    write_cached(path, TOKENS, lambda beside: write_token_cache(beside, examples, counts))
+    return examples, counts
 
 
 def make_token_cache_key(
     data: str, base: Mapping[str, str], template: Template, max_tokens: int, *, bos: Sequence[int]
 ) -> str:
-    """Of the records' fingerprint, the base's content, the template, the limit, and what each prompt begins
-    with.
+    """Compute the key of all that the tokens depend on.
 
-    The base's configuration is part of it, since it has a say in how its tokenizer is read.
+    Args:
+        data: the hash of the records' file.
+        base: the hashes of the base's content. The configuration is part of it, since it has a say in how the
+            tokenizer is read.
+        template: the prompt template.
+        max_tokens: the limit of an example's length.
+        bos: the ids with which each prompt begins.
     """
     return compute_cache_key(
         records=data, base=dict(base), template=template.to_dict(), max_tokens=max_tokens, bos=list(bos)
@@ -52,31 +44,31 @@ def make_token_cache_key(
 
 
 def read_token_cache(path: Path) -> TokenizationResult:
+    """Read the examples and counts. Raises an error of NumPy, JSON or zip files for a broken file."""
     # Never a pickle: without `allow_pickle` NumPy refuses them.
     with np.load(path) as stored:
-        told = json.loads(stored["told"].tobytes())
+        metadata = json.loads(stored["metadata"].tobytes())
         ids, lengths = stored["ids"].tolist(), stored["lengths"].tolist()
-    rows, start = [], 0
-    for (prompt, response), (id_, source) in zip(lengths, told["names"], strict=True):
+    examples, start = [], 0
+    for (prompt, response), (id_, source) in zip(lengths, metadata["names"], strict=True):
         middle, end = start + prompt, start + prompt + response
-        rows.append(Example(ids[start:middle], ids[middle:end], id_, source))
+        examples.append(Example(ids[start:middle], ids[middle:end], id_, source))
         start = end
     if start != len(ids):
         raise ValueError("the lengths do not add up")
-    return rows, told["counts"]
+    return examples, metadata["counts"]
 
 
 def write_token_cache(path: Path, examples: Sequence[Example], counts: dict) -> None:
-    told = json.dumps({"names": [(row.id, row.source) for row in examples], "counts": counts}).encode()
-    with replace_atomically(path) as beside, open(beside, "wb") as file:
+    """Write all ids as one array: objects for each example would take as long to read as to tokenise."""
+    names = [(example.id, example.source) for example in examples]
+    metadata = json.dumps({"names": names, "counts": counts}).encode()
+    ids = [token for example in examples for part in (example.prompt, example.response) for token in part]
+    lengths = [(len(example.prompt), len(example.response)) for example in examples]
+    with open(path, "wb") as file:
         np.savez(
             file,
-            ids=np.array(
-                [token for row in examples for part in (row.prompt, row.response) for token in part],
-                dtype=np.int32,
-            ),
-            lengths=np.array(
-                [(len(row.prompt), len(row.response)) for row in examples], dtype=np.int32
-            ).reshape(-1, 2),
-            told=np.frombuffer(told, dtype=np.uint8),
+            ids=np.array(ids, dtype=np.int32),
+            lengths=np.array(lengths, dtype=np.int32).reshape(-1, 2),
+            metadata=np.frombuffer(metadata, dtype=np.uint8),
         )

@@ -1,4 +1,4 @@
-"""What a check says."""
+"""One thing that `loratune doctor` finds out."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ class Finding:
     about: str
     found: str
     level: str = "ok"
-    remedy: str = ""  # what to do; empty where nothing need be done
+    remedy: str = ""  # what to do, with settings in backticks by their Python names; "" where nothing
 
 
 def format_bytes(size: float) -> str:
-    """`16 MB`, `7.6 GB`, `252 GB`."""
+    """Format bytes as `16 MB`, `7.6 GB` or `252 GB`."""
     if size < 0.1e9:
         return f"{size / 1e6:.0f} MB" if size >= 1e6 else "less than 1 MB"
     return f"{size / 1e9:.0f} GB" if size >= 10e9 else f"{size / 1e9:.1f} GB"

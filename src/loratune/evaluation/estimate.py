@@ -1,63 +1,70 @@
-"""How long reading rows and writing answers will take, from timing a small piece of it on this machine."""
+"""Estimate how long an evaluation will take, by timing a small piece of it on this machine."""
 
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from loratune.config.shared import DecodingConfig
 from loratune.data.example import Example
 from loratune.data.packing import input_length
 from loratune.evaluation.likelihood import response_nll
+from loratune.evaluation.runner import AnswerSettings
 from loratune.generation.cache import choose_slot_count
+from loratune.generation.decoding import Decoding
 from loratune.generation.engine import generate
+from loratune.generation.request import build_requests
+from loratune.models.decoder import Decoder
 
-TIMED_TOKENS = 512  # tokens that are read
+TIMED_TOKENS = 512  # of the examples whose loss is timed
 TIMED_STEPS = 4
-PROMPT_TOKENS = 8  # tokens of each prompt before these steps: how long it is hardly matters to them
+PROMPT_TOKENS = 8  # of each prompt before these steps: its length hardly matters to them
 NO_END_IDS = frozenset()  # answers that never end
 
 
-def estimate_reading_seconds(decoder, examples: Sequence[Example]) -> float:
-    """What `response_nll` takes for the rows; those without a target are not read."""
-    examples = [row for row in examples if row.response]
+def estimate_reading_seconds(decoder: Decoder, examples: Sequence[Example]) -> float:
+    """Estimate the time of `response_nll` for the examples; those without a target take none."""
+    examples = [example for example in examples if example.response]
     if not examples:
         return 0.0
     tokens = sum(map(input_length, examples))
     some = pick_evenly(examples, round(TIMED_TOKENS / max(tokens, 1) * len(examples)))
     response_nll(decoder, some[:1])  # warms up
-    return (
-        measure_seconds(lambda: response_nll(decoder, some)) * tokens / max(sum(map(input_length, some)), 1)
-    )
+    seconds = measure_seconds(lambda: response_nll(decoder, some))
+    return seconds * tokens / max(sum(map(input_length, some)), 1)
 
 
 def estimate_answering_seconds(
-    decoder, prompts: Sequence[list[int]], decoding: DecodingConfig, samples: int = 1
+    decoder: Decoder, prompts: Sequence[list[int]], settings: AnswerSettings
 ) -> float:
-    """What `generate` takes for the prompts if each answer becomes as long as it may."""
+    """Estimate the time of `generate` for the prompts if each answer becomes as long as it may."""
     if not prompts:
         return 0.0
+    decoding = settings.decoding
     capacity = min(max(map(len, prompts)) + decoding.max_new_tokens, decoder.spec.max_positions)
-    answers = samples * len(prompts)
-    slots = choose_slot_count(decoder, min(decoding.batch_size, answers), capacity)
+    answers = settings.samples * len(prompts)
+    slots = choose_slot_count(decoder, min(settings.batch_size, answers), capacity)
     # All different: equal ones would be read once.
-    chosen = enumerate(pick_evenly(list(prompts) * samples, slots))
+    chosen = enumerate(pick_evenly(list(prompts) * settings.samples, slots))
     some = [[number % decoder.spec.vocab_size, *prompt[1 - PROMPT_TOKENS :]] for number, prompt in chosen]
     first, more = (
-        measure_seconds(lambda most=most: generate_up_to(decoder, some, most, decoding))
-        for most in (1, 1 + TIMED_STEPS)
+        measure_seconds(lambda count=count: generate_up_to(decoder, some, count, decoding))
+        for count in (1, 1 + TIMED_STEPS)
     )
     steps = math.ceil(answers / slots) * (decoding.max_new_tokens - 1)
     reading = estimate_reading_seconds(decoder, [Example(prompt, prompt[-1:], "", "") for prompt in prompts])
-    # Of a tiny model the first call may take longer.
+    # With a tiny model the first call may take longer.
     return reading + steps * max(more - first, 0.0) / TIMED_STEPS
 
 
-def generate_up_to(decoder, prompts: list[list[int]], max_new_tokens: int, decoding: DecodingConfig) -> None:
-    generate(decoder, prompts, NO_END_IDS, decoding.model_copy(update={"max_new_tokens": max_new_tokens}))
+def generate_up_to(
+    decoder: Decoder, prompts: Sequence[list[int]], max_new_tokens: int, decoding: Decoding
+) -> None:
+    requests = build_requests(prompts, replace(decoding, max_new_tokens=max_new_tokens))
+    generate(decoder, requests, NO_END_IDS, batch_size=len(requests))
 
 
 def pick_evenly(items: Sequence, count: int) -> list:
-    """`count` of the items (at least one, at most all), at equal distances."""
+    """Pick `count` of the items (at least one, at most all), at equal distances."""
     count = max(min(count, len(items)), 1)
     return [items[number * len(items) // count] for number in range(count)]
 

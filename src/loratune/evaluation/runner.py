@@ -1,19 +1,21 @@
-"""One model on the held-out rows: how likely it finds the wanted responses, and what it answers."""
+"""Measure one model on the held-out examples: the likelihood of the reference responses, and its answers."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from loratune.config.evaluate import EvaluateConfig
-from loratune.config.shared import DecodingConfig
 from loratune.data.example import Example, Record
 from loratune.evaluation.likelihood import count_targets, response_nll
 from loratune.evaluation.result_cache import ResultCache
 from loratune.evaluation.scoring import ScoredAnswer, get_table, score_answer
-from loratune.generation.both import generate_with_progress
 from loratune.generation.constrained import Constraint
-from loratune.generation.engine import Answer
+from loratune.generation.decoding import Decoding
+from loratune.generation.engine import MAX_SLOTS
+from loratune.generation.progress import generate_with_progress
+from loratune.generation.request import Answer, Request, build_requests
+from loratune.models.decoder import Decoder
+from loratune.models.tokenizer import Tokenizer
 from loratune.system.cache import compute_cache_key
 from loratune.system.messages import progress, say
 
@@ -21,67 +23,84 @@ Constraints = Sequence[Constraint | None] | None
 
 
 @dataclass(frozen=True)
+class AnswerSettings:
+    """How each model answers."""
+
+    decoding: Decoding
+    samples: int = 1  # answers to each prompt, with one seed after the other
+    batch_size: int = MAX_SLOTS  # answers that are written at the same time; they do not depend on it
+
+
+@dataclass(frozen=True)
 class EvaluationSet:
     """What every model is measured on."""
 
     records: Sequence[Record]
-    answered: Sequence[int]  # numbers of the rows that are answered
-    targets: np.ndarray  # [rows]: tokens whose likelihood counts; 0 for a row that has no wanted response
-    sizes: np.ndarray  # [rows]: bytes of these
-    constraints: Constraints = None  # what each answer is held to
+    answered: Sequence[int]  # indices of the records that are answered
+    targets: np.ndarray  # [records]: tokens whose likelihood counts; 0 for a record without a response
+    sizes: np.ndarray  # [records]: bytes of these
+    constraints: Constraints = None  # one for each answered record; None: answers are free
     split_ids: int | None = None  # questions in the official part of FinQA, where all its rows are answered
 
 
 @dataclass(frozen=True)
 class ModelResult:
-    """The same rows as one model sees them."""
+    """What one model does on the evaluation set."""
 
-    nll: np.ndarray  # [rows]: of the whole response, in nats
-    answers: Sequence[dict[int, ScoredAnswer]]  # by the number of the row; one for each seed of the sampling
+    nll: np.ndarray  # [records]: of the whole response, in nats
+    answers: Sequence[dict[int, ScoredAnswer]]  # by the index of the record; one dict for each sample
 
 
 def build_evaluation_set(
     records: Sequence[Record],
     examples: Sequence[Example],
     answered: Sequence[int],
-    tokenizer,
+    tokenizer: Tokenizer,
     constraints: Constraints = None,
     split_ids: int | None = None,
 ) -> EvaluationSet:
-    """`rows` are the tokens of `records`; `constraints` are those of the answered ones."""
+    """Build the evaluation set of `records`; `examples` are their tokens."""
     # What is scored, not what the record holds: a response may have been cut.
-    sizes = np.array([len(tokenizer.decode(row.response).encode()) for row in examples])
+    sizes = np.array([len(tokenizer.decode(example.response).encode()) for example in examples])
     return EvaluationSet(records, answered, count_targets(examples), sizes, constraints, split_ids)
 
 
 def measure_model(
     name: str,
-    decoder,
-    tokenizer,
+    decoder: Decoder,
+    tokenizer: Tokenizer,
     evaluation_set: EvaluationSet,
     examples: Sequence[Example],
-    settings: EvaluateConfig,
+    settings: AnswerSettings,
     result_cache: ResultCache,
 ) -> ModelResult:
-    """The model as the decoder is now, adapter on or off; `rows` may have prompts of another template.
+    """Measure the model as the decoder is now, adapter on or off.
 
-    Each sample is what a run with its own seed would give: the first has `settings.seed`, the second one
-    more. `notebook` is the model's own.
+    Args:
+        name: of the model, in messages.
+        decoder: the model.
+        tokenizer: the model's.
+        evaluation_set: what it is measured on.
+        examples: the tokens of the records, whose prompts may be of another template.
+        settings: how it answers. Each sample is what a run with its own seed would give.
+        result_cache: what is known of this very model.
     """
     nll = compute_losses(f"{name} loss", decoder, examples, result_cache)
-    return ModelResult(
-        nll,
-        generate_answers(
-            f"{name} answers", decoder, tokenizer, evaluation_set, examples, settings, result_cache
-        ),
+    answers = generate_answers(
+        f"{name} answers", decoder, tokenizer, evaluation_set, examples, settings, result_cache
     )
+    return ModelResult(nll, answers)
 
 
-def compute_losses(title: str, decoder, examples: Sequence[Example], result_cache: ResultCache) -> np.ndarray:
-    """As `response_nll`, with a progress bar, of the rows whose losses are not known yet; 0 for a row without
-    a target.
+def compute_losses(
+    title: str, decoder: Decoder, examples: Sequence[Example], result_cache: ResultCache
+) -> np.ndarray:
+    """Compute `response_nll` of the examples, with progress, and only of those not known yet.
+
+    Returns:
+        [examples], in nats; 0 for an example without a target.
     """
-    with_target = [number for number, row in enumerate(examples) if row.response]
+    with_target = [number for number, example in enumerate(examples) if example.response]
     nll = np.zeros(len(examples))
     nll[with_target] = load_or_compute_losses(
         title, decoder, [examples[number] for number in with_target], result_cache
@@ -90,9 +109,11 @@ def compute_losses(title: str, decoder, examples: Sequence[Example], result_cach
 
 
 def load_or_compute_losses(
-    title: str, decoder, examples: Sequence[Example], result_cache: ResultCache
+    title: str, decoder: Decoder, examples: Sequence[Example], result_cache: ResultCache
 ) -> list[float]:
-    keys = [compute_cache_key(of="loss", prompt=row.prompt, response=row.response) for row in examples]
+    keys = [
+        compute_cache_key(of="loss", prompt=example.prompt, response=example.response) for example in examples
+    ]
     new = [number for number, key in enumerate(keys) if key not in result_cache.known]
     with progress(title, len(new)) as advance:
 
@@ -108,41 +129,43 @@ def load_or_compute_losses(
 
 def generate_answers(
     title: str,
-    decoder,
-    tokenizer,
+    decoder: Decoder,
+    tokenizer: Tokenizer,
     evaluation_set: EvaluationSet,
     examples: Sequence[Example],
-    settings: EvaluateConfig,
+    settings: AnswerSettings,
     result_cache: ResultCache,
 ) -> list[dict[int, ScoredAnswer]]:
-    """For each sample, the answers by the number of the row."""
+    """Generate the answers that are not known yet, and score all: one dict by record index for each
+    sample.
+    """
     if not evaluation_set.answered:
         return [{}]
     prompts = [examples[number].prompt for number in evaluation_set.answered]
-    keys = make_answer_keys(prompts, tokenizer.end_ids, evaluation_set, settings)
-    known = {
+    requests = build_requests(
+        prompts, settings.decoding, constraints=evaluation_set.constraints, samples=settings.samples
+    )
+    keys = make_answer_keys(requests, tokenizer.end_ids, evaluation_set)
+    answers = {
         place: Answer(**result_cache.known[key])
         for place, key in enumerate(keys)
         if key in result_cache.known
     }
-    written = generate_with_progress(
-        *(
-            decoder,
-            prompts,
-            tokenizer.end_ids,
-            settings,
-            title,
-            evaluation_set.constraints,
-            settings.samples,
-            known,
-        ),
-        on_answer=lambda place, answer: result_cache.note(keys[place], asdict(answer)),
+    new = [place for place in range(len(requests)) if place not in answers]
+    generated = generate_with_progress(
+        title,
+        decoder,
+        [requests[place] for place in new],
+        end_ids=tokenizer.end_ids,
+        batch_size=settings.batch_size,
+        on_answer=lambda place, answer: result_cache.note(keys[new[place]], asdict(answer)),
     )
-    report_cached_results(title, len(known), len(keys))
-    answers = iter(written)
+    report_cached_results(title, len(answers), len(keys))
+    answers |= zip(new, generated, strict=True)
+    in_order = iter([answers[place] for place in range(len(requests))])
     return [
         {
-            number: score_answer(next(answers), tokenizer, evaluation_set.records[number])
+            number: score_answer(next(in_order), tokenizer, evaluation_set.records[number])
             for number in evaluation_set.answered
         }
         for _ in range(settings.samples)
@@ -150,33 +173,32 @@ def generate_answers(
 
 
 def make_answer_keys(
-    prompts: Sequence[list[int]],
-    end_ids: Collection[int],
-    evaluation_set: EvaluationSet,
-    settings: EvaluateConfig,
+    requests: Sequence[Request], end_ids: Collection[int], evaluation_set: EvaluationSet
 ) -> list[str]:
-    """Of each answer's place, all that it depends on besides the model; of the dice only where they are
-    thrown.
+    """Compute each answer's key from all that it depends on besides the model.
+
+    Greedy answers depend neither on the seed nor on the request's number.
     """
-    how = settings.model_dump(include=DecodingConfig.model_fields.keys() - {"batch_size", "seed"})
     tables = [
         get_table(evaluation_set.records[number]) if evaluation_set.constraints else None
         for number in evaluation_set.answered
     ]
-    return [
-        compute_cache_key(
+    keys = []
+    for request in requests:
+        decoding = request.decoding
+        is_sampled = decoding.temperature > 0
+        key = compute_cache_key(
             of="answer",
-            prompt=prompt,
+            prompt=request.prompt,
             ends=sorted(end_ids),
-            decoding=how,
-            constraint=[settings.constrain, table],
-            draw=settings.temperature and [number, seed],
+            decoding=asdict(replace(decoding, seed=0)),
+            constraint=[evaluation_set.constraints is not None, tables[request.number]],
+            draw=[request.number, decoding.seed] if is_sampled else None,
         )
-        for seed in range(settings.seed, settings.seed + settings.samples)
-        for number, (prompt, table) in enumerate(zip(prompts, tables, strict=True))
-    ]
+        keys.append(key)
+    return keys
 
 
-def report_cached_results(title: str, known: int, wanted: int) -> None:
+def report_cached_results(title: str, known: int, total: int) -> None:
     if known:
-        say(f"{title}: {known:,} of {wanted:,} known from an earlier evaluation")
+        say(f"{title}: {known:,} of {total:,} known from an earlier evaluation")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from loratune.data.example import Record
 from loratune.evaluation.text_metrics import rep_4, rouge_l
-from loratune.generation.engine import Answer
+from loratune.generation.request import Answer
 from loratune.tasks.finqa.program import (
     Program,
     ProgramError,

@@ -101,6 +101,7 @@ class KVCache:
         self.copy_slot(slot, len(self.lengths), length)
         self.lengths.append(length)
 
+    @torch.inference_mode()  # also for a request that is cancelled between two calls of the model
     def copy_slot(self, source: int, target: int, length: int) -> None:
         for stored in (self.keys, self.values):
             stored[:, target, :, :length] = stored[:, source, :, :length]

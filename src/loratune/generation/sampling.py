@@ -1,4 +1,4 @@
-"""The next token: the likeliest one, or one drawn at a temperature from the likeliest few."""
+"""Choose the next token: the likeliest one, or one sampled with temperature, top-k and top-p."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,25 +6,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loratune.config.shared import DecodingConfig
 from loratune.generation.constrained import Constraint
+from loratune.generation.decoding import Decoding
 
-GREEDY_BELOW = (
-    1e-3  # temperatures for which the likeliest token would be drawn anyway, if the division did not overflow
-)
-TOP_P_CANDIDATES = (
-    1024  # sorted at first: sorting a whole vocabulary takes as long as half a step of a small model
-)
+# At lower temperatures the likeliest token would be drawn anyway, if the division did not overflow.
+GREEDY_BELOW = 1e-3
+# Sorted at first: sorting a whole vocabulary takes as long as half a step of a small model.
+TOP_P_CANDIDATES = 1024
 
 
 def make_generator(seed: int, number: int) -> np.random.Generator:
-    """A prompt's own random numbers: the same for every model and whatever else is in the batch."""
+    """Make a request's own random numbers: the same for every model and whatever else is in the batch."""
     return np.random.default_rng((seed, number))
 
 
-def choose_tokens(logits: Tensor, decoding: DecodingConfig, generator: np.random.Generator) -> Iterator[int]:
-    """One token id after another for the rows of logits, [rows, vocabulary]; what is not asked for is not
-    drawn.
+def choose_tokens(logits: Tensor, decoding: Decoding, generator: np.random.Generator) -> Iterator[int]:
+    """Yield one token id for each row of logits, [rows, vocabulary].
+
+    A random number is drawn only when its token is asked for.
     """
     if decoding.temperature < GREEDY_BELOW:
         yield from logits.argmax(-1).tolist()
@@ -34,28 +33,22 @@ def choose_tokens(logits: Tensor, decoding: DecodingConfig, generator: np.random
 
 
 def choose_with_penalty(
-    logits: Tensor, generated: Sequence[int], decoding: DecodingConfig, generator: np.random.Generator
+    logits: Tensor, generated: Sequence[int], decoding: Decoding, *, generator: np.random.Generator
 ) -> Iterator[int]:
-    """As `choose`, with a penalty on the tokens `written` before and on those chosen here."""
+    """Choose as `choose_tokens`, with a penalty on the tokens `generated` before and on those chosen here."""
     generated = list(generated)
     for row in logits:
-        token = next(
-            choose_tokens(
-                apply_repetition_penalty(row, generated, decoding.repetition_penalty)[None],
-                decoding,
-                generator,
-            )
-        )
+        penalised = apply_repetition_penalty(row, generated, decoding.repetition_penalty)
+        token = next(choose_tokens(penalised[None], decoding, generator))
         yield token
         generated.append(token)
 
 
 def apply_repetition_penalty(logits: Tensor, tokens: Sequence[int], penalty: float) -> Tensor:
-    """logits [vocabulary], those of `tokens` lowered: divided by the penalty if positive, multiplied by it if
-    negative.
+    """Lower the logits, [vocabulary], of `tokens`: divided by the penalty if positive, else multiplied by it.
 
-    Keskar et al. 2019, "CTRL", section 4.1; arXiv:1909.05858. There all scores are divided, which raises
-    negative ones; to multiply these is what is commonly done since.
+    Keskar et al. 2019, "CTRL", section 4.1; arXiv:1909.05858. There all logits are divided, which raises
+    negative ones; multiplying these is common practice since.
     """
     seen = torch.tensor(tokens, dtype=torch.long, device=logits.device)
     scores = logits[seen]
@@ -66,13 +59,14 @@ def choose_constrained(
     logits: Tensor,
     constraint: Constraint,
     generated: Sequence[int],
-    decoding: DecodingConfig,
+    *,
+    decoding: Decoding,
     generator: np.random.Generator,
 ) -> Iterator[int]:
-    """As `choose`, from the tokens that the constraint allows after those `written` and the ones chosen here.
+    """Choose as `choose_tokens`, among the tokens that the constraint allows after those `generated` before
+    and those chosen here.
 
-    The others are left out before the temperature, top-k and top-p are applied: it is as if there were no
-    such tokens.
+    The others are left out before temperature, top-k and top-p are applied, as if they did not exist.
     """
     state = constraint.read(generated)
     greedy = decoding.temperature < GREEDY_BELOW
@@ -86,9 +80,13 @@ def choose_constrained(
         state = constraint.after(state, token)
 
 
-def sample_token(logits: Tensor, decoding: DecodingConfig, draw: float) -> int:
-    """The token at the share `draw` (0 to 1) of the probability that top-k, and then top-p, leave of logits
-    [vocabulary].
+def sample_token(logits: Tensor, decoding: Decoding, draw: float) -> int:
+    """Return the token at the fraction `draw` (0 to 1) of the probability that top-k, and then top-p, keep.
+
+    Args:
+        logits: [vocabulary].
+        decoding: temperature, top-k and top-p.
+        draw: a uniform random number.
 
     Top-p is nucleus sampling: Holtzman et al. 2020, section 3.1; arXiv:1904.09751.
     """
@@ -98,13 +96,13 @@ def sample_token(logits: Tensor, decoding: DecodingConfig, draw: float) -> int:
     best, ids = find_top_tokens(probabilities, decoding)
     mass = best.double().cumsum(-1)
     if decoding.top_p < 1:
-        wanted = decoding.top_p * (mass[-1] if decoding.top_k else 1.0)
-        mass = mass[: int(torch.searchsorted(mass, wanted)) + 1]
+        threshold = decoding.top_p * (mass[-1] if decoding.top_k else 1.0)
+        mass = mass[: int(torch.searchsorted(mass, threshold)) + 1]
     return int(ids[invert_cdf(mass, draw)])
 
 
-def find_top_tokens(probabilities: Tensor, decoding: DecodingConfig) -> tuple[Tensor, Tensor]:
-    """The `top_k` highest probabilities, or enough of them for `top_p`, and their tokens; the highest
+def find_top_tokens(probabilities: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]:
+    """Return the `top_k` highest probabilities, or enough of them for `top_p`, and their tokens, the highest
     first.
     """
     size = decoding.top_k or TOP_P_CANDIDATES
@@ -116,5 +114,5 @@ def find_top_tokens(probabilities: Tensor, decoding: DecodingConfig) -> tuple[Te
 
 
 def invert_cdf(mass: Tensor, draw: float) -> int:
-    """The first place where the cumulated probability exceeds this share of all of it."""
+    """Return the first place where the cumulated probability exceeds this fraction of the total."""
     return min(int(torch.searchsorted(mass, draw * mass[-1], right=True)), len(mass) - 1)

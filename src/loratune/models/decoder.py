@@ -44,6 +44,7 @@ class Decoder(nn.Module):
         self.gradient_checkpointing = (
             False  # gradient checkpointing: a layer's inside is computed again when its gradient is
         )
+        self.merged = False  # whether the adapter is merged into the weights for now, see `merge_adapter`
         self.requires_grad_(False)
 
     def forward(

@@ -9,9 +9,10 @@ from loratune.errors import UserError
 from loratune.models.architectures import build_spec, get_architecture
 from loratune.models.decoder import Decoder
 from loratune.models.lora import named_linears
-from loratune.models.resolve import ResolvedModel, get_cache_folder
+from loratune.models.resolve import ResolvedModel
 from loratune.models.spec import DecoderSpec
 from loratune.models.tokenizer import Tokenizer
+from loratune.system.cache import get_cache_folder
 from loratune.system.memory import is_out_of_memory
 from loratune.system.messages import say
 from loratune.system.quiet import quiet_libraries

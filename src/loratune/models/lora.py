@@ -29,6 +29,7 @@ class Adaptable(Protocol):
     """A decoder, as far as adapters are concerned."""
 
     spec: DecoderSpec
+    merged: bool  # whether the adapter is merged into the weights for now
 
     def named_modules(self) -> Iterable[tuple[str, nn.Module]]: ...
 
@@ -155,7 +156,13 @@ def _matches_target(target: str, ours: str, theirs: str) -> bool:
 
 @contextmanager
 def without_adapter(decoder: Adaptable) -> Iterator[None]:
-    """Let the base model itself answer within the context, from the same weights in memory."""
+    """Let the base model itself answer within the context, from the same weights in memory.
+
+    Raises:
+        RuntimeError: while the adapter is merged into the weights: it could not be switched off then.
+    """
+    if decoder.merged:
+        raise RuntimeError("the adapter is merged; leave `merge_adapter` before switching the adapter off")
     layers = [linear for _, linear in named_linears(decoder)]
     for linear in layers:
         linear.adapter_enabled = False

@@ -1,4 +1,4 @@
-"""The adapter merged into the weights, and these prepacked, while answers are generated."""
+"""Merge the adapter into the weights, and prepack these, for as long as answers are generated."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +15,17 @@ from loratune.models.ops.prepacked import is_prepacking_faster, prepack_weight
 def merge_adapter(decoder: Decoder) -> Iterator[None]:
     """Compute with W + s B A as one matrix within the context, prepacked where that is faster.
 
-    The matrices are copies, as large as the layers: subtracting s B A would not give W back bit for bit.
-    Where the adapter is off, nothing is merged.
+    Afterwards the layers have the very same W again: the matrices are copies, as large as the layers, because
+    subtracting s B A would not give W back bit for bit. Where the adapter is off, nothing is merged. Within
+    another `merge_adapter` of the same decoder this does nothing, so that a session merges once.
     """
+    if decoder.merged:
+        yield
+        return
     layers = [linear for _, linear in named_linears(decoder)]
     before = [(linear.weight, linear.adapter_enabled) for linear in layers]
     try:
+        decoder.merged = True
         for linear in layers:
             lora = linear.active_lora
             weight = linear.weight if lora is None else compute_merged_weight(linear.weight, lora)
@@ -33,6 +38,7 @@ def merge_adapter(decoder: Decoder) -> Iterator[None]:
     finally:
         for linear, (weight, enabled) in zip(layers, before, strict=True):
             linear.weight, linear.adapter_enabled, linear.packed = weight, enabled, None
+        decoder.merged = False
 
 
 @torch.no_grad()

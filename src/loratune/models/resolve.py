@@ -3,7 +3,6 @@
 import hashlib
 import importlib.util
 import json
-import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -13,7 +12,13 @@ from pathlib import Path
 
 from loratune.errors import UserError
 from loratune.system import hub
-from loratune.system.cache import compute_cache_key
+from loratune.system.cache import (
+    UNPACKED_MODELS,
+    compute_cache_key,
+    get_cache_folder,
+    get_cache_path,
+    mark_used,
+)
 from loratune.system.messages import say
 from loratune.system.read import hash_file, open_regular_file, read_json
 
@@ -190,14 +195,14 @@ def _resolve_gguf(name: str, gguf: Path, hub_name: str) -> ResolvedModel:
 
         convert_gguf(gguf, folder)
         remove_outdated_unpacked(folder)
-    with suppress(OSError):  # another user's cache may be read-only
-        os.utime(folder)
+    mark_used(folder)
     return ResolvedModel(name, hub_name, folder, content, config=content, tokenizer=content)
 
 
 def get_unpacked_folder(content: str) -> Path:
     """Return where a GGUF file of this sha256 is unpacked by this code."""
-    return get_cache_folder() / f"gguf-{content[:16]}-{compute_cache_key(gguf=content)[:16]}"
+    key = f"{content[:16]}-{compute_cache_key(gguf=content)[:16]}"
+    return get_cache_path(get_cache_folder(), UNPACKED_MODELS, key)
 
 
 def remove_outdated_unpacked(folder: Path) -> None:
@@ -209,10 +214,6 @@ def remove_outdated_unpacked(folder: Path) -> None:
         with suppress(OSError):
             if other != folder and time.time() - other.stat().st_mtime > IN_USE_SECONDS:
                 shutil.rmtree(other)
-
-
-def get_cache_folder() -> Path:
-    return Path(os.environ.get("LORATUNE_CACHE") or Path.home() / ".cache" / "loratune")
 
 
 def list_weight_files(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ import re
 import shutil
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from loratune.errors import FileError, UserError
 from loratune.system.signals import delayed_signals
@@ -46,7 +46,7 @@ def temporary_file(path: Path):
 
 
 def sync(path: Path) -> None:
-    """Let what a file holds, or which names a folder has, last through a power cut."""
+    """Make a file's content, or a folder's list of names, survive a power cut."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -89,8 +89,8 @@ def create_folder_atomically(folder: Path):
 
 @contextmanager
 def temporary_folder(folder: Path):
-    """Yield an empty folder for what shall be `folder`'s; afterwards it is gone, with those of processes that
-    were killed.
+    """Yield an empty folder beside `folder`; afterwards it is gone, as are those of processes that were
+    killed.
     """
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     remove_leftovers(folder)
@@ -103,10 +103,10 @@ def temporary_folder(folder: Path):
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what lies beside `folder` from writers that were killed."""
+    """Remove what writers that were killed have left beside `folder`."""
     for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
         writer = leftover.name.split(".")[-2]
-        # A number is given out anew after a restart: no other process of our own number can be at work.
+        # Process ids are reused after a restart: no other process can be at work under our own.
         if writer.isdecimal() and (int(writer) == os.getpid() or not process_exists(int(writer))):
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -118,21 +118,14 @@ def process_exists(number: int) -> bool:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove it whole or not at all: what a kill leaves of it has another name, which ends with .tmp."""
+    """Remove a folder whole or not at all: what a kill leaves of it has another name, which ends in .tmp."""
     gone = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     os.replace(folder, gone)
     shutil.rmtree(gone)
 
 
-def keep_newest(folder: Path, pattern: str, count: int) -> None:
-    """Of the files of this kind, remove those that were not written or touched for longest."""
-    newest_first = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in newest_first[count:]:
-        path.unlink(missing_ok=True)
-
-
 def write_all_atomically(texts: dict[Path, str]) -> None:
-    """All files or none: every one is on the disk before the first takes its place, in the order given."""
+    """Write all files or none: each is on the disk before the first is renamed, in the order given."""
     with ExitStack() as stack:
         written = {}
         for path, text in texts.items():
@@ -150,9 +143,9 @@ def file_lock(path: Path, remedy: str):
     """Keep other processes from `path`, a file or folder that need not exist, by a file beside it:
     .NAME.lock.
 
-    The kernel lets go of it when this process ends, also by SIGKILL, so it never outlives its holder. Raises
-    UserError, which names the holder's process id, where another process has it. A file system without locks
-    is used without.
+    The kernel releases the lock when this process ends, by SIGKILL too, so it never outlives its holder. On a
+    file system without locks there is none. Raises UserError, which names the holder's process id, where
+    another process has the lock.
     """
     path = Path(path)
     lock = path.with_name(f".{path.name}.lock")
@@ -169,7 +162,7 @@ def file_lock(path: Path, remedy: str):
 
 
 def acquire_lock(lock: Path, path: Path, remedy: str) -> IO[str]:
-    """The lock file, which is locked until it is closed."""
+    """Return the lock file, which is locked until it is closed."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     while True:
         lock.touch()
@@ -190,24 +183,29 @@ def acquire_lock(lock: Path, path: Path, remedy: str) -> IO[str]:
 
 
 def refuse_unwritable(path: Path, folder: bool = False) -> None:
-    """Before any work is done: raises UserError where `path`, a file or a folder that will be written, cannot
-    be.
+    """Check before any work is done that `path`, a file or a folder, can be written. Raises UserError if
+    not.
     """
     path = Path(path)
     if not path.name:
-        raise UserError(f"--out {path}: name a {'folder' if folder else 'file'}")
+        raise UserError(f"name a {'folder' if folder else 'file'}", setting="out", value=path)
     if path.exists() and path.is_dir() != folder:
         there, needed = ("file", "folder") if folder else ("folder", "file")
-        raise UserError(f"--out {path}: this is a {there}; a {needed} is needed")
+        raise UserError(f"this is a {there}", setting="out", value=path, remedy=f"a {needed} is needed")
     nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
     if nearest != path and not nearest.is_dir():
-        raise UserError(f"--out {path}: {nearest} is a file, not a folder; choose another path")
+        raise UserError(
+            f"{nearest} is a file, not a folder", setting="out", value=path, remedy="choose another path"
+        )
     if not os.access(nearest, os.W_OK):
-        raise UserError(f"--out {path}: permission denied; choose a place that you may write to")
+        raise UserError(
+            "permission denied", setting="out", value=path, remedy="choose a place that you may write to"
+        )
 
 
 def write_text(path: Path, text: str) -> None:
-    # A file name may hold bytes that are no text; JSON has the same escape for them (\udcff).
+    """Write a text file whole or not at all. Raises FileError where it cannot be written."""
+    # A file name may hold bytes that are not text; JSON has the same escape for them (\udcff).
     with (
         replace_atomically(path) as beside,
         open(beside, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file,
@@ -215,17 +213,17 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
 
 
-def write_json(path: Path, value) -> None:
+def write_json(path: Path, value: Any) -> None:
     write_text(path, format_json(value))
 
 
-def format_json(value) -> str:
+def format_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 @contextmanager
 def translate_os_errors(path: Path):
-    """Errors of the file system that the user can mend become FileErrors."""
+    """Turn errors of the file system that the user can fix into FileErrors."""
     try:
         yield
     except Exception as error:
@@ -235,12 +233,15 @@ def translate_os_errors(path: Path):
 
 
 def convert_os_error(error: Exception, path: Path) -> Exception:
-    """The FileError for an error of the file system that the user can mend; any other error as it is.
+    """Return the FileError for an error of the file system that the user can fix, any other error as it is.
 
-    safetensors and tokenizers, written in Rust, tell the error's number in their text alone.
+    safetensors and tokenizers, written in Rust, give the error's number in their message alone.
     """
-    told = re.search(r"\(os error (\d+)\)|code: (\d+)", str(error))
-    number = error.errno if isinstance(error, OSError) and error.errno else told and int(told[1] or told[2])
+    if isinstance(error, OSError) and error.errno:
+        number = error.errno
+    else:
+        match = re.search(r"\(os error (\d+)\)|code: (\d+)", str(error))
+        number = int(match[1] or match[2]) if match else None
     remedies = {
         errno.ENOSPC: "no room left on the disk; free some space, then try again",
         errno.EDQUOT: "the disk quota is used up; free some space, then try again",

@@ -1,20 +1,96 @@
-"""Keys of the caches: one rule for tokens, losses and answers, timings, and unpacked models.
+"""One cache folder, one rule for its keys, and one way to read, write and prune it.
 
-A value may come from a cache only if all that it depends on is the same. Each cache names what that is. Our
-own code and the libraries that compute are always part of it: what is computed may change with any of them.
+A value may come from the cache only if all that it depends on is the same. Each kind of value names what that
+is. Our own code and the libraries that compute are always part of it: the result may change with any of them.
 """
 
 import hashlib
 import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from zipfile import BadZipFile
 
 import loratune
+from loratune.errors import UserError
+from loratune.system.atomic import replace_atomically
 from loratune.system.read import hash_file
 
+Value = TypeVar("Value")
+
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "gguf", "numpy")
+
+
+@dataclass(frozen=True)
+class CacheKind:
+    """One kind of values in the cache."""
+
+    name: str  # of its files or folders, before the key
+    suffix: str
+    title: str  # what it is, for people
+    max_files: int | None  # the ones not used for longest are removed; None: another rule prunes it
+
+    @property
+    def pattern(self) -> str:
+        return f"{self.name}-*{self.suffix}"
+
+
+UNPACKED_MODELS = CacheKind("gguf", "", "unpacked base models", None)  # see `models.resolve`
+TOKENS = CacheKind("tokens", ".npz", "encoded data", 4)  # some ten MB each
+MEASUREMENTS = CacheKind("trial", ".json", "timings of this machine", 64)
+RESULTS = CacheKind("measured", ".jsonl", "losses and answers", 16)
+CACHE_KINDS = (UNPACKED_MODELS, TOKENS, MEASUREMENTS, RESULTS)
+
+
+def get_cache_folder() -> Path:
+    return Path(os.environ.get("LORATUNE_CACHE") or Path.home() / ".cache" / "loratune")
+
+
+def get_cache_path(folder: Path, kind: CacheKind, key: str) -> Path:
+    return folder / f"{kind.name}-{key}{kind.suffix}"
+
+
+def read_cached(path: Path, read: Callable[[Path], Value]) -> Value | None:
+    """Return what `read` makes of a file in the cache, and note that it was used.
+
+    Returns None where the file is missing, or broken so that `read` raises an error of its format.
+    """
+    with suppress(UserError, OSError, ValueError, TypeError, LookupError, EOFError, BadZipFile):
+        value = read(path)
+        mark_used(path)
+        return value
+    return None
+
+
+def write_cached(path: Path, kind: CacheKind, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file of the cache, and remove the oldest of its kind.
+
+    Without a cache everything works, only slower: a full or read-only disk is no reason to stop.
+    """
+    with suppress(UserError, OSError):
+        with replace_atomically(path) as beside:
+            write(beside)
+        prune_cache(path.parent, kind)
+
+
+def mark_used(path: Path) -> None:
+    """Note that a file or folder of the cache was used, so that others are pruned first."""
+    with suppress(OSError):  # another user's cache may be read-only
+        os.utime(path)
+
+
+def prune_cache(folder: Path, kind: CacheKind) -> None:
+    """Remove the files of this kind that were not used for longest. Raises OSError where it may not."""
+    if kind.max_files is None:
+        return
+    newest_first = sorted(folder.glob(kind.pattern), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in newest_first[kind.max_files :]:
+        path.unlink(missing_ok=True)
 
 
 def compute_cache_key(**parts: Any) -> str:

@@ -1,5 +1,6 @@
-"""What a container, a service or a batch system allows (Linux control groups), which the machine's own
-figures do not show.
+"""Read the limits that a container, a service or a batch system sets (Linux control groups).
+
+The machine's own figures do not show them.
 """
 
 from collections.abc import Iterator
@@ -9,17 +10,17 @@ from pathlib import Path
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
-UNLIMITED = 2**60  # version 1 writes a number of about 2^63 where there is no limit
+UNLIMITED = 2**60  # version 1 writes about 2^63 where there is no limit
 
 
 @dataclass(frozen=True)
 class MemoryLimit:
     total: int  # bytes
-    free: int  # bytes of these that are not used; the cache of files gives way
+    free: int  # bytes that are not used; the file cache counts as free
 
 
 def read_memory_limit() -> MemoryLimit | None:
-    """The tightest of this process's group and the groups around it."""
+    """Return the tightest limit of this process's group and those around it; None where there is none."""
     limits = [
         limit for folder in list_cgroup_folders("memory") if (limit := read_folder_memory_limit(folder))
     ]
@@ -42,7 +43,7 @@ def read_folder_memory_limit(folder: Path) -> MemoryLimit | None:
 
 
 def read_core_limit() -> float | None:
-    """How many cores' time this process's group may use, such as 1.5."""
+    """Return how many cores' time this process's group may use, such as 1.5; None: no limit."""
     return min(
         (limit for folder in list_cgroup_folders("cpu") if (limit := read_folder_core_limit(folder))),
         default=None,
@@ -50,7 +51,7 @@ def read_core_limit() -> float | None:
 
 
 def read_folder_core_limit(folder: Path) -> float | None:
-    with suppress(OSError, ValueError):  # version 2; "max" is no number
+    with suppress(OSError, ValueError):  # version 2; "max" is not a number
         quota, period = map(int, (folder / "cpu.max").read_text().split())
         return quota / period
     with suppress(OSError, ValueError):
@@ -60,8 +61,9 @@ def read_folder_core_limit(folder: Path) -> float | None:
 
 
 def list_cgroup_folders(controller: str) -> Iterator[Path]:
-    """Of this process's group and the groups around it; version 1 has a tree for each controller, version 2
-    one for all.
+    """Yield the folders of this process's group and the groups around it.
+
+    Version 1 has a tree for each controller, version 2 one for all.
     """
     try:
         lines = OWN_CGROUP.read_text().splitlines()

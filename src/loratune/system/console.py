@@ -1,4 +1,4 @@
-"""What a person sees while a command runs: messages, warnings, tables and progress bars."""
+"""Show messages, warnings, tables and progress bars while a command runs."""
 
 import logging
 import os
@@ -21,15 +21,13 @@ from rich.segment import Segment
 from loratune.errors import UserError, format_named_settings
 from loratune.system import messages
 
-# What turns the direction of writing round, so that a text reads otherwise than it is (CVE-2021-42574,
+# They reverse the direction of writing, so that a text looks different from what it is (CVE-2021-42574,
 # "Trojan Source").
 BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class TolerantStream:
-    """A stream that cannot be written to now (a log on a disk that is full) or any more (a closed terminal)
-    stops no work.
-    """
+    """A stream that stops no work when it cannot be written to: a log on a full disk, a closed terminal."""
 
     def __init__(self, stream: IO[str]):
         self.stream = stream
@@ -48,7 +46,7 @@ def ignore_unwritable(write: Callable, *text: str) -> None:
     try:
         write(*text)
     except BrokenPipeError:
-        raise  # for good: the console sees to it
+        raise  # permanent: the console handles it
     except OSError:
         pass
 
@@ -57,11 +55,11 @@ class TolerantConsole(Console):
     file = Console.file.getter(lambda self: TolerantStream(Console.file.fget(self)))
 
     def on_broken_pipe(self) -> None:
-        """The reader is gone (`loratune train | head`): the work goes on, unseen."""
+        """Go on without output when the reader is gone (`loratune train | head`)."""
         self.file = open(os.devnull, "w")  # noqa: SIM115 - open until the program ends
 
     def render(self, renderable, options=None) -> Iterator[Segment]:
-        """All that is shown comes through here. Texts are from models and files: none may steer the
+        """Render without control characters: texts come from models and files, and none may control the
         terminal.
         """
         for segment in super().render(renderable, options):
@@ -74,17 +72,15 @@ console = TolerantConsole(highlight=False, markup=False, emoji=False)
 
 
 def make_printable(text: str) -> str:
-    """The text as a terminal may get it: control characters (as in escape sequences) and broken ones are
-    replaced.
-    """
+    """Replace control characters, as in escape sequences, and broken ones by U+FFFD."""
     if text.isprintable():
         return text
     return "".join("\N{REPLACEMENT CHARACTER}" if is_control(letter) else letter for letter in text)
 
 
 def is_control(letter: str) -> bool:
-    """Control characters, C1 included (U+009B begins an escape sequence by itself), and halves of surrogate
-    pairs.
+    """Return whether it is a control character, C1 included (U+009B alone begins an escape sequence), or half
+    of a surrogate pair.
     """
     return letter not in "\n\t" and (
         unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in BIDI_CONTROLS
@@ -138,8 +134,8 @@ def describe_error(error: UserError) -> str:
 
 @contextmanager
 def progress(description: str, total: int):
-    """A progress bar with the time left. Yields `advance(steps=1, note="")`; a log file gets the last state
-    only.
+    """Show a progress bar with the time left. Yields `advance(steps=1, note="")`; a log file gets only the
+    last state.
     """
     columns = (
         TextColumn("{task.description}", markup=False),

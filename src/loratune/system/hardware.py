@@ -13,12 +13,12 @@ CPU_REMEDY = "leave the option out to compute on the CPU"
 
 
 def set_wait_policy() -> None:
-    """Let a thread that waits for the others fall asleep after some microseconds, unless the user has said
-    how it is to wait.
+    """Let a thread that waits for the others fall asleep after some microseconds, unless the user has chosen
+    otherwise.
 
-    By default GNU OpenMP lets it spin for milliseconds. Where another program wants that core, too, the
-    system then gives each of them half of it, and every product of matrices waits for the slower thread; one
-    that sleeps is woken at once. Torch reads this when it is imported, and never again.
+    By default GNU OpenMP lets it spin for milliseconds. Where another program wants the same core, the system
+    then gives each of them half of it, and every matrix product waits for the slower thread; a sleeping
+    thread is woken immediately. Torch reads this when it is imported, and never again.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
@@ -56,15 +56,16 @@ def set_up_device(threads: int, device: str, remedy: str = CPU_REMEDY) -> Device
         return Device("cuda")
     problem = f"{gpu.name} cannot compute: {gpu.fault}" if gpu else "no CUDA device that this torch can use"
     if device == "cuda":
-        raise UserError(f"--device cuda: {problem}; {remedy}")
+        raise UserError(problem, setting="device", value=device, remedy=remedy)
     return Device("cpu", problem if gpu else "")
 
 
 def detect_gpu() -> Gpu | None:
-    """The GPU that torch finds, tried with a small product in each precision; None where it finds none.
+    """Return the GPU that torch finds, after trying a small product in each precision; None where it finds
+    none.
 
-    One may be too old for the torch that is installed, full, or in use by another process alone: only
-    computing shows that.
+    It may be too old for the installed torch, full, or reserved by another process: only computing shows
+    that.
     """
     import torch
 
@@ -84,7 +85,7 @@ def detect_gpu() -> Gpu | None:
 
 
 def torch_build() -> str:
-    """What the installed torch computes on: such as `CUDA 13.0`, `ROCm 6.4`, or `CPU`."""
+    """Return what the installed torch is built for, such as `CUDA 13.0`, `ROCm 6.4`, or `CPU`."""
     import torch
 
     kinds = {"ROCm": torch.version.hip, "CUDA": torch.version.cuda}
@@ -92,15 +93,15 @@ def torch_build() -> str:
 
 
 def count_usable_cores() -> int:
-    """Cores that this process may use. Two threads on one core only get in each other's way in matrix
-    products.
+    """Count the physical cores that this process may use: two threads on one core only slow each other down
+    in matrix products.
     """
     allowed = count_allowed_cores()
     return max(1, min(allowed, math.ceil(read_core_limit() or allowed)))
 
 
 def count_allowed_cores() -> int:
-    """Cores that this process may run on, however little of their time a container's quota gives it.
+    """Count the cores that this process may run on, however little of their time a container's quota gives.
 
     Where the system does not say which logical cores share a physical one, each counts.
     """
@@ -123,8 +124,8 @@ class OtherPrograms:
 
 
 def measure_other_cpu_seconds() -> float:
-    """What all but this process has computed on its cores since the machine started, in seconds of one
-    core.
+    """Measure what all other processes have computed on our cores since the machine started, in core
+    seconds.
     """
     import psutil
 
@@ -135,7 +136,7 @@ def measure_other_cpu_seconds() -> float:
 
 
 def list_allowed_cores() -> set[int]:
-    """Numbers of the logical cores that this process may use."""
+    """List the numbers of the logical cores that this process may use."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
@@ -148,8 +149,8 @@ def processor_name() -> str:
 
 
 def identify_processor(device: str) -> str:
-    """What the last bits of a sum depend on, besides the number of threads: the processor and the
-    instructions used of it.
+    """Return what the last bits of a sum depend on besides the number of threads: the processor and its
+    instruction set.
     """
     import torch
 
@@ -165,7 +166,7 @@ def is_bf16_fast(in_features: int, out_features: int) -> bool:
 
 
 def time_matmul(in_features: int, out_features: int) -> tuple[float, float]:
-    """What a product of [512, in] and [in, out] takes in fp32 and in bf16 (best of 5 each)."""
+    """Time a product of [512, in] and [in, out] in fp32 and in bf16: seconds, the best of 5 each."""
     import torch
 
     seconds = []

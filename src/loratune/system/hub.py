@@ -8,14 +8,14 @@ from pathlib import Path
 from loratune.errors import UserError
 from loratune.system.atomic import convert_os_error
 
-# Nothing is reported to anybody. (Set before huggingface_hub is imported, which reads it then.)
+# No telemetry. huggingface_hub reads this when it is imported.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 REMEDY = "check the name and the connection, or download the files on another machine and give their folder"
 
 
 def is_hub_reachable(seconds: float = 3.0) -> bool:
-    """Whether the hub answers within `seconds`; False at once when HF_HUB_OFFLINE is set."""
+    """Return whether the hub answers within `seconds`; False without asking when HF_HUB_OFFLINE is set."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -30,15 +30,15 @@ def is_hub_reachable(seconds: float = 3.0) -> bool:
 
 
 def find_cached_file(repository: str, file: str) -> Path | None:
-    """Where a model's file lies in the local cache, if it does. Asks nobody."""
+    """Return the path of a model's file in the local cache, None if it is not there. Makes no request."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(repository, file)
-    return Path(found) if isinstance(found, str) else None
+    path = try_to_load_from_cache(repository, file)
+    return Path(path) if isinstance(path, str) else None
 
 
 def list_repository_files(repository: str, kind: str = "model") -> list[str]:
-    """The names of a repository's files. Raises UserError when the hub cannot be reached or has no such
+    """List the names of a repository's files. Raises UserError when the hub cannot be reached or has no such
     repository.
     """
     from huggingface_hub import list_repo_files
@@ -48,8 +48,7 @@ def list_repository_files(repository: str, kind: str = "model") -> list[str]:
 
 
 def download(repository: str, patterns: list[str], kind: str = "model") -> Path:
-    """The folder with a repository's files that match `patterns`; what is cached already is not fetched
-    again.
+    """Download a repository's files that match `patterns`, unless they are cached, and return their folder.
 
     `kind` is "model" or "dataset". Raises UserError when the hub cannot be reached or has no such repository.
     """
@@ -61,7 +60,7 @@ def download(repository: str, patterns: list[str], kind: str = "model") -> Path:
 
 @contextmanager
 def translate_hub_errors(repository: str, kind: str):
-    """Turns the hub's errors into UserErrors with a remedy."""
+    """Turn the hub's errors into UserErrors with a remedy."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,

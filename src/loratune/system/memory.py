@@ -5,21 +5,25 @@ import errno
 import gc
 import resource
 import sys
+from typing import TYPE_CHECKING
 
 from loratune.system.cgroup import read_memory_limit
+
+if TYPE_CHECKING:  # importing it takes seconds
+    import torch
 
 ERROR_COMMITMENT_LIMIT = 1455  # Windows: the paging file is too small
 
 
 def peak_memory_mb() -> float:
-    """The largest resident memory that this process has had, in MB (10^6 bytes)."""
+    """Return the largest resident memory that this process has had, in MB (10^6 bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1)
 
 
-def available_gpu_memory(device) -> int:
-    """Bytes that this process could still take of the GPU: free ones, and blocks that torch keeps and does
-    not use.
+def available_gpu_memory(device: "torch.device") -> int:
+    """Return the bytes that this process can still take of the GPU: free ones, and blocks that torch keeps
+    unused.
     """
     import torch
 
@@ -28,14 +32,14 @@ def available_gpu_memory(device) -> int:
 
 
 def resident_memory() -> int:
-    """Bytes of memory that this process has now."""
+    """Return the resident memory of this process, in bytes."""
     import psutil
 
     return psutil.Process().memory_info().rss
 
 
 def available_memory() -> int:
-    """Bytes that this process could still take without anything being swapped out."""
+    """Return the bytes that this process can still take without anything being swapped out."""
     import psutil
 
     limit, available = read_memory_limit(), psutil.virtual_memory().available
@@ -43,10 +47,10 @@ def available_memory() -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed: torch, oneDNN and CUDA's libraries say so in words alone, in a
-    RuntimeError.
+    """Return whether an allocation failed. Torch, oneDNN and CUDA's libraries say so only in the message of
+    a RuntimeError.
     """
-    told = (
+    messages = (
         "can't allocate memory",
         "out of memory",
         "bad_alloc",
@@ -55,7 +59,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
     if isinstance(error, RuntimeError):
         torch = sys.modules.get("torch")
-        return any(words in str(error) for words in told) or (
+        return any(message in str(error) for message in messages) or (
             torch is not None and isinstance(error, torch.OutOfMemoryError)
         )
     if isinstance(error, OSError):
@@ -77,14 +81,14 @@ def release_freed_memory() -> None:
 
 
 def release_finished_work() -> None:
-    """Give back what a command has left behind, too: slow, for between two of them."""
-    # Matplotlib's first import leaves a circle that keeps what its callers had: a whole trained model.
+    """Give back what a finished command has left behind, too. This is slow: call it between two commands."""
+    # Matplotlib's first import leaves a reference cycle that keeps its callers' values: a whole model.
     gc.collect()
     release_freed_memory()
 
 
 def return_freed_memory_at_once() -> None:
-    """From now on, blocks of a megabyte and more go back to the system when they are freed: slower, without
+    """From now on, give blocks of a megabyte and more back to the system when they are freed: slower, without
     leftovers.
     """
     if sys.platform == "linux":

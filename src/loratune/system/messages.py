@@ -17,7 +17,7 @@ logger.addHandler(logging.NullHandler())
 
 
 class Advance(Protocol):
-    """Tells how far the work is: so many more steps, and a note beside the bar."""
+    """Report progress: this many more steps, and a note beside the bar."""
 
     def __call__(self, steps: int = 1, note: str = "") -> None: ...
 
@@ -27,7 +27,7 @@ ProgressFactory = Callable[[str, int], AbstractContextManager[Advance]]
 
 @contextmanager
 def unseen_progress(description: str, total: int) -> Iterator[Advance]:
-    """The progress of work that nobody watches."""
+    """Yield an `advance` that does nothing, for work that nobody watches."""
 
     def advance(steps: int = 1, note: str = "") -> None:
         pass
@@ -40,12 +40,12 @@ progress_factory: ProgressFactory = unseen_progress
 
 
 def say(message: str) -> None:
-    """Tell what was decided or done."""
+    """Log what was decided or done."""
     logger.info(message)
 
 
 def warn(message: str) -> None:
-    """Tell what the user probably does not want."""
+    """Log what the user probably does not want."""
     logger.warning(message)
 
 

@@ -1,7 +1,6 @@
 """Keep the warnings and progress bars of transformers and the hub's client away from the user's terminal.
 
-They speak of options that users of loratune do not have; what matters to them is checked, and said, by
-loratune itself.
+They name options that users of loratune do not have; loratune itself checks and reports what matters.
 """
 
 import logging
@@ -11,8 +10,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_libraries():
-    """Run the block without warnings. The libraries' log stays at errors afterwards: a tokenizer warns when
-    it is used, too.
+    """Run the block without warnings.
+
+    The libraries' log level stays at errors afterwards: a tokenizer also warns when it is used.
     """
     from transformers.utils import logging as transformers_logging
 

@@ -1,5 +1,5 @@
-"""Files are read whole and checked: what is missing, no ordinary file, or not what it should be is said with
-file and line.
+"""Read text, JSON and TOML files whole; report what is missing, broken or not an ordinary file, with the
+line.
 """
 
 import codecs
@@ -26,10 +26,10 @@ MAX_TOML_CHARACTERS = 2**16
 
 @contextmanager
 def open_regular_file(path: Path):
-    """Yield an open file of bytes. Raises UserError when it is missing, cannot be read, or is no ordinary
-    file.
+    """Yield a file opened for reading bytes. Raises UserError when it is missing, unreadable or not an
+    ordinary file.
 
-    A pipe or a device may never end; so that none is waited for, it is opened without waiting.
+    It is opened without blocking, because a pipe or a device may never answer.
     """
     if "\0" in str(path):
         raise UserError(f"{path}: there is no such file")
@@ -47,13 +47,13 @@ def open_regular_file(path: Path):
 
 
 def hash_file(path: Path) -> str:
-    """sha256 of a file's content, in hexadecimal."""
+    """Return the sha256 of a file's content, in hexadecimal."""
     with open_regular_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_text(path: Path) -> str:
-    """Read a file in UTF-8, or in UTF-16 where its byte order mark says so; line ends stay as they are.
+    """Read a file in UTF-8, or in UTF-16 where its byte order mark says so. Line ends stay as they are.
 
     The byte order mark is left out. Raises UserError with file and line.
     """
@@ -69,8 +69,8 @@ def read_text(path: Path) -> str:
         ) from error
 
 
-def read_json(path: Path):
-    """Raises UserError, naming the file and the line, when it is missing or not JSON."""
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises UserError, naming the file and the line, when it is missing or not JSON."""
     with translate_json_errors(path):
         return parse_json(read_text(path))
 
@@ -96,31 +96,31 @@ def describe_json_error(error: json.JSONDecodeError) -> str:
 
 
 def has_extra_comma(error: json.JSONDecodeError) -> bool:
-    """Whether the reader stopped at a comma between objects, or at a bracket behind a comma."""
+    """Return whether the reader stopped at a comma between objects, or at a bracket after a comma."""
     before, rest = error.doc[: error.pos].rstrip(), error.doc[error.pos :].lstrip()
     if rest.startswith(("}", "]")):
         return before.endswith(",")
-    # Later versions of Python stop at the comma inside of a list or an object, too.
+    # Later versions of Python also stop at the comma in a list or an object.
     return rest.startswith(",") and (before.endswith(("}", "]")) or rest[1:].lstrip().startswith(("}", "]")))
 
 
-def parse_json(text: str):
-    """Raises ValueError, too, for an object with a name twice, of which JSON does not say which one
+def parse_json(text: str) -> Any:
+    """Parse JSON. Raises ValueError also for an object with a name twice: JSON does not say which one
     counts.
     """
     return json.loads(text, object_pairs_hook=build_unique_dict)
 
 
 def build_unique_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise ValueError(f"{twice[:80]!r} stands twice in one object; only one of them can be meant")
-    return found
+    return unique
 
 
 def load_toml(path: Path) -> dict[str, Any]:
-    """Raises UserError, naming the file and the line, when it is missing or not TOML."""
+    """Read a TOML file. Raises UserError, naming the file and the line, when it is missing or not TOML."""
     text = read_text(path)
     if len(text) > MAX_TOML_CHARACTERS:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What asks a program to end: Ctrl-C (SIGINT), `kill` (SIGTERM), and a terminal that was closed (SIGHUP)."""
+"""Handle the signals that end a program: Ctrl-C (SIGINT), `kill` (SIGTERM), a closed terminal (SIGHUP)."""
 
 import signal
 import threading
@@ -13,8 +13,8 @@ STOP_SIGNALS = tuple(
 
 
 class Interrupted(KeyboardInterrupt):
-    """One of the signals has come. Like Ctrl-C it passes every `except Exception`, and what is half-written
-    is removed.
+    """One of the signals has come. Like Ctrl-C it passes every `except Exception`, so that half-written files
+    are removed.
     """
 
     def __init__(self, number: int):
@@ -24,11 +24,12 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def signal_handlers(handler: Callable[[int], None]):
-    """`handler` is told the signal's number. Those that this program was started to ignore (`nohup`) stay
-    ignored.
+    """Call `handler` with the number of each signal that comes.
+
+    Signals that this program was started to ignore (`nohup`) stay ignored.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # Python lets no other thread set handlers
+        yield  # Python lets only the main thread set handlers
         return
     numbers = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     old = {number: signal.signal(number, lambda number, frame: handler(number)) for number in numbers}
@@ -44,13 +45,13 @@ def raise_interrupted(number: int) -> None:
 
 
 def interrupting_cleanly():
-    """Every signal raises Ended, so that files are closed and half-written ones removed, whichever it is."""
+    """Let every signal raise Interrupted, so that files are closed and half-written ones removed."""
     return signal_handlers(raise_interrupted)
 
 
 @contextmanager
 def stop_requests():
-    """Yield a function that says whether a signal has come; a second one raises Ended at once."""
+    """Yield a function that says whether a signal has come; a second one raises Interrupted."""
     requested = []
 
     def remember(number: int) -> None:
@@ -66,8 +67,8 @@ def stop_requests():
 
 @contextmanager
 def delayed_signals():
-    """Signals that come meanwhile take effect afterwards: for the instant in which several files take their
-    places.
+    """Let signals that come meanwhile take effect afterwards: for the instant in which several files are
+    renamed.
     """
     came: list[int] = []
     try:

@@ -9,7 +9,7 @@ stays in the processor's caches.
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -19,12 +19,11 @@ import torch
 
 from loratune.data.example import Example
 from loratune.data.packing import Batch, input_length, iterate_steps, pack, plan_epoch
-from loratune.errors import UserError
 from loratune.models.decoder import Decoder
 from loratune.models.load import PRECISIONS, set_precision
 from loratune.models.lora import adapter_parameters, add_lora
-from loratune.system.atomic import keep_newest, write_json
-from loratune.system.cache import compute_cache_key
+from loratune.system.atomic import format_json
+from loratune.system.cache import MEASUREMENTS, compute_cache_key, get_cache_path, read_cached, write_cached
 from loratune.system.hardware import OtherPrograms, identify_processor
 from loratune.system.memory import release_freed_memory, resident_memory
 from loratune.system.messages import say, track, warn
@@ -36,7 +35,6 @@ Candidate = tuple[str, int]  # a precision, and the tokens of a micro-batch
 MEASURED_DEPTHS = 2, 4
 CANDIDATE_MICRO_TOKENS = 1024, 2048
 ALLOCATOR_OVERHEAD = 0.3e9  # bytes that the allocator leaves between blocks, as measured with glibc
-MAX_CACHED_MEASUREMENTS = 64  # in the cache; the least recently used are removed
 MIN_TIMING_SECONDS = 1.0  # seconds that a timing takes at least; the fastest of its repetitions counts
 
 
@@ -129,12 +127,9 @@ def measure_cached(
 
     One that is not there is made and put there, unless other programs kept the machine busy meanwhile.
     """
-    path = cache / f"trial-{build_cache_key(what, examples, step)}.json"
-    with suppress(UserError, TypeError):  # it is not there, or broken
-        measurement = Measurement(**read_json(path))
-        with suppress(OSError):  # another user's cache may be read-only
-            path.touch()
-        return measurement
+    path = get_cache_path(cache, MEASUREMENTS, build_cache_key(what, examples, step))
+    if cached := read_cached(path, lambda path: Measurement(**read_json(path))):
+        return cached
     others = OtherPrograms()
     measurement = make()
     release_freed_memory()
@@ -144,9 +139,7 @@ def measure_cached(
             "them, or leave them a core with `threads`. How fast training is will be measured again next time"
         )
     else:
-        with suppress(UserError, OSError):  # a full or read-only disk is no reason to stop
-            write_json(path, asdict(measurement))
-            keep_newest(cache, "trial-*.json", MAX_CACHED_MEASUREMENTS)
+        write_cached(path, MEASUREMENTS, lambda beside: beside.write_text(format_json(asdict(measurement))))
     return measurement
 
 

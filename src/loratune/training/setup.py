@@ -28,9 +28,10 @@ from loratune.data.tokenize import tokenize_records
 from loratune.errors import UserError
 from loratune.models.load import PRECISIONS, LoadedModel, load_model, mention_chat_template, set_precision
 from loratune.models.lora import add_lora
-from loratune.models.resolve import ResolvedModel, get_cache_folder, resolve_model
+from loratune.models.resolve import ResolvedModel, resolve_model
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.atomic import refuse_unwritable
+from loratune.system.cache import get_cache_folder
 from loratune.system.device import choose_device
 from loratune.system.hardware import CPU_REMEDY, is_bf16_fast
 from loratune.system.memory import available_memory, return_freed_memory_at_once
