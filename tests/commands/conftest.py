@@ -5,7 +5,7 @@ their own place.
 import pytest
 
 from loratune.evaluation import forgetting
-from support.evaluating import ROWS, write_rows
+from support.evaluating import PROSE, ROWS, write_rows
 from support.training_runs import fill
 from support.tuned_models import save_tuned
 
@@ -15,9 +15,7 @@ def place(tmp_path, monkeypatch):
     """A folder with a base, an adapter and held-out rows; also the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(
-        forgetting, "read_test_prose", lambda: ["net sales rose in 2010 .", "the company has no debt ."]
-    )
+    monkeypatch.setattr(forgetting, "BUILT_IN_PROSE", PROSE)
     save_tuned(tmp_path)
     write_rows(tmp_path, ROWS)
     return tmp_path

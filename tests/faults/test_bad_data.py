@@ -32,7 +32,8 @@ from loratune.evaluation.forgetting import load_prose
 from loratune.models.adapter import read_adapter_config, read_adapter_metadata
 from loratune.report.schema import read_evaluation
 from loratune.system.read import read_json
-from loratune.tasks.finqa.questions import FILES, FinqaOptions, load_finqa
+from loratune.tasks.finqa.records import FinqaOptions
+from loratune.tasks.finqa.source import FILES, load_finqa
 from support.deadline import deadline
 
 FEW, MANY = 60, 1000

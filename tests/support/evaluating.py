@@ -1,11 +1,16 @@
 """A place where `loratune evaluate` can be run, on a model of a few thousand numbers."""
 
 import json
+from dataclasses import replace
 
 from loratune.cli.main import main
 from loratune.commands.loading import load_tuned_models
 from loratune.config.evaluate import EvaluateConfig
+from loratune.tasks.registry import BUILT_IN_PROSE
 
+PROSE = replace(
+    BUILT_IN_PROSE, read=lambda: ["net sales rose in 2010 .", "the company has no debt ."]
+)  # short
 TABLE = [["", "2010", "2009"], ["net sales", "12", "30"]]
 PROGRAM = "subtract(30, 12), divide(#0, 12)"
 

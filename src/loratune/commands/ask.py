@@ -28,7 +28,8 @@ from loratune.tasks.finqa.program import (
     parse_program,
     round_value,
 )
-from loratune.tasks.finqa.questions import FinqaOptions, Question, build_finqa_records, parse_question
+from loratune.tasks.finqa.questions import Question, parse_question
+from loratune.tasks.finqa.records import FinqaOptions, build_finqa_records
 
 OPERATORS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "exp": "^", "greater": ">"}
 

@@ -12,6 +12,7 @@ from loratune.config.evaluate import EvaluateConfig
 from loratune.data.example import Example, Record
 from loratune.data.jsonl import read_records
 from loratune.data.sample import draw_stratified_sample
+from loratune.data.sources.places import list_shipped
 from loratune.data.template import BUILT_IN_TEMPLATES
 from loratune.data.tokenize import list_end_markers, retokenize_prompts, strip_end_markers, tokenize_records
 from loratune.errors import UserError
@@ -27,19 +28,18 @@ from loratune.evaluation.runner import (
     compute_losses,
     measure_model,
 )
-from loratune.evaluation.scoring import wants_program
+from loratune.generation.constrained import Constraint, TokenBytes
 from loratune.models.adapter import load_adapter
 from loratune.models.lora import without_adapter
 from loratune.models.resolve import get_cache_folder
+from loratune.models.tokenizer import Tokenizer
 from loratune.report.terminal.evaluation import show_evaluation
 from loratune.report.terminal.prepared import format_end_markers
 from loratune.system.atomic import refuse_unwritable, write_json
 from loratune.system.console import console, say, warn
-from loratune.tasks.finqa.constraint import build_constraints
-from loratune.tasks.finqa.questions import replace_with_gold_facts
+from loratune.tasks.registry import SOURCES, TASKS, task_of
 
 PREPARED_TEST_DATA = Path("data/test.jsonl")
-PREPARED_SOURCES = ("dolly", "finqa")  # names of sources that stand for their rows in the prepared data
 TOO_MANY_CUT = 0.05
 WITHOUT_TEMPLATE = BUILT_IN_TEMPLATES["plain"]
 
@@ -62,7 +62,7 @@ def run(settings: EvaluateConfig) -> dict:
         "without_gold_facts": without_facts,
         "decoding": collect_decoding(settings),
         "shortened": shortened,
-        **evaluate_rows(tuned, records, rows, settings, prose, count_official_questions(usable, settings)),
+        **evaluate_rows(tuned, records, rows, settings, prose, count_split_ids(usable, settings)),
     }
     write_json(settings.out, result)
     show_evaluation(result)
@@ -114,13 +114,14 @@ def estimate_evaluation_seconds(
 
 def read_evaluation_records(data: str) -> list[Record]:
     """The rows of a file, or those of one source in the prepared test data."""
-    path = PREPARED_TEST_DATA if data in PREPARED_SOURCES else Path(data)
+    is_source = data in list_shipped(SOURCES)  # its name stands for its rows in the prepared data
+    path = PREPARED_TEST_DATA if is_source else Path(data)
     if not path.is_file():
         raise UserError(
             f"--data {data}: there is no file {path}; make it with `loratune prepare`, or name another"
         )
     records = read_records(path)
-    if data in PREPARED_SOURCES:
+    if is_source:
         records = [record for record in records if record.source == data]
     if not records:
         raise UserError(f"--data {data}: {path} has no rows of this source")
@@ -128,33 +129,50 @@ def read_evaluation_records(data: str) -> list[Record]:
 
 
 def select_facts(records: Sequence[Record], settings: EvaluateConfig) -> tuple[list[Record], int]:
-    """FinQA's rows with the facts that are wanted, other rows as they are; and how many rows are left out for
-    want of these.
+    """Return the rows with the facts that are asked for, and how many are left out: theirs are unknown.
+
+    Rows that have no choice of facts stay as they are.
     """
     if settings.facts == "retrieved":
         return list(records), 0
-    found = [replace_with_gold_facts(record) if "facts" in record.meta else record for record in records]
-    kept = [record for record in found if record]
-    if not any(record.meta.get("facts") == "gold" for record in kept):
+    selected = [select_row_facts(record, settings.facts) for record in records]
+    kept = [record for record in selected if record]
+    if not any(record and record is not whole for record, whole in zip(selected, records, strict=True)):
         raise UserError(
             f"--facts gold: no row of --data {settings.data} has known gold facts; FinQA's val.jsonl has some"
         )
-    if left_out := len(found) - len(kept):
-        warn(f"{left_out:,} of {len(found):,} rows are left out: their gold facts are unknown")
+    if left_out := len(selected) - len(kept):
+        warn(f"{left_out:,} of {len(selected):,} rows are left out: their gold facts are unknown")
     return kept, left_out
 
 
-def count_official_questions(records: Sequence[Record], settings: EvaluateConfig) -> int | None:
-    """How many questions the official part has that FinQA's rows are of; None where not all its rows are to
-    be answered.
+def select_row_facts(record: Record, facts: str) -> Record | None:
+    """Return a row with the facts that `facts` names, whatever its task; None where they are unknown."""
+    selected: Record | None = record
+    for task in TASKS.values():
+        selected = selected and task.select_facts(selected, facts)
+    return selected
+
+
+def count_split_ids(records: Sequence[Record], settings: EvaluateConfig) -> dict[str, int]:
+    """Count the ids of each task's official split; empty unless all rows are answered."""
+    if min(settings.rows or len(records), settings.generate) < len(records):
+        return {}
+    counts = {
+        name: task.count_split_ids([record for record in records if task_of(record) is task])
+        for name, task in TASKS.items()
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def build_constraints(records: Sequence[Record], tokenizer: Tokenizer) -> list[Constraint | None]:
+    """Build what each answer is held to, where its row's task says so.
+
+    Raises:
+        UserError: the tokenizer's tokens are not made of bytes.
     """
-    programs = [record.meta.get("split_ids") for record in records if wants_program(record)]
-    if (
-        min(settings.rows or len(records), settings.generate) < len(records)
-        or len(set(map(str, programs))) != 1
-    ):
-        return None
-    return programs[0] if isinstance(programs[0], int) and programs[0] >= len(programs) else None
+    vocabulary = TokenBytes(tokenizer.pieces(), tokenizer.eos_id)
+    return [task_of(record).build_constraint(record, vocabulary) for record in records]
 
 
 def encode_records(
@@ -199,10 +217,10 @@ def evaluate_rows(
     rows: Sequence[Example],
     settings: EvaluateConfig,
     prose: Prose,
-    ids: int | None,
+    split_ids: dict[str, int],
 ) -> dict:
     """Everything measured. `rows` are the tokens of `records`; the adapters share a decoder, and the first is
-    on it; `ids` is the number of questions in FinQA's part, where all are to be answered.
+    on it; `split_ids` is the number of ids in the official split of each task whose rows are all answered.
 
     With one adapter the result is its part; with several it is the first's, and `adapters` has all of them.
     """
@@ -214,7 +232,7 @@ def evaluate_rows(
         if settings.constrain
         else None
     )
-    over = build_evaluation_set(records, rows, answered, first.tokenizer, constraints, ids)
+    over = build_evaluation_set(records, rows, answered, first.tokenizer, constraints, split_ids)
     windows = draw_windows(prose, first.tokenizer, first.decoder.spec.max_positions, seed)
 
     with without_adapter(first.decoder):

@@ -11,10 +11,9 @@ import numpy as np
 from loratune.data.example import Example
 from loratune.data.jsonl import read_lines
 from loratune.errors import UserError
-from loratune.tasks.finqa.questions import read_test_prose
+from loratune.tasks.registry import BUILT_IN_PROSE
 
 WINDOW_TOKENS = 512  # tokens
-BUILT_IN = "prose of FinQA's test pages"
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ def load_prose(path: Path | None) -> Prose:
     UTF-8.
     """
     if path is None:
-        return Prose(BUILT_IN, read_test_prose(), most=20)
+        return Prose(BUILT_IN_PROSE.name, BUILT_IN_PROSE.read(), most=20)
     text = "\n".join(read_lines(path))
     if not text.strip():
         raise UserError(f"--forgetting {path}: the file is blank; it needs some text")

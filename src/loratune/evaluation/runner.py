@@ -1,7 +1,7 @@
 """One model on the held-out rows: how likely it finds the wanted responses, and what it answers."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -10,12 +10,13 @@ from loratune.config.shared import DecodingConfig
 from loratune.data.example import Example, Record
 from loratune.evaluation.likelihood import count_targets, response_nll
 from loratune.evaluation.result_cache import ResultCache
-from loratune.evaluation.scoring import ScoredAnswer, get_table, score_answer
+from loratune.evaluation.scoring import ScoredAnswer, score_answer
 from loratune.generation.both import generate_with_progress
 from loratune.generation.constrained import Constraint
 from loratune.generation.engine import Answer
 from loratune.system.cache import compute_cache_key
 from loratune.system.messages import progress, say
+from loratune.tasks.registry import task_of
 
 Constraints = Sequence[Constraint | None] | None
 
@@ -29,7 +30,8 @@ class EvaluationSet:
     targets: np.ndarray  # [rows]: tokens whose likelihood counts; 0 for a row that has no wanted response
     sizes: np.ndarray  # [rows]: bytes of these
     constraints: Constraints = None  # what each answer is held to
-    split_ids: int | None = None  # questions in the official part of FinQA, where all its rows are answered
+    # Ids in the official split of each task whose rows are all answered.
+    split_ids: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,12 @@ def build_evaluation_set(
     answered: Sequence[int],
     tokenizer,
     constraints: Constraints = None,
-    split_ids: int | None = None,
+    split_ids: Mapping[str, int] | None = None,
 ) -> EvaluationSet:
     """`rows` are the tokens of `records`; `constraints` are those of the answered ones."""
     # What is scored, not what the record holds: a response may have been cut.
     sizes = np.array([len(tokenizer.decode(row.response).encode()) for row in examples])
-    return EvaluationSet(records, answered, count_targets(examples), sizes, constraints, split_ids)
+    return EvaluationSet(records, answered, count_targets(examples), sizes, constraints, split_ids or {})
 
 
 def measure_model(
@@ -159,9 +161,10 @@ def make_answer_keys(
     thrown.
     """
     how = settings.model_dump(include=DecodingConfig.model_fields.keys() - {"batch_size", "seed"})
+    answered = [evaluation_set.records[number] for number in evaluation_set.answered]
     tables = [
-        get_table(evaluation_set.records[number]) if evaluation_set.constraints else None
-        for number in evaluation_set.answered
+        task_of(record).get_constraint_content(record) if evaluation_set.constraints else None
+        for record in answered
     ]
     return [
         compute_cache_key(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from loratune.report.measures import MEASURES
+from loratune.evaluation.metrics import METRICS, list_shown_metrics
 from loratune.report.schema import Evaluation, EvaluationPart, LogRow, PairedScores, ScoreChange
 
 MAX_NATS = 13.0  # of a change of the loss: a perplexity 440,000 times as high is as bad as any
@@ -79,13 +79,15 @@ def list_parts(evaluation: Evaluation) -> dict[str, EvaluationPart]:
     }
 
 
-def format_measures(part: PairedScores, names: Iterable[str] = MEASURES) -> list[MeasureLine]:
-    """Those of `names` that both models were measured by."""
+def format_measures(part: PairedScores, names: Iterable[str] | None = None) -> list[MeasureLine]:
+    """Those of `names`, or of all metrics that are shown, that both models were measured by."""
+    names = list_shown_metrics() if names is None else names
     return [format_measure(name, part) for name in names if name in part.base and name in part.tuned]
 
 
 def format_measure(name: str, part: PairedScores) -> MeasureLine:
-    words, factor, decimals = MEASURES[name]
+    metric = METRICS[name]
+    words, factor, decimals = metric.title, metric.factor, metric.decimals
     numbers = [format_figure(name, part, side) for side in ("base_bare", "base", "tuned")]
     if name == "perplexity":
         name, factor, decimals, unit, change = (
@@ -109,7 +111,7 @@ def format_figure(name: str, part: PairedScores, side: str) -> str:
     """A model's number, with its standard deviation where there were several samples; blank where it was not
     measured.
     """
-    _, factor, decimals = MEASURES[name]
+    factor, decimals = METRICS[name].factor, METRICS[name].decimals
     values, spread = getattr(part, side), part.over_samples.get(side, {}).get(name)
     deviation = f"\u00a0±\u00a0{factor * spread.standard_deviation:,.{decimals}f}" if spread else ""
     return f"{factor * values[name]:,.{decimals}f}{deviation}" if name in values else ""

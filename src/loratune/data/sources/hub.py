@@ -1,7 +1,10 @@
 """Data sets on the Hugging Face hub: which of their files to take, and for which part."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
+from loratune.data.sources.base import ON_THE_HUB, DataSet, SourceOptions, Survey
 from loratune.data.sources.files import load_files
 from loratune.data.sources.loaded import SourceData
 from loratune.data.sources.parts import detect_splits
@@ -9,6 +12,7 @@ from loratune.data.sources.readers import DATA_SUFFIXES
 from loratune.errors import UserError
 from loratune.system import hub
 
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(/[\w. /-]+)?", re.ASCII)
 # Files beside the data that tell about it.
 METADATA_FILES = frozenset(
     f"{name}.json"
@@ -24,15 +28,34 @@ METADATA_FILES = frozenset(
 )
 
 
-def load_hub_dataset(name: str, columns: dict[str, str], skip_bad: bool = False) -> list[SourceData]:
-    """Any data set with known columns; where its files are named train, validation or test, these parts stay
-    apart.
-    """
+class HubSource:
+    """Any data set on the hub, by `owner/name` or `owner/name/folder`."""
+
+    shipped = False
+    takes_columns = True
+    gathers_files = False
+    settings = ()
+
+    def recognizes(self, name: str) -> bool:
+        return bool(HUB_NAME.fullmatch(name))
+
+    def find_problem(self, name: str) -> str:
+        return ""
+
+    def load(self, data_set: DataSet, options: SourceOptions) -> list[SourceData]:
+        return load_hub_dataset(data_set.name, options.columns, options.skip_bad)
+
+    def survey(self, data_set: DataSet, options: SourceOptions) -> Survey:
+        return Survey(data_set.name, ON_THE_HUB, rows=None)
+
+
+def load_hub_dataset(name: str, columns: Mapping[str, str], skip_bad: bool = False) -> list[SourceData]:
+    """Read any data set with known columns; files that are named train, validation or test stay apart."""
     files = download_dataset_files(name)
     parts: dict[str | None, list[Path]] = {}
     for file, part in zip(files, detect_splits([file.name for file in files]), strict=True):
         parts.setdefault(part, []).append(file)
-    origin = f"{name} on the Hugging Face hub"
+    origin = f"{name} on {ON_THE_HUB}"
     # With only one part there is nothing to keep apart; it is split like any other file.
     return [
         load_files(
