@@ -111,7 +111,7 @@ def outcome(read, path: Path):
         except UserError as error:
             assert error.problems and all(problem.strip() for problem in error.problems)
             assert all(
-                str(path) in problem or problem.startswith(("... and ", "--columns "))
+                str(path) in problem or problem.startswith(("... and ", "columns="))
                 for problem in error.problems
             ), error.problems
             return error

@@ -13,7 +13,7 @@ from loratune.errors import UserError
 from loratune.system import hub
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(/[\w. /-]+)?", re.ASCII)
-# Files beside the data that tell about it.
+# Files beside the data that describe it.
 METADATA_FILES = frozenset(
     f"{name}.json"
     for name in (
@@ -71,10 +71,13 @@ def load_hub_dataset(name: str, columns: Mapping[str, str], skip_bad: bool = Fal
 
 
 def download_dataset_files(name: str) -> list[Path]:
-    """Local paths of the data files of `owner/name` or, where a data set has several folders,
-    `owner/name/folder`.
+    """Download the data files of `owner/name`, or of `owner/name/folder` where there are several folders.
 
-    Raises UserError when there are none, or several folders and none is named.
+    Returns:
+        The files' paths on this machine.
+
+    Raises:
+        UserError: there are no data files, or several folders and none is named.
     """
     owner, title, folder = (*name.split("/", 2), "")[:3]
     repository = f"{owner}/{title}"
@@ -89,25 +92,28 @@ def download_dataset_files(name: str) -> list[Path]:
 
 
 def choose_files(files: list[str], name: str, folder: str) -> list[str]:
+    """Choose the data files of one format and one folder from all files of a repository."""
     if outside := [file for file in files if ".." in file.split("/") or file.startswith("/") or "\\" in file]:
-        raise UserError(f"--data {name}: it names a file outside of itself, {outside[0]!r}; do not use it")
+        raise UserError(
+            f"it names a file outside of itself, {outside[0]!r}",
+            setting="data",
+            value=name,
+            remedy="do not use it",
+        )
     inside = sorted(
         file
         for file in files
         if file.startswith(f"{folder}/" if folder else "") and not is_metadata_file(file)
     )
     by_kind = {kind: [file for file in inside if file.endswith(kind)] for kind in DATA_SUFFIXES}
-    chosen = next((found for found in by_kind.values() if found), [])
+    chosen = next(filter(None, by_kind.values()), [])
     if not chosen:
-        raise UserError(
-            f"--data {name}: no {', '.join(DATA_SUFFIXES)} files there" + (f" in {folder}" if folder else "")
-        )
+        place = f"there in {folder}" if folder else "there"
+        raise UserError(f"no {', '.join(DATA_SUFFIXES)} files {place}", setting="data", value=name)
     folders = sorted({file.rpartition("/")[0] for file in chosen})
     if len(folders) > 1:
-        raise UserError(
-            f"--data {name}: it has several parts; choose one: "
-            + " ".join(f"{name}/{part}" for part in folders if part)
-        )
+        choices = " ".join(f"{name}/{part}" for part in folders if part)
+        raise UserError("it has several parts", setting="data", value=name, remedy=f"choose one: {choices}")
     return chosen
 
 
