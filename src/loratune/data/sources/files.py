@@ -210,7 +210,7 @@ def convert_rows(rows: Sequence[FileRow], convert: Callable[[dict], Any], bad: B
 def convert_row(values: dict, roles: Mapping[str, str], source: str, counts: Counter[str]) -> Record:
     """Make a record of a row. Texts stay to the byte: leading spaces and line ends matter in code.
 
-    A record's `meta` is kept; its `source` is the data set's name, because reports and scores are by data set.
+    A record's `meta` is kept. Its `source` is the data set's name, by which reports and scores are grouped.
     """
     instruction, output = (read_cell(values, roles[role]) for role in ("instruction", "output"))
     text = read_cell(values, roles["input"], required=False) if "input" in roles else ""
