@@ -31,7 +31,8 @@ from loratune.models.resolve import resolve_model
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.hardware import count_usable_cores
 from loratune.system.memory import return_freed_memory_at_once
-from loratune.tasks.finqa.questions import FinqaOptions, load_finqa
+from loratune.tasks.finqa.records import FinqaOptions
+from loratune.tasks.finqa.source import load_finqa
 from loratune.training.objective import ResponseNll
 from loratune.training.step import ADAMW_BETAS, adamw, train_step
 

@@ -4,22 +4,14 @@ their own place.
 
 import pytest
 
-from loratune.evaluation import forgetting
-from support.evaluating import ROWS, write_rows
+from support.evaluating import make_place
 from support.training_runs import fill
-from support.tuned_models import save_tuned
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder with a base, an adapter and held-out rows; also the working directory."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(
-        forgetting, "read_test_prose", lambda: ["net sales rose in 2010 .", "the company has no debt ."]
-    )
-    save_tuned(tmp_path)
-    write_rows(tmp_path, ROWS)
+    make_place(tmp_path, monkeypatch)
     return tmp_path
 
 

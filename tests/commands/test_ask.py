@@ -11,7 +11,8 @@ from loratune.data.template import load_template
 from loratune.system.atomic import write_json
 from loratune.system.read import read_json
 from loratune.tasks.finqa.program import execute_program, parse_program
-from loratune.tasks.finqa.questions import FinqaOptions, build_finqa_records, parse_question
+from loratune.tasks.finqa.questions import parse_question
+from loratune.tasks.finqa.records import FinqaOptions, build_finqa_records
 from support.tuned_models import save_tuned
 
 TABLE = [

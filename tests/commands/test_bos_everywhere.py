@@ -20,7 +20,7 @@ from loratune.models import tokenizer as module
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.atomic import write_json
 from loratune.system.read import read_json
-from support.evaluating import ROWS, evaluate, measured, write_rows, written
+from support.evaluating import PROSE, ROWS, evaluate, measured, write_rows, written
 from support.small_models import save_model
 from support.training_runs import ROWS as TRAINED
 from support.training_runs import TRAIN, adapter, same
@@ -38,9 +38,7 @@ def place(tmp_path, monkeypatch):
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(
-        forgetting, "read_test_prose", lambda: ["net sales rose in 2010 .", "the company has no debt ."]
-    )
+    monkeypatch.setattr(forgetting, "BUILT_IN_PROSE", PROSE)
     save_model(tmp_path / "base", seed=4, begins="<|begin|>", ends="<|end|>")
     save_tuned(tmp_path)
     write_rows(tmp_path, ROWS)
@@ -92,7 +90,7 @@ def test_the_base_is_measured_with_bos_if_the_adapter_was_trained_with_it(place,
         prompts = [expected(prompt_of(row, bare), bos) for row in ROWS]
         total = sum(nll(model, prompt, response) for prompt, response in zip(prompts, responses, strict=True))
         assert result[part]["nll"] == pytest.approx(total / tokens, rel=CLOSE)
-    windows = [expected(text, bos) for text in forgetting.read_test_prose()]
+    windows = [expected(text, bos) for text in PROSE.read()]
     total = sum(nll(model, window[:1], window[1:]) for window in windows)
     targets = sum(len(window) - 1 for window in windows)
     assert result["forgetting"]["base"]["target_tokens"] == targets

@@ -11,6 +11,7 @@ from loratune.commands.dry_run import format_duration
 from loratune.config.shared import DryRunConfig
 from loratune.data import snapshot
 from loratune.evaluation import forgetting
+from support.evaluating import PROSE
 from support.small_models import GROUPED, SMALL, save_model
 from support.tuned_models import save_tuned
 
@@ -24,9 +25,7 @@ def place(tmp_path, cache, monkeypatch):
     """A folder with a base, an adapter, prompts and held-out rows; also the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LORATUNE_CACHE", str(cache))
-    monkeypatch.setattr(
-        forgetting, "read_test_prose", lambda: ["net sales rose in 2010 .", "the company has no debt ."]
-    )
+    monkeypatch.setattr(forgetting, "BUILT_IN_PROSE", PROSE)
     whole = snapshot.read
     monkeypatch.setattr(snapshot, "read", lambda name: whole(name)[:80])
     save_model(

@@ -12,8 +12,9 @@ from loratune.cli.main import main
 from loratune.data import snapshot
 from loratune.data.example import Record
 from loratune.data.jsonl import read_records
-from loratune.data.sources.places import detect_source_kind, find_source_problem
+from loratune.data.sources.places import find_source, find_source_problem
 from loratune.data.sources.readers import read_rows
+from loratune.tasks.registry import SOURCES
 from support.small_models import save_model
 
 FILES = ("prepare_report.json", "test.jsonl", "train.jsonl", "val.jsonl")
@@ -648,7 +649,7 @@ def test_a_folder_of_save_to_disk_is_refused_with_a_command_that_makes_files_of_
     folder.mkdir()
     (folder / mark).write_text("{}")
     (folder / "data-00000-of-00001.arrow").write_bytes(b"")
-    told = find_source_problem(str(folder))
+    told = find_source_problem(str(folder), SOURCES)
     assert told.startswith(f"{folder}: saved by `datasets`")
     command = shlex.split(told.partition("name that: ")[2])
     subprocess.run([sys.executable, *command[1:]], check=True)
@@ -659,7 +660,8 @@ def test_a_folder_whose_data_is_in_folders_below_names_them(tmp_path):
     (tmp_path / "README.md").write_text("a")
     (tmp_path / "my data").mkdir()
     (tmp_path / "my data" / "train.parquet").write_bytes(b"")
-    assert find_source_problem(str(tmp_path)).endswith(f"; name one of its folders: '{tmp_path / 'my data'}'")
+    problem = find_source_problem(str(tmp_path), SOURCES)
+    assert problem.endswith(f"; name one of its folders: '{tmp_path / 'my data'}'")
 
 
 def test_shards_and_words_around_the_part_make_one_data_set(model, tmp_path):
@@ -802,4 +804,4 @@ def test_paths_that_lead_nowhere_are_no_names_on_the_hub(model, tmp_path, monkey
 
 @pytest.mark.parametrize("name", ["owner/data-2.5", "owner/data_v1.0.1", "owner/name/folder"])
 def test_names_on_the_hub_may_have_dots(name):
-    assert detect_source_kind(name) == "hub"
+    assert find_source(name, SOURCES) is SOURCES["hub"]

@@ -107,8 +107,8 @@ def test_messages_take_columns_for_group_and_id_alone(tmp_path):
     (record,) = read_file_records(path, {"group": "thread", "id": "number"}, "mine")
     assert (record.instruction, record.group, record.id) == ("1 + 1?", "t", "7")
     told = refusal(path, {"input": "thread", "group": "talk"})
-    assert "--columns input: unknown for messages; the left side is one of messages, group, id" in told
-    assert "no column 'talk' for --columns group=talk" in told
+    assert "columns=input: unknown for messages; the left side is one of messages, group, id" in told
+    assert "no column 'talk' for `columns` group=talk" in told
 
 
 def test_a_file_with_messages_may_be_read_by_its_other_columns(tmp_path):
@@ -224,13 +224,13 @@ def test_unknown_columns_are_refused(tmp_path, kind):
     assert (
         "no column for instruction" in told
         and "no column for output" in told
-        and "--columns output=NAME" in told
+        and "`columns` output=NAME" in told
     )
     assert "its columns are text, label" in told
     told = refusal(path, {"instruction": "question", "answer": "label"})
     assert (
-        "no column 'question' for --columns instruction=question" in told
-        and "--columns answer: unknown" in told
+        "no column 'question' for `columns` instruction=question" in told
+        and "columns=answer: unknown" in told
     )
 
 

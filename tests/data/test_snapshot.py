@@ -14,14 +14,11 @@ from loratune.config.prepare import PrepareConfig
 from loratune.data import snapshot
 from loratune.data.dedup import INPUT_SIMILARITY, INSTRUCTION_SIMILARITY, build_word_set, normalize_text
 from loratune.data.sources.dolly import load_dolly
-from loratune.evaluation.scoring import wants_program
+from loratune.tasks.finqa.evidence import compute_fact_recall, replace_with_gold_facts
 from loratune.tasks.finqa.facts import build_page_facts
-from loratune.tasks.finqa.questions import (
-    FinqaOptions,
-    compute_fact_recall,
-    load_finqa,
-    replace_with_gold_facts,
-)
+from loratune.tasks.finqa.records import FinqaOptions
+from loratune.tasks.finqa.scoring import wants_program
+from loratune.tasks.finqa.source import load_finqa
 
 SPLITS = ("train", "val", "test")
 

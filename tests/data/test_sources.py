@@ -6,7 +6,8 @@ from loratune.data.example import Record
 from loratune.data.sources.dolly import convert_dolly_rows
 from loratune.data.sources.readers import FileRow
 from loratune.errors import UserError
-from loratune.tasks.finqa.questions import compute_fact_recall, parse_question, read_list_field
+from loratune.tasks.finqa.evidence import compute_fact_recall
+from loratune.tasks.finqa.questions import parse_question, read_list_field
 
 
 def dolly(**row) -> list[Record]:

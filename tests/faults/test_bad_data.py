@@ -32,7 +32,8 @@ from loratune.evaluation.forgetting import load_prose
 from loratune.models.adapter import read_adapter_config, read_adapter_metadata
 from loratune.report.schema import read_evaluation
 from loratune.system.read import read_json
-from loratune.tasks.finqa.questions import FILES, FinqaOptions, load_finqa
+from loratune.tasks.finqa.records import FinqaOptions
+from loratune.tasks.finqa.source import FILES, load_finqa
 from support.deadline import deadline
 
 FEW, MANY = 60, 1000
@@ -110,7 +111,7 @@ def outcome(read, path: Path):
         except UserError as error:
             assert error.problems and all(problem.strip() for problem in error.problems)
             assert all(
-                str(path) in problem or problem.startswith(("... and ", "--columns "))
+                str(path) in problem or problem.startswith(("... and ", "columns="))
                 for problem in error.problems
             ), error.problems
             return error

@@ -286,8 +286,8 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "what is in them, too, counted",
             (
                 Fault(
-                    "replace(load_files(paths, settings.columns, place.name, **how), own=part is not None)",
-                    'load_files(paths, settings.columns, place.name, **how | {"split": None})',
+                    "replace(source_data, own=split is not None)",
+                    "replace(source_data, split=None)",
                     "commands/test_prepare.py::test_ones_own_validation_file_is_not_trained_on",
                 ),
                 Fault(

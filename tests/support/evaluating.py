@@ -1,11 +1,18 @@
 """A place where `loratune evaluate` can be run, on a model of a few thousand numbers."""
 
 import json
+from dataclasses import replace
 
 from loratune.cli.main import main
 from loratune.commands.loading import load_tuned_models
 from loratune.config.evaluate import EvaluateConfig
+from loratune.evaluation import forgetting
+from loratune.tasks.registry import BUILT_IN_PROSE
+from support.tuned_models import save_tuned
 
+PROSE = replace(
+    BUILT_IN_PROSE, read=lambda: ["net sales rose in 2010 .", "the company has no debt ."]
+)  # short
 TABLE = [["", "2010", "2009"], ["net sales", "12", "30"]]
 PROGRAM = "subtract(30, 12), divide(#0, 12)"
 
@@ -38,6 +45,15 @@ ROWS += [finqa_row(number) for number in range(3)]
 
 def tokenizer_of(place):
     return load_tuned_models(EvaluateConfig(), [place / "adapter"])[0].tokenizer
+
+
+def make_place(place, monkeypatch) -> None:
+    """Put a base, an adapter and held-out rows into a folder, and make it the working directory."""
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("LORATUNE_CACHE", str(place / "cache"))
+    monkeypatch.setattr(forgetting, "BUILT_IN_PROSE", PROSE)
+    save_tuned(place)
+    write_rows(place, ROWS)
 
 
 def write_rows(place, rows) -> None:

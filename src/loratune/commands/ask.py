@@ -1,6 +1,4 @@
-"""`loratune ask`: a question about a page of the user's own, answered by a program that is then carried
-out.
-"""
+"""`loratune ask`: a question about one's own page of figures, answered by a program that is then executed."""
 
 import re
 from pathlib import Path
@@ -29,7 +27,8 @@ from loratune.tasks.finqa.program import (
     parse_program,
     round_value,
 )
-from loratune.tasks.finqa.questions import FinqaOptions, Question, build_finqa_records, parse_question
+from loratune.tasks.finqa.questions import Question, parse_question
+from loratune.tasks.finqa.records import FinqaOptions, build_finqa_records
 
 OPERATORS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "exp": "^", "greater": ">"}
 
@@ -63,23 +62,31 @@ def run(settings: AskConfig) -> dict:
 
 
 def read_question(question: str, page: Path) -> Question:
-    """A page in FinQA's form, with whatever else its records have. Raises UserError that names the field."""
+    """Read a question about a page in FinQA's form; other fields of the page are ignored.
+
+    Raises:
+        UserError: the question is blank, or a field of the page is wrong; it is named.
+    """
     try:
         read_text_field({"question": question}, "question")
     except ValueError as error:
-        raise UserError(f'{error}; ask something, such as "what was the growth of net sales?"') from None
+        raise UserError(
+            f"{error}", remedy='ask something, such as "what was the growth of net sales?"'
+        ) from None
     try:
         fields = {name: value for name, value in require_object(read_json(page)).items() if name != "qa"}
         return parse_question({**fields, "id": "page", "question": question})
     except ValueError as error:
-        raise UserError(f"{page}: {error}") from error
+        raise UserError(f"{error}", value=page) from error
 
 
 def build_record(
     question: Question, tuned: TunedModel, fact_tokens: int, page: Path
 ) -> tuple[Record, dict[str, str]]:
-    """The question as a held-out row of FinQA, and the facts shown with it, by id. Raises UserError where
-    there are none.
+    """Return the question as a held-out row of FinQA, and the facts shown with it, by id.
+
+    Raises:
+        UserError: the page holds no facts.
     """
     options = FinqaOptions(
         "program", fact_tokens, lambda texts: [len(ids) for ids in tuned.tokenizer.encode_batch(list(texts))]
@@ -88,8 +95,8 @@ def build_record(
     kept = record.meta["kept_facts"]
     if not kept:
         raise UserError(
-            f"{page}: pre_text, table and post_text hold nothing of three words or more; there is nothing to "
-            "show"
+            "pre_text, table and post_text hold nothing of three words or more; there is nothing to show",
+            value=page,
         )
     return record, dict(zip(kept, record.input.split("\n"), strict=True))
 
@@ -99,9 +106,9 @@ def generate_program(record: Record, tuned: TunedModel, settings: AskConfig) -> 
     most = tuned.decoder.spec.max_positions - settings.max_new_tokens
     if len(prompt) > most:
         raise UserError(
-            f"the prompt has {len(prompt):,} tokens, and with --max-new-tokens {settings.max_new_tokens} "
-            "this model takes "
-            f"{max(most, 0):,}; lower --fact-tokens"
+            f"the prompt has {len(prompt):,} tokens, and with `max_new_tokens` {settings.max_new_tokens} "
+            f"this model takes {max(most, 0):,}",
+            remedy="lower `fact_tokens`",
         )
     vocabulary = TokenBytes(tuned.tokenizer.pieces(), tuned.tokenizer.eos_id) if settings.constrain else None
     constraint = build_program_constraint(record, vocabulary) if vocabulary else None
@@ -111,8 +118,9 @@ def generate_program(record: Record, tuned: TunedModel, settings: AskConfig) -> 
 
 
 def calculate_steps(answer: str, table: Table) -> dict:
-    """The steps with their values, up to the first that has none; the result; and the problem, if there is no
-    result.
+    """Return the steps with their values up to the first that has none, and the result.
+
+    Where there is no result, `problem` says why.
     """
     steps: list[dict] = []
     try:
@@ -127,7 +135,7 @@ def calculate_steps(answer: str, table: Table) -> dict:
 
 
 def is_fraction(question: str, steps: list[dict], result: Value | None) -> bool:
-    """Whether the result is a share of 1 where a percentage was asked for."""
+    """Tell whether the result is a share of 1 where a percentage was asked for."""
     if not isinstance(result, float) or not re.search("percent|%", question, re.IGNORECASE):
         return False
     return steps[-1]["operation"] == "divide" or any("%" in argument for argument in steps[-1]["arguments"])
@@ -162,5 +170,5 @@ def format_step(step: Step) -> str:
 
 
 def format_value(value: Value) -> str:
-    """`94`, not `94.0`."""
+    """Format a value without needless digits: `94`, not `94.0`."""
     return value if isinstance(value, str) else f"{value:.15g}"

@@ -34,7 +34,7 @@ from loratune.report.terminal.comparison import show_comparison
 from loratune.system.atomic import format_json, refuse_unwritable, write_all_atomically
 from loratune.system.console import console, say, warn
 from loratune.system.read import read_json
-from loratune.tasks.finqa.program import execute_text
+from loratune.tasks.registry import find_result
 
 RENDERERS = {"html": render_comparison_page, "md": render_comparison_markdown}
 RESULT_KEYS = {"html": "page", "md": "markdown"}  # in the command's result
@@ -173,7 +173,7 @@ def build_row(answers: dict[str, Answer], tuned: TunedModel) -> dict:
             f"{side}_ended": answer.ended,
             f"{side}_rep_4": round(rep_4(answer.ids), 4),
         }
-        if (result := execute_text(texts[side])) is not None:
+        if (result := find_result(texts[side])) is not None:
             row[f"{side}_result"] = result
     return row
 

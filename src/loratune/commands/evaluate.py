@@ -13,6 +13,7 @@ from loratune.config.evaluate import EvaluateConfig
 from loratune.data.example import Example, Record
 from loratune.data.jsonl import read_records
 from loratune.data.sample import draw_stratified_sample
+from loratune.data.sources.places import list_shipped
 from loratune.data.template import BUILT_IN_TEMPLATES
 from loratune.data.tokenize import list_end_markers, retokenize_prompts, strip_end_markers, tokenize_records
 from loratune.errors import UserError
@@ -28,19 +29,18 @@ from loratune.evaluation.runner import (
     compute_losses,
     measure_model,
 )
-from loratune.evaluation.scoring import wants_program
+from loratune.generation.constrained import Constraint, TokenBytes
 from loratune.models.adapter import load_adapter
 from loratune.models.lora import without_adapter
+from loratune.models.tokenizer import Tokenizer
 from loratune.report.terminal.evaluation import show_evaluation
 from loratune.report.terminal.prepared import format_end_markers
 from loratune.system.atomic import refuse_unwritable, write_json
 from loratune.system.cache import get_cache_folder
 from loratune.system.console import console, say, warn
-from loratune.tasks.finqa.constraint import build_constraints
-from loratune.tasks.finqa.questions import replace_with_gold_facts
+from loratune.tasks.registry import SOURCES, TASKS, task_of
 
 PREPARED_TEST_DATA = Path("data/test.jsonl")
-PREPARED_SOURCES = ("dolly", "finqa")  # names of sources that stand for their rows in the prepared data
 TOO_MANY_CUT = 0.05
 WITHOUT_TEMPLATE = BUILT_IN_TEMPLATES["plain"]
 
@@ -63,7 +63,7 @@ def run(settings: EvaluateConfig) -> dict:
         "without_gold_facts": without_facts,
         "decoding": collect_decoding(settings),
         "shortened": shortened,
-        **evaluate_rows(tuned, records, rows, settings, prose, count_official_questions(usable, settings)),
+        **evaluate_rows(tuned, records, rows, settings, prose, count_split_ids(usable, settings)),
     }
     write_json(settings.out, result)
     show_evaluation(result)
@@ -79,9 +79,9 @@ def plan_evaluation(
     prose: Prose,
 ) -> Plan:
     first = tuned[0]
-    place = {id(record): number for number, record in enumerate(records)}
+    number_of = {id(record): number for number, record in enumerate(records)}
     prompts = [
-        rows[place[id(record)]].prompt
+        rows[number_of[id(record)]].prompt
         for record in draw_stratified_sample(records, settings.generate, settings.seed)
     ]
     windows = draw_windows(prose, first.tokenizer, first.decoder.spec.max_positions, settings.seed)
@@ -105,7 +105,7 @@ def estimate_evaluation_seconds(
     adapters: int,
     settings: EvaluateConfig,
 ) -> float:
-    """Every model reads the rows and answers the prompts, the base and each adapter read the plain text."""
+    """Estimate the time in which all models read the rows and answer, and base and adapters read prose."""
     with console.status(TIMING):
         rows_seconds = estimate_reading_seconds(decoder, rows)
         answers_seconds = estimate_answering_seconds(decoder, prompts, build_answer_settings(settings))
@@ -114,66 +114,95 @@ def estimate_evaluation_seconds(
 
 
 def read_evaluation_records(data: str) -> list[Record]:
-    """The rows of a file, or those of one source in the prepared test data."""
-    path = PREPARED_TEST_DATA if data in PREPARED_SOURCES else Path(data)
+    """Read the rows of a file, or the rows of one source in the prepared test data."""
+    is_source = data in list_shipped(SOURCES)  # its name stands for its rows in the prepared data
+    path = PREPARED_TEST_DATA if is_source else Path(data)
     if not path.is_file():
         raise UserError(
-            f"--data {data}: there is no file {path}; make it with `loratune prepare`, or name another"
+            f"there is no file {path}",
+            setting="data",
+            value=data,
+            remedy="make it with `loratune prepare`, or name another",
         )
     records = read_records(path)
-    if data in PREPARED_SOURCES:
+    if is_source:
         records = [record for record in records if record.source == data]
     if not records:
-        raise UserError(f"--data {data}: {path} has no rows of this source")
+        raise UserError(f"{path} has no rows of this source", setting="data", value=data)
     return records
 
 
 def select_facts(records: Sequence[Record], settings: EvaluateConfig) -> tuple[list[Record], int]:
-    """FinQA's rows with the facts that are wanted, other rows as they are; and how many rows are left out for
-    want of these.
+    """Return the rows with the facts that are asked for, and how many are left out: theirs are unknown.
+
+    Rows that have no choice of facts stay as they are.
     """
     if settings.facts == "retrieved":
         return list(records), 0
-    found = [replace_with_gold_facts(record) if "facts" in record.meta else record for record in records]
-    kept = [record for record in found if record]
-    if not any(record.meta.get("facts") == "gold" for record in kept):
+    selected = [select_row_facts(record, settings.facts) for record in records]
+    kept = [record for record in selected if record]
+    if not any(record and record is not whole for record, whole in zip(selected, records, strict=True)):
         raise UserError(
-            f"--facts gold: no row of --data {settings.data} has known gold facts; FinQA's val.jsonl has some"
+            f"no row of `data` {settings.data} has known {settings.facts} facts",
+            setting="facts",
+            value=settings.facts,
+            remedy="FinQA's val.jsonl has some",
         )
-    if left_out := len(found) - len(kept):
-        warn(f"{left_out:,} of {len(found):,} rows are left out: their gold facts are unknown")
+    if left_out := len(selected) - len(kept):
+        warn(f"{left_out:,} of {len(selected):,} rows are left out: their {settings.facts} facts are unknown")
     return kept, left_out
 
 
-def count_official_questions(records: Sequence[Record], settings: EvaluateConfig) -> int | None:
-    """How many questions the official part has that FinQA's rows are of; None where not all its rows are to
-    be answered.
+def select_row_facts(record: Record, facts: str) -> Record | None:
+    """Return a row with the facts that `facts` names, whatever its task; None where they are unknown."""
+    selected: Record | None = record
+    for task in TASKS.values():
+        selected = selected and task.select_facts(selected, facts)
+    return selected
+
+
+def count_split_ids(records: Sequence[Record], settings: EvaluateConfig) -> dict[str, int]:
+    """Count the ids of each task's official split; empty unless all rows are answered."""
+    if min(settings.rows or len(records), settings.generate) < len(records):
+        return {}
+    counts = {
+        name: task.count_split_ids([record for record in records if task_of(record) is task])
+        for name, task in TASKS.items()
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def build_constraints(records: Sequence[Record], tokenizer: Tokenizer) -> list[Constraint | None]:
+    """Build what each answer is held to, where its row's task says so.
+
+    Raises:
+        UserError: the tokenizer's tokens are not made of bytes.
     """
-    programs = [record.meta.get("split_ids") for record in records if wants_program(record)]
-    if (
-        min(settings.rows or len(records), settings.generate) < len(records)
-        or len(set(map(str, programs))) != 1
-    ):
-        return None
-    return programs[0] if isinstance(programs[0], int) and programs[0] >= len(programs) else None
+    vocabulary = TokenBytes(tokenizer.pieces(), tokenizer.eos_id)
+    return [task_of(record).build_constraint(record, vocabulary) for record in records]
 
 
 def encode_records(
     records: Sequence[Record], tuned: TunedModel, max_tokens: int
 ) -> tuple[list[Record], list[Example], dict]:
-    """The records that have a target, their tokens, and how many were shortened or dropped, for each
-    source.
+    """Tokenise the records.
+
+    Returns:
+        The records that have room for a target, their tokens, and for each source how many were shortened
+        or dropped.
     """
     limit = limit_tokens(tuned, max_tokens)
     numbered = [replace(record, id=str(number)) for number, record in enumerate(records)]
     rows, counts = tokenize_records(numbered, tuned.template, tuned.tokenizer, limit)
     if not rows:
-        raise UserError(f"--max-tokens {limit}: none of the rows has room for a target; raise it")
+        raise UserError(
+            "none of the rows has room for a target", setting="max_tokens", value=limit, remedy="raise it"
+        )
     if tuned.tokenizer.bos:
         say(f"Each prompt begins with the BOS token {tuned.tokenizer.bos_text}, for every model.")
     for source, count in counts.items():
-        if markers_told := format_end_markers(count):
-            say(f"{source}: {markers_told}.")
+        if markers_removed := format_end_markers(count):
+            say(f"{source}: {markers_removed}.")
         cut = count["inputs_cut"] + count["responses_cut"] + count["dropped"]
         if cut > TOO_MANY_CUT * count["rows"]:
             warn(
@@ -200,49 +229,57 @@ def evaluate_rows(
     rows: Sequence[Example],
     settings: EvaluateConfig,
     prose: Prose,
-    ids: int | None,
+    split_ids: dict[str, int],
 ) -> dict:
-    """Everything measured. `rows` are the tokens of `records`; the adapters share a decoder, and the first is
-    on it; `ids` is the number of questions in FinQA's part, where all are to be answered.
+    """Measure the base and every adapter.
 
-    With one adapter the result is its part; with several it is the first's, and `adapters` has all of them.
+    Args:
+        tuned: the adapters, which share a decoder; the first is on it.
+        records: the held-out rows.
+        rows: their tokens.
+        settings: of the command.
+        prose: plain text on which forgetting is measured.
+        split_ids: the number of ids in the official split of each task whose rows are all answered.
+
+    Returns:
+        What `evaluation.json` holds of the only adapter, or of the first; then `adapters` holds all of them.
     """
     first, seed = tuned[0], settings.seed
-    place = {id(record): number for number, record in enumerate(records)}
-    answered = [place[id(record)] for record in draw_stratified_sample(records, settings.generate, seed)]
+    number_of = {id(record): number for number, record in enumerate(records)}
+    answered = [number_of[id(record)] for record in draw_stratified_sample(records, settings.generate, seed)]
     constraints = (
         build_constraints([records[number] for number in answered], first.tokenizer)
         if settings.constrain
         else None
     )
-    over = build_evaluation_set(records, rows, answered, first.tokenizer, constraints, ids)
+    evaluation_set = build_evaluation_set(records, rows, answered, first.tokenizer, constraints, split_ids)
     windows = draw_windows(prose, first.tokenizer, first.decoder.spec.max_positions, seed)
     answering = build_answer_settings(settings)
 
     with without_adapter(first.decoder):
-        notebook = open_model_cache(first, None)
-        baselines = measure_baselines(first, over, rows, settings, notebook)
-        base_prose = compute_losses("base on plain text", first.decoder, windows, notebook)
+        result_cache = open_model_cache(first, None)
+        baselines = measure_baselines(first, evaluation_set, rows, settings, result_cache)
+        base_prose = compute_losses("base on plain text", first.decoder, windows, result_cache)
     models, parts = [], []
     for one, name in zip(tuned, name_tuned_models(len(tuned)), strict=True):
         load_adapter(one.decoder, one.adapter)
-        notebook = open_model_cache(one, one.adapter)
-        model = measure_model(name, one.decoder, one.tokenizer, over, rows, answering, notebook)
+        result_cache = open_model_cache(one, one.adapter)
+        model = measure_model(name, one.decoder, one.tokenizer, evaluation_set, rows, answering, result_cache)
         refuse_non_finite(model.nll, one)
-        prose_nll = compute_losses(f"{name} on plain text", one.decoder, windows, notebook)
+        prose_nll = compute_losses(f"{name} on plain text", one.decoder, windows, result_cache)
         on_prose = compute_forgetting(windows, base_prose, prose_nll, seed)
         models.append(model)
         parts.append(
             {
-                **compare_models(over, {**baselines, "tuned": model}, seed),
+                **compare_models(evaluation_set, {**baselines, "tuned": model}, seed),
                 "forgetting": {"text": prose.name, "windows": len(windows), **on_prose},
-                "telling": select_notable(over, baselines["base"], model),
+                "telling": select_notable(evaluation_set, baselines["base"], model),
             }
         )
     return {
         **parts[0],
         **combine_adapters(tuned, parts),
-        "examples": build_row_results(over, baselines, models),
+        "examples": build_row_results(evaluation_set, baselines, models),
     }
 
 
@@ -254,27 +291,31 @@ def open_model_cache(tuned: TunedModel, adapter: Path | None) -> ResultCache:
 
 def measure_baselines(
     tuned: TunedModel,
-    over: EvaluationSet,
+    evaluation_set: EvaluationSet,
     rows: Sequence[Example],
     settings: EvaluateConfig,
-    notebook: ResultCache,
+    result_cache: ResultCache,
 ) -> dict[str, ModelResult]:
-    """The base with the adapter's template, and with a bare prompt; where that is the template, one pass
-    serves both.
-    """
+    """Measure the base with the adapter's template and without one; where they are the same, only once."""
     answering = build_answer_settings(settings)
-    base = measure_model("base", tuned.decoder, tuned.tokenizer, over, rows, answering, notebook)
+    base = measure_model(
+        "base", tuned.decoder, tuned.tokenizer, evaluation_set, rows, answering, result_cache
+    )
     if not settings.bare:
         return {"base": base}
     if tuned.template == WITHOUT_TEMPLATE:
         return {"base": base, "base_bare": base}
     bare = retokenize_prompts(
-        over.records, rows, WITHOUT_TEMPLATE, tuned.tokenizer, limit_tokens(tuned, settings.max_tokens)
+        evaluation_set.records,
+        rows,
+        WITHOUT_TEMPLATE,
+        tuned.tokenizer,
+        limit_tokens(tuned, settings.max_tokens),
     )
     return {
         "base": base,
         "base_bare": measure_model(
-            "bare base", tuned.decoder, tuned.tokenizer, over, bare, answering, notebook
+            "bare base", tuned.decoder, tuned.tokenizer, evaluation_set, bare, answering, result_cache
         ),
     }
 
@@ -286,13 +327,15 @@ def name_tuned_models(count: int) -> list[str]:
 def refuse_non_finite(nll: np.ndarray, tuned: TunedModel) -> None:
     if not np.isfinite(nll).all():
         raise UserError(
-            f"--adapter {tuned.adapter}: its losses are not finite numbers; the adapter is broken, train it "
-            "again"
+            "its losses are not finite numbers",
+            setting="adapter",
+            value=tuned.adapter,
+            remedy="the adapter is broken, train it again",
         )
 
 
 def combine_adapters(tuned: Sequence[TunedModel], parts: Sequence[dict]) -> dict:
-    """`adapters` and their `spread`; empty for one alone."""
+    """Return `adapters` and their `spread`; nothing for a single adapter."""
     if len(parts) == 1:
         return {}
     adapters = [{"adapter": str(one.adapter), **part} for one, part in zip(tuned, parts, strict=True)]
@@ -306,7 +349,7 @@ def combine_adapters(tuned: Sequence[TunedModel], parts: Sequence[dict]) -> dict
 
 
 def collect_decoding(settings: EvaluateConfig) -> dict:
-    """The settings that the answers depend on; empty if none were written."""
+    """Return the settings that the answers depend on; nothing if no answers were written."""
     names = (
         "max_new_tokens",
         "temperature",

@@ -1,13 +1,9 @@
-"""`loratune prepare`: training, validation and test data from Dolly, FinQA, the hub or the user's own
-files.
-"""
+"""`loratune prepare`: training, validation and test data from shipped data, the hub or one's own files."""
 
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Collection, Sequence
 
 from loratune.commands.dry_run import Plan, show_plan
 from loratune.config.prepare import PrepareConfig
@@ -17,36 +13,32 @@ from loratune.data.jsonl import format_records
 from loratune.data.leakage import remove_leaks, remove_near_duplicates
 from loratune.data.prepare_report import compute_token_statistics, count_source_rows
 from loratune.data.sample import draw_stratified_sample
-from loratune.data.sources.dolly import load_dolly
-from loratune.data.sources.files import load_files
-from loratune.data.sources.hub import load_hub_dataset
+from loratune.data.sources.base import DataSet, SourceOptions, Survey
 from loratune.data.sources.loaded import SourceData
 from loratune.data.sources.other_kinds import REMEDIES
 from loratune.data.sources.parts import detect_split
+from loratune.data.sources.paths import find_file_problem
 from loratune.data.sources.places import (
-    SHIPPED,
-    DataSource,
-    detect_source_kind,
-    find_file_problem,
+    find_source,
     find_source_problem,
+    list_shipped,
     list_unread_spreadsheets,
-    resolve_sources,
+    resolve_data_sets,
 )
-from loratune.data.sources.survey import Survey, survey_finqa, survey_records
+from loratune.data.sources.user_files import format_paths
 from loratune.data.split import HELD_OUT, SPLITS, choose_drawn_splits, split_records
 from loratune.data.template import Template, load_template
 from loratune.data.tokenize import tokenize_records
-from loratune.errors import UserError
+from loratune.errors import Problem, UserError
 from loratune.models.resolve import resolve_model
 from loratune.models.tokenizer import Tokenizer
 from loratune.report.terminal.prepared import show_summary
 from loratune.system import hub
 from loratune.system.atomic import format_json, refuse_unwritable, write_all_atomically
 from loratune.system.console import progress, say, warn
-from loratune.tasks.finqa.questions import FinqaOptions, compute_fact_recall, load_finqa
+from loratune.tasks.registry import SOURCES, TASKS
 
 OUTPUT_FILES = (*(f"{split}.jsonl" for split in SPLITS), "prepare_report.json")
-MAX_FILES_NAMED = 4  # of one data set, before they are only counted
 TIMED_ROWS = 256  # rows of each source whose tokens are counted for a forecast
 ENCODE_CHUNK_ROWS = 1024  # rows between two moves of the progress bar
 
@@ -55,11 +47,11 @@ def run(settings: PrepareConfig) -> dict:
     template = load_template(settings.template)
     refuse_unwritable(settings.out, folder=True)
     refuse_unusable_sources(settings)
-    places = find_configured_sources(settings)
+    data_sets = find_data_sets(settings)
     base = resolve_model(settings.model)
     tokenizer = Tokenizer.load(base.folder)
-    show_parts(places)
-    for path in list_unread_spreadsheets([*settings.data, *settings.val, *settings.test]):
+    show_splits(data_sets)
+    for path in list_unread_spreadsheets(list_user_names(settings)):
         warn(f"{path} is not read; {REMEDIES[path.suffix.lower()]}")
     if settings.dry_run:
         return show_plan(plan_preparation(settings, survey_all(settings, tokenizer), template, tokenizer))
@@ -71,6 +63,7 @@ def run(settings: PrepareConfig) -> dict:
         [record for part in parts.values() for record in part], template, tokenizer, settings.max_tokens
     )
     texts = {f"{split}.jsonl": format_records(part) for split, part in parts.items()}
+    of_tasks = [task.report_on(parts) for task in TASKS.values()]
     report = {
         "settings": settings.model_dump(mode="json", exclude={"out", "dry_run"}),
         "tokenizer": base.hub_name,
@@ -80,14 +73,14 @@ def run(settings: PrepareConfig) -> dict:
             name: count | dict(shortened[name]) | compute_token_statistics(rows, name)
             for name, count in counts.items()
         },
-        "fact_recall": {
-            split: recall for split in ("val", "test") if (recall := compute_fact_recall(parts[split]))
-        },
+        **{name: value for of_task in of_tasks for name, value in of_task.items()},
         "sha256": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()},
     }
     texts["prepare_report.json"] = format_json(report)  # last, because it speaks of the others
     write_all_atomically({settings.out / name: text for name, text in texts.items()})
-    show_summary(report, settings)
+    show_summary(
+        report, settings.out, [line for task in TASKS.values() for line in task.explain_report(report)]
+    )
     if shared := report["in_held_out_files"]:
         say(
             "Rows that are in your own files for val or test, too, and are therefore not trained on: "
@@ -103,44 +96,49 @@ def count_shared_rows(loaded: Sequence[SourceData]) -> int:
 
 
 def refuse_unusable_sources(settings: PrepareConfig) -> None:
-    """All that is wrong with --data, --val and --test and can be seen before anything is read."""
-    problems = [f"--data {problem}" for name in settings.data if (problem := find_source_problem(name))]
+    """Refuse all names of data that can be seen to be wrong before anything is read."""
+    problems: list[str | Problem] = [
+        f"--data {problem}" for name in settings.data if (problem := find_source_problem(name, SOURCES))
+    ]
     for option, names in (("--val", settings.val), ("--test", settings.test)):
         problems += [f"{option} {problem}" for name in names if (problem := find_file_problem(name))]
-    if settings.columns and all(detect_source_kind(name) in ("shipped", "finqa") for name in settings.data):
+    sources = [find_source(name, SOURCES) for name in settings.data]
+    if settings.columns and all(source and not source.takes_columns for source in sources):
         problems.append(
-            "--columns: says which columns your own data has, but --data names none; leave it out"
+            Problem(
+                "says which columns your own data has, but `data` names none",
+                "columns",
+                remedy="leave it out",
+            )
         )
     if problems:
         raise UserError(*problems)
 
 
-def find_configured_sources(settings: PrepareConfig) -> list[DataSource]:
-    return resolve_sources(settings.data, settings.val, settings.test)
+def find_data_sets(settings: PrepareConfig) -> list[DataSet]:
+    return resolve_data_sets(settings.data, settings.val, settings.test, sources=SOURCES)
 
 
-def show_parts(places: Sequence[DataSource]) -> None:
-    """Say which of the user's own files are held out, and which could be thought to be."""
-    for place in places:
-        held_out = {part: paths for part, paths in place.paths().items() if part}
-        for part, paths in held_out.items():
-            by_name = any(file.by_name for file in place.files if file.part == part)
-            say(
-                f"{place.name}: {format_paths(paths)} for {part}.jsonl alone"
-                + (", as the name says" if by_name else "")
-            )
-        named = [file.path for file in place.files if detect_split(file.path.name)]
+def list_user_names(settings: PrepareConfig) -> list[str]:
+    """Return the names that stand for the user's own files."""
+    names = [*settings.data, *settings.val, *settings.test]
+    return [name for name in names if (source := find_source(name, SOURCES)) and source.gathers_files]
+
+
+def show_splits(data_sets: Sequence[DataSet]) -> None:
+    """Say which of the user's own files are held out, and which one could take for held out."""
+    for data_set in data_sets:
+        held_out = {split: paths for split, paths in data_set.paths().items() if split}
+        for split, paths in held_out.items():
+            by_name = any(file.by_name for file in data_set.files if file.split == split)
+            reason = ", as the name says" if by_name else ""
+            say(f"{data_set.name}: {format_paths(paths)} for {split}.jsonl alone{reason}")
+        named = [file.path for file in data_set.files if detect_split(file.path.name)]
         if named and not held_out:
             say(
-                f"{place.name}: {format_paths(named)} split like any other file (--val and --test name files "
-                "of your own for these)"
+                f"{data_set.name}: {format_paths(named)} split like any other file (--val and --test name "
+                "files of your own for these)"
             )
-
-
-def format_paths(paths: Iterable[Path]) -> str:
-    found = list(map(str, paths))
-    more = len(found) - MAX_FILES_NAMED
-    return ", ".join(found[:MAX_FILES_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def plan_preparation(
@@ -171,56 +169,31 @@ def estimate_encoding_seconds(
 
 
 def survey_all(settings: PrepareConfig, tokenizer: Tokenizer) -> list[Survey]:
-    """What each data set holds, without a download."""
-    place, options = choose_shipped_origin(settings), build_finqa_options(settings, tokenizer)
-
-    def survey(one: DataSource) -> Survey:
-        if one.kind == "own":
-            return survey_records(*load_own_files(one, settings))
-        if one.kind == "finqa" or (one.name == "finqa" and place == "snapshot"):
-            return survey_finqa(Path(one.name) if one.kind == "finqa" else place, options)
-        if one.name == "dolly" and place == "snapshot":
-            return survey_records(load_dolly(from_hub=False))
-        return Survey(one.name, "the Hugging Face hub", rows=None)
-
-    return [survey(one) for one in find_configured_sources(settings)]
-
-
-def choose_shipped_origin(settings: PrepareConfig) -> str:
-    """Where dolly and finqa come from, if they are wanted."""
-    return resolve_origin(settings.source) if set(SHIPPED) & set(settings.data) else "snapshot"
-
-
-def build_finqa_options(settings: PrepareConfig, tokenizer: Tokenizer) -> FinqaOptions:
-    return FinqaOptions(
-        settings.finqa_target, settings.fact_tokens, lambda texts: count_tokens(tokenizer, texts)
-    )
+    """Tell what each data set holds, without a download."""
+    options = build_source_options(settings, tokenizer)
+    return [data_set.source.survey(data_set, options) for data_set in find_data_sets(settings)]
 
 
 def load_all(settings: PrepareConfig, tokenizer: Tokenizer) -> list[SourceData]:
-    place, options = choose_shipped_origin(settings), build_finqa_options(settings, tokenizer)
-    loaded = []
-    for one in find_configured_sources(settings):
-        if one.kind == "own":
-            loaded += load_own_files(one, settings)
-        elif one.kind == "finqa":
-            loaded += load_finqa(Path(one.name), options)
-        elif one.kind == "hub":
-            loaded += load_hub_dataset(one.name, settings.columns, settings.skip_bad)
-        elif one.name == "finqa":
-            loaded += load_finqa(place, options)
-        else:
-            loaded.append(load_dolly(from_hub=place == "hub"))
-    return loaded
+    options = build_source_options(settings, tokenizer)
+    return [
+        source_data
+        for data_set in find_data_sets(settings)
+        for source_data in data_set.source.load(data_set, options)
+    ]
 
 
-def load_own_files(place: DataSource, settings: PrepareConfig) -> list[SourceData]:
-    """The user's own files, for each part; what is held out stays whole."""
-    loaded = []
-    for part, paths in place.paths().items():
-        how = {"origin": format_paths(paths), "split": part, "skip_bad": settings.skip_bad}
-        loaded.append(replace(load_files(paths, settings.columns, place.name, **how), own=part is not None))
-    return loaded
+def build_source_options(settings: PrepareConfig, tokenizer: Tokenizer) -> SourceOptions:
+    """Collect what sources may be asked; whether the hub answers is only tried where that matters."""
+    wants_shipped = bool(set(list_shipped(SOURCES)) & set(settings.data))
+    of_sources = {name for source in SOURCES.values() for name in source.settings}
+    return SourceOptions(
+        count_tokens=lambda texts, title: count_tokens(tokenizer, texts, title),
+        from_hub=wants_shipped and resolve_origin(settings.source) == "hub",
+        columns=settings.columns,
+        skip_bad=settings.skip_bad,
+        settings=settings.model_dump(include=of_sources),
+    )
 
 
 def resolve_origin(source: str) -> str:
@@ -233,9 +206,10 @@ def resolve_origin(source: str) -> str:
     return "snapshot"
 
 
-def count_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
-    with progress("tokens of FinQA's facts", len(texts)) as advance:
-        counts = []
+def count_tokens(tokenizer: Tokenizer, texts: Sequence[str], title: str) -> list[int]:
+    """Count each text's tokens, with a progress bar of this title."""
+    with progress(title, len(texts)) as advance:
+        counts: list[int] = []
         for start in range(0, len(texts), ENCODE_CHUNK_ROWS):
             chunk = texts[start : start + ENCODE_CHUNK_ROWS]
             counts += map(len, tokenizer.encode_batch(chunk))
@@ -250,8 +224,8 @@ def split_all(
     # Of duplicates the first stays: that of the latest part, whatever the order in which the sources were
     # named.
     ranked = sorted(loaded, key=lambda one: SPLITS.index(one.split) if one.split else -1, reverse=True)
-    # FinQA's held-out parts are scored over all of their ids, also where one page was asked the same twice.
-    # The user's own held-out files stay whole, too.
+    # Official held-out splits, whose rows have groups, are scored over all of their ids, also where one page
+    # was asked the same twice. The user's own held-out files stay whole, too.
     official = [
         one.records
         for one in ranked
@@ -262,7 +236,7 @@ def split_all(
     own_split = {record.id: by_content[hash_content(record)] for record in distinct}
     held_out = {(one.name, one.split) for one in loaded if one.own}
     kept = {record.id for record in distinct if (record.source, own_split[record.id]) in held_out}
-    # FinQA fixes both the parts and the groups, its pages; everything else is grouped by likeness.
+    # A source may fix both the splits and the groups, such as pages; everything else is grouped by likeness.
     fixed = [record for record in distinct if record.group and own_split[record.id] and record.id not in kept]
     stand = {record.id for record in fixed}
     others = [record for record in distinct if record.id not in stand]

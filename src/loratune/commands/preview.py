@@ -31,7 +31,7 @@ def run(settings: PreviewConfig) -> dict:
     base = resolve_model(settings.model)
     tokenizer = Tokenizer.load(base.folder)
     how = template, tokenizer, settings.max_tokens
-    # The key is training's: what one of the two has encoded, the other finds.
+    # The key is the same as in training, so that both share the cached tokens.
     key = make_token_cache_key(
         hash_file(path), base.content, template, settings.max_tokens, bos=tokenizer.bos
     )
@@ -61,18 +61,23 @@ def run(settings: PreviewConfig) -> dict:
 def read_source(path: Path, source: str | None) -> list[Record]:
     if not path.is_file():
         raise UserError(
-            f"--data {path}: there is no such file; make it with `loratune prepare`, or name another"
+            "there is no such file",
+            setting="data",
+            value=path,
+            remedy="make it with `loratune prepare`, or name another",
         )
     records = read_records(path)
     chosen = [record for record in records if source in (None, record.source)]
     if not chosen:
-        there = ", ".join(sorted({record.source for record in records}))
-        raise UserError(f"--source {source}: {path} has no such rows; its sources are {there}")
+        sources = ", ".join(sorted({record.source for record in records}))
+        raise UserError(
+            f"{path} has no such rows", setting="source", value=source, remedy=f"its sources are {sources}"
+        )
     return chosen
 
 
 def summarise_source(rows: Sequence[Example], counts: dict[str, int]) -> dict:
-    """One source's counts, tokens and lengths; `rows` are those that have a target."""
+    """Summarise one source's counts, tokens and lengths; `rows` are the ones that have a target."""
     learned = np.array([len(row.response) for row in rows], dtype=int)
     lengths = learned + [len(row.prompt) for row in rows]
     return {
@@ -85,18 +90,18 @@ def summarise_source(rows: Sequence[Example], counts: dict[str, int]) -> dict:
 
 
 def compute_percentiles(lengths: np.ndarray) -> dict[str, int]:
-    """Share in percent -> the length that so many rows do not exceed; 0 where there are no rows."""
-    found = np.percentile(lengths, PERCENTILES) if len(lengths) else np.zeros(len(PERCENTILES))
-    return dict(zip(map(str, PERCENTILES), found.round().astype(int).tolist(), strict=True))
+    """Map each share in percent to the length that so many rows do not exceed; 0 without rows."""
+    percentiles = np.percentile(lengths, PERCENTILES) if len(lengths) else np.zeros(len(PERCENTILES))
+    return dict(zip(map(str, PERCENTILES), percentiles.round().astype(int).tolist(), strict=True))
 
 
 def count_duplicate_ids(records: Sequence[Record]) -> dict[str, int]:
-    """The ids that several rows have, and how many."""
+    """Map each id that several rows share to their number."""
     return {id: count for id, count in Counter(record.id for record in records).items() if count > 1}
 
 
 def row_to_json(row: Truncation) -> dict:
-    """`mask` is 1 for the tokens that are learned."""
+    """Describe a row as JSON; `mask` is 1 for the tokens that are learned."""
     prompt, response = (row.kept.prompt, row.kept.response) if row.kept else (row.whole.prompt, [])
     return {
         "id": row.record.id,

@@ -88,16 +88,21 @@ BUILT_IN_TEMPLATES = {
 
 
 def load_template(choice: str) -> Template:
-    """A built-in template by its name, or the user's own from a .toml file with `with_input` and
-    `without_input`.
+    """Load a built-in template by its name, or the user's own from a .toml file.
+
+    Raises:
+        UserError: there is no such template, or the file does not hold `with_input` and `without_input`.
     """
     if choice in BUILT_IN_TEMPLATES:
         return BUILT_IN_TEMPLATES[choice]
     path = Path(choice)
     if path.suffix != ".toml":
+        names = ", ".join(BUILT_IN_TEMPLATES)
         raise UserError(
-            f"--template {choice}: unknown; choose {', '.join(BUILT_IN_TEMPLATES)} or a .toml file with "
-            "with_input and without_input"
+            "unknown",
+            setting="template",
+            value=choice,
+            remedy=f"choose {names} or a .toml file with with_input and without_input",
         )
     try:
         values = load_toml(path)

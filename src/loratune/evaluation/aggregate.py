@@ -5,6 +5,7 @@ category.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
@@ -12,13 +13,13 @@ import numpy as np
 
 from loratune.data.example import Example, Record
 from loratune.evaluation.likelihood import compute_likelihood_means, compute_token_means, count_targets
+from loratune.evaluation.metrics import METRICS
 from loratune.evaluation.runner import EvaluationSet, ModelResult
-from loratune.evaluation.scoring import ScoredAnswer, wants_program
+from loratune.evaluation.scoring import ScoredAnswer
 from loratune.evaluation.statistics import count_flips, mean_and_deviation, paired_difference
-from loratune.evaluation.text_metrics import distinct_2
+from loratune.tasks.registry import TASKS, task_of
 
 TIE_THRESHOLD = 0.01  # nats a token: a row's loss that changes by less is tied
-OVER_ALL_IDS = ("execution_accuracy", "program_accuracy")
 DIFFERENCES = {"base": "difference", "base_bare": "difference_bare"}  # tuned minus this one
 
 
@@ -59,16 +60,13 @@ def aggregate_rows(
     """Each model on some of the rows, tuned against the others with intervals, and how many rows improved."""
     tuned, others = models["tuned"], {name: change for name, change in DIFFERENCES.items() if name in models}
     answered = [number for number in rows if number in tuned.answers[0]]
+    split_ids = sum(evaluation_set.split_ids[task] for task in count_missing_ids(evaluation_set, rows))
     without_target = len(rows) - len(select_with_target(evaluation_set, rows))
     return {
         "rows": len(rows),
         **({"without_target": without_target} if without_target else {}),
         "answered_rows": len(answered),
-        **(
-            {"split_ids": evaluation_set.split_ids}
-            if count_missing_ids(evaluation_set, rows) is not None
-            else {}
-        ),
+        **({"split_ids": split_ids} if split_ids else {}),
         **{name: summarize_model(evaluation_set, model, rows) for name, model in models.items()},
         **(
             {"over_samples": compute_deviations(evaluation_set, models, rows)}
@@ -94,12 +92,8 @@ def summarize_model(evaluation_set: EvaluationSet, model: ModelResult, rows: Seq
         else {}
     )
     scores = {name: fmean(values) for name, values in average_per_sample(evaluation_set, model, rows).items()}
-    programs = [
-        evaluation_set.records[number]
-        for number in rows
-        if number in model.answers[0] and wants_program(evaluation_set.records[number])
-    ]
-    return {**losses, **scores, **describe_fact_selection(programs)}
+    answered = [evaluation_set.records[number] for number in rows if number in model.answers[0]]
+    return {**losses, **scores, **describe_facts(answered)}
 
 
 def select_with_target(evaluation_set: EvaluationSet, rows: Sequence[int]) -> list[int]:
@@ -131,7 +125,9 @@ def average_per_sample(
             for name, values in collect_scores(evaluation_set, answers, rows).items()
         }
         if written := [answers[number].answer.ids for number in rows if number in answers]:
-            of_sample["distinct_2"] = distinct_2(written)
+            for name, metric in METRICS.items():
+                if metric.score_all:
+                    of_sample[name] = metric.score_all(written)
         for name, value in of_sample.items():
             found.setdefault(name, []).append(value)
     return found
@@ -159,25 +155,27 @@ def collect_scores(
         if number in answers:
             for name, value in answers[number].scores.items():
                 found.setdefault(name, {})[number] = value
-    if (missing := count_missing_ids(evaluation_set, rows)) is not None:
+    for name, missing in count_missing_ids(evaluation_set, rows).items():
         wrong = {-number: 0.0 for number in range(1, missing + 1)}
-        found |= {f"{name}_all": found[name] | wrong for name in OVER_ALL_IDS}
+        found |= {f"{score}_all": found[score] | wrong for score in TASKS[name].scores_over_split}
     return found
 
 
-def count_missing_ids(evaluation_set: EvaluationSet, rows: Sequence[int]) -> int | None:
-    """Questions of FinQA's official part that have no row; None where `rows` have not all of the rows that
-    there are.
-    """
-    programs = sum(wants_program(evaluation_set.records[number]) for number in rows)
-    if not evaluation_set.split_ids or not 0 < programs == sum(map(wants_program, evaluation_set.records)):
-        return None
-    return evaluation_set.split_ids - programs
+def count_missing_ids(evaluation_set: EvaluationSet, rows: Sequence[int]) -> dict[str, int]:
+    """Return how many ids of its official split have no row, for each task whose rows are all in `rows`."""
+    present = Counter(task_of(evaluation_set.records[number]) for number in rows)
+    everywhere = Counter(map(task_of, evaluation_set.records))
+    missing = {}
+    for name, ids in evaluation_set.split_ids.items():
+        task = TASKS[name]
+        if 0 < present[task] == everywhere[task]:
+            missing[name] = ids - present[task]
+    return missing
 
 
-def describe_fact_selection(records: Sequence[Record]) -> dict[str, str]:
-    """gold, retrieved or (training rows) matched: how FinQA's facts were chosen; empty where no row says."""
-    facts = {record.meta.get("facts") for record in records if isinstance(record.meta.get("facts"), str)}
+def describe_facts(records: Sequence[Record]) -> dict[str, str]:
+    """Return as `facts` how the facts that rows show were chosen; nothing where no row says."""
+    facts = {task_of(record).describe_facts(record) for record in records} - {""}
     return {"facts": " and ".join(sorted(facts))} if facts else {}
 
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from loratune.evaluation.aggregate import TIE_THRESHOLD, get_category
 from loratune.evaluation.runner import EvaluationSet, ModelResult
-from loratune.evaluation.scoring import ScoredAnswer, get_gold_result, wants_program
+from loratune.evaluation.scoring import ScoredAnswer
+from loratune.tasks.registry import task_of
 
 NOTABLE_PER_KIND = 5  # of each kind
 
@@ -28,9 +29,14 @@ def build_row_result(
     number: int,
 ) -> dict:
     record, targets = evaluation_set.records[number], int(evaluation_set.targets[number])
+    task = task_of(record)
+
+    def describe(model: ModelResult) -> dict:
+        return describe_model_row(model, number, targets, with_result=task.has_results)
+
     parts = [
         {
-            "tuned": describe_model_row(model, number, targets),
+            "tuned": describe(model),
             "change": compute_nll_change(baselines["base"], model, number, targets),
         }
         for model in tuned
@@ -42,21 +48,23 @@ def build_row_result(
         "instruction": record.instruction,
         "input": record.input,
         "wanted": record.output,
-        **({"wanted_result": get_gold_result(record)} if wants_program(record) else {}),
+        **({"wanted_result": task.get_wanted_result(record)} if task.has_results else {}),
         "target_tokens": targets,
-        **{name: describe_model_row(model, number, targets) for name, model in baselines.items()},
+        **{name: describe(model) for name, model in baselines.items()},
         **parts[0],
         **({"adapters": parts} if len(parts) > 1 else {}),
     }
 
 
-def describe_model_row(model: ModelResult, number: int, targets: int) -> dict:
-    """One model on one row: `nll` in nats a token, and the answer where there is one; of several the first,
-    and all `samples`.
+def describe_model_row(model: ModelResult, number: int, targets: int, *, with_result: bool) -> dict:
+    """Describe one model on one row: `nll` in nats a token, and the answer where there is one.
 
-    `nll` is None for a row without a wanted response.
+    Of several answers the first stands there, and all are `samples`. `nll` is None for a row without a
+    wanted response.
     """
-    samples = [describe_answer(answers[number]) for answers in model.answers if number in answers]
+    samples = [
+        describe_answer(answers[number], with_result) for answers in model.answers if number in answers
+    ]
     first = samples[0] if samples else {}
     return {
         "nll": float(model.nll[number] / targets) if targets else None,
@@ -65,13 +73,13 @@ def describe_model_row(model: ModelResult, number: int, targets: int) -> dict:
     }
 
 
-def describe_answer(scored: ScoredAnswer) -> dict:
+def describe_answer(scored: ScoredAnswer, with_result: bool) -> dict:
     return {
         "answer": scored.text,
         "ended": scored.answer.ended,
         "tokens": len(scored.answer.ids),
         "scores": scored.scores,
-        **({"result": scored.result} if "execution_accuracy" in scored.scores else {}),
+        **({"result": scored.result} if with_result else {}),
     }
 
 

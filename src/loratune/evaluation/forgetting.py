@@ -11,10 +11,9 @@ import numpy as np
 from loratune.data.example import Example
 from loratune.data.jsonl import read_lines
 from loratune.errors import UserError
-from loratune.tasks.finqa.questions import read_test_prose
+from loratune.tasks.registry import BUILT_IN_PROSE
 
 WINDOW_TOKENS = 512  # tokens
-BUILT_IN = "prose of FinQA's test pages"
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,10 @@ def load_prose(path: Path | None) -> Prose:
     UTF-8.
     """
     if path is None:
-        return Prose(BUILT_IN, read_test_prose(), most=20)
+        return Prose(BUILT_IN_PROSE.name, BUILT_IN_PROSE.read(), most=20)
     text = "\n".join(read_lines(path))
     if not text.strip():
-        raise UserError(f"--forgetting {path}: the file is blank; it needs some text")
+        raise UserError("the file is blank; it needs some text", setting="forgetting", value=path)
     return Prose(str(path), [text], most=200)
 
 
@@ -48,7 +47,7 @@ def draw_windows(prose: Prose, tokenizer, max_positions: int, seed: int) -> list
         piece for ids in tokenizer.encode_batch(list(prose.passages)) for piece in cut_windows(ids, length)
     ]
     if not pieces:
-        raise UserError(f"--forgetting {prose.name}: the text is a single token; it needs more")
+        raise UserError("the text is a single token; it needs more", setting="forgetting", value=prose.name)
     drawn = np.random.default_rng(seed).permutation(len(pieces))[: prose.most]
     return [
         Example(list(tokenizer.bos), pieces[number], id=str(number), source=prose.name)

@@ -1,14 +1,14 @@
 """Measure one model on the held-out examples: the likelihood of the reference responses, and its answers."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
 from loratune.data.example import Example, Record
 from loratune.evaluation.likelihood import count_targets, response_nll
 from loratune.evaluation.result_cache import ResultCache
-from loratune.evaluation.scoring import ScoredAnswer, get_table, score_answer
+from loratune.evaluation.scoring import ScoredAnswer, score_answer
 from loratune.generation.constrained import Constraint
 from loratune.generation.decoding import Decoding
 from loratune.generation.engine import MAX_SLOTS
@@ -18,6 +18,7 @@ from loratune.models.decoder import Decoder
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.cache import compute_cache_key
 from loratune.system.messages import progress, say
+from loratune.tasks.registry import task_of
 
 Constraints = Sequence[Constraint | None] | None
 
@@ -40,7 +41,8 @@ class EvaluationSet:
     targets: np.ndarray  # [records]: tokens whose likelihood counts; 0 for a record without a response
     sizes: np.ndarray  # [records]: bytes of these
     constraints: Constraints = None  # one for each answered record; None: answers are free
-    split_ids: int | None = None  # questions in the official part of FinQA, where all its rows are answered
+    # Ids in the official split of each task whose records are all answered.
+    split_ids: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,12 @@ def build_evaluation_set(
     answered: Sequence[int],
     tokenizer: Tokenizer,
     constraints: Constraints = None,
-    split_ids: int | None = None,
+    split_ids: Mapping[str, int] | None = None,
 ) -> EvaluationSet:
     """Build the evaluation set of `records`; `examples` are their tokens."""
     # What is scored, not what the record holds: a response may have been cut.
     sizes = np.array([len(tokenizer.decode(example.response).encode()) for example in examples])
-    return EvaluationSet(records, answered, count_targets(examples), sizes, constraints, split_ids)
+    return EvaluationSet(records, answered, count_targets(examples), sizes, constraints, split_ids or {})
 
 
 def measure_model(
@@ -179,9 +181,10 @@ def make_answer_keys(
 
     Greedy answers depend neither on the seed nor on the request's number.
     """
+    answered = [evaluation_set.records[number] for number in evaluation_set.answered]
     tables = [
-        get_table(evaluation_set.records[number]) if evaluation_set.constraints else None
-        for number in evaluation_set.answered
+        task_of(record).get_constraint_content(record) if evaluation_set.constraints else None
+        for record in answered
     ]
     keys = []
     for request in requests:

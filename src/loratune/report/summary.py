@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from loratune.report.measures import MEASURES
+from loratune.evaluation.metrics import METRICS, list_shown_metrics
 from loratune.report.schema import Evaluation, EvaluationPart, LogRow, PairedScores, ScoreChange
 
 MAX_NATS = 13.0  # of a change of the loss: a perplexity 440,000 times as high is as bad as any
@@ -79,15 +79,17 @@ def list_parts(evaluation: Evaluation) -> dict[str, EvaluationPart]:
     }
 
 
-def format_measures(part: PairedScores, names: Iterable[str] = MEASURES) -> list[MeasureLine]:
-    """Those of `names` that both models were measured by."""
+def format_measures(part: PairedScores, names: Iterable[str] | None = None) -> list[MeasureLine]:
+    """Those of `names`, or of all metrics that are shown, that both models were measured by."""
+    names = list_shown_metrics() if names is None else names
     return [format_measure(name, part) for name in names if name in part.base and name in part.tuned]
 
 
 def format_measure(name: str, part: PairedScores) -> MeasureLine:
-    title, factor, decimals = MEASURES[name]
+    metric = METRICS[name]
+    factor, decimals = metric.factor, metric.decimals
     line = MeasureLine(
-        name=title,
+        name=metric.title,
         bare=format_figure(name, part, "base_bare"),
         base=format_figure(name, part, "base"),
         tuned=format_figure(name, part, "tuned"),
@@ -104,14 +106,14 @@ def format_measure(name: str, part: PairedScores) -> MeasureLine:
     mean, low, high = (
         format_signed(factor * value, decimals) + unit for value in (change.mean, *change.interval)
     )
-    return line._replace(change=mean, interval=f"{low} to {high}", verdict=judge_change(title, change))
+    return line._replace(change=mean, interval=f"{low} to {high}", verdict=judge_change(metric.title, change))
 
 
 def format_figure(name: str, part: PairedScores, side: str) -> str:
     """A model's number, with its standard deviation where there were several samples; blank where it was not
     measured.
     """
-    _, factor, decimals = MEASURES[name]
+    factor, decimals = METRICS[name].factor, METRICS[name].decimals
     values, spread = getattr(part, side), part.over_samples.get(side, {}).get(name)
     deviation = f"\u00a0±\u00a0{factor * spread.standard_deviation:,.{decimals}f}" if spread else ""
     return f"{factor * values[name]:,.{decimals}f}{deviation}" if name in values else ""

@@ -3,7 +3,8 @@
 import pytest
 
 from loratune.tasks.finqa.ceiling import Failure, compute_ceiling
-from loratune.tasks.finqa.questions import Question, read_questions
+from loratune.tasks.finqa.questions import Question
+from loratune.tasks.finqa.source import read_questions
 
 
 @pytest.fixture(scope="module")

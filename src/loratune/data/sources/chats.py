@@ -69,7 +69,7 @@ class ChatColumns:
 def find_chat_columns(
     rows: Sequence[FileRow], names: Sequence[str], asked: Mapping[str, str]
 ) -> ChatColumns | None:
-    """Where the rows hold their chats, unless --columns names an instruction or an output."""
+    """Return which columns hold chats, unless the user names an instruction or an output."""
     if "messages" in asked:
         return ChatColumns("", asked["messages"])
     if asked.keys() & {"instruction", "output"}:

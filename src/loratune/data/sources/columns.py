@@ -8,6 +8,7 @@ from typing import Any
 
 from loratune.data.sources.readers import FileRow
 from loratune.data.sources.values import is_blank
+from loratune.errors import Problem
 
 # What our fields are called elsewhere, the likeliest first; the order of the fields is that in which they
 # choose.
@@ -52,12 +53,17 @@ KTO_LABEL = "label"  # true: a good answer, false: a bad one (Ethayarajh et al.,
 
 @dataclass(frozen=True)
 class ColumnChoice:
+    """Which column of a file is which, or why that cannot be said."""
+
     columns: dict[str, str]  # our field: the file's column
-    problems: list[str]  # why the rows cannot be read; each names its remedy
+    problems: list[Problem]  # why the rows cannot be read; each names its remedy
 
 
 def choose_columns(rows: Sequence[FileRow], names: Sequence[str], asked: Mapping[str, str]) -> ColumnChoice:
-    """As the user says, else by the usual names, whatever their capitals. No column is taken twice."""
+    """Choose the columns that the user names, else those with the usual names, whatever their capitals.
+
+    No column is taken twice.
+    """
     asked, problems = resolve_requested(names, asked, tuple(SYNONYMS))
     chosen = dict(asked)
     for role, synonyms in SYNONYMS.items():
@@ -76,38 +82,35 @@ def choose_columns(rows: Sequence[FileRow], names: Sequence[str], asked: Mapping
 
 def resolve_requested(
     names: Sequence[str], asked: Mapping[str, str], roles: Sequence[str], *, form: str = ""
-) -> tuple[dict[str, str], list[str]]:
-    """What --columns says, in the file's own spelling, and what is wrong with it."""
+) -> tuple[dict[str, str], list[Problem]]:
+    """Return the columns that the user names, in the file's own spelling, and what is wrong with them."""
     problems = [
-        f"--columns {role}: unknown{form}; the left side is one of {', '.join(roles)}"
+        Problem(f"unknown{form}; the left side is one of {', '.join(roles)}", "columns", value=role)
         for role in asked
         if role not in roles
     ]
-    found = {}
+    resolved: dict[str, str] = {}
     for role, name in asked.items():
         known = [name] if name in names else find_columns((normalize_name(name),), names)
         if not known:
-            problems.append(f"no column {name!r} for --columns {role}={name}")
-        elif known[0] in found.values():
-            other = next(other for other, taken in found.items() if taken == known[0])
-            problems.append(
-                f"--columns {role}={name}: this column is the {other}, too; each column has one role"
-            )
+            problems.append(Problem(f"no column {name!r} for `columns` {role}={name}"))
+        elif known[0] in resolved.values():
+            other = next(other for other, taken in resolved.items() if taken == known[0])
+            text = f"this column is the {other}, too; each column has one role"
+            problems.append(Problem(text, "columns", value=f"{role}={name}"))
         elif role in roles:
-            found[role] = known[0]
-    return found, sorted(problems)
+            resolved[role] = known[0]
+    return resolved, problems
 
 
 def find_columns(synonyms: Sequence[str], names: Sequence[str], taken=()) -> list[str]:
-    """The columns with these names, in the order of `synonyms`; one spelt exactly so before one in
-    capitals.
-    """
+    """Return the columns with these names, in the order of `synonyms`; an exact match comes first."""
     free = [name for name in names if name not in taken]
     return [
         name
-        for wanted in synonyms
-        for name in sorted(free, key=lambda name: name != wanted)
-        if normalize_name(name) == wanted
+        for synonym in synonyms
+        for name in sorted(free, key=lambda name: name != synonym)
+        if normalize_name(name) == synonym
     ]
 
 
@@ -116,7 +119,7 @@ def normalize_name(name: str) -> str:
 
 
 def sort_varying_first(rows: Sequence[FileRow], candidates: Sequence[str]) -> list[str]:
-    """The candidates, those with one and the same text in every row last: such a text is no question."""
+    """Move columns with the same text in every row to the end: such a text is no question."""
     return sorted(candidates, key=lambda name: is_constant(rows, name))
 
 
@@ -129,7 +132,7 @@ def list_unused_columns(names: Sequence[str], chosen: Mapping[str, str]) -> list
 
 
 def collect_unused_warnings(rows: Sequence[FileRow], unused: Sequence[str]) -> list[str]:
-    """A sentence for each unused column that is known to change what a row means, unless it is empty."""
+    """Return a sentence for each unused column that changes what a row means, unless it is empty."""
     filled = [name for name in unused if any(not is_blank(row.values.get(name)) for row in rows)]
     return [
         f"the column {name!r} is not used: {reason}"
@@ -151,18 +154,21 @@ def explain_unused(rows: Sequence[FileRow], name: str) -> str:
 
 def explain_missing(
     rows: Sequence[FileRow], names: Sequence[str], chosen: Mapping[str, str], missing: Sequence[str]
-) -> list[str]:
-    """Why there is no instruction or output: the form that the rows have, or --columns where that can
-    help.
-    """
+) -> list[Problem]:
+    """Say why there is no instruction or output: the form that the rows have, or which columns to name."""
     if known := explain_unreadable_form(rows, names):
-        return [known]
+        return [Problem(known)]
     free = [name for name in names if name not in chosen.values() and can_be_text(rows, name)]
     if len(free) >= len(missing):
-        return [f"no column for {role}; say which it is with --columns {role}=NAME" for role in missing]
+        return [
+            Problem(f"no column for {role}", remedy=f"say which it is with `columns` {role}=NAME")
+            for role in missing
+        ]
     return [
-        f"no column for {' and '.join(missing)}, and too few others that could be; "
-        "each row needs an instruction and an output, or messages"
+        Problem(
+            f"no column for {' and '.join(missing)}, and too few others that could be",
+            remedy="each row needs an instruction and an output, or messages",
+        )
     ]
 
 
@@ -174,7 +180,7 @@ def can_be_text(rows: Sequence[FileRow], name: str) -> bool:
 
 
 def explain_unreadable_form(rows: Sequence[FileRow], names: Sequence[str]) -> str:
-    """The name of a form that cannot be read, and what to write instead; "" for rows of no known form."""
+    """Name a form that cannot be read, and what to write instead; "" for rows of no known form."""
     known = {normalize_name(name): name for name in names}
     if "input_ids" in known:
         return "these rows are tokens already (input_ids); give the texts that they were made from"
@@ -201,15 +207,16 @@ def explain_unreadable_form(rows: Sequence[FileRow], names: Sequence[str]) -> st
 
 
 def explain_preferences(rows: Sequence[FileRow], known: Mapping[str, str]) -> str:
-    """Pairs of a better and a worse answer: TRL's, with texts or messages, or HH's, each a whole dialogue in
-    one text.
+    """Say how to learn from pairs of a better and a worse answer.
+
+    They have TRL's form, with texts or messages, or HH's, in which each is a whole dialogue in one text.
     """
     what = "these rows are preferences (chosen, rejected), and loratune learns from answers"
     chosen: Any = next((row.values.get(known["chosen"]) for row in rows), None)
     if isinstance(chosen, list):
-        return f"{what}; to learn the chosen ones: --columns messages={known['chosen']}"
+        return f"{what}; to learn the chosen ones: `columns` messages={known['chosen']}"
     if any(name in known for name in SYNONYMS["instruction"]):
-        return f"{what}; to learn the chosen ones: --columns output={known['chosen']}"
+        return f"{what}; to learn the chosen ones: `columns` output={known['chosen']}"
     return (
         f"{what}; where each is a whole dialogue (HH's form), split the chosen text at its last "
         "'\\n\\nAssistant:': "

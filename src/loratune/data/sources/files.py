@@ -25,7 +25,7 @@ from loratune.data.sources.columns import (
 from loratune.data.sources.loaded import FileNotes, SourceData
 from loratune.data.sources.readers import FileRow, read_rows
 from loratune.data.sources.values import is_placeholder, read_cell
-from loratune.errors import UserError
+from loratune.errors import Problem, UserError
 
 # Messages hold all the rest.
 CHAT_COLUMN_ROLES = ("messages", "group", "id")
@@ -34,7 +34,7 @@ UNUSABLE = "rows that cannot be used (--skip-bad)"
 NO_INPUT = "inputs that only say that there is none (such as N/A), taken as none"
 NO_OUTPUT = "outputs that only say that there is none (such as N/A), learned as they are"
 REMEDY = (
-    "correct these rows, or leave them out with --skip-bad: then they are counted, and listed in "
+    "correct these rows, or leave them out with `skip_bad`: then they are counted, and listed in "
     "prepare_report.json"
 )
 NO_USABLE_ROWS = "it has no other rows"
@@ -49,18 +49,26 @@ def load_files(
     split: str | None = None,
     skip_bad: bool = False,
 ) -> SourceData:
-    """Records of one data set in one or more files. Raises UserError with all problems of a file, up to a
-    limit.
+    """Read the records of one data set from one or more files.
 
-    With `skip_bad`, single rows that cannot be used are left out, counted and listed.
+    Args:
+        paths: the files.
+        columns: the user's columns by their roles; the usual names are found without.
+        name: of the data set.
+        origin: where the files are, in words.
+        split: train, val or test where all rows are for that.
+        skip_bad: leave out, count and list single rows that cannot be used.
+
+    Raises:
+        UserError: a file cannot be read; it names all problems of that file, up to a limit.
     """
     records: list[Record] = []
     left_out: Counter[str] = Counter()
     files = []
     for path in paths:
-        found, reasons, notes = read_file(path, columns, name, skip_bad=skip_bad)
-        records += found
-        left_out += reasons  # without those of which there are none
+        from_file, reasons, notes = read_file(path, columns, name, skip_bad=skip_bad)
+        records += from_file
+        left_out += reasons  # drops reasons with a count of zero
         files.append(notes)
     return SourceData(name, origin, records, split, left_out, files)
 
@@ -81,7 +89,7 @@ class ColumnTable:
 def read_file(
     path: Path, columns: Mapping[str, str], source: str, *, skip_bad: bool = False
 ) -> tuple[list[Record], Counter[str], FileNotes]:
-    """The records of a file, how many rows were left out and why, and what was taken from which column."""
+    """Return a file's records, how many rows were left out and why, and which columns were taken."""
     bad = BadRows(skip_bad)
     rows = read_rows(path, bad)
     if not rows:
@@ -91,8 +99,8 @@ def read_file(
     good = [row for row in rows if not label or parse_bool(row.values[label])]
     if not good:
         raise UserError(
-            f"{path}: the column {label!r} marks all its {len(rows):,} answers as bad; there is nothing to "
-            "learn"
+            f"the column {label!r} marks all its {len(rows):,} answers as bad; there is nothing to learn",
+            value=path,
         )
     table = ColumnTable(path, good, names)
     if chat := find_chat_columns(table.rows, table.names, columns):
@@ -105,11 +113,11 @@ def read_file(
     bad.refuse(f"{path}: {REMEDY}")
     left_out += Counter({BAD_ANSWER: len(rows) - len(good), UNUSABLE: len(bad.problems)})
     if label:
-        told = (
+        warning = (
             f"the column {label!r} marks good and bad answers: the {len(rows) - len(good):,} bad ones are "
             "left out"
         )
-        notes = replace(notes, warnings=[*notes.warnings, told])
+        notes = replace(notes, warnings=[*notes.warnings, warning])
     return records, left_out, replace(notes, bad_rows=bad.problems)
 
 
@@ -119,7 +127,7 @@ def read_chats(
     asked, problems = resolve_requested(table.names, columns, CHAT_COLUMN_ROLES, form=" for messages")
     raise_column_problems(table, problems)
     chat = replace(chat, answer=asked.pop("messages", chat.answer))
-    beside = {role: found[0] for role in ("group", "id") if (found := find_columns((role,), table.names))}
+    beside = {role: names[0] for role in ("group", "id") if (names := find_columns((role,), table.names))}
     roles = beside | asked
     held = {"prompt": chat.prompt, "completion": chat.answer} if chat.prompt else {"messages": chat.answer}
     counts: Counter[str] = Counter()
@@ -128,13 +136,13 @@ def read_chats(
         record = convert_chat(values, chat, source, counts)
         return record and add_id_and_group(record, values, roles)
 
-    found = convert_rows(table.rows, convert, bad)
-    records = [record for record in found if record]
+    converted = convert_rows(table.rows, convert, bad)
+    records = [record for record in converted if record]
     unused = list_unused_columns(table.names, held | roles)
     notes = FileNotes(
         str(table.path), held | roles, unused, collect_unused_warnings(table.rows, unused), dict(+counts)
     )
-    return records, Counter({ALL_WEIGHT_0: len(found) - len(records)}), notes
+    return records, Counter({ALL_WEIGHT_0: len(converted) - len(records)}), notes
 
 
 def read_columns(
@@ -153,18 +161,21 @@ def read_columns(
     return records, FileNotes(str(table.path), choice.columns, unused, warnings, dict(+counts))
 
 
-def raise_column_problems(table: ColumnTable, problems: Sequence[str]) -> None:
+def raise_column_problems(table: ColumnTable, problems: Sequence[Problem]) -> None:
+    """Raise UserError if there are problems, those of the setting `columns` first, then the file's own."""
     if problems:
-        told = [
-            problem if problem.startswith("--columns") else f"{table.path}: {problem}" for problem in problems
-        ]
-        raise UserError(*sorted(told), f"{table.path}: its columns are {', '.join(map(str, table.names))}")
+        in_order = sorted(problems, key=lambda problem: (not problem.setting, problem.render()))
+        names = Problem(f"its columns are {', '.join(map(str, table.names))}")
+        raise UserError(
+            *(
+                problem if problem.setting else replace(problem, value=table.path)
+                for problem in [*in_order, names]
+            )
+        )
 
 
 def find_kto_label(rows: Sequence[FileRow], names: Sequence[str]) -> str:
-    """The column that says of each row whether its answer is a good one, as KTO's data has it; "" where none
-    does.
-    """
+    """Return the column that marks each answer as good or bad, as in KTO's data; "" where there is none."""
     for name in find_columns((KTO_LABEL,), names):
         if all(parse_bool(row.values.get(name)) is not None for row in rows):
             return name
@@ -172,15 +183,17 @@ def find_kto_label(rows: Sequence[FileRow], names: Sequence[str]) -> str:
 
 
 def parse_bool(value: Any) -> bool | None:
-    """True or false, also as a text, as a CSV file has them; None for anything else."""
+    """Return true or false, also from a text, as in a CSV file; None for anything else."""
     if isinstance(value, str):
         return {"true": True, "false": False}.get(value.strip().casefold())
     return value if isinstance(value, bool) else None
 
 
 def convert_rows(rows: Sequence[FileRow], convert: Callable[[dict], Any], bad: BadRows | None = None) -> list:
-    """`convert` for every row. Rows for which it raises ValueError go to `bad`; without it they raise one
-    UserError.
+    """Convert every row. Those for which `convert` raises ValueError go to `bad`.
+
+    Raises:
+        UserError: there are such rows and no `bad` to collect them.
     """
     problems = bad or BadRows()
     results = []
@@ -195,10 +208,9 @@ def convert_rows(rows: Sequence[FileRow], convert: Callable[[dict], Any], bad: B
 
 
 def convert_row(values: dict, roles: Mapping[str, str], source: str, counts: Counter[str]) -> Record:
-    """The texts stay to the byte: leading spaces and line ends are part of an answer that is code.
+    """Make a record of a row. Texts stay to the byte: leading spaces and line ends matter in code.
 
-    Of a file in record form `meta` is kept, but not `source`: reports and scores are by data set, so that is
-    its name.
+    A record's `meta` is kept. Its `source` is the data set's name, by which reports and scores are grouped.
     """
     instruction, output = (read_cell(values, roles[role]) for role in ("instruction", "output"))
     text = read_cell(values, roles["input"], required=False) if "input" in roles else ""
@@ -212,7 +224,7 @@ def convert_row(values: dict, roles: Mapping[str, str], source: str, counts: Cou
 
 
 def add_id_and_group(record: Record, values: dict, roles: Mapping[str, str]) -> Record:
-    """The record with its row's id, else one made of its content, and with its row's group, if it has one."""
+    """Return the record with the row's id, else one made of its content, and with the row's group."""
     own_id, group = (read_label(values, roles[role]) if role in roles else "" for role in ("id", "group"))
     return replace(
         record, id=own_id or compute_content_id(record.instruction, record.input, record.output), group=group
@@ -220,7 +232,7 @@ def add_id_and_group(record: Record, values: dict, roles: Mapping[str, str]) -> 
 
 
 def read_label(values: dict, name: str) -> str:
-    """An id or a group: text, or a number, which as text serves as well; "" where there is none."""
+    """Return an id or a group, text or a number, as text; "" where there is none."""
     value = values.get(name)
     if isinstance(value, bool | list | dict | bytes) or (
         isinstance(value, float) and not math.isfinite(value)
@@ -233,8 +245,6 @@ def read_label(values: dict, name: str) -> str:
 
 
 def read_meta(values: dict) -> dict:
-    """The record's `meta`. A column of that name which is no object of JSON is left out, as unknown columns
-    are.
-    """
+    """Return the record's `meta`; a column of that name that is no JSON object is ignored."""
     meta = values.get("meta")
     return meta if isinstance(meta, dict) and is_serializable(meta) else {}

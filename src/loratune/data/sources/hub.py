@@ -1,7 +1,10 @@
 """Data sets on the Hugging Face hub: which of their files to take, and for which part."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
+from loratune.data.sources.base import ON_THE_HUB, DataSet, SourceOptions, Survey
 from loratune.data.sources.files import load_files
 from loratune.data.sources.loaded import SourceData
 from loratune.data.sources.parts import detect_splits
@@ -9,7 +12,8 @@ from loratune.data.sources.readers import DATA_SUFFIXES
 from loratune.errors import UserError
 from loratune.system import hub
 
-# Files beside the data that tell about it.
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(/[\w. /-]+)?", re.ASCII)
+# Files beside the data that describe it.
 METADATA_FILES = frozenset(
     f"{name}.json"
     for name in (
@@ -24,15 +28,34 @@ METADATA_FILES = frozenset(
 )
 
 
-def load_hub_dataset(name: str, columns: dict[str, str], skip_bad: bool = False) -> list[SourceData]:
-    """Any data set with known columns; where its files are named train, validation or test, these parts stay
-    apart.
-    """
+class HubSource:
+    """Any data set on the hub, by `owner/name` or `owner/name/folder`."""
+
+    shipped = False
+    takes_columns = True
+    gathers_files = False
+    settings = ()
+
+    def recognizes(self, name: str) -> bool:
+        return bool(HUB_NAME.fullmatch(name))
+
+    def find_problem(self, name: str) -> str:
+        return ""
+
+    def load(self, data_set: DataSet, options: SourceOptions) -> list[SourceData]:
+        return load_hub_dataset(data_set.name, options.columns, options.skip_bad)
+
+    def survey(self, data_set: DataSet, options: SourceOptions) -> Survey:
+        return Survey(data_set.name, ON_THE_HUB, rows=None)
+
+
+def load_hub_dataset(name: str, columns: Mapping[str, str], skip_bad: bool = False) -> list[SourceData]:
+    """Read any data set with known columns; files that are named train, validation or test stay apart."""
     files = download_dataset_files(name)
     parts: dict[str | None, list[Path]] = {}
     for file, part in zip(files, detect_splits([file.name for file in files]), strict=True):
         parts.setdefault(part, []).append(file)
-    origin = f"{name} on the Hugging Face hub"
+    origin = f"{name} on {ON_THE_HUB}"
     # With only one part there is nothing to keep apart; it is split like any other file.
     return [
         load_files(
@@ -48,10 +71,13 @@ def load_hub_dataset(name: str, columns: dict[str, str], skip_bad: bool = False)
 
 
 def download_dataset_files(name: str) -> list[Path]:
-    """Local paths of the data files of `owner/name` or, where a data set has several folders,
-    `owner/name/folder`.
+    """Download the data files of `owner/name`, or of `owner/name/folder` where there are several folders.
 
-    Raises UserError when there are none, or several folders and none is named.
+    Returns:
+        The files' paths on this machine.
+
+    Raises:
+        UserError: there are no data files, or several folders and none is named.
     """
     owner, title, folder = (*name.split("/", 2), "")[:3]
     repository = f"{owner}/{title}"
@@ -66,25 +92,28 @@ def download_dataset_files(name: str) -> list[Path]:
 
 
 def choose_files(files: list[str], name: str, folder: str) -> list[str]:
+    """Choose the data files of one format and one folder from all files of a repository."""
     if outside := [file for file in files if ".." in file.split("/") or file.startswith("/") or "\\" in file]:
-        raise UserError(f"--data {name}: it names a file outside of itself, {outside[0]!r}; do not use it")
+        raise UserError(
+            f"it names a file outside of itself, {outside[0]!r}",
+            setting="data",
+            value=name,
+            remedy="do not use it",
+        )
     inside = sorted(
         file
         for file in files
         if file.startswith(f"{folder}/" if folder else "") and not is_metadata_file(file)
     )
     by_kind = {kind: [file for file in inside if file.endswith(kind)] for kind in DATA_SUFFIXES}
-    chosen = next((found for found in by_kind.values() if found), [])
+    chosen = next(filter(None, by_kind.values()), [])
     if not chosen:
-        raise UserError(
-            f"--data {name}: no {', '.join(DATA_SUFFIXES)} files there" + (f" in {folder}" if folder else "")
-        )
+        place = f"there in {folder}" if folder else "there"
+        raise UserError(f"no {', '.join(DATA_SUFFIXES)} files {place}", setting="data", value=name)
     folders = sorted({file.rpartition("/")[0] for file in chosen})
     if len(folders) > 1:
-        raise UserError(
-            f"--data {name}: it has several parts; choose one: "
-            + " ".join(f"{name}/{part}" for part in folders if part)
-        )
+        choices = " ".join(f"{name}/{part}" for part in folders if part)
+        raise UserError("it has several parts", setting="data", value=name, remedy=f"choose one: {choices}")
     return chosen
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from loratune.evaluation.metrics import METRICS, list_shown_metrics
 from loratune.evaluation.statistics import mean_and_deviation
-from loratune.report.measures import MEASURES
 from loratune.system.console import console, say
 
 
@@ -83,8 +83,8 @@ def format_answered_count(parts: Sequence[dict]) -> str:
 
 def build_lines(parts: Sequence[dict]) -> list[TableLine]:
     return [
-        (words, measure, list(parts))
-        for measure, (words, _, _) in MEASURES.items()
+        (metric.title, measure, list(parts))
+        for measure, metric in list_shown_metrics().items()
         if measure in parts[0]["base"]
     ]
 
@@ -93,7 +93,7 @@ def format_cells(measure: str, parts: Sequence[dict], with_untemplated: bool) ->
     """The base's numbers, then the adapter's with its change and an interval, or several adapters' and their
     mean.
     """
-    _, factor, decimals = MEASURES[measure]
+    factor, decimals = METRICS[measure].factor, METRICS[measure].decimals
     shown = [format_measure(measure, parts[0], "base")]
     if with_untemplated:
         shown.insert(0, format_measure(measure, parts[0], "base_bare"))
@@ -116,7 +116,7 @@ def format_measure(measure: str, part: dict, model: str) -> str:
     """
     if measure not in part.get(model, {}):
         return ""
-    _, factor, decimals = MEASURES[measure]
+    factor, decimals = METRICS[measure].factor, METRICS[measure].decimals
     if over_samples := part.get("over_samples", {}).get(model, {}).get(measure):
         return format_with_deviation(over_samples, factor, decimals)
     return f"{factor * part[model][measure]:.{decimals}f}"

@@ -1,20 +1,27 @@
 """What `loratune prepare` shows on the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.table import Table
 
-from loratune.config.prepare import PrepareConfig
 from loratune.data.bad_rows import MAX_LISTED
 from loratune.data.prepare_report import TOKEN_KINDS
 from loratune.data.split import SPLITS
-from loratune.system.console import console, say, warn
+from loratune.system.console import console
+from loratune.system.messages import say, warn
 
 WARN_SHARE = 0.05  # share of a source's rows from which on shortening is worth a warning
 
 
-def show_summary(report: dict, settings: PrepareConfig) -> None:
-    """The report as a table, then what deserves a sentence."""
+def show_summary(report: dict, out: Path, task_lines: Sequence[str]) -> None:
+    """Show the report as a table, then what deserves a sentence.
+
+    Args:
+        report: as in prepare_report.json.
+        out: the folder that the data was written to.
+        task_lines: what the tasks say of the report.
+    """
     sources = report["sources"]
     table = Table("", *sources, title=f"Prepared data (tokens as {report['tokenizer']} counts them)")
     for column in table.columns[1:]:
@@ -34,16 +41,12 @@ def show_summary(report: dict, settings: PrepareConfig) -> None:
         say(f"{name}: from {source['origin']}{reasons}")
         for notes in source.get("files", []):
             show_file_notes(notes)
-        show_truncation(name, source, settings.max_tokens)
+        show_truncation(name, source, report["settings"]["max_tokens"])
         if markers := format_end_markers(source):
             say(f"{name}: {markers} (the files hold them)")
-    for split, recall in report["fact_recall"].items():
-        say(
-            f"FinQA {split}: all gold facts are kept in {recall['all_gold_facts']:.1%} of the "
-            f"{recall['rows']:,} rows where they "
-            f"are known (--fact-tokens {settings.fact_tokens})"
-        )
-    say(f"Written: {settings.out}/train.jsonl val.jsonl test.jsonl prepare_report.json")
+    for line in task_lines:
+        say(line)
+    say(f"Written: {out}/train.jsonl val.jsonl test.jsonl prepare_report.json")
 
 
 def show_file_notes(notes: dict) -> None:

@@ -1,0 +1,103 @@
+"""What a data source is: how a name that the user gives is recognised, and how its rows are read.
+
+A new source is one class with this interface and its line in `tasks.registry.SOURCES`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from loratune.data.example import Record
+from loratune.data.sources.loaded import SourceData
+
+ON_THE_HUB = "the Hugging Face hub"
+
+
+@dataclass(frozen=True)
+class UserFile:
+    path: Path
+    split: str | None  # val or test where the file is for that split alone
+    by_name: bool = False  # whether only the file's name says so
+
+
+@dataclass
+class DataSet:
+    """One data set that the user names: where it comes from, and the user's own files in it."""
+
+    source: "DataSource"
+    name: str
+    files: list[UserFile] = field(default_factory=list)
+
+    def paths(self) -> dict[str | None, list[Path]]:
+        """Return the files for each split, or for None where a file is still to be split."""
+        return {
+            split: [file.path for file in self.files if file.split == split]
+            for split in {file.split: 0 for file in self.files}
+        }
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How data sets are to be read; each source takes what concerns it.
+
+    Args:
+        count_tokens: returns the number of tokens of each text; its second argument says what the texts are,
+            for the progress bar.
+        from_hub: whether shipped data sets come from the hub, not from the copy in the package.
+        columns: the user's columns by their roles, such as {"instruction": "question"}.
+        skip_bad: whether rows that cannot be used are left out and counted, not refused.
+        settings: what single sources are asked, by the names in their `settings`.
+    """
+
+    count_tokens: Callable[[Sequence[str], str], list[int]]
+    from_hub: bool = False
+    columns: Mapping[str, str] = field(default_factory=dict)
+    skip_bad: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a data set holds before it is prepared, and how long making its records will take."""
+
+    name: str
+    origin: str
+    rows: int | None  # None where they are not on this machine yet
+    seconds: float = 0.0  # to make all its records, once it is read
+    sample: list[Record] = field(default_factory=list)
+
+
+class DataSource(Protocol):
+    """A kind of data set that `prepare` can read."""
+
+    shipped: bool  # whether the package holds a copy, which the source's own name stands for
+    takes_columns: bool  # whether the user says which of its columns is which
+    gathers_files: bool  # whether it is read from the user's own files, which may be for one split alone
+    settings: Sequence[str]  # what it takes from `SourceOptions.settings`
+
+    def recognizes(self, name: str) -> bool:
+        """Tell whether a name that the user gives stands for a data set of this kind."""
+        ...
+
+    def find_problem(self, name: str) -> str:
+        """Return what is wrong with such a name, before anything is read whole; "" if nothing is."""
+        ...
+
+    def load(self, data_set: DataSet, options: SourceOptions) -> list[SourceData]:
+        """Read the records, one `SourceData` for each split that the source itself knows.
+
+        Raises:
+            UserError: the data cannot be read or has no rows that can be used.
+        """
+        ...
+
+    def survey(self, data_set: DataSet, options: SourceOptions) -> Survey:
+        """Tell what `load` would read, without a download."""
+        ...
+
+
+def survey_records(*parts: SourceData) -> Survey:
+    """Survey a source, in one part or several, whose records are made as fast as it is read."""
+    records = [record for part in parts for record in part.records]
+    return Survey(parts[0].name, ", ".join(part.origin for part in parts), len(records), sample=records)
