@@ -29,16 +29,14 @@ from loratune.evaluation.runner import (
     compute_losses,
     measure_model,
 )
-from loratune.generation.constrained import Constraint, TokenBytes
 from loratune.models.adapter import load_adapter
 from loratune.models.lora import without_adapter
-from loratune.models.tokenizer import Tokenizer
 from loratune.report.terminal.evaluation import show_evaluation
 from loratune.report.terminal.prepared import format_end_markers
 from loratune.system.atomic import refuse_unwritable, write_json
 from loratune.system.cache import get_cache_folder
 from loratune.system.console import console, say, warn
-from loratune.tasks.registry import SOURCES, TASKS, task_of
+from loratune.tasks.registry import SOURCES, TASKS, build_constraints, select_row_facts, task_of
 
 PREPARED_TEST_DATA = Path("data/test.jsonl")
 TOO_MANY_CUT = 0.05
@@ -153,14 +151,6 @@ def select_facts(records: Sequence[Record], settings: EvaluateConfig) -> tuple[l
     return kept, left_out
 
 
-def select_row_facts(record: Record, facts: str) -> Record | None:
-    """Return a row with the facts that `facts` names, whatever its task; None where they are unknown."""
-    selected: Record | None = record
-    for task in TASKS.values():
-        selected = selected and task.select_facts(selected, facts)
-    return selected
-
-
 def count_split_ids(records: Sequence[Record], settings: EvaluateConfig) -> dict[str, int]:
     """Count the ids of each task's official split; empty unless all rows are answered."""
     if min(settings.rows or len(records), settings.generate) < len(records):
@@ -170,16 +160,6 @@ def count_split_ids(records: Sequence[Record], settings: EvaluateConfig) -> dict
         for name, task in TASKS.items()
     }
     return {name: count for name, count in counts.items() if count}
-
-
-def build_constraints(records: Sequence[Record], tokenizer: Tokenizer) -> list[Constraint | None]:
-    """Build what each answer is held to, where its row's task says so.
-
-    Raises:
-        UserError: the tokenizer's tokens are not made of bytes.
-    """
-    vocabulary = TokenBytes(tokenizer.pieces(), tokenizer.eos_id)
-    return [task_of(record).build_constraint(record, vocabulary) for record in records]
 
 
 def encode_records(

@@ -1,10 +1,14 @@
 """The data sources and tasks that there are. A new one is a file or folder, and its line here."""
 
+from collections.abc import Sequence
+
 from loratune.data.example import Record
 from loratune.data.sources.base import DataSource
 from loratune.data.sources.dolly import DollySource
 from loratune.data.sources.hub import HubSource
 from loratune.data.sources.user_files import UserFilesSource
+from loratune.generation.constrained import Constraint, TokenBytes
+from loratune.models.tokenizer import Tokenizer
 from loratune.tasks.base import BuiltInProse, Result, Task
 from loratune.tasks.finqa.source import FinqaSource, read_test_prose
 from loratune.tasks.finqa.task import FinqaTask
@@ -34,3 +38,21 @@ def find_result(text: str) -> Result | None:
     """Return what a text amounts to for the first task that it is an answer of; None where there is none."""
     results = (task.find_result(text) for task in TASKS.values())
     return next((result for result in results if result is not None), None)
+
+
+def select_row_facts(record: Record, facts: str) -> Record | None:
+    """Return a row with the facts that `facts` names, whatever its task; None where they are unknown."""
+    selected: Record | None = record
+    for task in TASKS.values():
+        selected = selected and task.select_facts(selected, facts)
+    return selected
+
+
+def build_constraints(records: Sequence[Record], tokenizer: Tokenizer) -> list[Constraint | None]:
+    """Build what each answer is held to, where its row's task says so.
+
+    Raises:
+        UserError: the tokenizer's tokens are not made of bytes.
+    """
+    vocabulary = TokenBytes(tokenizer.pieces(), tokenizer.eos_id)
+    return [task_of(record).build_constraint(record, vocabulary) for record in records]
