@@ -59,7 +59,7 @@ def read_token_cache(path: Path) -> TokenizationResult:
     return examples, metadata["counts"]
 
 
-def write_token_cache(path: Path, examples: Sequence[Example], counts: dict) -> None:
+def write_token_cache(path: Path, examples: Sequence[Example], counts: dict[str, dict[str, int]]) -> None:
     """Write all ids as one array: objects for each example would take as long to read as to tokenise."""
     names = [(example.id, example.source) for example in examples]
     metadata = json.dumps({"names": names, "counts": counts}).encode()

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from loratune.data.example import Example
 from loratune.data.packing import input_length
@@ -15,10 +16,12 @@ from loratune.generation.engine import generate
 from loratune.generation.request import build_requests
 from loratune.models.decoder import Decoder
 
+Item = TypeVar("Item")
+
 TIMED_TOKENS = 512  # of the examples whose loss is timed
 TIMED_STEPS = 4
 PROMPT_TOKENS = 8  # of each prompt before these steps: its length hardly matters to them
-NO_END_IDS = frozenset()  # answers that never end
+NO_END_IDS: frozenset[int] = frozenset()  # answers that never end
 
 
 def estimate_reading_seconds(decoder: Decoder, examples: Sequence[Example]) -> float:
@@ -63,7 +66,7 @@ def generate_up_to(
     generate(decoder, requests, NO_END_IDS, batch_size=len(requests))
 
 
-def pick_evenly(items: Sequence, count: int) -> list:
+def pick_evenly(items: Sequence[Item], count: int) -> list[Item]:
     """Pick `count` of the items (at least one, at most all), at equal distances."""
     count = max(min(count, len(items)), 1)
     return [items[number * len(items) // count] for number in range(count)]

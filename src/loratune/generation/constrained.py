@@ -1,8 +1,7 @@
-"""Hold an answer to a language: a token may follow if some text of the language begins with what is then
-written.
+"""Constrain an answer to a language: a token is allowed if some text of the language begins with the result.
 
-Text is read as bytes, of which a byte-level tokenizer's tokens are made; so a token may end within a word, or
-within a letter, and the answer is still exact. Constrained decoding: Scholak et al. 2021, "PICARD";
+Text is read as bytes, which a byte-level tokenizer's tokens consist of: a token may end within a word or
+within a character, and the constraint is still exact. Constrained decoding: Scholak et al. 2021, "PICARD";
 arXiv:2109.05093.
 """
 
@@ -11,24 +10,26 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-LanguageState = Hashable  # of a language: what must be known of the text that was read
+LanguageState = Hashable  # what a language must remember of the text that it has read
 
 
 class Language(Protocol):
-    """A set of texts, as a reader that stops at the first byte which none of them has there."""
+    """A set of texts, as a reader that stops at the first byte at which none of them continues."""
 
     start: LanguageState
 
     def after(self, state: LanguageState, piece: bytes) -> LanguageState | None:
-        """The state when `piece` was read, too; None where no text of the language goes on like that."""
+        """Return the state after `piece`; None where no text of the language continues like that."""
+        ...
 
     def is_complete(self, state: LanguageState) -> bool:
-        """Whether what was read is a text of the language."""
+        """Return whether the text that was read is one of the language."""
+        ...
 
 
 class TokenBytes:
-    """A tokenizer's tokens as bytes: by number, and in the order of the bytes, where those that begin alike
-    stand together.
+    """A tokenizer's tokens as bytes: by id, and sorted, so that those with the same beginning stand
+    together.
     """
 
     def __init__(self, pieces: dict[int, bytes], eos_id: int):
@@ -40,22 +41,25 @@ class TokenBytes:
 
 @dataclass(frozen=True)
 class Constraint:
+    """A language that an answer must be a text of, and the tokens that it is written with."""
+
     language: Language
     token_bytes: TokenBytes
 
     def read(self, tokens: Iterable[int]) -> LanguageState:
-        """The state after an answer's first tokens, all of which were allowed."""
+        """Return the state after an answer's first tokens, all of which were allowed."""
         state = self.language.start
         for token in tokens:
             state = self.after(state, token)
         return state
 
     def after(self, state: LanguageState, token: int) -> LanguageState | None:
+        """Return the state after a token; None where it is not allowed."""
         piece = self.token_bytes.pieces.get(token)
         return self.language.after(state, piece) if piece else None
 
     def is_allowed(self, state: LanguageState, token: int) -> bool:
-        """End-of-text is allowed after a text of the language."""
+        """Return whether a token may follow; EOS may follow a text of the language."""
         return (
             self.language.is_complete(state)
             if token == self.token_bytes.eos_id
@@ -63,19 +67,19 @@ class Constraint:
         )
 
     def list_allowed(self, state: LanguageState) -> list[int]:
-        """All tokens that are allowed, in order.
+        """List all tokens that are allowed, in ascending order.
 
-        There are some if each byte that a text of the language has is a token by itself, as it is in a
+        There is at least one if each byte of the language's texts is a token by itself, as it is in a
         byte-level tokenizer.
         """
         tokens = [self.token_bytes.eos_id] if self.language.is_complete(state) else []
         return sorted([*tokens, *self.iterate_allowed_range(state, 0, 0, len(self.token_bytes.tokens))])
 
     def iterate_allowed_range(self, state: LanguageState, length: int, first: int, end: int) -> Iterator[int]:
-        """Of the ordered tokens from `first` to before `end`, which begin with the same `length` bytes;
-        `state` is after these.
+        """Yield the allowed tokens among the sorted ones from `first` to before `end`.
 
-        Byte by byte, and no further than the language goes: it leaves nearly all tokens at their first byte.
+        These begin with the same `length` bytes, after which the language is in `state`. The search goes byte
+        by byte and only as far as the language: most tokens are ruled out by their first byte.
         """
         tokens, ordered = self.token_bytes.tokens, self.token_bytes.sorted_pieces
         while first < end and len(ordered[first]) == length:

@@ -257,5 +257,5 @@ def convert_os_error(error: Exception, path: Path) -> Exception:
         errno.ELOOP: "its links lead in a circle; choose another path",
         errno.EEXIST: "a file is in the way; choose another path",
     }
-    remedy = remedies.get(number)
+    remedy = remedies.get(number) if number else None
     return FileError(f"{path}: {remedy}") if remedy else error

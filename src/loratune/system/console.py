@@ -42,7 +42,7 @@ class TolerantStream:
         ignore_unwritable(self.stream.flush)
 
 
-def ignore_unwritable(write: Callable, *text: str) -> None:
+def ignore_unwritable(write: Callable[..., object], *text: str) -> None:
     try:
         write(*text)
     except BrokenPipeError:

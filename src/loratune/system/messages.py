@@ -5,9 +5,9 @@ the messages from the logger "loratune" and may set `progress_factory` to see pr
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 Item = TypeVar("Item")
 
@@ -56,7 +56,9 @@ def progress(description: str, total: int) -> AbstractContextManager[Advance]:
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
     """Iterate over `items` and tell how far it is. `total` is needed where `items` have no length."""
-    with progress(description, len(items) if total is None else total) as advance:  # type: ignore[arg-type]
+    if total is None:
+        total = len(cast(Sized, items))
+    with progress(description, total) as advance:
         for item in items:
             yield item
             advance()
