@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loratune.commands.device import choose_device
+from loratune.config.base import format_flag
 from loratune.config.shared import AdapterConfig, BaseOverrideConfig
 from loratune.data.template import Template, load_template
 from loratune.errors import UserError
@@ -15,10 +16,10 @@ from loratune.models.adapter import (
     check_adapter_files,
     load_adapter,
     read_adapter_metadata,
-    read_base_name,
 )
 from loratune.models.decoder import Decoder
 from loratune.models.load import LoadedModel, load_model
+from loratune.models.peft_config import read_base_name
 from loratune.models.resolve import ResolvedModel, find_bundled_name, resolve_model
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.console import say, warn
@@ -107,8 +108,9 @@ def find_adapter_base(metadata: dict, adapter: Path) -> ResolvedModel:
     try:
         return resolve_model(name)
     except UserError as error:
+        reason = "; ".join(problem.render(format_flag) for problem in error.details)
         raise UserError(
-            f"--adapter {adapter}: its base model is not at hand; name it with --model ({error})"
+            f"--adapter {adapter}: its base model is not at hand; name it with --model ({reason})"
         ) from error
 
 
