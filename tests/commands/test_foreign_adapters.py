@@ -91,9 +91,7 @@ def test_an_adapter_in_a_folder_inside_is_found_for_the_user(place, capsys):
     train_elsewhere(place, "mine")
     assert evaluate("--adapter", "theirs") == 2
     message = told(capsys)
-    assert (
-        "--adapter theirs: the adapter lies in a folder inside; name it with --adapter theirs/mine" in message
-    )
+    assert "--adapter theirs: the adapter is in a subfolder; name it with --adapter theirs/mine" in message
     assert evaluate(*message.partition("name it with ")[2].split()) == 0
 
 
@@ -121,7 +119,7 @@ def test_an_adapter_of_mlx_is_called_by_its_name(place, capsys, config):
     assert evaluate("--adapter", "theirs") == 2
     message = told(capsys)
     assert (
-        "--adapter theirs: an adapter of MLX's form" in message
+        "--adapter theirs: an adapter in MLX's format" in message
         and "mlx_lm.fuse --model BASE --adapter-path theirs" in message
     )
 

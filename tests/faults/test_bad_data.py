@@ -29,7 +29,8 @@ from loratune.data.sources.readers import DATA_SUFFIXES, read_rows
 from loratune.data.template import load_template
 from loratune.errors import UserError
 from loratune.evaluation.forgetting import load_prose
-from loratune.models.adapter import read_adapter_config, read_adapter_metadata
+from loratune.models.adapter import read_adapter_metadata
+from loratune.models.peft_config import read_adapter_config
 from loratune.report.schema import read_evaluation
 from loratune.system.read import read_json
 from loratune.tasks.finqa.records import FinqaOptions

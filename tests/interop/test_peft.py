@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from loratune.errors import UserError
-from loratune.models.adapter import UNSUPPORTED_OPTIONS, get_adapter_weights, load_adapter, save_adapter
+from loratune.models.adapter import get_adapter_weights, load_adapter, save_adapter
 from loratune.models.load import load_model
 from loratune.models.lora import add_lora, without_adapter
+from loratune.models.peft_config import UNSUPPORTED_OPTIONS
 from loratune.models.resolve import resolve_model
 from support.small_models import (
     GPT2_SHAPES,

@@ -6,11 +6,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from loratune.data.packing import pack
 from loratune.errors import UserError
-from loratune.models.adapter import build_peft_config, load_adapter, save_adapter
+from loratune.models.adapter import load_adapter, save_adapter
 from loratune.models.architectures import ARCHITECTURES, build_spec, list_supported
 from loratune.models.architectures.llama import LLAMA
 from loratune.models.load import build_decoder
 from loratune.models.lora import adapter_parameters, add_lora
+from loratune.models.peft_config import build_peft_config
 from loratune.training.objective import ResponseNll
 from loratune.training.step import adamw, train_step
 from support.plain_lora import some_rows

@@ -863,7 +863,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "layer]",
                 ),
                 Fault(
-                    "    if len(own) > 1:",
+                    "    if len(own_alphas) > 1:",
                     "    if False:",
                     "interop/test_peft.py::test_an_adapter_that_cannot_be_computed_right_is_refused_by_name",
                 ),
@@ -969,7 +969,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "refused, with the first name",
             (
                 Fault(
-                    'if missing := sorted(told["missing_keys"]):',
+                    'if missing := sorted(loading_info["missing_keys"]):',
                     "if missing := []:",
                     "commands/test_train_refused.py::test_a_model_whose_files_lack_weights_is_refused",
                 ),

@@ -13,7 +13,8 @@ from rich.table import Table
 from loratune.cli import main
 from loratune.errors import UserError
 from loratune.report.terminal.comparison import show_comparison
-from loratune.system.console import TolerantConsole, make_printable, say, track, warn
+from loratune.system.console import TolerantConsole, make_printable, say, warn
+from loratune.system.messages import track
 
 HOSTILE = [
     "\x1b]0;another title\x07",  # OSC: sets the window's title, on some terminals far more

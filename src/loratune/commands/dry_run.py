@@ -1,6 +1,4 @@
-"""What a command would do, for --dry-run: what it reads and writes, and how long it takes where that can be
-foretold.
-"""
+"""What a command would do, for --dry-run: what it reads and writes, and an estimate of its time."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ TIMING = "Timing a small piece of the work ..."
 class Plan:
     reads: Mapping[str, str]  # what -> how much of it, in words
     writes: Sequence[Path]
-    seconds: float | None  # None where it cannot be foretold
+    seconds: float | None  # None where it cannot be estimated
     basis: str  # what the time was derived from, or why there is none
 
 

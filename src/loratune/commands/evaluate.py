@@ -295,7 +295,13 @@ def measure_baselines(
     return {
         "base": base,
         "base_bare": measure_model(
-            "bare base", tuned.decoder, tuned.tokenizer, evaluation_set, bare, answering, result_cache
+            "base without template",
+            tuned.decoder,
+            tuned.tokenizer,
+            evaluation_set,
+            bare,
+            answering,
+            result_cache,
         ),
     }
 

@@ -14,10 +14,10 @@ from loratune.models.adapter import (
     check_adapter_files,
     load_adapter,
     read_adapter_metadata,
-    read_base_name,
 )
 from loratune.models.decoder import Decoder
 from loratune.models.load import load_model, mention_chat_template
+from loratune.models.peft_config import read_base_name
 from loratune.models.resolve import ResolvedModel, find_bundled_name, resolve_model
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.console import describe_error, say, warn

@@ -58,7 +58,7 @@ def run(settings: PrepareConfig) -> dict:
     loaded = load_all(settings, tokenizer)
     parts, counts = split_all(loaded, settings)
     show_notes(counts)
-    refuse_empty_parts(parts, settings, own={one.split for one in loaded if one.own})
+    refuse_empty_parts(parts, settings, own={one.split for one in loaded if one.own and one.split})
     rows, shortened = encode_all(
         [record for part in parts.values() for record in part], template, tokenizer, settings.max_tokens
     )
@@ -165,7 +165,7 @@ def estimate_encoding_seconds(
     some = draw_stratified_sample(survey.sample, TIMED_ROWS, seed=0)
     started = time.perf_counter()
     tokenize_records(some, template, tokenizer, max_tokens)
-    return (time.perf_counter() - started) * survey.rows / max(len(some), 1)
+    return (time.perf_counter() - started) * (survey.rows or 0) / max(len(some), 1)
 
 
 def survey_all(settings: PrepareConfig, tokenizer: Tokenizer) -> list[Survey]:
@@ -248,7 +248,7 @@ def split_all(
     divided = split_records(others, own_split, **how)
     parts: dict[str, list[Record]] = {split: [] for split in SPLITS}
     for record in fixed:
-        parts[own_split[record.id]].append(record)
+        parts[own_split[record.id] or "train"].append(record)
     for record, split in zip(divided.records, divided.splits, strict=True):
         parts[split].append(record)
     parts, copies = remove_near_duplicates(
@@ -317,10 +317,10 @@ def show_notes(counts: dict[str, dict]) -> None:
 
 def encode_all(
     records: Sequence[Record], template: Template, tokenizer: Tokenizer, max_tokens: int
-) -> tuple[list[Example], dict[str, Counter]]:
+) -> tuple[list[Example], dict[str, dict[str, int]]]:
     """The rows as training will see them, and for each source how many were shortened or dropped."""
     rows: list[Example] = []
-    shortened: dict[str, Counter] = {record.source: Counter() for record in records}
+    shortened: dict[str, Counter[str]] = {record.source: Counter() for record in records}
     with progress("tokens of the rows", len(records)) as advance:
         for start in range(0, len(records), ENCODE_CHUNK_ROWS):
             chunk = records[start : start + ENCODE_CHUNK_ROWS]
@@ -329,4 +329,4 @@ def encode_all(
             for source, count in counts.items():
                 shortened[source].update(count)
             advance(len(chunk))
-    return rows, shortened
+    return rows, {source: dict(count) for source, count in shortened.items()}

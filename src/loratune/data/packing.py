@@ -31,7 +31,7 @@ class Batch:
     targets: Tensor  # [targets]: token ids
     example_index: Tensor  # [targets]: number of the document
 
-    def to(self, device: str) -> "Batch":
+    def to(self, device: str | torch.device) -> "Batch":
         return replace(
             self,
             input_ids=self.input_ids.to(device),

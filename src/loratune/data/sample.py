@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from loratune.data.example import Example, Record
 
-RecordOrExample = TypeVar("Row", Record, Example)
+RecordOrExample = TypeVar("RecordOrExample", Record, Example)
 
 
 def draw_stratified_sample(

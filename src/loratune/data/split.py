@@ -81,7 +81,7 @@ def split_records(
         if len(free) < len(rows) or origin:
             note_drawn_rows(source, [by_id[record.id] for record in free], notes)
         note_one_sided_splits(source, [(record, found[record.group]) for record in free], notes)
-    parts = [by_id.get(record.id) or split for record, split in zip(together, own, strict=True)]
+    parts = [by_id.get(record.id) or split or "train" for record, split in zip(together, own, strict=True)]
     return SplitResult(together, parts, {source: notes[source] for source in sorted(notes)})
 
 
@@ -293,8 +293,10 @@ def choose_drawn_splits(loaded: Sequence[SourceData]) -> dict[str | None, Collec
     that is drawn from its train.
     """
     own = {one.split for one in loaded if one.own}
-    free = {"val"} - own if own else set(HELD_OUT)
-    return {None: free} | ({} if {one.split for one in loaded} & {None, "val"} else {"train": {"val"}})
+    drawn: dict[str | None, Collection[str]] = {None: {"val"} - own if own else set(HELD_OUT)}
+    if not {one.split for one in loaded} & {None, "val"}:
+        drawn["train"] = {"val"}
+    return drawn
 
 
 def assign_split(group: str, seed: int, val_fraction: float, wanted: Sequence[str] = HELD_OUT) -> str:

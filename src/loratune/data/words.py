@@ -9,7 +9,7 @@ further needs a dictionary.
 import re
 import unicodedata
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import zip_longest
 from typing import NamedTuple
 
 # Blocks of scripts without spaces between words, first and last character (Unicode 16, Blocks.txt).
@@ -70,15 +70,15 @@ def split_terms(text: str) -> list[str]:
         return split_words(text)
     terms: list[str] = []
     alone = True  # no pair has the word before
-    for word, following in pairwise([*find_words(text), None]):
-        is_pair = (
-            following is not None and word.is_letter and following.is_letter and word.end == following.start
-        )
-        if is_pair:
+    words = list(find_words(text))
+    for word, following in zip_longest(words, words[1:]):
+        if following and word.is_letter and following.is_letter and word.end == following.start:
             terms.append(word.text + following.text)
-        elif alone or not word.is_letter:
+            alone = False
+            continue
+        if alone or not word.is_letter:
             terms.append(word.text)
-        alone = not is_pair
+        alone = True
     return terms
 
 

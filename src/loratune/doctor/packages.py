@@ -56,7 +56,8 @@ def find_installed_version(package: str) -> str | None:
 
 def list_required_packages() -> list[str]:
     try:
-        return [re.match(r"[\w.-]+", line)[0] for line in requires("loratune") or []]
+        lines = requires("loratune") or []
+        return [name for line in lines for name in re.findall(r"^[\w.-]+", line)]
     except PackageNotFoundError:  # the source is used without being installed
         return []
 
@@ -75,9 +76,15 @@ def find_outdated_packages() -> dict[str, str]:
     }
 
 
+def parse_release(version: str) -> list[int]:
+    """Return the numbers that a version begins with."""
+    match = re.match(r"\d+(\.\d+)*", version)
+    return list(map(int, match[0].split("."))) if match else []
+
+
 def is_older(version: str, bound: str) -> bool:
     """Compare the numbers that a version begins with: 2.9.0+cpu is not older than 2.9."""
-    versions = [list(map(int, re.match(r"\d+(\.\d+)*", text)[0].split("."))) for text in (version, bound)]
+    versions = [parse_release(text) for text in (version, bound)]
     longest = max(map(len, versions))
     installed, needed = ([*numbers, *[0] * (longest - len(numbers))] for numbers in versions)
     return installed < needed

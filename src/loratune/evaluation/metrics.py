@@ -34,7 +34,7 @@ METRICS: dict[str, Metric] = {
     "bits_per_byte": Metric("bits a byte ↓", 1, 3),
     "rouge_l": Metric("ROUGE-L, % ↑", 100, 1, score=score_rouge_l),
     **{name: metric for task in TASKS.values() for name, metric in task.metrics.items()},
-    "eos_rate": Metric("ended by itself, %", 100, 1, score=is_stopped_at_eos),
+    "eos_rate": Metric("stopped at EOS, %", 100, 1, score=is_stopped_at_eos),
     "cap_rate": Metric(score=is_cut_at_limit),  # no table shows it: it is what eos_rate leaves
     "mean_tokens": Metric("tokens in an answer", 1, 1, score=count_answer_tokens),
     "rep_4": Metric("repeated 4-grams, % ↓", 100, 1, score=score_rep_4),

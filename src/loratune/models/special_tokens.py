@@ -4,6 +4,7 @@ import json
 import secrets
 from collections.abc import Collection, Mapping
 from string import ascii_lowercase
+from typing import Any
 
 
 def collect_special_tokens(tokenizer, end_ids: Collection[int]) -> dict[str, int]:
@@ -51,12 +52,14 @@ def rename_special_tokens(tokenizer, names: Mapping[str, str]):
     )
 
 
-def rename_vocab_entries(model: dict, names: Mapping[str, str]) -> dict:
+def rename_vocab_entries(model: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """Rename pieces of a model, in the form of tokenizer.json. Merges that make or need one of them go."""
     vocabulary = model["vocab"]
     if isinstance(vocabulary, list):  # Unigram: pieces with their scores, in the order of their ids
         return {**model, "vocab": [[names.get(piece, piece), score] for piece, score in vocabulary]}
-    changed = {"vocab": {names.get(piece, piece): number for piece, number in vocabulary.items()}}
+    changed: dict[str, Any] = {
+        "vocab": {names.get(piece, piece): number for piece, number in vocabulary.items()}
+    }
     if model.get("unk_token") in names:
         changed["unk_token"] = names[model["unk_token"]]
     if "merges" in model:

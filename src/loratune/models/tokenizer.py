@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from loratune.errors import UserError
 from loratune.models.special_tokens import (
@@ -188,8 +189,9 @@ class Tokenizer:
         """
         if not self.is_byte_level():
             raise UserError(
-                "--constrain: needs a byte-level tokenizer, such as those of GPT-2, SmolLM2, Qwen and Llama "
-                "3; leave it out"
+                "needs a byte-level tokenizer, such as those of GPT-2, SmolLM2, Qwen and Llama 3",
+                setting="constrain",
+                remedy="leave it out",
             )
         added = self.hugging_face.get_added_vocab()
         letters = build_byte_decoder()
@@ -293,7 +295,7 @@ def read_end_ids(path: Path) -> list[int]:
         return []
     config = read_json(path)
     named = config.get("eos_token_id") if isinstance(config, dict) else None
-    ends = named if isinstance(named, list) else [named]
+    ends: list[Any] = named if isinstance(named, list) else [named]
     if ends == [None]:
         return []
     if not all(isinstance(end, int) and not isinstance(end, bool) for end in ends):

@@ -116,7 +116,7 @@ def format_result(value: float | str | None) -> str:
 
 
 def format_answer_details(tokens: int | None, ended: str | None, others: Sequence[str]) -> str:
-    endings = {"eos": "ended by itself", "length": "cut at the limit"}
+    endings = {"eos": "stopped at EOS", "length": "cut at the limit"}
     known = [format_count(tokens, "token")] if tokens is not None else []
     known += [endings[ended]] if ended in endings else []
     return " · ".join([*known, *others])

@@ -44,7 +44,7 @@ def render_blocks(comparison: Comparison) -> Iterator[str]:
 
 
 def render_measures_table(section: Section) -> str:
-    head = ["", "base, bare prompt", "base", "tuned", "change", "95 % interval"]
+    head = ["", "base, no template", "base", "tuned", "change", "95 % interval"]
     rows = [line[:6] for line in section.lines]
     shown = [place for place, name in enumerate(head) if place != 1 or any(row[1] for row in rows)]
     return render_table([head[place] for place in shown], ([row[place] for place in shown] for row in rows))

@@ -152,10 +152,10 @@ def read_evaluation(path: Path) -> Evaluation:
     value = read_json(path)
     if has_lone_surrogate(json.dumps(value, ensure_ascii=False)):
         raise UserError(
-            f"{path}: a text has a broken character (a lone surrogate); write it anew with `loratune "
+            f"{path}: a text has a broken character (a lone surrogate); write it again with `loratune "
             "evaluate`"
         )
-    return validate_file(TypeAdapter(Evaluation), value, path, "write it anew with `loratune evaluate`")
+    return validate_file(TypeAdapter(Evaluation), value, path, "write it again with `loratune evaluate`")
 
 
 def validate_file(kind: TypeAdapter, value: Any, path: Path, remedy: str):

@@ -3,9 +3,9 @@
 import logging
 import os
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -52,7 +52,14 @@ def ignore_unwritable(write: Callable[..., object], *text: str) -> None:
 
 
 class TolerantConsole(Console):
-    file = Console.file.getter(lambda self: TolerantStream(Console.file.fget(self)))
+    @property
+    def file(self) -> IO[str]:
+        """The stream that is written to, which tolerates that it cannot be."""
+        return cast(IO[str], TolerantStream(super().file))
+
+    @file.setter
+    def file(self, stream: IO[str]) -> None:
+        Console.file.__set__(self, stream)
 
     def on_broken_pipe(self) -> None:
         """Go on without output when the reader is gone (`loratune train | head`)."""
@@ -150,12 +157,3 @@ def progress(description: str, total: int):
         yield lambda steps=1, note="": bar.update(
             task, advance=steps, description=f"{description} {note}".rstrip()
         )
-
-
-def track(items: Iterable, description: str, total: int | None = None):
-    """Iterate over `items` under a progress bar."""
-    total = len(items) if total is None else total
-    with progress(description, total) as advance:
-        for item in items:
-            yield item
-            advance()

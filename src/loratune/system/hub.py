@@ -65,7 +65,8 @@ def translate_hub_errors(repository: str, kind: str):
         GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
-        HTTPError,  # of the package that this version of huggingface_hub speaks HTTP with
+        # Of the package that this version of huggingface_hub speaks HTTP with.
+        HTTPError,  # pyright: ignore[reportPrivateImportUsage]
         RepositoryNotFoundError,
     )
 

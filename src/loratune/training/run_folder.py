@@ -13,11 +13,12 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
-from loratune.errors import FileError, UserError
+from loratune.errors import FileError, Problem, UserError
 from loratune.models.adapter import ADAPTER_WEIGHTS_FILE
 from loratune.models.decoder import Decoder
 from loratune.system.atomic import (
@@ -45,37 +46,45 @@ class RunFolder:
         self.pending_lines: list[str] = []  # lines of the log
         self.saved_at = 0.0  # seconds of the run at its newest checkpoint
 
-    def create(self, settings_toml: str, run_inputs: dict) -> None:
-        """The folder with its settings and what the run is made from, at once: there is no run without
-        them.
+    def create(self, settings_toml: str, run_inputs: dict[str, Any]) -> None:
+        """Create the folder with its settings and what the run is made from: whole, or not at all.
+
+        Args:
+            settings_toml: the settings, as a person reads them.
+            run_inputs: the settings again, and what the data and the base are.
+
+        Raises:
+            UserError: there is a run of this name.
         """
         if self.folder.exists():
             name = self.folder.name
             raise UserError(
-                f"--run {name}: {self.folder} exists; go on with it by --run {name} --resume, or choose "
-                "another name"
+                f"{self.folder} exists",
+                setting="run",
+                value=name,
+                remedy=f"go on with it by `run` {name} `resume`, or choose another name",
             )
         with create_folder_atomically(self.folder) as folder:
             write_text(folder / "settings.toml", settings_toml)
             write_json(folder / "facts.json", run_inputs)
 
-    def read_run_inputs(self) -> dict:
-        """What the run is made from. Raises UserError when nobody knows any more."""
+    def read_run_inputs(self) -> dict[str, Any]:
+        """Return what the run is made from. Raises UserError for a broken file."""
         path = self.folder / "facts.json"
-        facts = read_json(path)
-        if not isinstance(facts, dict) or not isinstance(facts.get("settings"), dict):
+        run_inputs = read_json(path)
+        if not isinstance(run_inputs, dict) or not isinstance(run_inputs.get("settings"), dict):
             raise UserError(f"{path}: broken: it must be an object with the run's settings; start a new run")
-        return facts
+        return run_inputs
 
-    def update_run_inputs(self, settings_toml: str, run_inputs: dict) -> None:
-        """Go on with other settings or other facts. The facts, which hold the settings, too, decide: they
-        come first.
+    def update_run_inputs(self, settings_toml: str, run_inputs: dict[str, Any]) -> None:
+        """Continue with other settings or inputs. The inputs hold the settings, too, and decide: they come
+        first.
         """
         write_json(self.folder / "facts.json", run_inputs)
         write_text(self.folder / "settings.toml", settings_toml)
 
-    def append_log(self, row: dict) -> None:
-        """While the disk is full the rows wait for the next one; without them no checkpoint is written."""
+    def append_log(self, row: dict[str, Any]) -> None:
+        """Add a row to the log; while the disk is full it waits, and no checkpoint is written without it."""
         self.pending_lines.append(json.dumps(row) + "\n")
         try:
             self.write_log()
@@ -84,7 +93,7 @@ class RunFolder:
                 warn(f"{error}. The run goes on until its next checkpoint; its log is kept in memory")
 
     def write_log(self) -> None:
-        """All the lines that wait, or none: half a line would spoil the next one."""
+        """Write all the lines that wait, or none: half a line would spoil the next one."""
         length = self.metrics.stat().st_size if self.metrics.exists() else 0
         try:
             with open(self.metrics, "a", encoding="utf-8") as file:
@@ -95,11 +104,11 @@ class RunFolder:
             raise convert_os_error(error, self.metrics) from error
         self.pending_lines.clear()
 
-    def read_log(self) -> list[dict]:
-        """Raises ValueError for a broken line."""
+    def read_log(self) -> list[dict[str, Any]]:
+        """Return the log's rows. Raises ValueError for a broken line."""
         return list(self._read_rows())
 
-    def _read_rows(self) -> Iterator[dict]:
+    def _read_rows(self) -> Iterator[dict[str, Any]]:
         lines = self.metrics.read_bytes().splitlines(keepends=True) if self.metrics.is_file() else []
         for line in lines:
             if line.endswith(b"\n"):  # else it is only half there
@@ -109,10 +118,10 @@ class RunFolder:
         return self.metrics.is_file() and b'"loss"' in self.metrics.read_bytes()
 
     def list_checkpoints(self) -> list[Path]:
-        """The oldest first."""
-        found = (self.folder / "checkpoints").glob("step-*")
+        """Return the checkpoints, the oldest first."""
+        paths = (self.folder / "checkpoints").glob("step-*")
         return sorted(
-            (path for path in found if path.name[5:].isdecimal()), key=lambda path: int(path.name[5:])
+            (path for path in paths if path.name[5:].isdecimal()), key=lambda path: int(path.name[5:])
         )
 
     def checkpoint_path(self, step: int) -> Path:
@@ -126,15 +135,13 @@ class RunFolder:
         base: str,
         best: bool,
     ) -> None:
-        """Write a checkpoint whole or not at all, then remove the old ones. One of the same step is not
-        written again.
-        """
+        """Write a checkpoint whole or not at all, at most one a step, then remove old ones."""
         self.write_log()
         self.saved_at = state.elapsed
         target = self.checkpoint_path(state.step)
         if not target.exists():
             with create_folder_atomically(target) as folder:
-                sync(self.metrics)  # the log reaches as far as the checkpoint, also after a power cut
+                sync(self.metrics)  # so that the log reaches as far as the checkpoint after a power cut, too
                 write_checkpoint(folder, decoder, optimizer, state=state, base=base)
         if best:
             self._link_best(target)
@@ -159,10 +166,13 @@ class RunFolder:
                 remove_folder(old)
 
     def restore(self, decoder: Decoder, optimizer: torch.optim.Optimizer) -> TrainingState:
-        """Load the newest whole checkpoint into the adapter and the optimiser, and forget the log's rows
-        after it.
+        """Load the newest whole checkpoint into adapter and optimiser, and drop the log's later rows.
 
-        A new run has none, and begins at step 0. Raises UserError when there were some and none is whole.
+        Returns:
+            Where the run was; step 0 for a new run, which has no checkpoint.
+
+        Raises:
+            UserError: there are checkpoints, and none is whole.
         """
         self._remove_leftovers()
         whole = self._find_intact_checkpoints()
@@ -175,7 +185,7 @@ class RunFolder:
         return state
 
     def _remove_leftovers(self) -> None:
-        """What was being written or removed when the run was killed."""
+        """Remove what was being written or removed when the run was killed."""
         for leftover in [*self.folder.glob(".*.tmp"), *self.folder.glob("checkpoints/.*.tmp")]:
             with translate_os_errors(leftover):
                 shutil.rmtree(
@@ -183,20 +193,23 @@ class RunFolder:
                 ) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
 
     def _find_intact_checkpoints(self) -> list[Path]:
-        """The oldest first. The damaged ones are said and set aside."""
-        wrong = {checkpoint: find_damage(checkpoint) for checkpoint in self.list_checkpoints()}
-        whole = [checkpoint for checkpoint, what in wrong.items() if what is None]
-        damaged = {checkpoint: what for checkpoint, what in wrong.items() if what is not None}
+        """Return the whole checkpoints, oldest first. The damaged ones are reported and set aside."""
+        damages = {checkpoint: find_damage(checkpoint) for checkpoint in self.list_checkpoints()}
+        whole = [checkpoint for checkpoint, damage in damages.items() if damage is None]
+        damaged = {checkpoint: damage for checkpoint, damage in damages.items() if damage is not None}
         if not whole and (damaged or self._has_steps()):
             raise UserError(
-                *(f"{checkpoint}: damaged: {what}" for checkpoint, what in damaged.items()),
-                f"--resume: {self.folder} has no whole checkpoint to go on from; bring one back from a "
-                "copy, or start a new run",
+                *(f"{checkpoint}: damaged: {damage}" for checkpoint, damage in damaged.items()),
+                Problem(
+                    f"{self.folder} has no whole checkpoint to go on from",
+                    setting="resume",
+                    remedy="bring one back from a copy, or start a new run",
+                ),
             )
-        for checkpoint, what in damaged.items():
+        for checkpoint, damage in damaged.items():
             aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
             warn(
-                f"{checkpoint}: damaged: {what}; it is now called {aside.name}, and the run goes on from "
+                f"{checkpoint}: damaged: {damage}; it is now called {aside.name}, and the run goes on from "
                 f"{whole[-1].name}"
             )
             shutil.rmtree(aside, ignore_errors=True)
@@ -205,40 +218,37 @@ class RunFolder:
         return whole
 
     def _truncate_log(self, state: TrainingState) -> None:
-        """Steps and validations that the state does not know: they are done again."""
-        kept = []
-        # A power cut leaves anything of the rows that were written after the checkpoint.
+        """Drop the steps and validations after the state: they are done again."""
+        rows = []
+        # A power cut may leave anything of the rows that were written after the checkpoint.
         with suppress(ValueError, LookupError, TypeError):
             for row in self._read_rows():
-                kept += (
-                    [row] if row["step"] <= (state.step if "loss" in row else state.validated_step) else []
-                )
-        if missing := set(range(1, state.step + 1)) - {row["step"] for row in kept if "loss" in row}:
+                last = state.step if "loss" in row else state.validated_step
+                if row["step"] <= last:
+                    rows.append(row)
+        if missing := set(range(1, state.step + 1)) - {row["step"] for row in rows if "loss" in row}:
             warn(
                 f"{self.metrics}: {len(missing)} of the {state.step} steps so far are missing here; the "
                 "adapter lacks nothing"
             )
-        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in kept))
+        write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
     def _repair_best(self, state: TrainingState, whole: Sequence[Path]) -> None:
-        """Let `best` be the best checkpoint, of which a kill may have kept it; if that is lost, the best that
-        is left.
+        """Point `best` at the best checkpoint, or at the best one left if that is lost.
+
+        The run may have been killed between writing the checkpoint and the link.
         """
         best = self.checkpoint_path(state.best_step)
         if best not in whole:
             measured = {self.checkpoint_path(row["step"]): row for row in self.read_log() if "val_nll" in row}
-            left = [measured[checkpoint] for checkpoint in whole if checkpoint in measured]
-            # Without any that was measured, the next measurement is the best one: there will be one, at the
-            # end.
-            row = min(left, key=lambda row: row["val_nll"], default={"step": state.step, "val_nll": math.inf})
-            if not left:
-                state.validated_step = -1
-            state.best_nll, state.best_step, state.best_validation = (
-                row["val_nll"],
-                row["step"],
-                state.validations,
-            )
-            lost, best = best, self.checkpoint_path(row["step"])
+            remaining = [measured[checkpoint] for checkpoint in whole if checkpoint in measured]
+            if remaining:
+                row = min(remaining, key=lambda row: row["val_nll"])
+                state.best_nll, state.best_step = row["val_nll"], row["step"]
+            else:  # the next measurement will be the best one, and there will be one at the end
+                state.best_nll, state.best_step, state.validated_step = math.inf, state.step, -1
+            state.best_validation = state.validations
+            lost, best = best, self.checkpoint_path(state.best_step)
             warn(
                 f"{lost}: the best checkpoint so far is lost; {best.name} takes its place until a better one "
                 "is found"
@@ -248,21 +258,24 @@ class RunFolder:
 
 
 def find_newest_run(runs: Path) -> Path:
-    """Raises UserError when there is none to resume."""
-    found = [path for path in runs.glob("*/settings.toml") if not path.parent.name.startswith(".")]
-    if not found:
+    """Return the newest run's folder. Raises UserError when there is no run to resume."""
+    runs_found = [path for path in runs.glob("*/settings.toml") if not path.parent.name.startswith(".")]
+    if not runs_found:
         raise UserError(
-            f"--resume: there is no run in {runs}/ to go on with; leave --resume out to start one"
+            f"there is no run in {runs}/ to go on with",
+            setting="resume",
+            remedy="leave `resume` out to start one",
         )
-    return max(found, key=lambda path: path.stat().st_mtime).parent
+    return max(runs_found, key=lambda path: path.stat().st_mtime).parent
 
 
 def load_best_weights(run: RunFolder) -> dict[str, torch.Tensor]:
-    """Raises UserError when the disk has lost them since they were written."""
+    """Return the best adapter of a run. Raises UserError when the disk has lost it since it was written."""
     best = run.find_best()
-    wrong = find_damage(best) if best else "it is missing"
-    if wrong:
+    damage = find_damage(best) if best else "it is missing"
+    if best is None or damage:
         raise UserError(
-            f"{run.folder / 'best'}: damaged: {wrong}; --run {run.folder.name} --resume takes the next best"
+            f"{run.folder / 'best'}: damaged: {damage}",
+            remedy=f"`run` {run.folder.name} `resume` takes the next best",
         )
     return load_file(best / ADAPTER_WEIGHTS_FILE)

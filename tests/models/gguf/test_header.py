@@ -133,7 +133,7 @@ def test_lies_are_refused(tmp_path, monkeypatch, good, lie):
     path = tmp_path / "some.gguf"
     with deadline(), pytest.raises(UserError) as refused:
         resolve_model(str(path))
-    assert str(refused.value).startswith(f"--model {path}: cannot be read as a GGUF model: ")
+    assert str(refused.value).startswith(f"model={path}: cannot be read as a GGUF model: ")
     assert not list((tmp_path / "cache").glob("*"))
 
 

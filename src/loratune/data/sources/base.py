@@ -71,10 +71,25 @@ class Survey:
 class DataSource(Protocol):
     """A kind of data set that `prepare` can read."""
 
-    shipped: bool  # whether the package holds a copy, which the source's own name stands for
-    takes_columns: bool  # whether the user says which of its columns is which
-    gathers_files: bool  # whether it is read from the user's own files, which may be for one split alone
-    settings: Sequence[str]  # what it takes from `SourceOptions.settings`
+    @property
+    def shipped(self) -> bool:
+        """Whether the package holds a copy, which the source's own name stands for."""
+        ...
+
+    @property
+    def takes_columns(self) -> bool:
+        """Whether the user says which of its columns is which."""
+        ...
+
+    @property
+    def gathers_files(self) -> bool:
+        """Whether it is read from the user's own files, which may be for one split alone."""
+        ...
+
+    @property
+    def settings(self) -> Sequence[str]:
+        """What it takes from `SourceOptions.settings`."""
+        ...
 
     def recognizes(self, name: str) -> bool:
         """Tell whether a name that the user gives stands for a data set of this kind."""

@@ -127,14 +127,20 @@ def parse_json_values(text: str) -> list[tuple[int, Any]]:
     decoder = json.JSONDecoder(object_pairs_hook=build_unique_dict)
     found = []
     line, counted = 1, 0
-    position = JSON_SPACE.match(text).end()
+    position = skip_space(text, 0)
     while position < len(text):
         line += text.count("\n", counted, position)
         counted = position
         value, position = decoder.raw_decode(text, position)
         found.append((line, value))
-        position = JSON_SPACE.match(text, position).end()
+        position = skip_space(text, position)
     return found
+
+
+def skip_space(text: str, position: int) -> int:
+    """Return the position of the next character that JSON does not take for white space."""
+    match = JSON_SPACE.match(text, position)
+    return match.end() if match else position
 
 
 def is_json_lines(path: Path, text: str) -> bool:

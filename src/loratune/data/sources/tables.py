@@ -82,7 +82,7 @@ def parse_best(text: str, delimiters: str) -> tuple[str, ParsedTable]:
     possible = [
         one for one in delimiters if len(parse_table(text, one, header_only=True).header) > 1
     ] or delimiters[:1]
-    best = None
+    best: tuple[str, ParsedTable] | None = None
     for style in (parse_spaced, parse_plain, parse_escaped, parse_unquoted):
         for delimiter in possible:
             table = style(text, delimiter)
@@ -90,6 +90,7 @@ def parse_best(text: str, delimiters: str) -> tuple[str, ParsedTable]:
                 best = delimiter, table
             if best and best[1].faults() == (False, 0):
                 return best
+    assert best is not None, "a plain reading is always one"
     return best
 
 

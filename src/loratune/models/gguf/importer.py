@@ -24,8 +24,10 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, modeling_gguf_pytorch_utils
 
-    # Its bar has no switch, and goes to a log and into --json's messages: ours takes its place.
-    modeling_gguf_pytorch_utils.tqdm = lambda tensors, **_: track(tensors, "unpacking the model (once)")
+    # Its progress bar cannot be switched off, and would go to logs and JSON messages: ours replaces it.
+    modeling_gguf_pytorch_utils.tqdm = (  # pyright: ignore[reportPrivateImportUsage]
+        lambda tensors, **_: track(tensors, "unpacking the model (once)")
+    )
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         check_gguf_sizes(read_gguf_header(gguf))
@@ -36,7 +38,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
             )
             # The folder holds plain weights: without this they would be announced as quantised.
             model.config.__dict__.pop("quantization_config", None)
-            model.hf_quantizer = None
+            model.hf_quantizer = None  # pyright: ignore[reportArgumentType]
             beside.mkdir(parents=True, exist_ok=True)
             model.save_pretrained(beside)
             Tokenizer.load(place, gguf_file=gguf.name).save(beside)
@@ -46,7 +48,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     except Exception as error:  # whatever gguf and transformers raise for a broken file
         if is_out_of_memory(error):
             raise
-        raise UserError(f"--model {gguf}: cannot be read as a GGUF model: {error}") from error
+        raise UserError(f"cannot be read as a GGUF model: {error}", setting="model", value=gguf) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

@@ -26,7 +26,7 @@ def show_comparison(rows: Sequence[dict], summary: dict) -> None:
     for side, name in SIDE_NAMES.items():
         of_side = summary[side]
         say(
-            f"{name}: {format_percent(of_side['eos_rate'])} of the answers ended by themselves, "
+            f"{name}: {format_percent(of_side['eos_rate'])} of the answers stopped at EOS, "
             f"{of_side['mean_tokens']:.0f} tokens on average, {format_percent(of_side['rep_4'])} repeated "
             "4-grams"
         )

@@ -26,12 +26,12 @@ def compute_fact_recall(records: Sequence[Record]) -> dict[str, float | int] | N
     """Over rows with known gold facts: the share of rows where all were kept, and of facts that were kept and
     that were among the three ranked first. None where none are known.
     """
-    metas = [
-        [record.meta.get(name) for name in ("gold_facts", "kept_facts", "first_facts")] for record in records
-    ]
-    # Records of the user's may have a `meta` of another form.
-    forms = (dict, list, list)
-    known = [meta for meta in metas if meta[0] and all(map(isinstance, meta, forms))]
+    known: list[tuple[dict[str, str], list[str], list[str]]] = []
+    for record in records:
+        gold, kept, first = (record.meta.get(f"{name}_facts") for name in ("gold", "kept", "first"))
+        # Records of the user's may have a `meta` of another form.
+        if gold and isinstance(gold, dict) and isinstance(kept, list) and isinstance(first, list):
+            known.append((gold, kept, first))
     if not known:
         return None
     found = [sum(name in kept for name in gold) for gold, kept, _ in known]

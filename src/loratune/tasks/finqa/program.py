@@ -78,25 +78,27 @@ def flatten(call: str, steps: list[Step], results: Sequence[str], depth: int = 1
     if operation in TABLE_OPERATIONS:
         arguments = parse_row_arguments(inside, call)
     elif operation in ARITHMETIC_OPERATIONS:
-        arguments = [
-            parse_operand(argument, steps, results, depth) for argument in parse_two_arguments(parts, call)
-        ]
+        first, second = parse_two_arguments(parts, call)
+        arguments = (
+            parse_operand(first, steps, results, depth),
+            parse_operand(second, steps, results, depth),
+        )
     else:
         raise ProgramError(
             f"{operation!r} is no operation; there are {', '.join(ARITHMETIC_OPERATIONS + TABLE_OPERATIONS)}"
         )
-    steps.append(Step(operation, tuple(arguments)))
+    steps.append(Step(operation, arguments))
     return f"#{len(steps) - 1}"
 
 
-def parse_row_arguments(inside: str, call: str) -> list[str]:
+def parse_row_arguments(inside: str, call: str) -> tuple[str, str]:
     """A row's name, which may hold commas, and a second argument without a meaning: `none`, but for two of
     the gold programs.
     """
     name, _, last = (part.strip() for part in inside.rpartition(","))
     if not name or not last:
         raise ProgramError(f"{call!r} needs the name of a row of the table, then none")
-    return [name, last]
+    return name, last
 
 
 def parse_two_arguments(parts: Sequence[str], call: str) -> tuple[str, str]:
@@ -251,7 +253,7 @@ def aggregate_row(step: Step, table: Table | None) -> float:
             return min(values)
         case "table_sum":
             return require_finite(sum(values), step)
-        case "table_average":
+        case _:
             return require_finite(sum(values) / len(values), step)
 
 

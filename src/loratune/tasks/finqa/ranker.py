@@ -72,7 +72,7 @@ def compute_scores(values: np.ndarray, weights: dict[str, np.ndarray]) -> np.nda
 @cache
 def load_weights() -> dict[str, np.ndarray]:
     """hidden [features, units], bias [units], out [units]."""
-    stored = json.loads(files(__package__).joinpath("ranker.json").read_text())
+    stored = json.loads(files("loratune.tasks.finqa").joinpath("ranker.json").read_text())
     hidden = np.array(list(stored["hidden"].values()))
     return {"hidden": hidden, "bias": np.array(stored["bias"]), "out": np.array(stored["out"])}
 
