@@ -22,6 +22,7 @@ test-slow: setup
 lint: setup
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
 
 setup: $(INSTALLED)
 

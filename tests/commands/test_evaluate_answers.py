@@ -20,7 +20,11 @@ def test_answers_are_scored(place, monkeypatch):
     itself.
     """
     programs = ["divide(subtract(30, 12), 12)", "add(1, 0.5)", "divide(30, 0)"]
-    answers = {"base": ["nonsense"] * 10, "bare base": ["no sense"] * 10, "tuned": ["0 1 2"] * 7 + programs}
+    answers = {
+        "base": ["nonsense"] * 10,
+        "base without template": ["no sense"] * 10,
+        "tuned": ["0 1 2"] * 7 + programs,
+    }
     tokenizer = tokenizer_of(place)
 
     def answer(title, decoder, requests, **_):
@@ -119,7 +123,7 @@ def test_samples_are_what_runs_with_their_seeds_are(place, monkeypatch):
     together = measured(place, *SAMPLED, "--seed", "5", "--samples", "3")
     assert (
         passes.count(len(ROWS)) == 3
-    )  # of base, bare base and tuned: the loss does not depend on the sampling
+    )  # of base, base without template and tuned: the loss does not depend on the sampling
     assert together["decoding"] == singles[0]["decoding"] | {"samples": 3}
     assert not any("over_samples" in one for one in singles)
     for path in ((), ("by_source", "dolly"), ("by_source", "finqa"), ("by_category", "open_qa")):

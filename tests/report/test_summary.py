@@ -46,7 +46,7 @@ def test_measures_of_a_part():
         "better",
     )
     assert lines["ROUGE-L, % ↑"][1:] == ("", "10.0", "30.0", "+20.0", "+10.0 to +30.0", "better")
-    assert lines["ended by itself, %"].verdict == "changed"
+    assert lines["stopped at EOS, %"].verdict == "changed"
     assert lines["perplexity ↓"].change == f"{MINUS}{100 * (1 - math.exp(-0.6)):.1f} %"
     assert "facts" not in EvaluationPart(**part()).base
 
@@ -83,4 +83,4 @@ def test_every_part_and_the_plain_text_have_a_section():
 
 
 def test_without_an_evaluation_the_sentence_is_of_the_answers():
-    assert "50 % of 1 answer end by themselves" in describe_comparison(comparison())
+    assert "50 % of 1 answer stop at EOS" in describe_comparison(comparison())

@@ -97,7 +97,8 @@ def compute_percentiles(lengths: np.ndarray) -> dict[str, int]:
 
 def count_duplicate_ids(records: Sequence[Record]) -> dict[str, int]:
     """Map each id that several rows share to their number."""
-    return {id: count for id, count in Counter(record.id for record in records).items() if count > 1}
+    counts = Counter(record.id for record in records)
+    return {record_id: count for record_id, count in counts.items() if count > 1}
 
 
 def row_to_json(row: Truncation) -> dict:

@@ -86,12 +86,12 @@ def make_ids_unique(records: Sequence[Record]) -> list[Record]:
     count: Counter[str] = Counter()
     taken: set[str] = set()
     for record in records:
-        id = record.id
-        while id in taken:
+        unique = record.id
+        while unique in taken:
             count[record.id] += 1
-            id = f"{record.id}#{count[record.id] + 1}"
-        taken.add(id)
-        found.append(replace(record, id=id))
+            unique = f"{record.id}#{count[record.id] + 1}"
+        taken.add(unique)
+        found.append(replace(record, id=unique))
     return found
 
 

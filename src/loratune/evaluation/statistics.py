@@ -13,7 +13,7 @@ def paired_difference(base, tuned, weights=None, seed: int = 0) -> dict:
     """Tuned minus base, with a 95 % interval from the paired bootstrap (Efron & Tibshirani 1993, chapter 13).
 
     `base` and `tuned` hold a number for each row. With `weights`, the statistic is sum / sum of weights, such
-    as the loss of a token: whole rows are drawn again and the ratio is computed again. Same seed, same interval.
+    as the loss of a token: whole rows are drawn again and so is the ratio. Same seed, same interval.
     """
     change = np.asarray(tuned, dtype=np.float64) - np.asarray(base, dtype=np.float64)
     weights = np.ones_like(change) if weights is None else np.asarray(weights, dtype=np.float64)

@@ -185,7 +185,7 @@ def describe_answers(comparison: Comparison) -> str:
     base, tuned = comparison.summary["regular"], comparison.summary["fine_tuned"]
     return (
         f"With the adapter, {format_percent(tuned['eos_rate'])} of "
-        f"{format_count(len(comparison.rows), 'answer')} end by themselves "
+        f"{format_count(len(comparison.rows), 'answer')} stop at EOS "
         f"(without it {format_percent(base['eos_rate'])}), after {tuned['mean_tokens']:.0f} tokens on "
         "average "
         f"({base['mean_tokens']:.0f}), and {format_percent(tuned['rep_4'])} of their 4-grams are repeated "

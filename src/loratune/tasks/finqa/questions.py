@@ -35,7 +35,7 @@ def parse_question(values: dict[str, Any]) -> Question:
     asked = values.get("qa", values)
     if not isinstance(asked, dict):
         raise ValueError(f"qa must be an object, not {describe_type(asked)}")
-    id = read_text_field(values, "id")
+    question_id = read_text_field(values, "id")
     table = read_list_field(values, "table")
     if not all(isinstance(row, list) and all(isinstance(cell, str) for cell in row) for row in table):
         raise ValueError("table must be a list of rows, each a list of texts")
@@ -45,12 +45,11 @@ def parse_question(values: dict[str, Any]) -> Question:
         read_text_field(asked, "program", required=False)
         or read_text_field(asked, "program_solution", required=False)
     ).strip()
-    found = read_text_field(
-        asked, "found_program", required=False
-    )  # of the shipped training data, see tools/programs.py
+    # Of the shipped training data, see tools/programs.py.
+    found = read_text_field(asked, "found_program", required=False)
     return Question(
-        id=id,
-        page=id.rpartition("-")[0] or id,
+        id=question_id,
+        page=question_id.rpartition("-")[0] or question_id,
         text=read_text_field(asked, "question").strip(),
         pre_text=read_sentences(values, "pre_text"),
         post_text=read_sentences(values, "post_text"),
