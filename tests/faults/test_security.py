@@ -250,7 +250,7 @@ def test_a_broken_index_is_named(tmp_path, content):
 def test_an_adapter_inside_of_a_base_is_refused(tmp_path):
     save_model(tmp_path)
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/somewhere/else"}))
-    with pytest.raises(UserError, match="an adapter lies in it"):
+    with pytest.raises(UserError, match="there is an adapter in it"):
         resolve_model(str(tmp_path))
 
 
@@ -318,10 +318,10 @@ def test_hostile_safetensors_are_refused(tmp_path, monkeypatch, what):
     (tmp_path / "base" / "model.safetensors").write_bytes(HEADERS[what])
     with (
         deadline(),
-        pytest.raises(UserError, match=r"--adapter .*: adapter_model\.safetensors cannot be read"),
+        pytest.raises(UserError, match=r"adapter=.*: adapter_model\.safetensors cannot be read"),
     ):
         read_adapter_weights(tmp_path / "adapter")
-    with deadline(), pytest.raises(UserError, match="--model base: "):
+    with deadline(), pytest.raises(UserError, match="model=base: "):
         load_model(resolve_model("base"))
 
 

@@ -172,7 +172,7 @@ def test_an_interrupted_step_leaves_an_engine_that_can_be_used(decoder, alone, m
 def test_a_session_merges_once(decoder, monkeypatch):
     merged, compute = [], merge.compute_merged_weight
     monkeypatch.setattr(
-        merge, "compute_merged_weight", lambda linear: merged.append(linear) or compute(linear)
+        merge, "compute_merged_weight", lambda weight, lora: merged.append(lora) or compute(weight, lora)
     )
     weights = [linear.weight for _, linear in named_linears(decoder)]
     with merge_adapter(decoder):

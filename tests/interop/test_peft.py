@@ -260,8 +260,8 @@ def test_other_kinds_of_adapter_are_refused(setting, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"lora_alpha": float("nan")}, "lora_alpha must be a number"),
-        ({"alpha_pattern": {"c_fc": "4"}}, "lora_alpha must be a number"),
+        ({"lora_alpha": float("nan")}, "lora_alpha must be a finite number"),
+        ({"alpha_pattern": {"c_fc": "4"}}, "lora_alpha must be a finite number"),
         ({"alpha_pattern": ["c_fc"]}, "alpha_pattern must be an object"),
         ({"alpha_pattern": {"c_fc(": 4}}, "alpha_pattern must be an object"),
         ({"alpha_pattern": {"(?i)C_FC": 4}}, "alpha_pattern must be an object"),

@@ -61,7 +61,7 @@ def test_tokens_that_are_no_bytes_are_refused(tmp_path):
     save_model(tmp_path)
     tokenizer = Tokenizer.load(tmp_path)
     tokenizer.hugging_face.backend_tokenizer.decoder = decoders.Metaspace()
-    with pytest.raises(UserError, match="--constrain: needs a byte-level tokenizer"):
+    with pytest.raises(UserError, match="constrain: needs a byte-level tokenizer"):
         tokenizer.pieces()
 
 

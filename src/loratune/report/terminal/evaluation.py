@@ -35,7 +35,7 @@ def show_evaluation(result: dict) -> None:
 
 
 def list_columns(result: dict, adapters: Sequence[dict]) -> list[str]:
-    first = ["", *(["no template"] if "base_bare" in result else []), "base"]
+    first = ["", *(["plain"] if "base_bare" in result else []), "base"]
     if len(adapters) == 1:
         return [*first, "tuned", "change", "95 % interval"]
     return [*first, *shorten_names(adapters), "mean±deviation"]
@@ -168,7 +168,7 @@ def explain_columns(result: dict, adapters: Sequence[dict]) -> list[str]:
         )
     if "base_bare" in result:
         told.append(
-            "no template: the base with the instruction and the input alone as its prompt; base: with the "
+            "plain: the base without template, its prompt the instruction and the input alone; base: with the "
             "adapter's template."
         )
     plain = result["forgetting"]
