@@ -149,7 +149,7 @@ def explain_unused(rows: Sequence[FileRow], name: str) -> str:
         return ""
     if is_constant(rows, name):
         return "it has the same text in every row"
-    return f"another column is the {roles[0]}; choose with --columns {roles[0]}=NAME"
+    return f"another column is the {roles[0]}; choose with `columns` {roles[0]}=NAME"
 
 
 def explain_missing(

@@ -30,7 +30,7 @@ from loratune.errors import Problem, UserError
 # Messages hold all the rest.
 CHAT_COLUMN_ROLES = ("messages", "group", "id")
 BAD_ANSWER = "label is false: a bad answer"
-UNUSABLE = "rows that cannot be used (--skip-bad)"
+UNUSABLE = "rows that cannot be used (`skip_bad`)"
 NO_INPUT = "inputs that only say that there is none (such as N/A), taken as none"
 NO_OUTPUT = "outputs that only say that there is none (such as N/A), learned as they are"
 REMEDY = (
