@@ -341,7 +341,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "counted",
             (
                 Fault(
-                    "    return all(marks.values())",
+                    "    return all(flags.values())",
                     "    return True",
                     "commands/test_prepare_own_data.py::test_an_answer_of_weight_0_is_never_learned",
                 ),
