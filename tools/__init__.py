@@ -1,1 +1,1 @@
-"""How the files that the package ships were made; nothing else imports this."""
+"""Scripts that make the files in the package; the package does not import them."""

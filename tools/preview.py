@@ -1,6 +1,6 @@
 """Make the picture of `loratune preview` in the docs: `python -m tools.preview --data data/train.jsonl`.
 
-The file is what `loratune prepare --source snapshot --model smollm2-135m` writes; three short rows of it are
+The file is written by `loratune prepare --source snapshot --model smollm2-135m`. Three short rows of it are
 shown, with a small limit on their length, so that something is cut.
 """
 
@@ -30,9 +30,11 @@ def main(data: Path, out: Path) -> None:
         file = Path(folder) / "train.jsonl"
         write_records(file, chosen)
         preview.run(PreviewConfig(model="smollm2-135m", data=file, rows=len(chosen), max_tokens=MAX_TOKENS))
-    # Without the fonts that rich's own form loads from the network.
-    form = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
-    rows.console.save_svg(str(out), title=f"loratune preview --max-tokens {MAX_TOKENS}", code_format=form)
+    # Rich's own template loads fonts from the network.
+    code_format = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+    rows.console.save_svg(
+        str(out), title=f"loratune preview --max-tokens {MAX_TOKENS}", code_format=code_format
+    )
 
 
 if __name__ == "__main__":

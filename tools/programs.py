@@ -1,10 +1,8 @@
-"""Programs for FinQA questions of which only the result is known: the usual forms, tried over the numbers of
-the page.
+"""Find programs for FinQA questions with only a known result, by trying usual forms with the page's numbers.
 
-Of 3,337 known programs 20 forms such as `subtract(N, N), divide(#0, N)` make up 86 %. A form filled with
-numbers of the page that gives the recorded result to five decimals is most likely what was meant; where
-several do, the words of the question and the place of the numbers decide. `python -m tools.programs` measures
-how often that is right.
+Of 3,337 known programs, 86 % have one of 20 forms such as `subtract(N, N), divide(#0, N)`. A form filled
+with numbers of the page that gives the recorded result to five decimals is most likely the right program; of
+several, the question's words and the numbers' places decide. `python -m tools.programs` measures this.
 """
 
 import math
@@ -30,19 +28,14 @@ from loratune.tasks.finqa.program import (
 )
 from loratune.tasks.finqa.ranker import rank_facts, stem_words
 
-MIN_FORM_COUNT = 3  # known programs of a form that is tried
+MIN_FORM_COUNT = 3  # rarer forms are not tried
 MAX_FORMS = 20  # the likeliest for the question
 MAX_FACTS = 14  # the best ranked
-MAX_NUMBERS = {1: 60, 2: 60, 3: 30}  # tried in a form with so many places
-MAX_HITS = 200  # looked at for each form
-TOLERANCE = (
-    0.6e-5  # results are recorded to five decimals; what is as near as this is calculated once more, exactly
-)
-# Of a program that is taken, the lead before the best one with another meaning.
-MIN_SCORE, MIN_LEAD = (
-    -12.0,
-    1.0,
-)
+MAX_NUMBERS = {1: 60, 2: 60, 3: 30}  # tried, by the form's number of placeholders
+MAX_HITS = 200  # candidates of each form
+TOLERANCE = 0.6e-5  # results have five decimals; candidates as near as this are calculated again, exactly
+# A program needs this score, and this lead over the best one with another meaning.
+MIN_SCORE, MIN_LEAD = -12.0, 1.0
 
 ProgramForm = tuple[tuple[str, tuple[str, str]], ...]  # steps; N stands for a number of the page
 NUMPY_OPERATIONS = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide}
@@ -68,7 +61,7 @@ class FormStatistics:
 
     @classmethod
     def of(cls, known: Sequence[tuple[str, Program]]) -> "FormStatistics":
-        """From questions and their programs."""
+        """Count the forms of questions with known programs."""
         forms = cls()
         for question, program in known:
             form = extract_form(program)
@@ -79,7 +72,7 @@ class FormStatistics:
         return forms
 
     def score(self, form: ProgramForm, question: str) -> float:
-        """Logarithm of the form's probability for the question, up to a constant."""
+        """Compute the log-probability of the form for the question, up to a constant."""
         total, score = self.count.total(), math.log(self.count[form] / self.count.total())
         for word in set(stem_words(question)):
             if self.word[word] >= 5:
@@ -103,26 +96,24 @@ class FormStatistics:
 def find_program(
     question: str, facts: dict[str, str], result: float, forms: FormStatistics
 ) -> Program | None:
-    """The most plausible program over the facts' numbers that gives this result; None where none stands
-    out.
-    """
+    """Find the most plausible program over the facts' numbers with this result; None if none stands out."""
     place = rank_numbers(facts, rank_facts(question, facts))
-    found = [
+    candidates = [
         (score - compute_penalty(program, place), program)
         for score, form in forms.rank_forms(question)
         for program in fill_form(form, list(place), result)
     ]
-    if not found:
+    if not candidates:
         return None
-    score, best = max(found, key=lambda one: one[0])
-    rival = max((other for other, program in found if not is_same_program(best, program)), default=-math.inf)
+    score, best = max(candidates, key=lambda one: one[0])
+    rival = max(
+        (other for other, program in candidates if not is_same_program(best, program)), default=-math.inf
+    )
     return best if score >= MIN_SCORE and score - rival >= MIN_LEAD else None
 
 
 def rank_numbers(facts: dict[str, str], ranked: Sequence[str]) -> dict[str, int]:
-    """Each number of the best ranked facts, as it is written there, and the rank of the first fact that has
-    it.
-    """
+    """Map each number in the best ranked facts, as written, to the rank of the first fact that has it."""
     place: dict[str, int] = {}
     for number, name in enumerate(ranked[:MAX_FACTS]):
         for text in extract_numbers(facts[name]):
@@ -131,20 +122,20 @@ def rank_numbers(facts: dict[str, str], ranked: Sequence[str]) -> dict[str, int]
 
 
 def extract_numbers(text: str) -> list[str]:
-    """As they are written, and negative ones also without their sign: programs have them either way."""
-    found = re.findall(r"-?\d+(?:\.\d+)?%?", text.replace(",", ""))
-    return [written for number in found for written in dict.fromkeys((number.lstrip("-"), number))]
+    """Extract numbers as they are written, negative ones also without sign, since programs have both."""
+    numbers = re.findall(r"-?\d+(?:\.\d+)?%?", text.replace(",", ""))
+    return [written for number in numbers for written in dict.fromkeys((number.lstrip("-"), number))]
 
 
 def has_numbers(facts: dict[str, str], program: Program) -> bool:
-    """Whether all numbers of the program stand in the facts, as percentages or not."""
+    """Tell whether all numbers of the program are in the facts, as percentages or not."""
     known = {text.rstrip("%") for fact in facts.values() for text in extract_numbers(fact)}
     arithmetic = [step for step in program if step.operation not in TABLE_OPERATIONS]
     return all(a[0] in "#c" or a.rstrip("%") in known for step in arithmetic for a in step.arguments)
 
 
 def fill_form(form: ProgramForm, numbers: list[str], result: float) -> list[Program]:
-    """The programs of this form over the numbers that give the result."""
+    """Return the programs of this form over the numbers that give the result."""
     count = count_placeholders(form)
     numbers = numbers[: MAX_NUMBERS[count]]
     if not numbers:
@@ -167,7 +158,7 @@ def fill_form(form: ProgramForm, numbers: list[str], result: float) -> list[Prog
 
 
 def evaluate_form(form: ProgramForm, values: np.ndarray) -> np.ndarray:
-    """The form's result for every choice of the values, [values, ...] with an axis for each place."""
+    """Compute the form's result for every choice of values, with an axis of [values] per placeholder."""
     count, axis, steps = count_placeholders(form), 0, []
     for operation, arguments in form:
         operands = []
@@ -185,7 +176,7 @@ def evaluate_form(form: ProgramForm, values: np.ndarray) -> np.ndarray:
 
 
 def has_trivial_step(program: Program) -> bool:
-    """Whether a step does nothing, or next to it: has 0 or 1 as its second number, or one number twice."""
+    """Tell whether a step does almost nothing: its second number is 0 or 1, or equals the first."""
     return any(
         step.arguments[0] == step.arguments[1] or (step.arguments[1].rstrip("%") in ("0", "1", "0.0", "1.0"))
         for step in program
@@ -193,8 +184,9 @@ def has_trivial_step(program: Program) -> bool:
 
 
 def compute_penalty(program: Program, rank_by_number: dict[str, int]) -> float:
-    """Numbers from facts far down, from several facts, small whole ones, years and percentages are less
-    likely to be meant.
+    """Compute a penalty for unlikely numbers.
+
+    Such are numbers of badly ranked or of several facts, small integers, years and percentages.
     """
     used = [argument for step in program for argument in step.arguments if argument in rank_by_number]
     ranks = [rank_by_number[text] for text in used]
@@ -206,24 +198,22 @@ def compute_penalty(program: Program, rank_by_number: dict[str, int]) -> float:
 
 
 def measure_accuracy() -> None:
-    """How often a program is found, and the right one, on one half of the known ones with the forms of the
-    other.
-    """
+    """Measure on half of the known programs, with the other's forms, how often the right one is found."""
     known = [
         row
         for row in snapshot.read("finqa_train")
         if row["program"] and isinstance(row["exe_ans"], int | float)
     ]
-    learned, asked = known[::2], known[1::2]
-    forms = FormStatistics.of([(row["question"], parse_program(row["program"])) for row in learned])
-    found = right = 0
-    for row in asked:
+    reference, held_out = known[::2], known[1::2]
+    forms = FormStatistics.of([(row["question"], parse_program(row["program"])) for row in reference])
+    count = right = 0
+    for row in held_out:
         facts = build_page_facts(row["pre_text"], row["post_text"], row["table"])
         if program := find_program(row["question"], facts, row["exe_ans"], forms):
-            found, right = found + 1, right + is_same_program(parse_program(row["program"]), program)
+            count, right = count + 1, right + is_same_program(parse_program(row["program"]), program)
     print(
-        f"{len(asked):,} questions: {found:,} programs found, {right:,} of them ({right / found:.1%}) equal "
-        "the known one"
+        f"{len(held_out):,} questions: {count:,} programs found, {right:,} of them ({right / count:.1%}) "
+        "equal the known one"
     )
 
 

@@ -1,7 +1,7 @@
 """Fit the ranker's weights to the shipped FinQA training questions: `python -m tools.ranker`.
 
-Takes about half a minute on one core and writes ranker.json. benchmarks/retrieval.py measures it on held-out
-questions.
+This takes about half a minute on one core and writes ranker.json. benchmarks/retrieval.py measures the ranker
+on held-out questions.
 """
 
 import argparse
@@ -30,7 +30,7 @@ MAX_ITERATIONS = 150
 class TrainingFacts:
     """The facts of all questions, one after the other."""
 
-    feature_names: list[str]  # of the features
+    feature_names: list[str]
     values: torch.Tensor  # [facts, features]
     needed: torch.Tensor  # [facts], bool
     question: torch.Tensor  # [facts], the number of each fact's question
@@ -44,7 +44,7 @@ def main() -> None:
     pages = load_training_facts()
     mean, scale = pages.values.mean(0), pages.values.std(0) + 1e-6
     hidden, bias, out = fit_ranker((pages.values - mean) / scale, pages)
-    # Stored for the features as they are, so that use needs no mean and scale.
+    # Mean and scale are folded into the weights, so that the package does not need them.
     hidden, bias = hidden / scale[:, None], bias - (mean / scale) @ hidden
     stored = {
         "hidden": {title: round_values(row) for title, row in zip(pages.feature_names, hidden, strict=True)},
@@ -88,7 +88,7 @@ def load_training_facts() -> TrainingFacts:
 
 
 def fit_ranker(values: torch.Tensor, pages: TrainingFacts) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Hidden [features, units], bias [units], out [units]."""
+    """Fit the weights: hidden [features, units], bias [units], out [units]."""
     weights = [
         (torch.randn(shape, dtype=torch.float64) / shape[0] ** 0.5).requires_grad_()
         for shape in ((values.shape[1], HIDDEN_SIZE), (HIDDEN_SIZE,), (HIDDEN_SIZE,))
@@ -111,9 +111,7 @@ def fit_ranker(values: torch.Tensor, pages: TrainingFacts) -> tuple[torch.Tensor
 
 
 def listwise_loss(scores: torch.Tensor, pages: TrainingFacts) -> torch.Tensor:
-    """The negative log of the softmax of each needed fact among those of its page that are not needed; a
-    weighted mean.
-    """
+    """Compute the weighted mean negative log-softmax of each needed fact among its page's other facts."""
     others = torch.zeros_like(pages.weight).index_add(0, pages.question, scores.exp() * ~pages.needed)
     needed, question = scores[pages.needed], pages.question[pages.needed]
     weight = pages.weight[question]

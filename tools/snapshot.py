@@ -3,8 +3,8 @@
 DIR holds dolly.jsonl.xz and finqa_{train,train_table_only,dev,test}.json.xz as they were collected;
 SOURCES.md says from where. The same input gives the same bytes.
 
-Training questions whose program nobody recorded get one that gives their result (`programs.py`), under a name
-of its own. Of those whose page is lost but for its table, the ones are taken whose program needs no more.
+Training questions without a recorded program get one that gives their result (`programs.py`), in a field of
+its own. Questions of whose page only the table is known are included if their program needs nothing else.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from tools.programs import FormStatistics, find_program, has_numbers
 
 SNAPSHOT_FOLDER = Path(snapshot.__file__).parent
 SPLITS = ("train", "dev", "test")
-# In 77 training records the table's cells were rewritten to bare numbers and some labels moved: not FinQA any
-# more.
+# In 77 training records the table's cells are rewritten to plain numbers and some labels are moved, so these
+# are no longer FinQA's.
 REWRITTEN_FORM = "joined+numtable"
 
 
@@ -41,41 +41,39 @@ def main(source: Path) -> None:
 
 
 def build_finqa_row(record: dict) -> dict:
-    """One question with its page. Gold facts by id only: their text follows from the page."""
-    asked = record["qa"]
+    """Build the row of a question and its page; gold facts are ids, because the page has their texts."""
+    qa = record["qa"]
     return {
         "id": record["id"],
         "context_form": record["_source"]["context_form"],
         "pre_text": record["pre_text"],
         "post_text": record["post_text"],
         "table": record["table"],
-        "question": asked["question"],
-        "answer": asked["answer"],
-        "exe_ans": asked["exe_ans"],
-        "program": asked["program"],
-        "gold_inds": None if asked["gold_inds"] is None else list(asked["gold_inds"]),
+        "question": qa["question"],
+        "answer": qa["answer"],
+        "exe_ans": qa["exe_ans"],
+        "program": qa["program"],
+        "gold_inds": None if qa["gold_inds"] is None else list(qa["gold_inds"]),
     }
 
 
 def add_found_programs(rows: list[dict], source: Path) -> list[dict]:
-    """The training rows, `found_program` in those that lack one, and the rows that need nothing but their
-    table.
-    """
+    """Add `found_program` to rows without a program, and append the rows that need only their table."""
     forms = FormStatistics.of(
         [(row["question"], parse_program(row["program"])) for row in rows if row["program"]]
     )
     with lzma.open(source / "finqa_train_table_only.json.xz", "rt", encoding="utf-8") as file:
-        bare = [build_finqa_row(record) for record in json.load(file)]
-    for row in rows + bare:
+        table_only = [build_finqa_row(record) for record in json.load(file)]
+    for row in rows + table_only:
         if row["program"] or not isinstance(row["exe_ans"], int | float):
             continue
-        if found := find_program(row["question"], build_row_facts(row), row["exe_ans"], forms):
-            row["found_program"] = format_program(found)
-    return rows + [row for row in bare if needs_only_table(row)]
+        if program := find_program(row["question"], build_row_facts(row), row["exe_ans"], forms):
+            row["found_program"] = format_program(program)
+    return rows + [row for row in table_only if needs_only_table(row)]
 
 
 def needs_only_table(row: dict) -> bool:
-    """Whether it has a program all of whose numbers stand in the page's table."""
+    """Tell whether a row has a program with only numbers of the page's table."""
     return "found_program" in row or (
         bool(row["program"]) and has_numbers(build_row_facts(row), parse_program(row["program"]))
     )

@@ -329,7 +329,7 @@ GOOD = '{"instruction": "What is this?", "output": "That."}\n'
         ("mine.json", '{"a": ' + "[" * 100_000, "mine.json: not valid JSON: nested too deeply"),
         ("", None, "--data '': neither dolly nor finqa"),
         ("/mine", None, "--data /mine: there is no such file or folder"),
-        ("~/mine", None, "--data ~/mine: there is no such file or folder; ~ is not replaced here"),
+        ("~/mine", None, "--data ~/mine: there is no such file or folder; ~ is not expanded here"),
         ("mine/", None, "--data mine/: neither dolly nor finqa"),
         ("a" * 300, None, "neither dolly nor finqa"),
         ("a" * 300 + ".jsonl", None, "the name is too long"),

@@ -349,7 +349,7 @@ def test_two_columns_for_one_role_are_warned_of(model, tmp_path, capsys):
 def test_one_column_in_two_roles_is_refused(model, tmp_path, capsys):
     data = write_json(tmp_path / "mine.jsonl", [qa(thing) for thing in THINGS])
     told = refused(model, data, capsys, "--columns", "instruction=input", "output=input")
-    assert "--columns output=input: this column is the instruction, too" in told
+    assert "--columns output=input: this column is also the instruction" in told
 
 
 def test_a_column_that_the_user_named_is_not_taken_a_second_time(model, tmp_path, capsys):
@@ -484,7 +484,7 @@ def test_where_no_row_can_be_used_leaving_bad_ones_out_is_no_remedy(model, tmp_p
         ),
         (
             {"input_ids": [1, 2], "labels": [1, 2], "attention_mask": [1, 1]},
-            "tokens already (input_ids)",
+            "already tokenised (input_ids)",
             False,
         ),
         ({"text": "a fine film", "label": "good"}, "--columns output=NAME", True),

@@ -28,13 +28,13 @@ records = st.lists(
 def test_cuts_are_those_that_the_encoding_counts(records, max_tokens):
     rows, counts = tokenize_records(records, TEMPLATE, TOKENIZER, max_tokens)
     found = compute_truncations(records, TEMPLATE, TOKENIZER, max_tokens)
-    kept = [one.kept for one in found if one.kept]
+    kept = [one.example for one in found if one.example]
     assert [(row.prompt, row.response) for row in kept] == [(row.prompt, row.response) for row in rows]
     count = counts["s"]
-    assert sum(one.kept is None for one in found) == count["dropped"]
-    assert sum(one.response_tokens_cut > 0 for one in found if one.kept) == count["responses_cut"]
+    assert sum(one.example is None for one in found) == count["dropped"]
+    assert sum(one.response_tokens_cut > 0 for one in found if one.example) == count["responses_cut"]
     texts = [re.sub(r"<\|\w+\|>", "", record.output) for record in records]
-    assert [not one.whole.response for one in found] == [not text.strip() for text in texts]
+    assert [not one.untruncated.response for one in found] == [not text.strip() for text in texts]
     # A dropped row may have lost its input before.
     assert (
         count["inputs_cut"] - count["dropped"]
@@ -46,18 +46,21 @@ def test_cuts_are_those_that_the_encoding_counts(records, max_tokens):
 @given(records, st.integers(8, 200))
 def test_the_place_of_a_cut(records, max_tokens):
     for one in compute_truncations(records, TEMPLATE, TOKENIZER, max_tokens):
-        if not one.kept:
+        if not one.example:
             continue
         at = one.input_cut_position
-        assert one.kept.prompt[:at] == one.whole.prompt[:at]
-        assert len(one.kept.prompt) + one.input_tokens_cut == len(one.whole.prompt)
-        assert one.kept.response == one.whole.response[: len(one.whole.response) - one.response_tokens_cut]
+        assert one.example.prompt[:at] == one.untruncated.prompt[:at]
+        assert len(one.example.prompt) + one.input_tokens_cut == len(one.untruncated.prompt)
+        assert (
+            one.example.response
+            == one.untruncated.response[: len(one.untruncated.response) - one.response_tokens_cut]
+        )
         if one.input_tokens_cut:
-            after = TOKENIZER.decode(one.kept.prompt[at:])
+            after = TOKENIZER.decode(one.example.prompt[at:])
             # An input that is gone altogether takes its heading along, which begins like the next one.
             assert after.endswith("Response:\n") and "Instruction" not in after
         else:
-            assert at == len(one.kept.prompt)
+            assert at == len(one.example.prompt)
 
 
 @given(records, st.integers(8, 200), st.integers(1, 4))

@@ -122,10 +122,10 @@ def test_a_file_with_messages_may_be_read_by_its_other_columns(tmp_path):
     [
         ([], "messages must be a list of role and content"),
         ("Hi", "messages must be a list of role and content, not text"),
-        ([{"role": "user", "content": "Hi"}], "no turn of the user that the assistant answers"),
+        ([{"role": "user", "content": "Hi"}], "no user turn that the assistant answers"),
         (
             [{"role": "assistant", "content": "Hi"}, {"role": "user", "content": "Hi"}],
-            "no turn of the user that the assistant answers",
+            "no user turn that the assistant answers",
         ),
         (
             [{"role": "user", "content": "Hi"}, {"role": "assistant"}],
@@ -270,12 +270,16 @@ def test_an_empty_cell_is_named_by_its_own_columns_name(tmp_path):
         ("mine.jsonl", b"\n", "the file is empty"),
         ("mine.csv", b"", "the file is empty"),
         ("mine.csv", b"prompt,completion\n", "the file is empty"),
-        ("mine.csv", b"prompt,completion\na,b,c\n", "line 2: the row has not as many cells as the 2 columns"),
-        ("mine.csv", b"prompt,completion\na\n", "line 2: the row has not as many cells as the 2 columns"),
+        (
+            "mine.csv",
+            b"prompt,completion\na,b,c\n",
+            "line 2: the row has more or fewer cells than the 2 columns",
+        ),
+        ("mine.csv", b"prompt,completion\na\n", "line 2: the row has more or fewer cells than the 2 columns"),
         (
             "mine.csv",
             b"prompt,completion\n\na,b\n\nc\n",
-            "line 5: the row has not as many cells as the 2 columns",
+            "line 5: the row has more or fewer cells than the 2 columns",
         ),
         (
             "mine.csv",

@@ -74,11 +74,11 @@ def test_an_id_depends_on_which_field_holds_what():
         ('{"instruction": "a", "output": "\\ud800"}', "output holds a broken character"),
         (
             '{"instruction": "a", "output": "b", "meta": {"category": "\\ud800"}}',
-            "meta holds what JSON has no word for",
+            "meta holds what JSON cannot express",
         ),
         (
             '{"instruction": "a", "output": "b", "meta": {"exe_ans": NaN}}',
-            "meta holds what JSON has no word for",
+            "meta holds what JSON cannot express",
         ),
         ('{"instruction": "a", "output": "b", "output": "c"}', "'output' stands twice in one object"),
     ],

@@ -214,7 +214,7 @@ def test_the_remedy_for_ragged_rows_is_named_once(tmp_path):
     path = written(tmp_path, "mine.csv", "question;answer\n" + "a;b\nc;d;e\nf\n" * 3)
     *problems, remedy = refusal(path)
     assert problems == [
-        f"{path}, line {line}: the row has not as many cells as the 2 columns of the header"
+        f"{path}, line {line}: the row has more or fewer cells than the 2 columns of the header"
         for line in (3, 4, 6, 7, 9, 10)
     ]
     assert remedy.startswith(f"{path}: ") and "double quotes" in remedy and "';'" in remedy

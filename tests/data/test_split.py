@@ -114,7 +114,8 @@ def test_chats_with_few_system_messages_are_split_as_if_they_had_none(count, per
         assert all(parts == set(SPLITS) for parts in parts_by(found, lambda record: record.input).values())
     assert len({record.group for record in found.records}) == count
     assert any(
-        "does not make rows alike" in note or "divided row by row" in note for note in found.notes["mine"]
+        "does not make rows near-duplicates" in note or "split row by row" in note
+        for note in found.notes["mine"]
     )
 
 
@@ -227,7 +228,7 @@ def test_a_passage_with_its_questions_stays_whole(count, questions):
 def test_a_part_of_one_group_alone_is_told_and_a_larger_fraction_helps():
     found = divided(passages(20, SHARED_LIMIT_MIN))
     told = [note for note in found.notes["mine"] if "are of one group" in note]
-    assert told and "a larger --val-fraction holds out more groups" in told[0]
+    assert told and "a larger `val_fraction` holds out more groups" in told[0]
     assert not divided(passages(20, SHARED_LIMIT_MIN), val_fraction=0.2).notes
 
 
@@ -272,9 +273,7 @@ def test_one_prompt_for_all_rows_is_divided_and_told():
     found = divided([row(number, "Write a poem about the sea.") for number in range(200)])
     assert ordinary(found, 200)
     (note,) = found.notes["mine"]
-    assert (
-        "200 of 200 rows are so much alike" in note and '200 rows with "Write a poem about the sea."' in note
-    )
+    assert "200 of 200 rows are so similar" in note and '200 rows with "Write a poem about the sea."' in note
 
 
 def test_a_large_group_is_divided_but_its_equal_prompts_stay_together():
@@ -306,7 +305,7 @@ def test_groups_of_the_users_are_never_divided():
         parts = parts_by(found, lambda record: "large" if int(record.id.split()[1]) < 30 else record.id)
         assert len(parts["large"]) == 1 and min(counts(found).values()) > 0
         (note,) = found.notes["mine"]
-        assert '30 of 50 rows have the group "large", which stays in one part' in note
+        assert '30 of 50 rows have the group "large", which stays in one split' in note
     alone = divided([row(number, text, group="all") for number, text in enumerate(unlike(50))])
     assert counts(alone) == {"train": 50, "val": 0, "test": 0} and len(alone.notes["mine"]) == 1
 
@@ -350,7 +349,7 @@ def test_a_missing_part_of_a_source_is_taken_from_its_training_rows():
     held_out = found.splits.count("val")
     assert 10 <= held_out <= 40
     assert found.notes["mine"] == [
-        f"it has no rows for val of its own; {held_out} of its training rows are taken for that"
+        f"it has no rows for val of its own; {held_out} of its training rows are used for that"
     ]
     for options in ({"drawn": drawn, "val_fraction": 0}, {"drawn": ALL_DRAWN}):
         assert divided(records, own=own, **options).splits == ["train"] * 400 + ["test"] * 40

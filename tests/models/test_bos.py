@@ -30,7 +30,7 @@ def test_prompts_are_what_transformers_gives_without_an_end(kind, instruction, i
         for template in BUILT_IN_TEMPLATES.values():
             whole = tokenizer.hugging_face(template.render(instruction, input))["input_ids"]
             expected = whole[:-1] if behind else whole
-            assert tokenizer.encode_prompts([template.parts(instruction, input)]) == [expected]
+            assert tokenizer.encode_prompts([template.split_prompt(instruction, input)]) == [expected]
             assert (expected[:1] == [tokenizer.special_tokens["<s>"]]) == bool(front)
 
 
@@ -44,21 +44,21 @@ def test_a_text_that_is_no_prompt_begins_and_ends_with_itself(front, behind):
 def test_a_template_that_brings_its_own_gets_no_second_one():
     own = Template("own", "<s>[A] {instruction} {input}", "<s>[A] {instruction}")
     with_bos, without = make("byte-level", "<s>"), make("byte-level")
-    ids = with_bos.encode_prompts([own.parts("the answer")])
-    assert ids == without.encode_prompts([own.parts("the answer")])
+    ids = with_bos.encode_prompts([own.split_prompt("the answer")])
+    assert ids == without.encode_prompts([own.split_prompt("the answer")])
     assert ids[0].count(with_bos.special_tokens["<s>"]) == 1
 
 
 def test_a_text_that_begins_with_its_name_is_no_bos():
     plain, tokenizer = BUILT_IN_TEMPLATES["plain"], make("byte-level", "<s>")
-    (ids,) = tokenizer.encode_prompts([plain.parts("<s>the answer")])
+    (ids,) = tokenizer.encode_prompts([plain.split_prompt("<s>the answer")])
     assert ids == [tokenizer.special_tokens["<s>"], *tokenizer.encode("<s>the answer\n")]
     assert ids.count(tokenizer.special_tokens["<s>"]) == 1
 
 
 def test_without_bos_is_as_it_was_before():
     tokenizer = make("byte-level", "<s>", "</s>")
-    parts = BUILT_IN_TEMPLATES["instruction"].parts("the answer", "none")
+    parts = BUILT_IN_TEMPLATES["instruction"].split_prompt("the answer", "none")
     assert tokenizer.without_bos().encode_prompts([parts]) == make("byte-level").encode_prompts([parts])
     assert tokenizer.without_bos().end_ids == tokenizer.end_ids
 

@@ -78,7 +78,7 @@ def test_texts_without_special_tokens_are_encoded_as_ever(kind, instruction, inp
         plainly(tokenizer, text) for text in (instruction, input)
     ]
     for template in TEMPLATES:
-        assert tokenizer.encode_prompts([template.parts(instruction, input)]) == [
+        assert tokenizer.encode_prompts([template.split_prompt(instruction, input)]) == [
             plainly(tokenizer, template.render(instruction, input))
         ]
 
@@ -90,7 +90,7 @@ def test_the_protected_way_gives_the_same(kind, instruction, input):
     """So that a row in which somebody wrote such a name is otherwise like all others."""
     tokenizer = made(kind)
     for template in TEMPLATES:
-        assert tokenizer._encode_protected([template.parts(instruction, input)]) == [
+        assert tokenizer._encode_protected([template.split_prompt(instruction, input)]) == [
             plainly(tokenizer, template.render(instruction, input))
         ]
 
@@ -100,7 +100,9 @@ def test_ordinary_texts_do_without_the_protected_way(kind):
     """It takes a second to make."""
     tokenizer = make(kind)
     for template in TEMPLATES:
-        tokenizer.encode_prompts([template.parts("the answer", "is none"), template.parts("none")])
+        tokenizer.encode_prompts(
+            [template.split_prompt("the answer", "is none"), template.split_prompt("none")]
+        )
     # Some do not know every letter, or word, and an unknown one becomes <unk>.
     assert ("_protected" in vars(tokenizer)) == (kind in ("Unigram", "whole words"))
 
@@ -111,7 +113,7 @@ def test_no_text_becomes_a_special_token(kind, instruction, input):
     tokenizer = made(kind)
     assert special_in(tokenizer, tokenizer.encode(instruction)) == []
     for template in TEMPLATES:
-        (ids,) = tokenizer.encode_prompts([template.parts(instruction, input)])
+        (ids,) = tokenizer.encode_prompts([template.split_prompt(instruction, input)])
         empty = plainly(tokenizer, template.render("none", input and "none"))
         assert special_in(tokenizer, ids) == special_in(tokenizer, empty)
 
@@ -143,7 +145,7 @@ def test_prompts_are_what_transformers_makes_of_the_stretches_between_markers(ki
     """With these tokenizers a stretch does not depend on what is before it."""
     tokenizer = made(kind)
     reference = make(kind).hugging_face
-    (ids,) = tokenizer.encode_prompts([BUILT_IN_TEMPLATES["chatml"].parts(instruction, input)])
+    (ids,) = tokenizer.encode_prompts([BUILT_IN_TEMPLATES["chatml"].split_prompt(instruction, input)])
     text = f"user\n{instruction}\n\n{input}" if input else f"user\n{instruction}"
     start, end = (tokenizer.special_tokens[marker] for marker in ("<|im_start|>", "<|im_end|>"))
     stretches = [text, "\n", "assistant\n"]
@@ -157,7 +159,11 @@ def test_prompts_are_what_transformers_makes_of_the_stretches_between_markers(ki
 def test_a_name_across_the_border_of_template_and_text_is_text(kind):
     tokenizer = made(kind)
     template = Template("joins", "{instruction}{input}</", "<|im_{instruction}</")
-    for parts in (template.parts("end|> the "), template.parts("<|im_", "end|>"), template.parts("<", "s>")):
+    for parts in (
+        template.split_prompt("end|> the "),
+        template.split_prompt("<|im_", "end|>"),
+        template.split_prompt("<", "s>"),
+    ):
         assert special_in(tokenizer, tokenizer.encode_prompts([parts])[0]) == []
 
 
@@ -220,7 +226,7 @@ def test_the_tests_own_model(tmp_path):
 def test_the_quickstarts_prompts_are_as_ever(smollm2, instruction, input):
     tokenizer = smollm2.tokenizer
     for template in BUILT_IN_TEMPLATES.values():
-        parts, text = template.parts(instruction, input), template.render(instruction, input)
+        parts, text = template.split_prompt(instruction, input), template.render(instruction, input)
         assert (
             tokenizer.encode_prompts([parts])
             == tokenizer._encode_protected([parts])
@@ -239,5 +245,5 @@ def test_the_quickstarts_texts_come_back(smollm2, text):
     tokenizer = smollm2.tokenizer
     ids = tokenizer.encode(text)
     assert special_in(tokenizer, ids) == [] and tokenizer.decode(ids) == text
-    (prompt,) = tokenizer.encode_prompts([BUILT_IN_TEMPLATES["chatml"].parts(text)])
+    (prompt,) = tokenizer.encode_prompts([BUILT_IN_TEMPLATES["chatml"].split_prompt(text)])
     assert len(special_in(tokenizer, prompt)) == 3

@@ -184,8 +184,8 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "data/test_tokenize.py::test_a_shortened_input_is_its_beginning_and_not_much_shorter_than_needed",
                 ),
                 Fault(
-                    "turns[:kept] + turns[first:]",
-                    "turns[: len(turns) + kept - first]",
+                    "turns[:first_removable] + turns[start:]",
+                    "turns[: len(turns) + first_removable - start]",
                     "data/test_tokenize.py::test_of_a_chat_as_few_of_its_oldest_turns_as_needed_give_way",
                 ),
             ),
@@ -235,18 +235,18 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "counted",
             (
                 Fault(
-                    "held_out |= {record.group for record in parts[split]}",
+                    "held_out |= {record.group for record in splits[split]}",
                     "pass",
                     "data/test_dedup.py::test_held_out_groups_leave_the_earlier_parts",
                 ),
                 Fault(
-                    "        link_similar(asked, INSTRUCTION_SIMILARITY),\n",
+                    "        link_similar(questions, INSTRUCTION_SIMILARITY),\n",
                     "",
                     "data/test_dedup.py::test_near_duplicates_share_a_group_and_others_do_not",
                 ),
                 Fault(
-                    "        kept = first.setdefault(hash_content(record), record)\n",
-                    "        kept = record\n",
+                    "        original = first.setdefault(hash_content(record), record)\n",
+                    "        original = record\n",
                     "data/test_dedup.py::test_duplicates_go_whatever_their_case_and_spaces_and_ids_become_unique",
                 ),
             ),
@@ -261,7 +261,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "one part",
             (
                 Fault(
-                    "    return deal_groups(sizes, taken, wanted, seed=seed, val_fraction=val_fraction)\n",
+                    "    return deal_groups(sizes, assigned, drawn, seed=seed, val_fraction=val_fraction)\n",
                     "    return by_chance\n",
                     "data/test_split.py::test_unlike_rows_of_a_small_file_fill_all_parts",
                 ),
@@ -291,7 +291,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "commands/test_prepare.py::test_ones_own_validation_file_is_not_trained_on",
                 ),
                 Fault(
-                    "record.group in held_out and record.id not in kept}",
+                    "record.group in held_out and record.id not in protected}",
                     "record.group in held_out}",
                     "commands/test_prepare.py::test_ones_own_validation_file_stays_whole_beside_ones_own_test_file",
                 ),
@@ -341,7 +341,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "counted",
             (
                 Fault(
-                    "    return all(marks.values())",
+                    "    return all(flags.values())",
                     "    return True",
                     "commands/test_prepare_own_data.py::test_an_answer_of_weight_0_is_never_learned",
                 ),
@@ -407,7 +407,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "models/test_special_tokens.py::test_each_name_alone_and_among_others",
                 ),
                 Fault(
-                    "encode_prompts([tuned.template.parts(prompt) for prompt in prompts])",
+                    "encode_prompts([tuned.template.split_prompt(prompt) for prompt in prompts])",
                     'encode_prompts([(tuned.template.render(prompt), "") for prompt in prompts])',
                     "commands/test_bos_everywhere.py::test_questions_are_asked_as_the_adapter_was_trained",
                 ),
@@ -446,7 +446,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "models/test_bos.py::test_prompts_are_what_transformers_gives_without_an_end",
                 ),
                 Fault(
-                    "other.prompt[:kept] + other.prompt[kept + excess :]",
+                    "other.prompt[:bos_length] + other.prompt[bos_length + excess :]",
                     "other.prompt[excess:]",
                     "data/test_tokenize.py::test_the_limit_counts_bos_and_no_prompt_loses_it",
                 ),
@@ -770,8 +770,8 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "data/test_snapshot.py::test_held_out_parts_of_finqa_have_all_ids",
                 ),
                 Fault(
-                    "nothing_left or not record.has_target else row",
-                    "nothing_left else row",
+                    "is_only_marker or not record.has_target else row",
+                    "is_only_marker else row",
                     "data/test_tokenize.py::test_a_row_without_a_wanted_response_has_no_target",
                 ),
             ),

@@ -102,7 +102,9 @@ def build_record(
 
 
 def generate_program(record: Record, tuned: TunedModel, settings: AskConfig) -> str:
-    (prompt,) = tuned.tokenizer.encode_prompts([tuned.template.parts(record.instruction, record.input)])
+    (prompt,) = tuned.tokenizer.encode_prompts(
+        [tuned.template.split_prompt(record.instruction, record.input)]
+    )
     most = tuned.decoder.spec.max_positions - settings.max_new_tokens
     if len(prompt) > most:
         raise UserError(

@@ -45,7 +45,7 @@ def run(settings: CompareConfig) -> dict:
     prompts = read_prompts(choose_prompts_file(settings.prompts))
     evaluation = find_evaluation(settings)
     tuned = load_tuned_model(settings)
-    encoded = tuned.tokenizer.encode_prompts([tuned.template.parts(prompt) for prompt in prompts])
+    encoded = tuned.tokenizer.encode_prompts([tuned.template.split_prompt(prompt) for prompt in prompts])
     refuse_too_long(encoded, settings, tuned.decoder.spec.max_positions)
     if settings.dry_run:
         return show_plan(plan_comparison(tuned.decoder, encoded, settings, reports))

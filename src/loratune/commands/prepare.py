@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from loratune.commands.dry_run import Plan, show_plan
+from loratune.config.base import format_flag
 from loratune.config.prepare import PrepareConfig
 from loratune.data.dedup import hash_content, remove_duplicates
 from loratune.data.example import Example, Record
@@ -29,7 +30,7 @@ from loratune.data.sources.user_files import format_paths
 from loratune.data.split import HELD_OUT, SPLITS, choose_drawn_splits, split_records
 from loratune.data.template import Template, load_template
 from loratune.data.tokenize import tokenize_records
-from loratune.errors import Problem, UserError
+from loratune.errors import Problem, UserError, format_named_settings
 from loratune.models.resolve import resolve_model
 from loratune.models.tokenizer import Tokenizer
 from loratune.report.terminal.prepared import show_summary
@@ -57,6 +58,7 @@ def run(settings: PrepareConfig) -> dict:
         return show_plan(plan_preparation(settings, survey_all(settings, tokenizer), template, tokenizer))
     loaded = load_all(settings, tokenizer)
     parts, counts = split_all(loaded, settings)
+    counts = {name: write_options(count) for name, count in counts.items()}
     show_notes(counts)
     refuse_empty_parts(parts, settings, own={one.split for one in loaded if one.own and one.split})
     rows, shortened = encode_all(
@@ -87,6 +89,24 @@ def run(settings: PrepareConfig) -> dict:
             f"{shared:,}"
         )
     return report
+
+
+def write_options(count: dict) -> dict:
+    """Return a source's counts with the settings in its texts written as options."""
+
+    def write(text: str) -> str:
+        return format_named_settings(text, format_flag, PrepareConfig.model_fields.keys())
+
+    count = count | {
+        "left_out": {write(reason): number for reason, number in count["left_out"].items()},
+        "notes": [write(note) for note in count["notes"]],
+    }
+    if "files" in count:
+        count["files"] = [
+            notes | {"warnings": [write(warning) for warning in notes["warnings"]]}
+            for notes in count["files"]
+        ]
+    return count
 
 
 def count_shared_rows(loaded: Sequence[SourceData]) -> int:

@@ -103,7 +103,9 @@ def count_duplicate_ids(records: Sequence[Record]) -> dict[str, int]:
 
 def row_to_json(row: Truncation) -> dict:
     """Describe a row as JSON; `mask` is 1 for the tokens that are learned."""
-    prompt, response = (row.kept.prompt, row.kept.response) if row.kept else (row.whole.prompt, [])
+    prompt, response = (
+        (row.example.prompt, row.example.response) if row.example else (row.untruncated.prompt, [])
+    )
     return {
         "id": row.record.id,
         "source": row.record.source,
@@ -111,5 +113,5 @@ def row_to_json(row: Truncation) -> dict:
         "mask": [0] * len(prompt) + [1] * len(response),
         "input_tokens_cut": row.input_tokens_cut,
         "response_tokens_cut": row.response_tokens_cut,
-        "dropped": row.kept is None,
+        "dropped": row.example is None,
     }

@@ -1,12 +1,12 @@
-"""Which records must stay together: those with nearly the same instruction or nearly the same input.
+"""Duplicates, and clusters of near-duplicates: records with nearly the same instruction or input.
 
-What very many rows of a source share, such as a system message, a greeting, a preamble or a schema, is no
-likeness: two texts are alike if they are so with it and without it. So leaving it out only ever parts rows,
-it never joins any.
+Text that very many rows of a source share, such as a system message, a greeting, a preamble or a schema, does
+not make rows near-duplicates: two texts must be similar with it and without it. So ignoring shared text only
+separates rows and never joins any.
 
-Exact, deterministic, and no comparison of all pairs: two sets with a Jaccard similarity of at least t share a
-word among the first |set| - ceil(t |set|) + 1 words of each, when the words are put in one order for all
-sets, the rarest first (prefix filtering; Bayardo, Ma and Srikant, 2007).
+The search is exact and deterministic, and does not compare all pairs: two sets with a Jaccard similarity of
+at least t share a word among the first |set| - ceil(t |set|) + 1 words of each, when the words of all sets
+are in one order, the rarest first (prefix filtering; Bayardo, Ma and Srikant, 2007).
 """
 
 import hashlib
@@ -24,22 +24,22 @@ from scipy.sparse.csgraph import connected_components
 from loratune.data.example import Record
 from loratune.data.words import split_terms, split_words
 
-# Chosen on Dolly: at 0.7 its largest group is 42 rows of one series of questions, at 0.6 unrelated "who is
-# the best ..." join.
+# Chosen on Dolly: at 0.7 its largest group is 42 rows of one series of questions; at 0.6 unrelated questions
+# such as "who is the best ..." are joined.
 INSTRUCTION_SIMILARITY = 0.7
 INPUT_SIMILARITY = 0.8
-# An instruction that comes with more inputs than this names a task ("Classify this review."); the question is
-# in the input then, and rows of the task may be parted. (Dolly's most frequent one has 15 inputs.)
+# An instruction with more inputs than this names a task ("Classify this review."): the question is in the
+# input, and rows with that instruction may be in different splits. Dolly's most frequent one has 15 inputs.
 TASK_INPUTS = 20
-# A line or sentence is shared by very many rows if it is in more prompts than this, and than this share of
-# the source's; in more than MANY it always is. A passage with its questions stays together: the most that
-# Dolly asks of one is 12, SQuAD about 25. Dolly's most frequent sentence, "Identify which instrument is
-# string or percussion:", is in 228, 1.5 %.
+# A line or sentence is ignored as shared if it is in more prompts than MIN and than SHARE of the source's,
+# and always in more than MAX. A passage is not shared, so its questions stay together: Dolly asks at most 12
+# of one, SQuAD about 25. Dolly's most frequent sentence is in 228 prompts, 1.5 %: "Identify which instrument
+# is string or percussion:".
 SHARED_LIMIT_MIN, SHARED_LIMIT_SHARE, SHARED_LIMIT_MAX = 30, 0.02, 500
-# A word is, if it is in more than this share of the prompts; in Dolly, "about" is in 7 %, and in its inputs
-# "also" in 10 %.
+# A word is ignored as shared if it is in more than this share of the prompts. In Dolly, "about" is in 7 % of
+# the instructions and "also" in 10 % of the inputs.
 COMMON_WORD_SHARE = 0.2
-# Chinese and Japanese, and Hindi, end sentences with these; no space need follow.
+# The ends of sentences in Chinese, Japanese and Hindi; no space needs to follow them.
 WIDE_ENDS = "\u3002\uff01\uff1f\uff1a\uff1b\u0964"
 SENTENCE_END = re.compile(rf"\n+|(?<=[.!?:;])\s+|(?<=[{WIDE_ENDS}])")
 STOP_WORDS = frozenset(
@@ -54,7 +54,7 @@ STOP_WORDS = frozenset(
 
 
 def normalize_text(text: str) -> str:
-    """The text without differences in case and white space."""
+    """Fold case and white space, in which duplicates may differ."""
     return " ".join(text.casefold().split())
 
 
@@ -66,44 +66,48 @@ def hash_content(record: Record) -> str:
 def remove_duplicates(
     records: Sequence[Record], keep_duplicates_in: Sequence[Sequence[Record]] = ()
 ) -> list[Record]:
-    """The first of all records with the same content, but for case and white space; their ids are made
-    unique.
+    """Keep the first of all records with the same content up to case and white space.
 
-    Each part in `all_of`, some of these same records, keeps the duplicates that are all its own.
+    Args:
+        records: the records.
+        keep_duplicates_in: lists of some of these records, whose duplicates within one list are kept.
+
+    Returns:
+        The remaining records, with unique ids.
     """
-    part_of = {id(record): number for number, part in enumerate(keep_duplicates_in) for record in part}
+    list_of = {id(record): number for number, some in enumerate(keep_duplicates_in) for record in some}
     first: dict[str, Record] = {}
     distinct = []
     for record in records:
-        kept = first.setdefault(hash_content(record), record)
-        if kept is record or (id(record) in part_of and part_of[id(record)] == part_of.get(id(kept))):
+        original = first.setdefault(hash_content(record), record)
+        if original is record or (id(record) in list_of and list_of[id(record)] == list_of.get(id(original))):
             distinct.append(record)
     return make_ids_unique(distinct)
 
 
 def make_ids_unique(records: Sequence[Record]) -> list[Record]:
-    found = []
-    count: Counter[str] = Counter()
-    taken: set[str] = set()
+    """Append #2, #3 and so on to ids that occur before."""
+    renamed = []
+    repeats: Counter[str] = Counter()
+    used: set[str] = set()
     for record in records:
         unique = record.id
-        while unique in taken:
-            count[record.id] += 1
-            unique = f"{record.id}#{count[record.id] + 1}"
-        taken.add(unique)
-        found.append(replace(record, id=unique))
-    return found
+        while unique in used:
+            repeats[record.id] += 1
+            unique = f"{record.id}#{repeats[record.id] + 1}"
+        used.add(unique)
+        renamed.append(replace(record, id=unique))
+    return renamed
 
 
 def assign_groups(records: Sequence[Record]) -> list[Record]:
-    """The records with `group` set: near-duplicates, and those that had the same group before, get the same
-    one.
+    """Set the records' `group`: near-duplicates, and records with the same group before, get the same one.
 
     A group is named after its content, so that it does not depend on the order of the records.
     """
-    asked, inputs = extract_word_sets(records)
+    questions, inputs = extract_word_sets(records)
     edges = [
-        link_similar(asked, INSTRUCTION_SIMILARITY),
+        link_similar(questions, INSTRUCTION_SIMILARITY),
         link_similar(inputs, INPUT_SIMILARITY),
         link_equal([make_prompt_key(record) for record in records]),
         link_equal([record.group for record in records]),
@@ -112,6 +116,7 @@ def assign_groups(records: Sequence[Record]) -> list[Record]:
 
 
 def group_by_edges(records: Sequence[Record], edges: Sequence[np.ndarray]) -> list[Record]:
+    """Set the records' `group` by connected component; `edges` are arrays [edges, 2] of their indices."""
     labels = find_components(np.concatenate(edges), len(records))
     names: dict[int, str] = {}
     for label, record in zip(labels, records, strict=True):
@@ -124,56 +129,56 @@ def make_prompt_key(record: Record) -> str:
 
 
 class WordSets(NamedTuple):
-    """The words of a text, and of these its own: without what very many rows of its source share."""
+    """The words of a text: all, and those that are left without text that many rows of its source share."""
 
     all: frozenset[str]
     own: frozenset[str]
 
 
 def extract_word_sets(records: Sequence[Record]) -> tuple[list[WordSets], list[WordSets]]:
-    """What the likeness of each record's instruction, and of its input, is judged by."""
-    asked, inputs = extract_questions(records), [record.input for record in records]
-    found: tuple[list[WordSets], list[WordSets]] = (
+    """Extract the words of each record's question, and of its input, by which similarity is measured."""
+    questions, inputs = extract_questions(records), [record.input for record in records]
+    word_sets: tuple[list[WordSets], list[WordSets]] = (
         [EMPTY_WORD_SETS] * len(records),
         [EMPTY_WORD_SETS] * len(records),
     )
     for source in dict.fromkeys(record.source for record in records):
-        own = [number for number, record in enumerate(records) if record.source == source]
-        prompts = [make_prompt_key(records[number]) for number in own]
-        for texts, of_all in zip((asked, inputs), found, strict=True):
-            for number, of_text in zip(
-                own, extract_own_words([texts[number] for number in own], prompts), strict=True
-            ):
-                of_all[number] = of_text
-    return found
+        numbers = [number for number, record in enumerate(records) if record.source == source]
+        prompts = [make_prompt_key(records[number]) for number in numbers]
+        for texts, all_sets in zip((questions, inputs), word_sets, strict=True):
+            source_sets = extract_own_words([texts[number] for number in numbers], prompts)
+            for number, words in zip(numbers, source_sets, strict=True):
+                all_sets[number] = words
+    return word_sets
 
 
 EMPTY_WORD_SETS = WordSets(frozenset(), frozenset())
 
 
 def extract_own_words(texts: Sequence[str], prompts: Sequence[str]) -> list[WordSets]:
-    """The words of the texts of one source; a text that comes with several of the `prompts` counts once for
-    each.
+    """Extract the words of one source's texts.
+
+    Args:
+        texts: the instructions, or the inputs, of the source's rows.
+        prompts: the key of each row's prompt; rows with the same prompt count once.
     """
     shared = find_shared_sentences(texts, prompts)
     sets = [build_word_set(text) for text in texts]
     rests = [
-        build_word_set(remove_sentences(text, shared)) if shared else found
-        for text, found in zip(texts, sets, strict=True)
+        build_word_set(remove_sentences(text, shared)) if shared else words
+        for text, words in zip(texts, sets, strict=True)
     ]
     counts = Counter(word for rest in pick_one_per_prompt(rests, prompts) for word in rest)
     limit = max(SHARED_LIMIT_MIN, COMMON_WORD_SHARE * len(set(prompts)))
     common = {word for word, count in counts.items() if count > limit}
     return [
-        WordSets(found, (rest - common or rest) if common else rest)
-        for found, rest in zip(sets, rests, strict=True)
+        WordSets(words, (rest - common or rest) if common else rest)
+        for words, rest in zip(sets, rests, strict=True)
     ]
 
 
 def find_shared_sentences(texts: Sequence[str], prompts: Sequence[str]) -> dict[str, int]:
-    """Lines and sentences, folded, that very many of the prompts have in these texts, and how many have
-    them.
-    """
+    """Map each line or sentence, normalised, that very many prompts share to the number of these prompts."""
     counts = Counter(
         sentence
         for text in pick_one_per_prompt(texts, prompts)
@@ -184,7 +189,7 @@ def find_shared_sentences(texts: Sequence[str], prompts: Sequence[str]) -> dict[
 
 
 def pick_one_per_prompt(values: Sequence, prompts: Sequence[str]) -> Collection:
-    """The same prompt with several responses is one."""
+    """Keep one value per prompt, because a prompt may have several responses."""
     return dict(zip(prompts, values, strict=True)).values()
 
 
@@ -197,43 +202,42 @@ def remove_sentences(text: str, shared: Collection[str]) -> str:
 
 
 def extract_questions(records: Sequence[Record]) -> list[str]:
-    """The instruction of each record, without a line on how to answer, or "" where it only names a task."""
-    asked = [strip_answer_format(record.instruction) for record in records]
-    keys = [normalize_text(text) for text in asked]
+    """Return each record's instruction without its line on how to answer; "" where it only names a task."""
+    questions = [strip_answer_format(record.instruction) for record in records]
+    keys = [normalize_text(text) for text in questions]
     distinct = {
         (key, normalize_text(record.input)) for key, record in zip(keys, records, strict=True) if record.input
     }
     inputs = Counter(key for key, _ in distinct)
     return [
         "" if record.input and inputs[key] > TASK_INPUTS else text
-        for text, key, record in zip(asked, keys, records, strict=True)
+        for text, key, record in zip(questions, keys, records, strict=True)
     ]
 
 
 def strip_answer_format(instruction: str) -> str:
-    """Without a last line that says in what form to answer, as FinQA's rows have it: "Answer with a
-    program.".
-    """
+    """Remove a last line on the form of the answer, such as "Answer with a program." in FinQA's rows."""
     question, _, last = instruction.rstrip().rpartition("\n")
     return question if question and normalize_text(last).startswith("answer with ") else instruction
 
 
 def find_components(edges: np.ndarray, count: int) -> list[int]:
-    """The number of its connected component for each of `count` nodes; `edges` is [edges, 2]."""
+    """Return the connected component of each of `count` nodes; `edges` is [edges, 2]."""
     graph = sparse.coo_matrix((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(count, count))
     return connected_components(graph, directed=False)[1].tolist()
 
 
 def link_equal(texts: Sequence[str]) -> np.ndarray:
-    """[edges, 2]: each row with a non-empty text to the first that has it, too."""
+    """Link each text that is not empty to the first equal one: [edges, 2]."""
     first: dict[str, int] = {}
     edges = [(first.setdefault(text, number), number) for number, text in enumerate(texts) if text]
     return np.array(edges, dtype=np.int64).reshape(-1, 2)
 
 
 def link_similar(texts: Sequence[WordSets], similarity: float) -> np.ndarray:
-    """[edges, 2]: pairs of texts whose words have at least this Jaccard similarity; a chain where words are
-    equal.
+    """Link texts whose words have at least this Jaccard similarity: [edges, 2].
+
+    Texts with equal words are linked to the first of them alone.
     """
     first: dict[WordSets, int] = {}
     equal = [(first.setdefault(text, number), number) for number, text in enumerate(texts) if text.own]
@@ -249,13 +253,20 @@ def link_similar(texts: Sequence[WordSets], similarity: float) -> np.ndarray:
 def find_similar_labels(
     texts: Sequence[WordSets], others: Iterable[tuple[WordSets, str]], similarity: float
 ) -> list[set[str]]:
-    """For each text the labels of those `others`, (words, label), whose words have at least this Jaccard
-    similarity.
+    """Find the labels of similar texts.
+
+    Args:
+        texts: the words of each text.
+        others: the words and the label of each text to compare with.
+        similarity: the least Jaccard similarity.
+
+    Returns:
+        For each text the labels of the others that are similar to it.
     """
     labels: dict[WordSets, set[str]] = defaultdict(set)
     for other, label in others:
         labels[other].add(label)
-    # Most rows are ruled out cheaply: too few of their words occur in the others at all.
+    # A cheap first test excludes most rows: too few of their words occur in any of the others.
     known = frozenset().union(*(other.own for other in labels))
     ours = [
         one
@@ -263,12 +274,12 @@ def find_similar_labels(
         if one.own and len(one.own & known) >= similarity * len(one.own) - 1e-9
     ]
     theirs = [other for other in labels if other.own]
-    found: dict[WordSets, set[str]] = defaultdict(set)
+    similar_labels: dict[WordSets, set[str]] = defaultdict(set)
     pairs = find_similar_pairs([one.own for one in (*ours, *theirs)], similarity, across=len(ours))
     for one, other in ((ours[one], theirs[other - len(ours)]) for one, other in pairs.tolist()):
         if is_similar(one.all, other.all, similarity):
-            found[one] |= labels[other]
-    return [found.get(one, set()) for one in texts]
+            similar_labels[one] |= labels[other]
+    return [similar_labels.get(one, set()) for one in texts]
 
 
 def is_similar(one: frozenset[str], other: frozenset[str], similarity: float) -> bool:
@@ -277,24 +288,30 @@ def is_similar(one: frozenset[str], other: frozenset[str], similarity: float) ->
 
 
 def build_word_set(text: str) -> frozenset[str]:
-    found = frozenset(split_terms(text))
-    return found - STOP_WORDS or found
+    words = frozenset(split_terms(text))
+    return words - STOP_WORDS or words
 
 
 def find_similar_pairs(
     sets: Sequence[frozenset[str]], similarity: float, across: int | None = None
 ) -> np.ndarray:
-    """[pairs, 2]: numbers of the non-empty sets with at least this Jaccard similarity.
+    """Find the pairs of sets with at least this Jaccard similarity.
 
-    With `across`, only pairs of one of the first `across` sets and one of the others.
+    Args:
+        sets: sets of words, none of them empty.
+        similarity: the least Jaccard similarity.
+        across: where given, only pairs of one of the first `across` sets with one of the others count.
+
+    Returns:
+        The indices of the sets, [pairs, 2].
     """
-    frequency = Counter(word for found in sets for word in found)
+    frequency = Counter(word for words in sets for word in words)
     column = {
         word: number
         for number, word in enumerate(sorted(frequency, key=lambda word: (frequency[word], word)))
     }
-    rows = [sorted(column[word] for word in found) for found in sets]
-    # The small tolerance keeps 0.7 * 10 at 7.
+    rows = [sorted(column[word] for word in words) for words in sets]
+    # Without the small tolerance 0.7 * 10 would be rounded up to 8.
     prefixes = [row[: len(row) - math.ceil(similarity * len(row) - 1e-9) + 1] for row in rows]
     whole, short = build_incidence_matrix(rows, len(column)), build_incidence_matrix(prefixes, len(column))
     candidates = (

@@ -1,4 +1,4 @@
-"""A record (instruction, input, output) as text, and as token ids: an example."""
+"""The two forms of a row: a record (instruction, input and output as text) and an example (token ids)."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -7,6 +7,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Record:
+    """A row as text."""
+
     instruction: str
     input: str  # "" if there is none
     output: str
@@ -17,22 +19,21 @@ class Record:
 
     @property
     def has_target(self) -> bool:
-        """Whether the output is the text of a wanted response. A row without one is answered and scored,
-        never trained on.
-        """
+        """Whether the output is to be learned; a row without a target is answered and scored only."""
         return self.meta.get("no_target") is not True
 
 
 def compute_content_id(instruction: str, input: str, output: str) -> str:
-    """A name that is a function of the content alone."""
+    """Compute an id that depends on the content alone."""
     return hashlib.sha256("\0".join((instruction, input, output)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Example:
+    """A row as token ids."""
+
     prompt: list[int]
-    response: list[
-        int
-    ]  # what is trained on; ends with end-of-text unless it was cut; empty for a row without a target
+    # What is trained on. It ends with end-of-text unless it was cut, and is empty for a row without a target.
+    response: list[int]
     id: str
     source: str

@@ -1,4 +1,4 @@
-"""Records on disk: one JSON object a line, read with every problem named, and written."""
+"""JSON Lines files of records: one JSON object a line; reading names every problem with its line."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -15,7 +15,11 @@ T = TypeVar("T")
 
 
 def read_records(path: Path) -> list[Record]:
-    """Raises UserError with every unusable line (up to a limit): file, line, field and what is wrong."""
+    """Read the records of a JSON Lines file.
+
+    Raises:
+        UserError: lines are unusable, or there are none. Each problem names file, line and field.
+    """
     records = read_json_lines(path, lambda _, value: parse_record(value, source=Path(path).stem))
     if not records:
         raise UserError(
@@ -25,10 +29,15 @@ def read_records(path: Path) -> list[Record]:
 
 
 def read_json_lines(path: Path, convert: Callable[[str, Any], T], bad: BadRows | None = None) -> list[T]:
-    """`convert` of each line's place, in words, and value; blank lines are none.
+    """Read and convert each line that is not blank.
 
-    Lines that are not JSON, or for which `convert` raises ValueError, go to `bad`; without it they raise one
-    UserError.
+    Args:
+        path: the file.
+        convert: makes a result of a line's place, such as "file, line 3", and of its value.
+        bad: collects lines that are not JSON, or for which `convert` raises ValueError.
+
+    Raises:
+        UserError: there are such lines and no `bad` to collect them.
     """
     problems = bad or BadRows()
     results = []
@@ -53,12 +62,20 @@ def read_json_lines(path: Path, convert: Callable[[str, Any], T], bad: BadRows |
 
 
 def read_lines(path: Path) -> list[str]:
-    # Split at line feeds alone: JSON strings may hold other characters that Unicode counts as line ends.
+    # Unlike str.splitlines, because JSON strings may hold other characters that Unicode counts as line ends.
     return read_text(path).split("\n")
 
 
 def parse_record(row: Any, source: str) -> Record:
-    """Raises ValueError that names the field."""
+    """Build a record from a line's value.
+
+    Args:
+        row: the value, which should be an object.
+        source: the record's source where the line has none.
+
+    Raises:
+        ValueError: a field is missing or unusable; the message names it.
+    """
     row = require_object(row)
     instruction, input, output = (
         read_text_field(row, "instruction"),
@@ -69,7 +86,7 @@ def parse_record(row: Any, source: str) -> Record:
         raise ValueError("meta must be an object")
     if not is_serializable(row.get("meta")):
         raise ValueError(
-            "meta holds what JSON has no word for: a number that is not finite, or a broken character"
+            "meta holds what JSON cannot express: a number that is not finite, or a broken character"
         )
     return Record(
         instruction,
@@ -89,8 +106,10 @@ def require_object(row: Any) -> dict:
 
 
 def read_text_field(row: dict, name: str, required: bool = True) -> str:
-    """The text of a field; "" where one that is not needed is missing. Raises ValueError that names the
-    field.
+    """Return the text of a field; "" where it is missing and not required.
+
+    Raises:
+        ValueError: the field is missing, blank or no text; the message names it.
     """
     value = row.get(name)
     if value is None and not required:
@@ -107,14 +126,15 @@ def read_text_field(row: dict, name: str, required: bool = True) -> str:
 
 
 def has_lone_surrogate(text: str) -> bool:
-    """Half of a surrogate pair is allowed in JSON's escapes but stands for no character; no tokenizer takes
-    it.
+    """Tell whether a text holds half of a surrogate pair.
+
+    JSON's escapes allow it, but it stands for no character, and no tokenizer accepts it.
     """
     return not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def is_serializable(value: Any) -> bool:
-    """Whether the value can be written as JSON that everybody reads."""
+    """Tell whether a value can be written as standard JSON in UTF-8."""
     try:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError):

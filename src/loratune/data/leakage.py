@@ -1,7 +1,4 @@
-"""Rows that are too much like rows of another part give way, so that nothing held out was trained on.
-
-They are counted by source and reason.
-"""
+"""Leakage between splits: rows too similar to rows of another split are removed, and counted by reason."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -22,62 +19,80 @@ LIKE_TRAINING = "near-duplicate of a row to train on"
 
 
 def remove_near_duplicates(
-    parts: dict[str, list[Record]], fixed: Sequence[Record], kept: Collection[str] = ()
+    splits: dict[str, list[Record]], fixed: Sequence[Record], protected: Collection[str] = ()
 ) -> tuple[dict[str, list[Record]], RemovedCounts]:
-    """No row that is nearly, in its question or its input, a row that another source keeps in another part.
+    """Remove rows that are near-duplicates, by question or input, of a fixed row in another split.
 
-    `fixed` are the records, among those of `parts`, whose source says both their part and their group. Within
-    one source these stand as they are, alike or not: FinQA asks the same of several pages. Between two such
-    sources the earlier part gives way; any other row gives way to both. Those whose ids are `kept` give way
-    to none.
+    Fixed rows of one source stay, similar or not: FinQA asks the same question about several pages. Between
+    two sources with fixed rows, those of the earlier split are removed.
+
+    Args:
+        splits: the records of each split.
+        fixed: the records among them whose source says both their split and their group.
+        protected: ids of records that are never removed.
+
+    Returns:
+        The records of each split, and how many were removed, by source and reason.
     """
-    everything = [*chain(*parts.values())]
-    asked, inputs = (
-        dict(zip((one.id for one in everything), words, strict=True))
-        for words in extract_word_sets(everything)
+    all_records = [*chain(*splits.values())]
+    questions, inputs = (
+        dict(zip((one.id for one in all_records), words, strict=True))
+        for words in extract_word_sets(all_records)
     )
-    stands = {record.id for record in fixed}
+    fixed_ids = {record.id for record in fixed}
     reasons: dict[str, str] = {}
     for source in dict.fromkeys(record.source for record in fixed):
-        own = {record.id for record in fixed if record.source == source}
-        rows = [(record, split) for split in SPLITS for record in parts[split]]
-        standing = [(record, split) for record, split in rows if record.id in own]
-        others = [(record, split) for record, split in rows if record.id not in own and record.id not in kept]
+        source_ids = {record.id for record in fixed if record.source == source}
+        placed = [(record, split) for split in SPLITS for record in splits[split]]
+        references = [(record, split) for record, split in placed if record.id in source_ids]
+        candidates = [
+            (record, split)
+            for record, split in placed
+            if record.id not in source_ids and record.id not in protected
+        ]
         by_question = find_similar_labels(
-            [asked[one.id] for one, _ in others],
-            [(asked[one.id], split) for one, split in standing],
+            [questions[one.id] for one, _ in candidates],
+            [(questions[one.id], split) for one, split in references],
             INSTRUCTION_SIMILARITY,
         )
         by_input = find_similar_labels(
-            [inputs[one.id] for one, _ in others],
-            [(inputs[one.id], split) for one, split in standing],
+            [inputs[one.id] for one, _ in candidates],
+            [(inputs[one.id], split) for one, split in references],
             INPUT_SIMILARITY,
         )
-        for (record, split), *splits in zip(others, by_question, by_input, strict=True):
-            stronger = SPLITS[SPLITS.index(split) + 1 :] if record.id in stands else SPLITS
-            if found := set().union(*splits).intersection(stronger) - {split}:
-                reasons[record.id] = LIKE_TRAINING if found == {"train"} else LIKE_HELD_OUT
+        for (record, split), *similar_splits in zip(candidates, by_question, by_input, strict=True):
+            prevailing = SPLITS[SPLITS.index(split) + 1 :] if record.id in fixed_ids else SPLITS
+            if clashes := set().union(*similar_splits).intersection(prevailing) - {split}:
+                reasons[record.id] = LIKE_TRAINING if clashes == {"train"} else LIKE_HELD_OUT
     removed = RemovedCounts(
-        (record.source, reasons[record.id]) for record in chain(*parts.values()) if record.id in reasons
+        (record.source, reasons[record.id]) for record in chain(*splits.values()) if record.id in reasons
     )
     return {
-        split: [record for record in part if record.id not in reasons] for split, part in parts.items()
+        split: [record for record in records if record.id not in reasons] for split, records in splits.items()
     }, removed
 
 
 def remove_leaks(
-    parts: dict[str, list[Record]], kept: Collection[str] = ()
+    splits: dict[str, list[Record]], protected: Collection[str] = ()
 ) -> tuple[dict[str, list[Record]], RemovedCounts]:
-    """No group in two parts: train gives up what val or test hold, val what test holds, but for ids in
-    `kept`.
+    """Remove rows whose group is in a later split too, in the order train, val, test.
 
-    Only where a source fixes its own parts can there be anything to give up.
+    There are such rows only where a source has splits of its own.
+
+    Args:
+        splits: the records of each split.
+        protected: ids of records that are never removed.
+
+    Returns:
+        The records of each split, and how many were removed, by source and reason.
     """
-    left, removed = {}, RemovedCounts()
+    remaining, removed = {}, RemovedCounts()
     held_out: set[str] = set()
     for split in reversed(SPLITS):
-        leaks = {record.id for record in parts[split] if record.group in held_out and record.id not in kept}
-        left[split] = [record for record in parts[split] if record.id not in leaks]
-        removed.update((record.source, LIKE_HELD_OUT) for record in parts[split] if record.id in leaks)
-        held_out |= {record.group for record in parts[split]}
-    return {split: left[split] for split in SPLITS}, removed
+        leaks = {
+            record.id for record in splits[split] if record.group in held_out and record.id not in protected
+        }
+        remaining[split] = [record for record in splits[split] if record.id not in leaks]
+        removed.update((record.source, LIKE_HELD_OUT) for record in splits[split] if record.id in leaks)
+        held_out |= {record.group for record in splits[split]}
+    return {split: remaining[split] for split in SPLITS}, removed

@@ -1,9 +1,9 @@
-"""Rows laid end to end without padding, and which rows form which optimiser step.
+"""Sequence packing: rows laid end to end without padding, and which rows form which optimiser step.
 
 Three rows with 2, 3 and 1 prompt tokens (p) and 2, 1 and 2 response tokens (r); the last response token is
-only a target, so it is not fed:
+only a target, so it is no input:
 
-    fed        p p r   p p p   p r
+    input      p p r   p p p   p r
     position   0 1 2   0 1 2   0 1
     target       r r       r   r r
     row          0 0       1   2 2
@@ -24,6 +24,8 @@ from loratune.data.example import Example
 
 @dataclass(frozen=True)
 class Batch:
+    """Packed rows, each a document of its own."""
+
     input_ids: Tensor  # [tokens]
     position_ids: Tensor  # [tokens], from 0 in each document
     lengths: list[int]  # tokens of each document
@@ -43,12 +45,14 @@ class Batch:
 
 
 def input_length(example: Example) -> int:
+    """Count the tokens that a row puts into the model: all but the last one."""
     return len(example.prompt) + len(example.response) - 1
 
 
 def pack(examples: Sequence[Example]) -> Batch:
-    """One batch of all the rows. A first response token without a prompt before it cannot be predicted: no
-    target.
+    """Pack rows into one batch.
+
+    A row without a prompt has no target for its first response token, because nothing precedes it.
     """
     ids, positions, lengths, target_index, targets, owners = [], [], [], [], [], []
     start = 0
@@ -62,15 +66,15 @@ def pack(examples: Sequence[Example]) -> Batch:
         targets += example.response[first - len(example.prompt) :]
         owners += [number] * (length - first + 1)
         start += length
-    whole = (
+    tensors = (
         torch.tensor(values, dtype=torch.long) for values in (ids, positions, target_index, targets, owners)
     )
-    ids, positions, target_index, targets, owners = whole
+    ids, positions, target_index, targets, owners = tensors
     return Batch(ids, positions, lengths, target_index, targets, owners)
 
 
 def batch_in_order(lengths: Sequence[int], order: Sequence[int], limit: int) -> Iterator[list[int]]:
-    """Cut `order` into consecutive groups of at most `limit` tokens; a longer row is a group of its own."""
+    """Split `order` into consecutive groups of at most `limit` tokens; a longer row is a group of its own."""
     group, used = [], 0
     for row in order:
         if group and used + lengths[row] > limit:
@@ -85,13 +89,13 @@ def batch_in_order(lengths: Sequence[int], order: Sequence[int], limit: int) -> 
 def pack_best_fit(lengths: Sequence[int], rows: Sequence[int], limit: int) -> list[list[int]]:
     """Divide `rows` into few groups of at most `limit` tokens; a longer row is a group of its own.
 
-    The longest first, each into the fullest group that has room for it (best fit decreasing: Johnson 1973,
-    chapter 2).
+    Rows are placed longest first, each into the fullest group with room for it (best-fit decreasing: Johnson
+    1973, chapter 2).
     """
     groups: list[list[int]] = []
     room: list[int] = []
     for row in sorted(rows, key=lengths.__getitem__, reverse=True):
-        fitting = [number for number, left in enumerate(room) if left >= lengths[row]]
+        fitting = [number for number, free in enumerate(room) if free >= lengths[row]]
         if fitting:
             fullest = min(fitting, key=room.__getitem__)
             groups[fullest].append(row)
@@ -105,8 +109,17 @@ def pack_best_fit(lengths: Sequence[int], rows: Sequence[int], limit: int) -> li
 def plan_epoch(
     lengths: Sequence[int], batch_tokens: int, micro_tokens: int, seed: int, epoch: int
 ) -> list[list[list[int]]]:
-    """The optimiser steps of one epoch, each a list of micro-batches of row numbers: a function of (seed,
-    epoch) alone.
+    """Plan the optimiser steps of one epoch; the order of rows depends on (seed, epoch) alone.
+
+    Args:
+        lengths: tokens of each row.
+        batch_tokens: the most tokens of an optimiser step.
+        micro_tokens: the most tokens of a micro-batch.
+        seed: of the random order.
+        epoch: counted from 0.
+
+    Returns:
+        For each step its micro-batches, each a list of row numbers.
     """
     order = np.random.default_rng((seed, epoch)).permutation(len(lengths)).tolist()
     return [
@@ -117,7 +130,7 @@ def plan_epoch(
 def iterate_steps(
     lengths: Sequence[int], batch_tokens: int, micro_tokens: int, seed: int, start: int = 0
 ) -> Iterator[list[list[int]]]:
-    """The optimiser steps of all epochs without end, from step `start` on."""
+    """Yield the optimiser steps of all epochs, without end, from step `start` on."""
     epoch = 0
     while True:
         steps = plan_epoch(lengths, batch_tokens, micro_tokens, seed, epoch)
@@ -128,7 +141,9 @@ def iterate_steps(
 def count_steps(
     epochs: float, lengths: Sequence[int], batch_tokens: int, micro_tokens: int, seed: int
 ) -> int:
-    """How many optimiser steps `epochs` passes take; part of a pass is that part of its steps, rounded up."""
-    whole = int(epochs)
-    counts = [len(plan_epoch(lengths, batch_tokens, micro_tokens, seed, epoch)) for epoch in range(whole + 1)]
-    return sum(counts[:whole]) + math.ceil((epochs - whole) * counts[whole])
+    """Count the optimiser steps of `epochs`; a fraction is that share of an epoch's steps, rounded up."""
+    full_epochs = int(epochs)
+    counts = [
+        len(plan_epoch(lengths, batch_tokens, micro_tokens, seed, epoch)) for epoch in range(full_epochs + 1)
+    ]
+    return sum(counts[:full_epochs]) + math.ceil((epochs - full_epochs) * counts[full_epochs])

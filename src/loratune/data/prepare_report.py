@@ -1,4 +1,4 @@
-"""What prepare_report.json says of each source: counts of rows and tokens."""
+"""Statistics of each source in prepare_report.json: counts of rows and tokens."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,16 +17,22 @@ def count_source_rows(
     name: str,
     loaded: Sequence[SourceData],
     distinct: Sequence[Record],
-    parts: dict[str, list[Record]],
+    splits: dict[str, list[Record]],
     leaks: RemovedCounts,
 ) -> dict:
-    """From rows read to rows written. `distinct` are all records but duplicates; `leaks` gave way to rows of
-    another part.
+    """Count a source's rows, from those read to those written.
+
+    Args:
+        name: the source.
+        loaded: everything that was read.
+        distinct: all records without duplicates.
+        splits: the records that are written, for each split.
+        leaks: how many were removed as too similar to rows of another split.
     """
-    own = [one for one in loaded if one.name == name]
-    records = sum(len(one.records) for one in own)
+    of_source = [one for one in loaded if one.name == name]
+    records = sum(len(one.records) for one in of_source)
     left_out = Counter({reason: count for (source, reason), count in leaks.items() if source == name})
-    for one in own:
+    for one in of_source:
         left_out.update(
             {
                 f"{one.split}: {reason}" if one.split else reason: count
@@ -34,27 +40,27 @@ def count_source_rows(
             }
         )
     return {
-        "origin": ", ".join(dict.fromkeys(one.origin for one in own)),
-        "read": records + sum(sum(one.left_out.values()) for one in own),
+        "origin": ", ".join(dict.fromkeys(one.origin for one in of_source)),
+        "read": records + sum(sum(one.left_out.values()) for one in of_source),
         "left_out": dict(left_out),
         "duplicates": records - sum(record.source == name for record in distinct),
-        "splits": {split: sum(record.source == name for record in part) for split, part in parts.items()},
+        "splits": {split: sum(record.source == name for record in rows) for split, rows in splits.items()},
         "groups": {
-            split: len({record.group for record in part if record.source == name})
-            for split, part in parts.items()
+            split: len({record.group for record in rows if record.source == name})
+            for split, rows in splits.items()
         },
         **(
-            {"files": [asdict(notes) for one in own for notes in one.files]}
-            if any(one.files for one in own)
+            {"files": [asdict(notes) for one in of_source for notes in one.files]}
+            if any(one.files for one in of_source)
             else {}
         ),
     }
 
 
 def compute_token_statistics(examples: Sequence[Example], source: str) -> dict:
-    """Tokens of prompt and response together, and of the responses alone, after shortening."""
-    own = [row for row in examples if row.source == source]
-    lengths = [len(row.prompt) + len(row.response) for row in own] or [0]
-    responses = sum(len(row.response) for row in own)
+    """Count a source's tokens after truncation: prompt and response together, and the responses alone."""
+    of_source = [row for row in examples if row.source == source]
+    lengths = [len(row.prompt) + len(row.response) for row in of_source] or [0]
+    responses = sum(len(row.response) for row in of_source)
     statistics = (int(np.median(lengths)), int(np.percentile(lengths, 95)), sum(lengths), responses)
     return {"tokens": dict(zip(TOKEN_KINDS, statistics, strict=True))}

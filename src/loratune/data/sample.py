@@ -1,4 +1,4 @@
-"""A few rows to stand for many: always the same ones, evenly from all sources."""
+"""Stratified sample: a few rows that stand for many, always the same ones, evenly from all sources."""
 
 import hashlib
 from collections import defaultdict
@@ -13,11 +13,13 @@ RecordOrExample = TypeVar("RecordOrExample", Record, Example)
 def draw_stratified_sample(
     records: Sequence[RecordOrExample], count: int, seed: int
 ) -> list[RecordOrExample]:
-    """`count` records (all, if there are fewer), as evenly from the sources as these allow, in their original
-    order.
+    """Draw `count` records (all, if there are fewer), as evenly from the sources as possible.
 
-    Which ones is a function of the records' ids and the seed; a larger draw contains the smaller one's
+    The choice depends on the records' ids and the seed alone; a larger sample contains the smaller one's
     records of each source.
+
+    Returns:
+        The records in their original order.
     """
     by_source = defaultdict(list)
     for number, record in enumerate(records):

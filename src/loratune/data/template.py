@@ -1,13 +1,11 @@
-"""The one place where an instruction becomes a prompt: for training, evaluation, comparison and whatever else
-follows.
-"""
+"""Prompt templates: the one place where an instruction becomes a prompt, in training and in every use."""
 
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from loratune.data.jsonl import has_lone_surrogate
-from loratune.errors import UserError
+from loratune.errors import Problem, UserError
 from loratune.system.read import load_toml
 
 PLACEHOLDER = re.compile(r"\{instruction\}|\{input\}")
@@ -15,34 +13,41 @@ PLACEHOLDER = re.compile(r"\{instruction\}|\{input\}")
 
 @dataclass(frozen=True)
 class Template:
-    """Two prompt forms: with an input, and without one. The response follows the prompt directly, then
-    end-of-text.
-    """
+    """A prompt with an input, and one without; the response and end-of-text follow the prompt directly."""
 
     name: str
     with_input: str  # holds {instruction} and {input}
     without_input: str  # holds {instruction}
 
-    def parts(self, instruction: str, input: str = "") -> tuple[str, ...]:
-        """The prompt in parts, the template's own text and the user's in turn: a marker is a special token in
-        the first alone.
+    def split_prompt(self, instruction: str, input: str = "") -> tuple[str, ...]:
+        """Split a prompt into the template's texts and the user's, in turn, starting with the template's.
+
+        Only the template's texts may hold special tokens; a marker in the user's text is ordinary text.
         """
         form = self.with_input if input else self.without_input
-        # Parts are joined, not formatted: a text with braces in it stays as it is.
+        # The parts are joined, not formatted, because the user's text may hold braces.
         before, _, rest = form.partition("{instruction}")
         middle, _, after = rest.partition("{input}")
         return (before, instruction, middle, input, after) if input else (before, instruction, rest)
 
     def render(self, instruction: str, input: str = "") -> str:
-        """The prompt as one text, for people to read; what models read is made of its parts."""
-        return "".join(self.parts(instruction, input))
+        """Return the prompt as one text, for people; models get the parts of `split_prompt`."""
+        return "".join(self.split_prompt(instruction, input))
 
     def to_dict(self) -> dict[str, str]:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, str], origin: str = "template") -> "Template":
-        """Raises UserError for missing, unknown or unusable parts."""
+        """Build a template from its stored or written fields.
+
+        Args:
+            values: name, with_input and without_input.
+            origin: what messages call the template, such as its file.
+
+        Raises:
+            UserError: a field is missing, unknown or unusable.
+        """
         expected = {"name", "with_input", "without_input"}
         if not isinstance(values, dict):
             raise UserError(f"{origin}: must have the parts name, with_input and without_input")
@@ -51,14 +56,14 @@ class Template:
             f"{origin}: {name} is not a part of a template; its parts are name, with_input, without_input"
             for name in sorted(values.keys() - expected)
         ]
-        for form, places in (
+        for form, placeholders in (
             ("with_input", ("{instruction}", "{input}")),
             ("without_input", ("{instruction}",)),
         ):
-            text = values.get(form, "".join(places))
-            if not isinstance(text, str) or PLACEHOLDER.findall(text) != [*places]:
+            text = values.get(form, "".join(placeholders))
+            if not isinstance(text, str) or PLACEHOLDER.findall(text) != [*placeholders]:
                 problems.append(
-                    f"{origin}: {form} must be a text that holds {' and then '.join(places)}, each once"
+                    f"{origin}: {form} must be a text that holds {' and then '.join(placeholders)}, each once"
                 )
             elif has_lone_surrogate(text):
                 problems.append(f"{origin}: {form} holds a broken character (a lone surrogate)")
@@ -107,5 +112,6 @@ def load_template(choice: str) -> Template:
     try:
         values = load_toml(path)
     except UserError as error:
-        raise UserError(f"--template {error}") from error
+        texts = [problem.removeprefix(f"{path}: ") for problem in error.problems]
+        raise UserError(*(Problem(text, "template", path) for text in texts)) from error
     return Template.from_dict({"name": path.stem, **values}, origin=choice)

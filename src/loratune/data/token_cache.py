@@ -1,4 +1,4 @@
-"""Keep tokenised records: tokenising Dolly and FinQA took half of the time before a run's first step."""
+"""Token cache: tokenised records on disk, because tokenising took half of the time before the first step."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -44,8 +44,8 @@ def make_token_cache_key(
 
 
 def read_token_cache(path: Path) -> TokenizationResult:
-    """Read the examples and counts. Raises an error of NumPy, JSON or zip files for a broken file."""
-    # Never a pickle: without `allow_pickle` NumPy refuses them.
+    """Read the examples and counts; a broken file raises an error of NumPy, JSON or zipfile."""
+    # NumPy refuses pickles, which could run code, unless `allow_pickle` is set.
     with np.load(path) as stored:
         metadata = json.loads(stored["metadata"].tobytes())
         ids, lengths = stored["ids"].tolist(), stored["lengths"].tolist()
@@ -60,7 +60,7 @@ def read_token_cache(path: Path) -> TokenizationResult:
 
 
 def write_token_cache(path: Path, examples: Sequence[Example], counts: dict[str, dict[str, int]]) -> None:
-    """Write all ids as one array: objects for each example would take as long to read as to tokenise."""
+    """Write all ids as one array: one object per example would be as slow to read as tokenising is."""
     names = [(example.id, example.source) for example in examples]
     metadata = json.dumps({"names": names, "counts": counts}).encode()
     ids = [token for example in examples for part in (example.prompt, example.response) for token in part]

@@ -1,6 +1,4 @@
-"""Records to token ids: prompt and response apart, joined by the caller, so that the mask follows from their
-lengths.
-"""
+"""Tokenise records: prompt and response separately, so that the loss mask follows from their lengths."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,8 +8,8 @@ from loratune.data.example import Example, Record
 from loratune.data.template import Template
 from loratune.data.truncation import count_excess_tokens, shorten_prompt
 
-# The ends of answers of all families of models, as data sets made for one of them have them. Not </s>, which
-# is HTML, too.
+# End markers of all model families, which data sets made for one of them hold as text. </s> is not among
+# them, because it is HTML, too.
 END_MARKERS = (
     "<|endoftext|>",
     "<|im_end|>",
@@ -32,13 +30,21 @@ COUNT_NAMES = ("rows", "inputs_cut", "turns_cut", "responses_cut", "dropped", "e
 def tokenize_records(
     records: Sequence[Record], template: Template, tokenizer, max_tokens: int
 ) -> tuple[list[Example], dict[str, dict[str, int]]]:
-    """The rows that have a target, and for each source how many were shortened or dropped to fit in
-    `max_tokens`.
+    """Tokenise records and truncate them to `max_tokens`.
 
-    The input gives way first, from its end, or of a chat its oldest turns (`turns_cut` counts these, all else
-    counts rows); then the response, from its end and then without end-of-text. A row whose prompt alone
-    leaves no room for a target is dropped, as is one whose output is nothing but an end marker. `tokenizer`
-    is one of `models.tokenizer`.
+    First the input is shortened: at its end or, in a chat, by its oldest turns. Then the response is cut at
+    its end, and loses end-of-text. A row is dropped if its prompt leaves no room for a target, or if its
+    output is only an end marker.
+
+    Args:
+        records: the rows.
+        template: the prompt template.
+        tokenizer: a tokenizer of `models.tokenizer`.
+        max_tokens: the most tokens of prompt and response together.
+
+    Returns:
+        The examples that were not dropped, and for each source its counts by `COUNT_NAMES`: of rows, but
+        `turns_cut` counts turns of chats.
     """
     markers = list_end_markers(tokenizer)
     rows: list[Example] = []
@@ -66,34 +72,31 @@ def tokenize_records(
 
 
 def tokenize_without_limit(records: Sequence[Record], template: Template, tokenizer) -> list[Example]:
-    """All rows as they would be if there were room for everything; without a response where the output is but
-    an end marker.
-    """
+    """Tokenise without truncation; the response is empty where the output is only an end marker."""
     markers = list_end_markers(tokenizer)
     outputs = [strip_end_markers(record.output, markers) for record in records]
     prompts = tokenizer.encode_prompts(
-        [template.parts(record.instruction, record.input) for record in records]
+        [template.split_prompt(record.instruction, record.input) for record in records]
     )
     responses = tokenizer.encode_batch(outputs)
     rows = []
     for record, prompt, output, response in zip(records, prompts, outputs, responses, strict=True):
         row = Example(prompt, [*response, tokenizer.eos_id], record.id, record.source)
-        nothing_left = output != record.output and not output.strip()
-        rows.append(replace(row, response=[]) if nothing_left or not record.has_target else row)
+        is_only_marker = output != record.output and not output.strip()
+        rows.append(replace(row, response=[]) if is_only_marker or not record.has_target else row)
     return rows
 
 
 def list_end_markers(tokenizer) -> tuple[str, ...]:
-    """What an output may end with by mistake, the longest first: training adds the tokenizer's own
-    end-of-text to each.
+    """List the end markers that are removed from outputs, the longest first.
+
+    Training adds the tokenizer's end-of-text to every output, so one that the text holds would be a second.
     """
     return tuple(sorted({*END_MARKERS, *tokenizer.end_texts}, key=lambda marker: (-len(marker), marker)))
 
 
 def strip_end_markers(output: str, markers: tuple[str, ...]) -> str:
-    """The output without the markers at its end, and without the spaces after these; one inside the text
-    stays.
-    """
+    """Remove the markers at the end of an output, and the white space after them."""
     while (text := output.rstrip()).endswith(markers):
         output = text.removesuffix(next(marker for marker in markers if text.endswith(marker)))
     return output
@@ -102,20 +105,20 @@ def strip_end_markers(output: str, markers: tuple[str, ...]) -> str:
 def retokenize_prompts(
     records: Sequence[Record], examples: Sequence[Example], template: Template, tokenizer, max_tokens: int
 ) -> list[Example]:
-    """The same rows with prompts of another template; the responses, cut or not, stay as they are.
+    """Give examples the prompts of another template; their responses, cut or not, stay as they are.
 
-    Again the input gives way first; should that not be enough, the prompt loses its first tokens, but for
-    BOS.
+    Where a row is too long the input is shortened first; if that is not enough, the prompt loses its first
+    tokens after BOS.
     """
     prompts = tokenizer.encode_prompts(
-        [template.parts(record.instruction, record.input) for record in records]
+        [template.split_prompt(record.instruction, record.input) for record in records]
     )
-    kept = len(tokenizer.bos)
+    bos_length = len(tokenizer.bos)
     others = []
     for record, row, prompt in zip(records, examples, prompts, strict=True):
         other = replace(row, prompt=prompt)
         if count_excess_tokens(other, max_tokens) > 0 and record.input:
             other = replace(other, prompt=shorten_prompt(record, other, template, tokenizer, max_tokens)[0])
         excess = max(count_excess_tokens(other, max_tokens), 0)
-        others.append(replace(other, prompt=other.prompt[:kept] + other.prompt[kept + excess :]))
+        others.append(replace(other, prompt=other.prompt[:bos_length] + other.prompt[bos_length + excess :]))
     return others

@@ -1,4 +1,4 @@
-"""What gives way where a row is too long: a chat's oldest turns, else the input's last tokens."""
+"""Truncation of prompts that are too long: by a chat's oldest turns, else by the input's last tokens."""
 
 from bisect import bisect_left
 from itertools import pairwise
@@ -6,13 +6,15 @@ from itertools import pairwise
 from loratune.data.example import Example, Record
 from loratune.data.template import Template
 
-TURN_STARTS = "turn_starts"  # in a record's meta: where in the input each turn begins, in characters
-SYSTEM_PREFIX = "System: "  # begins the turn that stays
+TURN_STARTS = "turn_starts"  # in a record's meta: the index of each turn's first character in the input
+SYSTEM_PREFIX = "System: "  # of the turn that is never removed
 
 
 def split_turns(record: Record) -> list[str]:
-    """The turns in a record's input, each with its line end; none where the input is no chat, or was changed
-    since.
+    """Split a chat's input into its turns, each with its line end.
+
+    Returns:
+        The turns; none where the input is no chat, or was changed since its turns were recorded.
     """
     starts = record.meta.get(TURN_STARTS)
     if not isinstance(starts, list) or not starts or not all(type(start) is int for start in starts):
@@ -25,13 +27,15 @@ def split_turns(record: Record) -> list[str]:
 
 
 def list_shortened_inputs(record: Record) -> list[str]:
-    """The input without its oldest turn, without its two oldest ones, and so on; a system message at its
-    beginning stays.
+    """List a chat's input without its oldest turn, without its two oldest, and so on.
+
+    A system message at its beginning stays.
     """
     turns = split_turns(record)
-    kept = 1 if turns and turns[0].startswith(SYSTEM_PREFIX) else 0
+    first_removable = 1 if turns and turns[0].startswith(SYSTEM_PREFIX) else 0
     return [
-        "".join(turns[:kept] + turns[first:]).removesuffix("\n") for first in range(kept + 1, len(turns) + 1)
+        "".join(turns[:first_removable] + turns[start:]).removesuffix("\n")
+        for start in range(first_removable + 1, len(turns) + 1)
     ]
 
 
@@ -42,15 +46,18 @@ def count_excess_tokens(example: Example, max_tokens: int) -> int:
 def shorten_prompt(
     record: Record, example: Example, template: Template, tokenizer, max_tokens: int
 ) -> tuple[list[int], int]:
-    """The prompt with as much of the input as fits, and how many turns of a chat gave way.
+    """Build the prompt with as much of the input as fits.
 
-    Of a chat the oldest turns go, as many as needed. Of any other input, and of what then is still too long,
-    the last tokens go, all of them if even those are too many. The shortened text is tokenised again, because
-    tokens at its borders may join differently: hence the loop.
+    A chat loses its oldest turns, as many as needed. Any other input, and a chat that is still too long,
+    loses its last tokens, if need be all of them. This is repeated until the prompt fits, because the
+    shortened text is tokenised again, and tokens at its end may merge differently.
+
+    Returns:
+        The prompt's token ids, and the number of turns that were removed.
     """
 
     def prompt_with(text: str) -> list[int]:
-        return tokenizer.encode_prompts([template.parts(record.instruction, text)])[0]
+        return tokenizer.encode_prompts([template.split_prompt(record.instruction, text)])[0]
 
     def excess_of(prompt: list[int]) -> int:
         return len(prompt) + len(example.response) - max_tokens

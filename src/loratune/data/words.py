@@ -1,9 +1,8 @@
-"""Words of a text in any script: what ROUGE-L, near-duplicates, retrieval and the report's comparison of
-answers count.
+"""Split text of any script into words, for ROUGE-L, near-duplicates, retrieval and comparisons of answers.
 
-A word is a run of letters and digits with their combining marks. Scripts that put no spaces between words
-(Chinese, Japanese, Thai, Lao, Khmer, Burmese ...) give one word a letter, marks included: to divide them
-further needs a dictionary.
+A word is a run of letters and digits with their combining marks. In scripts that put no spaces between words
+(Chinese, Japanese, Thai, Lao, Khmer, Burmese ...) each letter with its marks is a word, because finding words
+there needs a dictionary.
 """
 
 import re
@@ -31,14 +30,14 @@ WITHOUT_SPACES = (
     (0x1AFF0, 0x1B2FF),  # Kana extensions, Nushu
     (0x20000, 0x3FFFF),  # Han
 )
-# Soft hyphen and zero-width (non-)joiner: within words, not seen.
+# Soft hyphen and zero-width (non-)joiner: they occur within words and are not seen.
 INVISIBLE = "\u00ad\u200c\u200d"
 ASCII_WORD = re.compile(r"[a-z0-9]+")
 ASCII_WORD_OR_DECIMAL = re.compile(r"[a-z0-9]+(?:\.[0-9]+)?")
-# In a text's kinds of characters, see `kind_of`: a letter of a script without spaces, or a run of others.
+# Matched against `classify_characters`: a letter of a script without spaces, or a run of other letters.
 WORD = re.compile(r"lm*|(?:[wd]m*)+")
 WORD_OR_DECIMAL = re.compile(r"lm*|(?:[wd]m*)+(?:\.d+)?")
-# A text in pieces that, joined, are the text: words as Python has them (`_` is part of one), white space,
+# Pieces that, joined, are the text again: words as in Python (`_` is part of one), white space, and single
 # other characters.
 TOKEN = re.compile(r"lm*|(?:[wd_]m*)+|s+|.m*")
 
@@ -51,9 +50,11 @@ class Word(NamedTuple):
 
 
 def split_words(text: str, decimals: bool = False) -> list[str]:
-    """The words in order, in one form: composed (NFC) and without differences in case.
+    """Split a text into its words, in order, composed (NFC) and case-folded.
 
-    With `decimals`, a point and the digits after it belong to a word: 3.5 is one word, not two.
+    Args:
+        text: the text.
+        decimals: whether a point and the digits after it belong to a word, so that 3.5 is one word, not two.
     """
     if text.isascii():
         return (ASCII_WORD_OR_DECIMAL if decimals else ASCII_WORD).findall(text.lower())
@@ -61,15 +62,14 @@ def split_words(text: str, decimals: bool = False) -> list[str]:
 
 
 def split_terms(text: str) -> list[str]:
-    """The words, but for each pair of neighbouring letters of a script without spaces that pair, as search
-    engines do.
+    """Split a text into words, or pairs of letters where its script has no spaces, as search engines do.
 
-    A single letter says little: a long Chinese text has most of the common ones.
+    A single letter would say little: a long Chinese text has most of the common ones.
     """
     if text.isascii():
         return split_words(text)
     terms: list[str] = []
-    alone = True  # no pair has the word before
+    alone = True  # whether the word is in no pair with the one before
     words = list(find_words(text))
     for word, following in zip_longest(words, words[1:]):
         if following and word.is_letter and following.is_letter and word.end == following.start:
@@ -83,7 +83,7 @@ def split_terms(text: str) -> list[str]:
 
 
 def split_tokens(text: str) -> list[str]:
-    """The text cut into words, white space and single other characters; joined, they are the text again."""
+    """Split a text into words, white space and single other characters; joined, they are the text again."""
     return [text[match.start() : match.end()] for match in TOKEN.finditer(classify_characters(text))]
 
 
@@ -99,13 +99,15 @@ def fold_text(text: str) -> str:
 
 
 def classify_characters(text: str) -> str:
-    """One letter for each character of the text: `kind_of`."""
+    """Replace each character of a text by the letter of its kind, see `classify_character`."""
     return text.translate(CHARACTER_KINDS)
 
 
 def classify_character(character: str) -> str:
-    """w: letter, l: letter of a script without spaces, d: digit, m: combining mark, s: white space, . and _,
-    o: other.
+    """Return the kind of a character as one letter.
+
+    w is a letter, l a letter of a script without spaces, d a digit, m a combining mark, s white space, o any
+    other; . and _ stand for themselves.
     """
     if character in "._":
         return character
@@ -121,7 +123,7 @@ def classify_character(character: str) -> str:
 
 
 class CharacterKinds(dict[int, str]):
-    """Each character's kind, found when it is first met."""
+    """The kind of each character, computed when it is first needed."""
 
     def __missing__(self, code: int) -> str:
         self[code] = kind = classify_character(chr(code))

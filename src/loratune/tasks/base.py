@@ -1,6 +1,6 @@
-"""What generic code asks of a task: how answers to rows of one data set are scored, constrained and reported.
+"""The interface of a task: how answers to its rows are scored, constrained and reported.
 
-A new task is a folder with a subclass of `Task`, which says only what is special, and its line in
+A new task is a folder with a subclass of `Task`, which overrides only what is special, and a line in
 `tasks.registry.TASKS`.
 """
 
@@ -12,20 +12,20 @@ from loratune.data.example import Record
 from loratune.generation.constrained import Constraint, TokenBytes
 from loratune.generation.request import Answer
 
-Result = float | int | str  # what an answer amounts to, such as the result of a program
+Result = float | int | str  # the value of an answer, such as the result of a program
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number that an evaluation computes, and how tables show it.
+    """A measure that an evaluation computes, and how tables show it.
 
     Args:
-        title: what a person reads; an arrow points to what is better. Blank for one that no table shows.
-        factor: what the number is multiplied by where it is shown.
-        decimals: digits after the point where it is shown.
-        score: computes it for an answer, its text and its row; None where it does not apply to the row. Its
-            mean over rows is the measure of that name in `evaluation.json`.
-        score_all: computes it for the token ids of all answers together, where it is no mean over rows.
+        title: of the table's column; an arrow points to better values. Blank if no table shows the metric.
+        factor: multiplies the value where it is shown.
+        decimals: digits after the point where the value is shown.
+        score: computes the metric from an answer, its text and its row; None if it does not apply to the row.
+            `evaluation.json` holds the mean over rows.
+        score_all: computes the metric from the token ids of all answers, where it is no mean over rows.
     """
 
     title: str = ""
@@ -37,29 +37,29 @@ class Metric:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """What a task makes of one answer."""
+    """A task's scores of one answer."""
 
     scores: Mapping[str, float] = field(default_factory=dict)  # by the names in `Task.metrics`
-    result: Result | None = None  # what the answer amounts to; None where it amounts to nothing
+    result: Result | None = None  # the answer's value; None where it has none
 
 
 @dataclass(frozen=True)
 class BuiltInProse:
-    """Plain text that no adapter is trained on, with which forgetting is measured."""
+    """Plain text to measure forgetting with; no adapter is trained on it."""
 
     name: str
     read: Callable[[], list[str]]
 
 
 class Task:
-    """The task of rows that need nothing special; subclasses say what is special about theirs.
+    """The base of all tasks, for rows that need nothing special.
 
-    Methods with a record are called for the rows that the task `owns`, unless they say otherwise.
+    Methods with a record are called for rows that the task `owns`, unless they say otherwise.
     """
 
-    metrics: Mapping[str, Metric] = {}  # of its scores, in the order in which tables show them
+    metrics: Mapping[str, Metric] = {}  # of its scores, in the order of the tables' columns
     scores_over_split: Sequence[str] = ()  # scores that are also averaged over all ids of an official split
-    has_results: bool = False  # whether a wanted result and the answers' results are shown beside a row
+    has_results: bool = False  # whether the gold result and the answers' results are shown beside a row
 
     def owns(self, record: Record) -> bool:
         """Tell whether this task scores the answers to a row."""
@@ -70,43 +70,41 @@ class Task:
         return TaskScore()
 
     def get_wanted_result(self, record: Record) -> Result | None:
-        """Return what the right answer amounts to."""
+        """Return the value of the right answer."""
         return None
 
     def find_result(self, text: str) -> Result | None:
-        """Return what a text without a row amounts to; None where it is no answer of this task's form."""
+        """Return the value of a text without its row; None if it is no answer in this task's form."""
         return None
 
     def build_constraint(self, record: Record, vocabulary: TokenBytes) -> Constraint | None:
-        """Build what the answer is held to in constrained decoding."""
+        """Build the constraint on the answer for constrained decoding; None without one."""
         return None
 
     def get_constraint_content(self, record: Record) -> Any:
-        """Return what the constraint depends on besides the prompt, as JSON has it."""
+        """Return, as a JSON value, what the constraint depends on besides the prompt."""
         return None
 
     def select_facts(self, record: Record, facts: str) -> Record | None:
-        """Return any row with the facts that `facts` names: a row that has no such choice as it is.
+        """Return a row, of any task, with the kind of facts that `facts` names.
 
-        None stands for a row whose facts of this kind are unknown.
+        Returns:
+            The row, unchanged if it has no such choice; None if its facts of this kind are unknown.
         """
         return record
 
     def describe_facts(self, record: Record) -> str:
-        """Say how the facts that a row shows were chosen; "" where it does not tell."""
+        """Say how the facts in a row were chosen; "" if it is unknown."""
         return ""
 
     def count_split_ids(self, records: Sequence[Record]) -> int | None:
-        """Return how many ids the official split has that these rows, all its own, are from.
-
-        None where the rows do not tell.
-        """
+        """Return the number of ids in the official split of these rows; None if it is unknown."""
         return None
 
-    def report_on(self, parts: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
-        """Return what `prepare_report.json` says beyond counts; `parts` holds all rows of each split."""
+    def report_on(self, splits: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
+        """Return the task's fields of `prepare_report.json`; `splits` holds all rows of each split."""
         return {}
 
     def explain_report(self, report: Mapping[str, Any]) -> list[str]:
-        """Return the sentences that a person reads of what `report_on` put into the report."""
+        """Return sentences that explain what `report_on` added to the report."""
         return []

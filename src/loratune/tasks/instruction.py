@@ -1,7 +1,7 @@
-"""The plain task: an instruction with a wanted response, scored by its text alone."""
+"""The plain task: answers to instructions, scored by their text alone."""
 
 from loratune.tasks.base import Task
 
 
 class InstructionTask(Task):
-    """Rows that no other task owns: ROUGE-L and the other metrics of text are all there is."""
+    """The task of rows that no other task owns; only ROUGE-L and the other text metrics apply."""

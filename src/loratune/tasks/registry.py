@@ -1,4 +1,4 @@
-"""The data sources and tasks that there are. A new one is a file or folder, and its line here."""
+"""Registry of data sources and tasks; a new one is a file or folder and a line here."""
 
 from collections.abc import Sequence
 
@@ -14,14 +14,14 @@ from loratune.tasks.finqa.source import FinqaSource, read_test_prose
 from loratune.tasks.finqa.task import FinqaTask
 from loratune.tasks.instruction import InstructionTask
 
-# In this order they are asked whether a name on `data` is theirs; a shipped one is named as here.
+# The first source that recognises a name reads it; a shipped data set has its source's name.
 SOURCES: dict[str, DataSource] = {
     "dolly": DollySource(),
     "finqa": FinqaSource(),
     "files": UserFilesSource(),
     "hub": HubSource(),
 }
-# The tasks of particular rows; all others have the plain one.
+# Rows that none of these tasks owns have the plain one.
 TASKS: dict[str, Task] = {
     "finqa": FinqaTask(),
 }
@@ -35,13 +35,13 @@ def task_of(record: Record) -> Task:
 
 
 def find_result(text: str) -> Result | None:
-    """Return what a text amounts to for the first task that it is an answer of; None where there is none."""
+    """Return the value of a text in the first task that it is an answer of; None without such a task."""
     results = (task.find_result(text) for task in TASKS.values())
     return next((result for result in results if result is not None), None)
 
 
 def select_row_facts(record: Record, facts: str) -> Record | None:
-    """Return a row with the facts that `facts` names, whatever its task; None where they are unknown."""
+    """Return a row with the kind of facts that `facts` names; None if they are unknown."""
     selected: Record | None = record
     for task in TASKS.values():
         selected = selected and task.select_facts(selected, facts)
@@ -49,7 +49,7 @@ def select_row_facts(record: Record, facts: str) -> Record | None:
 
 
 def build_constraints(records: Sequence[Record], tokenizer: Tokenizer) -> list[Constraint | None]:
-    """Build what each answer is held to, where its row's task says so.
+    """Build the constraint on the answer to each row; None where its task has none.
 
     Raises:
         UserError: the tokenizer's tokens are not made of bytes.

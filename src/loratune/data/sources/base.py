@@ -1,6 +1,6 @@
-"""What a data source is: how a name that the user gives is recognised, and how its rows are read.
+"""The interface of a data source: how the user's names are recognised, and how rows are read.
 
-A new source is one class with this interface and its line in `tasks.registry.SOURCES`.
+A new source is a class with this interface and a line in `tasks.registry.SOURCES`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +17,8 @@ ON_THE_HUB = "the Hugging Face hub"
 @dataclass(frozen=True)
 class UserFile:
     path: Path
-    split: str | None  # val or test where the file is for that split alone
-    by_name: bool = False  # whether only the file's name says so
+    split: str | None  # val or test if the file is for that split alone
+    by_name: bool = False  # whether only the file's name says that
 
 
 @dataclass
@@ -30,7 +30,7 @@ class DataSet:
     files: list[UserFile] = field(default_factory=list)
 
     def paths(self) -> dict[str | None, list[Path]]:
-        """Return the files for each split, or for None where a file is still to be split."""
+        """Return the files for each split; those for None are still to be split."""
         return {
             split: [file.path for file in self.files if file.split == split]
             for split in {file.split: 0 for file in self.files}
@@ -39,7 +39,7 @@ class DataSet:
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How data sets are to be read; each source takes what concerns it.
+    """How data sets are read; each source uses the options that concern it.
 
     Args:
         count_tokens: returns the number of tokens of each text; its second argument says what the texts are,
@@ -47,7 +47,7 @@ class SourceOptions:
         from_hub: whether shipped data sets come from the hub, not from the copy in the package.
         columns: the user's columns by their roles, such as {"instruction": "question"}.
         skip_bad: whether rows that cannot be used are left out and counted, not refused.
-        settings: what single sources are asked, by the names in their `settings`.
+        settings: the values of single sources' own settings, by the names in their `settings`.
     """
 
     count_tokens: Callable[[Sequence[str], str], list[int]]
@@ -63,7 +63,7 @@ class Survey:
 
     name: str
     origin: str
-    rows: int | None  # None where they are not on this machine yet
+    rows: int | None  # None if they are not on this machine yet
     seconds: float = 0.0  # to make all its records, once it is read
     sample: list[Record] = field(default_factory=list)
 
@@ -73,34 +73,34 @@ class DataSource(Protocol):
 
     @property
     def shipped(self) -> bool:
-        """Whether the package holds a copy, which the source's own name stands for."""
+        """Whether the package holds a copy, which the user names by the source's name."""
         ...
 
     @property
     def takes_columns(self) -> bool:
-        """Whether the user says which of its columns is which."""
+        """Whether the user can say which column has which role."""
         ...
 
     @property
     def gathers_files(self) -> bool:
-        """Whether it is read from the user's own files, which may be for one split alone."""
+        """Whether the source reads the user's own files, which may be for one split alone."""
         ...
 
     @property
     def settings(self) -> Sequence[str]:
-        """What it takes from `SourceOptions.settings`."""
+        """The names of the values that it uses from `SourceOptions.settings`."""
         ...
 
     def recognizes(self, name: str) -> bool:
-        """Tell whether a name that the user gives stands for a data set of this kind."""
+        """Tell whether the user's name stands for a data set of this kind."""
         ...
 
     def find_problem(self, name: str) -> str:
-        """Return what is wrong with such a name, before anything is read whole; "" if nothing is."""
+        """Return what is wrong with such a name, without reading whole files; "" if nothing is."""
         ...
 
     def load(self, data_set: DataSet, options: SourceOptions) -> list[SourceData]:
-        """Read the records, one `SourceData` for each split that the source itself knows.
+        """Read the records, one `SourceData` for each split that the source has.
 
         Raises:
             UserError: the data cannot be read or has no rows that can be used.
@@ -108,11 +108,11 @@ class DataSource(Protocol):
         ...
 
     def survey(self, data_set: DataSet, options: SourceOptions) -> Survey:
-        """Tell what `load` would read, without a download."""
+        """Survey what `load` would read, without a download."""
         ...
 
 
-def survey_records(*parts: SourceData) -> Survey:
-    """Survey a source, in one part or several, whose records are made as fast as it is read."""
-    records = [record for part in parts for record in part.records]
-    return Survey(parts[0].name, ", ".join(part.origin for part in parts), len(records), sample=records)
+def survey_records(*loaded: SourceData) -> Survey:
+    """Survey a source whose records are made as fast as they are read, from its loaded data."""
+    records = [record for one in loaded for record in one.records]
+    return Survey(loaded[0].name, ", ".join(one.origin for one in loaded), len(records), sample=records)

@@ -1,9 +1,9 @@
-"""Chats of a user's file: messages in OpenAI's, ShareGPT's and TRL's forms to one record each.
+"""Chats in a user's file: convert messages in OpenAI's, ShareGPT's and TRL's forms to one record each.
 
-A record has one instruction and one output, so of each chat one answer is learned: the last one that is not
-marked with weight 0. What was said before it is its input, `System: ...`, `User: ...`, `Assistant: ...`, a
-turn after the other; `meta["turn_starts"]` says where in that text each turn begins, so that a chat that is
-too long loses whole turns.
+A record has one instruction and one output, so one answer of each chat is learned: the last one that is not
+marked with weight 0. The turns before it are the input, as `System: ...`, `User: ...` and `Assistant: ...`;
+`meta["turn_starts"]` says where in that text each turn begins, so that a chat that is too long loses whole
+turns.
 """
 
 import json
@@ -36,12 +36,11 @@ ROLES = {
 }
 TOOL_ROLES = ("tool", "tool_call", "tool_response", "function", "function_call", "observation", "ipython")
 TOOL_CALL_FIELDS = ("tool_calls", "function_call")
-# 0 or false in one of these: an answer that is not to be learned (OpenAI and Axolotl, Together, verl,
-# ms-swift).
+# An answer with 0 or false in one of these is not learned (OpenAI and Axolotl, Together, verl, ms-swift).
 TRAIN_FLAGS = ("weight", "train", "trainable", "loss_mask", "loss")
-NO_TOOLS = "calls of tools and their results cannot be learned from"
+NO_TOOLS = "tool calls and their results cannot be learned from"
 
-# What became of answers and turns, in words, for the report.
+# How answers and turns were handled, in words, for the report.
 CONTEXT_ONLY = "answers used as context only"
 WEIGHT_0 = "answers marked with weight 0, not learned"
 AFTER_LAST_ANSWER = "turns after the last learned answer, left out"
@@ -67,12 +66,12 @@ class ChatColumns:
 
 
 def find_chat_columns(
-    rows: Sequence[FileRow], names: Sequence[str], asked: Mapping[str, str]
+    rows: Sequence[FileRow], names: Sequence[str], requested: Mapping[str, str]
 ) -> ChatColumns | None:
-    """Return which columns hold chats, unless the user names an instruction or an output."""
-    if "messages" in asked:
-        return ChatColumns("", asked["messages"])
-    if asked.keys() & {"instruction", "output"}:
+    """Return the columns that hold chats; None without any, or if the user names instruction or output."""
+    if "messages" in requested:
+        return ChatColumns("", requested["messages"])
+    if requested.keys() & {"instruction", "output"}:
         return None
     for name in find_columns(CHAT_COLUMN_NAMES, names):
         if name == "messages" or has_messages(rows, name):
@@ -84,7 +83,7 @@ def find_chat_columns(
 
 
 def has_messages(rows: Sequence[FileRow], name: str) -> bool:
-    """Whether the first cell that is not empty is a list of objects, perhaps written as JSON."""
+    """Tell whether the first cell that is not empty is a list of objects, perhaps as JSON text."""
     value = next((row.values.get(name) for row in rows if not is_blank(row.values.get(name))), None)
     try:
         value = parse_json_list(value)
@@ -94,7 +93,7 @@ def has_messages(rows: Sequence[FileRow], name: str) -> bool:
 
 
 def parse_json_list(value: Any) -> Any:
-    """A list, also where it is written as JSON text, as in a cell of a CSV or Parquet file."""
+    """Parse a list that is JSON text, as in CSV or Parquet; return other values unchanged."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             return parse_json(value)
@@ -104,39 +103,52 @@ def parse_json_list(value: Any) -> Any:
 
 
 def convert_chat(values: dict, columns: ChatColumns, source: str, counts: Counter[str]) -> Record | None:
-    """The record of a row's chat; None where nothing of it may be learned. Adds to `counts` what became of
-    its turns.
+    """Convert a row's chat to a record.
 
-    Raises ValueError that names the message for what a record cannot hold.
+    Args:
+        values: the row.
+        columns: the columns that hold the chat.
+        source: the record's source.
+        counts: is updated with how the chat's turns were handled.
+
+    Returns:
+        The record; None where no answer is to be learned.
+
+    Raises:
+        ValueError: a record cannot hold the chat; the text names the message.
     """
-    said = read_turns(values, columns.answer, "assistant")
-    before = read_turns(values, columns.prompt, "user") if columns.prompt else []
-    turns = [*(Turn(turn.role, turn.text, trained_on=False) for turn in before), *said]
+    completion = read_turns(values, columns.answer, "assistant")
+    prompt = read_turns(values, columns.prompt, "user") if columns.prompt else []
+    turns = [*(Turn(turn.role, turn.text, trained_on=False) for turn in prompt), *completion]
     answers = [number for number, turn in enumerate(turns) if turn.role == "assistant"]
     learned = [number for number in answers if turns[number].trained_on]
     if not answers or (learned and "user" not in {turn.role for turn in turns[: learned[-1]]}):
-        raise ValueError(f"{columns.answer} has no turn of the user that the assistant answers")
+        raise ValueError(f"{columns.answer} has no user turn that the assistant answers")
     last = learned[-1] if learned else 0
     if learned and turns[last - 1].role == "assistant":
         raise ValueError(
-            f"{columns.answer}, number {last + 1 - len(before)}: an answer that follows another one; join "
+            f"{columns.answer}, number {last + 1 - len(prompt)}: an answer that follows another one; join "
             "them into one message"
         )
-    counts[WEIGHT_0] += sum(not turn.trained_on for turn in said if turn.role == "assistant")
+    counts[WEIGHT_0] += sum(not turn.trained_on for turn in completion if turn.role == "assistant")
     if not learned:
         return None
-    asked = max(number for number in range(last) if turns[number].role == "user")
+    question = max(number for number in range(last) if turns[number].role == "user")
     counts[CONTEXT_ONLY] += sum(number < last for number in answers)
     counts[AFTER_LAST_ANSWER] += len(turns) - 1 - last
-    context = [turn for number, turn in enumerate(turns[:last]) if number != asked]
+    context = [turn for number, turn in enumerate(turns[:last]) if number != question]
     texts = [f"{turn}" for turn in context]
     starts = [sum(len(text) + 1 for text in texts[:number]) for number in range(len(texts))]
     meta = {TURN_STARTS: starts} if starts else {}
-    return Record(turns[asked].text, "\n".join(texts), turns[last].text, "", source, meta=meta)
+    return Record(turns[question].text, "\n".join(texts), turns[last].text, "", source, meta=meta)
 
 
 def read_turns(values: dict, name: str, role: str) -> list[Turn]:
-    """The messages of a cell; a plain text is one of `role`. Raises ValueError that names the message."""
+    """Read the messages of a cell; a plain text is one message of `role`.
+
+    Raises:
+        ValueError: a message is unusable; the text names it.
+    """
     value = parse_json_list(values.get(name))
     if isinstance(value, str) and name != "messages":
         return [Turn(role, read_cell(values, name), trained_on=role == "assistant")]
@@ -152,7 +164,7 @@ def read_turns(values: dict, name: str, role: str) -> list[Turn]:
 
 
 def read_turn(message: dict) -> Turn:
-    """From role and content (OpenAI) or from and value (ShareGPT)."""
+    """Read a message with role and content (OpenAI) or from and value (ShareGPT)."""
     role_name, text_name = (
         ("from", "value") if "from" in message and "role" not in message else ("role", "content")
     )
@@ -170,7 +182,7 @@ def read_turn(message: dict) -> Turn:
 
 
 def read_content(message: dict, name: str) -> str:
-    """The text of a message, also where it is a list of parts, as {"type": "text", "text": "..."}."""
+    """Return the text of a message, also of one in parts such as {"type": "text", "text": "..."}."""
     content = message.get(name)
     if not isinstance(content, list):
         return read_cell(message, name)
@@ -179,7 +191,7 @@ def read_content(message: dict, name: str) -> str:
         kind = part.get("type", "text") if isinstance(part, dict) else describe_type(part)
         if not isinstance(part, dict) or kind != "text":
             raise ValueError(
-                f"{name}, part {number}: a part of the type text is needed, not {kind}; only texts are "
+                f"{name}, part {number}: a part of the type text is needed, not {kind}; only text can be "
                 "learned from"
             )
         texts.append(read_cell(part, "text"))
@@ -187,9 +199,9 @@ def read_content(message: dict, name: str) -> str:
 
 
 def is_trained_on(message: dict) -> bool:
-    """Whether nothing marks the answer as one that is not to be learned."""
-    marks = {name: message[name] for name in TRAIN_FLAGS if message.get(name) is not None}
-    for name, mark in marks.items():
-        if not isinstance(mark, bool | int | float):
-            raise ValueError(f"{name} must be a number, true or false, not {describe_type(mark)}")
-    return all(marks.values())
+    """Tell whether an answer is to be learned: no flag of it is 0 or false."""
+    flags = {name: message[name] for name in TRAIN_FLAGS if message.get(name) is not None}
+    for name, flag in flags.items():
+        if not isinstance(flag, bool | int | float):
+            raise ValueError(f"{name} must be a number, true or false, not {describe_type(flag)}")
+    return all(flags.values())

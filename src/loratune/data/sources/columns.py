@@ -1,6 +1,4 @@
-"""Columns of a user's file: which one is the instruction, the input and the output, and which are not
-used.
-"""
+"""Choose the columns of a user's file that are the instruction, the input and the output."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +8,8 @@ from loratune.data.sources.readers import FileRow
 from loratune.data.sources.values import is_blank
 from loratune.errors import Problem
 
-# What our fields are called elsewhere, the likeliest first; the order of the fields is that in which they
-# choose.
+# Usual names of columns for each field, the likeliest first. Fields choose in this order, and no column is
+# chosen twice.
 SYNONYMS = {
     "instruction": ("instruction", "prompt", "question", "query"),
     "output": ("output", "completion", "response", "answer"),
@@ -20,19 +18,19 @@ SYNONYMS = {
     "id": ("id",),
 }
 REQUIRED = ("instruction", "output")
-# Columns that change what a row means, and that nothing is taken from.
+# Columns that change what a row means but are not used.
 MEANINGFUL_COLUMNS = {
     "system": "the system prompt of a row; to keep it, write it as the first of the row's messages",
     "system_prompt": "the system prompt of a row; to keep it, write it as the first of the row's messages",
     "history": "earlier turns of a conversation; to keep them, write them as messages",
-    "weight": "the weights of rows; all rows that are left weigh the same",
+    "weight": "the weights of rows; all remaining rows weigh the same",
     "rejected": "worse answers; loratune learns from answers, not from preferences",
     "tools": "the definitions of tools; the prompts do not show them",
     "functions": "the definitions of functions; the prompts do not show them",
-    "images": "pictures; only texts are learned from",
-    "image": "pictures; only texts are learned from",
-    "audio": "sound; only texts are learned from",
-    "split": "the part a row belongs to; write one file for each part, and name them train, val and test",
+    "images": "pictures; only text is learned from",
+    "image": "pictures; only text is learned from",
+    "audio": "sound; only text is learned from",
+    "split": "the split of a row; write one file for each split, and name them train, val and test",
 }
 # Columns that describe a row and are never an answer.
 METADATA_COLUMNS = {
@@ -53,25 +51,27 @@ KTO_LABEL = "label"  # true: a good answer, false: a bad one (Ethayarajh et al.,
 
 @dataclass(frozen=True)
 class ColumnChoice:
-    """Which column of a file is which, or why that cannot be said."""
+    """The columns of a file by their roles, or why they cannot be chosen."""
 
     columns: dict[str, str]  # our field: the file's column
     problems: list[Problem]  # why the rows cannot be read; each names its remedy
 
 
-def choose_columns(rows: Sequence[FileRow], names: Sequence[str], asked: Mapping[str, str]) -> ColumnChoice:
-    """Choose the columns that the user names, else those with the usual names, whatever their capitals.
+def choose_columns(
+    rows: Sequence[FileRow], names: Sequence[str], requested: Mapping[str, str]
+) -> ColumnChoice:
+    """Choose the columns that the user names, else those with the usual names, in any case.
 
-    No column is taken twice.
+    No column is chosen twice.
     """
-    asked, problems = resolve_requested(names, asked, tuple(SYNONYMS))
-    chosen = dict(asked)
+    resolved, problems = resolve_requested(names, requested, tuple(SYNONYMS))
+    chosen = dict(resolved)
     for role, synonyms in SYNONYMS.items():
         if role not in chosen:
-            candidates = find_columns(synonyms, names, taken=chosen.values())
+            candidates = find_columns(synonyms, names, excluded=chosen.values())
             if role == "instruction":
                 candidates = sort_varying_first(rows, candidates) or find_columns(
-                    ("input",), names, taken=chosen.values()
+                    ("input",), names, excluded=chosen.values()
                 )
             if candidates:
                 chosen[role] = candidates[0]
@@ -81,31 +81,31 @@ def choose_columns(rows: Sequence[FileRow], names: Sequence[str], asked: Mapping
 
 
 def resolve_requested(
-    names: Sequence[str], asked: Mapping[str, str], roles: Sequence[str], *, form: str = ""
+    names: Sequence[str], requested: Mapping[str, str], roles: Sequence[str], *, form: str = ""
 ) -> tuple[dict[str, str], list[Problem]]:
     """Return the columns that the user names, in the file's own spelling, and what is wrong with them."""
     problems = [
         Problem(f"unknown{form}; the left side is one of {', '.join(roles)}", "columns", value=role)
-        for role in asked
+        for role in requested
         if role not in roles
     ]
     resolved: dict[str, str] = {}
-    for role, name in asked.items():
-        known = [name] if name in names else find_columns((normalize_name(name),), names)
-        if not known:
+    for role, name in requested.items():
+        matches = [name] if name in names else find_columns((normalize_name(name),), names)
+        if not matches:
             problems.append(Problem(f"no column {name!r} for `columns` {role}={name}"))
-        elif known[0] in resolved.values():
-            other = next(other for other, taken in resolved.items() if taken == known[0])
-            text = f"this column is the {other}, too; each column has one role"
+        elif matches[0] in resolved.values():
+            other = next(other for other, column in resolved.items() if column == matches[0])
+            text = f"this column is also the {other}; each column has one role"
             problems.append(Problem(text, "columns", value=f"{role}={name}"))
         elif role in roles:
-            resolved[role] = known[0]
+            resolved[role] = matches[0]
     return resolved, problems
 
 
-def find_columns(synonyms: Sequence[str], names: Sequence[str], taken=()) -> list[str]:
+def find_columns(synonyms: Sequence[str], names: Sequence[str], excluded=()) -> list[str]:
     """Return the columns with these names, in the order of `synonyms`; an exact match comes first."""
-    free = [name for name in names if name not in taken]
+    free = [name for name in names if name not in excluded]
     return [
         name
         for synonym in synonyms
@@ -119,7 +119,7 @@ def normalize_name(name: str) -> str:
 
 
 def sort_varying_first(rows: Sequence[FileRow], candidates: Sequence[str]) -> list[str]:
-    """Move columns with the same text in every row to the end: such a text is no question."""
+    """Sort columns with the same text in every row to the end, because such a text is no question."""
     return sorted(candidates, key=lambda name: is_constant(rows, name))
 
 
@@ -149,15 +149,15 @@ def explain_unused(rows: Sequence[FileRow], name: str) -> str:
         return ""
     if is_constant(rows, name):
         return "it has the same text in every row"
-    return f"another column is the {roles[0]}; choose with --columns {roles[0]}=NAME"
+    return f"another column is the {roles[0]}; choose with `columns` {roles[0]}=NAME"
 
 
 def explain_missing(
     rows: Sequence[FileRow], names: Sequence[str], chosen: Mapping[str, str], missing: Sequence[str]
 ) -> list[Problem]:
     """Say why there is no instruction or output: the form that the rows have, or which columns to name."""
-    if known := explain_unreadable_form(rows, names):
-        return [Problem(known)]
+    if reason := explain_unreadable_form(rows, names):
+        return [Problem(reason)]
     free = [name for name in names if name not in chosen.values() and can_be_text(rows, name)]
     if len(free) >= len(missing):
         return [
@@ -181,12 +181,12 @@ def can_be_text(rows: Sequence[FileRow], name: str) -> bool:
 
 def explain_unreadable_form(rows: Sequence[FileRow], names: Sequence[str]) -> str:
     """Name a form that cannot be read, and what to write instead; "" for rows of no known form."""
-    known = {normalize_name(name): name for name in names}
-    if "input_ids" in known:
-        return "these rows are tokens already (input_ids); give the texts that they were made from"
-    if {"chosen", "rejected"} <= known.keys():
-        return explain_preferences(rows, known)
-    if "answers" in known and any(isinstance(row.values.get(known["answers"]), dict) for row in rows):
+    columns = {normalize_name(name): name for name in names}
+    if "input_ids" in columns:
+        return "these rows are already tokenised (input_ids); give the texts that they were made from"
+    if {"chosen", "rejected"} <= columns.keys():
+        return explain_preferences(rows, columns)
+    if "answers" in columns and any(isinstance(row.values.get(columns["answers"]), dict) for row in rows):
         return (
             "these rows have SQuAD's form: answers is an object with a list of texts; "
             'write answers["text"][0] into a column named answer (a row without a text has no answer; leave '
@@ -198,7 +198,7 @@ def explain_unreadable_form(rows: Sequence[FileRow], names: Sequence[str]) -> st
         if normalize_name(name) not in METADATA_COLUMNS
         and normalize_name(name) not in ("text", "id", "group")
     ]
-    if "text" in known and not any(can_be_text(rows, name) for name in others):
+    if "text" in columns and not any(can_be_text(rows, name) for name in others):
         return (
             "these rows are plain text (a column text): nothing says which part is the answer to learn; "
             "write each row as an instruction and an output, or as messages"
@@ -206,19 +206,19 @@ def explain_unreadable_form(rows: Sequence[FileRow], names: Sequence[str]) -> st
     return ""
 
 
-def explain_preferences(rows: Sequence[FileRow], known: Mapping[str, str]) -> str:
-    """Say how to learn from pairs of a better and a worse answer.
+def explain_preferences(rows: Sequence[FileRow], columns: Mapping[str, str]) -> str:
+    """Explain how to learn from pairs of a better and a worse answer.
 
-    They have TRL's form, with texts or messages, or HH's, in which each is a whole dialogue in one text.
+    Such rows are in TRL's form, with texts or messages, or in HH's, where each answer is a whole dialogue.
     """
-    what = "these rows are preferences (chosen, rejected), and loratune learns from answers"
-    chosen: Any = next((row.values.get(known["chosen"]) for row in rows), None)
+    form = "these rows are preferences (chosen, rejected), and loratune learns from answers"
+    chosen: Any = next((row.values.get(columns["chosen"]) for row in rows), None)
     if isinstance(chosen, list):
-        return f"{what}; to learn the chosen ones: `columns` messages={known['chosen']}"
-    if any(name in known for name in SYNONYMS["instruction"]):
-        return f"{what}; to learn the chosen ones: `columns` output={known['chosen']}"
+        return f"{form}; to learn the chosen ones: `columns` messages={columns['chosen']}"
+    if any(name in columns for name in SYNONYMS["instruction"]):
+        return f"{form}; to learn the chosen ones: `columns` output={columns['chosen']}"
     return (
-        f"{what}; where each is a whole dialogue (HH's form), split the chosen text at its last "
+        f"{form}; where each is a whole dialogue (HH's form), split the chosen text at its last "
         "'\\n\\nAssistant:': "
         "what stands before it is the instruction, what follows the output"
     )

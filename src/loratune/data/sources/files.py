@@ -1,6 +1,6 @@
-"""The user's own files: rows in columns or chats to records, and what was and was not taken from them.
+"""Read the user's own files: convert rows, in columns or as chats, to records.
 
-Every problem is named with its file, its line or row, and the field.
+Every problem is named with its file, its line or row, and its field.
 """
 
 import math
@@ -27,14 +27,14 @@ from loratune.data.sources.readers import FileRow, read_rows
 from loratune.data.sources.values import is_placeholder, read_cell
 from loratune.errors import Problem, UserError
 
-# Messages hold all the rest.
+# The columns beside a chat that may be named; its messages hold everything else.
 CHAT_COLUMN_ROLES = ("messages", "group", "id")
 BAD_ANSWER = "label is false: a bad answer"
-UNUSABLE = "rows that cannot be used (--skip-bad)"
+UNUSABLE = "rows that cannot be used (`skip_bad`)"
 NO_INPUT = "inputs that only say that there is none (such as N/A), taken as none"
 NO_OUTPUT = "outputs that only say that there is none (such as N/A), learned as they are"
 REMEDY = (
-    "correct these rows, or leave them out with `skip_bad`: then they are counted, and listed in "
+    "correct these rows, or leave them out with `skip_bad`, which counts them and lists them in "
     "prepare_report.json"
 )
 NO_USABLE_ROWS = "it has no other rows"
@@ -53,7 +53,7 @@ def load_files(
 
     Args:
         paths: the files.
-        columns: the user's columns by their roles; the usual names are found without.
+        columns: the user's columns by their roles; columns with the usual names need not be given.
         name: of the data set.
         origin: where the files are, in words.
         split: train, val or test where all rows are for that.
@@ -68,7 +68,7 @@ def load_files(
     for path in paths:
         from_file, reasons, notes = read_file(path, columns, name, skip_bad=skip_bad)
         records += from_file
-        left_out += reasons  # drops reasons with a count of zero
+        left_out += reasons  # unlike `update`, this drops counts of zero
         files.append(notes)
     return SourceData(name, origin, records, split, left_out, files)
 
@@ -89,7 +89,7 @@ class ColumnTable:
 def read_file(
     path: Path, columns: Mapping[str, str], source: str, *, skip_bad: bool = False
 ) -> tuple[list[Record], Counter[str], FileNotes]:
-    """Return a file's records, how many rows were left out and why, and which columns were taken."""
+    """Return a file's records, how many rows were left out and why, and which columns were used."""
     bad = BadRows(skip_bad)
     rows = read_rows(path, bad)
     if not rows:
@@ -124,12 +124,14 @@ def read_file(
 def read_chats(
     table: ColumnTable, chat: ChatColumns, columns: Mapping[str, str], *, source: str, bad: BadRows
 ) -> tuple[list[Record], Counter[str], FileNotes]:
-    asked, problems = resolve_requested(table.names, columns, CHAT_COLUMN_ROLES, form=" for messages")
+    requested, problems = resolve_requested(table.names, columns, CHAT_COLUMN_ROLES, form=" for messages")
     raise_column_problems(table, problems)
-    chat = replace(chat, answer=asked.pop("messages", chat.answer))
-    beside = {role: names[0] for role in ("group", "id") if (names := find_columns((role,), table.names))}
-    roles = beside | asked
-    held = {"prompt": chat.prompt, "completion": chat.answer} if chat.prompt else {"messages": chat.answer}
+    chat = replace(chat, answer=requested.pop("messages", chat.answer))
+    usual = {role: names[0] for role in ("group", "id") if (names := find_columns((role,), table.names))}
+    roles = usual | requested
+    chat_columns = (
+        {"prompt": chat.prompt, "completion": chat.answer} if chat.prompt else {"messages": chat.answer}
+    )
     counts: Counter[str] = Counter()
 
     def convert(values: dict) -> Record | None:
@@ -138,9 +140,13 @@ def read_chats(
 
     converted = convert_rows(table.rows, convert, bad)
     records = [record for record in converted if record]
-    unused = list_unused_columns(table.names, held | roles)
+    unused = list_unused_columns(table.names, chat_columns | roles)
     notes = FileNotes(
-        str(table.path), held | roles, unused, collect_unused_warnings(table.rows, unused), dict(+counts)
+        str(table.path),
+        chat_columns | roles,
+        unused,
+        collect_unused_warnings(table.rows, unused),
+        dict(+counts),
     )
     return records, Counter({ALL_WEIGHT_0: len(converted) - len(records)}), notes
 
@@ -208,9 +214,10 @@ def convert_rows(rows: Sequence[FileRow], convert: Callable[[dict], Any], bad: B
 
 
 def convert_row(values: dict, roles: Mapping[str, str], source: str, counts: Counter[str]) -> Record:
-    """Make a record of a row. Texts stay to the byte: leading spaces and line ends matter in code.
+    """Convert a row to a record.
 
-    A record's `meta` is kept. Its `source` is the data set's name, by which reports and scores are grouped.
+    Texts are not stripped, because leading spaces and line ends matter in code. The row's `meta` is kept, but
+    not its `source`: that is the data set's name, by which reports and scores are grouped.
     """
     instruction, output = (read_cell(values, roles[role]) for role in ("instruction", "output"))
     text = read_cell(values, roles["input"], required=False) if "input" in roles else ""
@@ -224,7 +231,7 @@ def convert_row(values: dict, roles: Mapping[str, str], source: str, counts: Cou
 
 
 def add_id_and_group(record: Record, values: dict, roles: Mapping[str, str]) -> Record:
-    """Return the record with the row's id, else one made of its content, and with the row's group."""
+    """Return the record with the row's group and its id, or one computed from its content."""
     own_id, group = (read_label(values, roles[role]) if role in roles else "" for role in ("id", "group"))
     return replace(
         record, id=own_id or compute_content_id(record.instruction, record.input, record.output), group=group

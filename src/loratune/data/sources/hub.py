@@ -1,4 +1,4 @@
-"""Data sets on the Hugging Face hub: which of their files to take, and for which part."""
+"""Data sets on the Hugging Face hub: which of their files are read, and for which split."""
 
 import re
 from collections.abc import Mapping
@@ -50,23 +50,23 @@ class HubSource:
 
 
 def load_hub_dataset(name: str, columns: Mapping[str, str], skip_bad: bool = False) -> list[SourceData]:
-    """Read any data set with known columns; files that are named train, validation or test stay apart."""
+    """Read a data set; files that are named train, validation or test stay separate splits."""
     files = download_dataset_files(name)
-    parts: dict[str | None, list[Path]] = {}
-    for file, part in zip(files, detect_splits([file.name for file in files]), strict=True):
-        parts.setdefault(part, []).append(file)
+    by_split: dict[str | None, list[Path]] = {}
+    for file, split in zip(files, detect_splits([file.name for file in files]), strict=True):
+        by_split.setdefault(split, []).append(file)
     origin = f"{name} on {ON_THE_HUB}"
-    # With only one part there is nothing to keep apart; it is split like any other file.
+    # A data set with a single split is split like any other file.
     return [
         load_files(
             paths,
             columns,
             name,
             origin=origin,
-            split=part or "train" if len(parts) > 1 else None,
+            split=split or "train" if len(by_split) > 1 else None,
             skip_bad=skip_bad,
         )
-        for part, paths in parts.items()
+        for split, paths in by_split.items()
     ]
 
 
@@ -85,14 +85,14 @@ def download_dataset_files(name: str) -> list[Path]:
         chosen = choose_files(hub.list_repository_files(repository, "dataset"), name, folder)
         root = hub.download(repository, chosen, "dataset")
     else:
-        # Without the hub: what an earlier download left in the cache.
+        # Without the hub, use what an earlier download left in the cache.
         root = hub.download(repository, [f"*{kind}" for kind in DATA_SUFFIXES], "dataset")
         chosen = choose_files([path.relative_to(root).as_posix() for path in root.rglob("*")], name, folder)
     return [root / file for file in chosen]
 
 
 def choose_files(files: list[str], name: str, folder: str) -> list[str]:
-    """Choose the data files of one format and one folder from all files of a repository."""
+    """Choose the data files of one format and one folder among all files of a repository."""
     if outside := [file for file in files if ".." in file.split("/") or file.startswith("/") or "\\" in file]:
         raise UserError(
             f"it names a file outside of itself, {outside[0]!r}",
@@ -100,19 +100,19 @@ def choose_files(files: list[str], name: str, folder: str) -> list[str]:
             value=name,
             remedy="do not use it",
         )
-    inside = sorted(
+    candidates = sorted(
         file
         for file in files
         if file.startswith(f"{folder}/" if folder else "") and not is_metadata_file(file)
     )
-    by_kind = {kind: [file for file in inside if file.endswith(kind)] for kind in DATA_SUFFIXES}
-    chosen = next(filter(None, by_kind.values()), [])
+    by_format = {suffix: [file for file in candidates if file.endswith(suffix)] for suffix in DATA_SUFFIXES}
+    chosen = next(filter(None, by_format.values()), [])
     if not chosen:
         place = f"there in {folder}" if folder else "there"
         raise UserError(f"no {', '.join(DATA_SUFFIXES)} files {place}", setting="data", value=name)
     folders = sorted({file.rpartition("/")[0] for file in chosen})
     if len(folders) > 1:
-        choices = " ".join(f"{name}/{part}" for part in folders if part)
+        choices = " ".join(f"{name}/{subfolder}" for subfolder in folders if subfolder)
         raise UserError("it has several parts", setting="data", value=name, remedy=f"choose one: {choices}")
     return chosen
 

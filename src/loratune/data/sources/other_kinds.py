@@ -1,4 +1,4 @@
-"""Files that hold data in a form that is not read, such as a spreadsheet: how to make one of them that is."""
+"""Kinds of files that are not read, such as spreadsheets, and how to convert them."""
 
 import shlex
 from pathlib import Path
@@ -20,8 +20,8 @@ DECOMPRESS_COMMANDS = {
     ".tgz": "tar --extract --gzip --file",
     ".7z": "7z x",
 }
-# Data sets of the library `datasets` are streams, files of other programs are not; pyarrow comes with
-# loratune.
+# The library `datasets` writes Arrow streams and other programs write Arrow files, so both are tried. pyarrow
+# is installed with loratune.
 ARROW_CODE = """\
 import pyarrow.ipc as a, pyarrow.parquet as p; f = open({path!r}, 'rb'); \
 t = a.open_file(f) if f.read(6) == b'ARROW1' and not f.seek(0) else a.open_stream(f.seek(0) or f); \
@@ -36,7 +36,7 @@ REMEDIES = {
 
 
 def suggest_conversion(path: Path) -> list[str]:
-    """What to do with a file of another kind, as one sentence, or none where nobody knows."""
+    """Return a sentence that says how to convert a file; none where the kind is unknown."""
     kind = path.suffix.lower()
     if kind in DECOMPRESS_COMMANDS:
         return [f"unpack it and name what was in it: {DECOMPRESS_COMMANDS[kind]} {shlex.quote(str(path))}"]

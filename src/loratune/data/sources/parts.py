@@ -1,4 +1,4 @@
-"""Which part of the data a file is for, training, validation or test, as its name says."""
+"""Detect the split that a file's name says: train, val or test."""
 
 import re
 from collections.abc import Sequence
@@ -8,35 +8,36 @@ SPLIT_WORDS = {
     **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-# Also in one word with "set" or "data": trainset, testdata.
-PART_WORD = re.compile(
+# A split's name may be followed by "set" or "data": trainset, testdata.
+SPLIT_NAME = re.compile(
     rf"(?<![a-z])({'|'.join(sorted(SPLIT_WORDS, key=len, reverse=True))})(?:set|data)?(?![a-z])"
 )
 SHARD = re.compile(r"\d+-of-\d+")
 
 
 def detect_split(file: str) -> str | None:
-    """train, val or test, as the file's name says; None if it says nothing. Of several words the last counts:
-    train_dev.
-    """
-    words = PART_WORD.findall(file.lower())
+    """Return the split that a file's name says, or None; the last word counts, such as dev in train_dev."""
+    words = SPLIT_NAME.findall(file.lower())
     return SPLIT_WORDS[words[-1]] if words else None
 
 
 def detect_splits(files: Sequence[str], beside: bool = False) -> list[str | None]:
-    """The part that each file is for; None for all unless one is held out and something else is there to
-    train on.
+    """Return the split of each file, as the names say.
 
-    `beside` says that there is other data. A file that alone is named "test" is all the data there is.
+    Args:
+        files: the files' names.
+        beside: whether there is other data to train on.
+
+    Returns:
+        The splits; None for every file unless one is held out and there is something else to train on. So a
+        single file named "test" is all the data there is.
     """
-    parts = [detect_split(file) for file in files]
-    different = {*parts, None} if beside else set(parts)
-    return parts if different & {"val", "test"} and len(different) > 1 else [None] * len(parts)
+    splits = [detect_split(file) for file in files]
+    distinct = {*splits, None} if beside else set(splits)
+    return splits if distinct & {"val", "test"} and len(distinct) > 1 else [None] * len(splits)
 
 
 def strip_split_name(stem: str) -> str:
-    """What a data set is called whose parts have such names: "faq" of "faq-train-00000-of-00002"; "" if
-    nothing is left.
-    """
-    bare = re.sub(rf"{SHARD.pattern}|{PART_WORD.pattern}", "", stem, flags=re.IGNORECASE).strip(" ._-")
-    return bare if any(map(str.isalpha, bare)) else ""
+    """Remove the split from a file's name: "faq-train-00000-of-00002" gives "faq"; "" if nothing is left."""
+    title = re.sub(rf"{SHARD.pattern}|{SPLIT_NAME.pattern}", "", stem, flags=re.IGNORECASE).strip(" ._-")
+    return title if any(map(str.isalpha, title)) else ""

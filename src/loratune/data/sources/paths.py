@@ -1,7 +1,6 @@
-"""Files and folders that the user names: which data files they stand for, and what is wrong with them.
+"""Resolve files and folders that the user names to data files, and explain what is wrong with them.
 
-What exists here, or looks like a path or a file's name, is never taken for a name on the hub, so the hub is
-not asked for it.
+A name that exists here, or looks like a path or a file's name, is never looked up on the hub.
 """
 
 import json
@@ -16,9 +15,9 @@ from loratune.errors import UserError
 from loratune.system.atomic import convert_os_error
 from loratune.system.read import open_regular_file
 
-HEAD_BYTES = 2**20  # bytes that are searched for a file's first object
+HEAD_BYTES = 2**20  # the part of a file that is searched for its first object
 FILE_SUFFIX = re.compile(r"\.([A-Za-z]\w*|7z)", re.ASCII)  # not the .5 of "owner/data-2.5"
-# What `datasets` leaves in a folder with save_to_disk, and how to make files of it.
+# The files that mark a folder that `datasets` saved with save_to_disk, and code that converts it.
 SAVED_TO_DISK = {
     "dataset_dict.json": "[part.to_json(name + '.jsonl') for name, part in "
     "load_from_disk({folder!r}).items()]",
@@ -27,12 +26,12 @@ SAVED_TO_DISK = {
 
 
 def is_folder(name: str | Path) -> bool:
-    # Unlike Path.is_dir, this takes any text.
+    # Unlike Path.is_dir, os.path.isdir accepts any text.
     return os.path.isdir(name) and Path(name).suffix.lower() not in DATA_SUFFIXES
 
 
 def looks_like_path(name: str) -> bool:
-    """Tell whether the name of something that is not here can only be meant as a path."""
+    """Tell whether a name that does not exist here can only be a path."""
     if name.startswith(("/", "./", "../", "~")) or "\\" in name or re.match(r"[A-Za-z]:", name):
         return True
     return bool(FILE_SUFFIX.fullmatch(os.path.splitext(name)[1])) or get_first_folder(name) != ""
@@ -45,7 +44,7 @@ def get_first_folder(name: str) -> str:
 
 
 def read_first_fields(path: Path) -> set[str]:
-    """Return the names in the first object of a JSON file; none where there is no object near its start."""
+    """Return the keys of the first object in a JSON file; none if there is no object near its start."""
     try:
         with open_regular_file(path) as file:
             head = file.read(HEAD_BYTES).decode(errors="ignore")
@@ -76,7 +75,7 @@ def list_user_files(name: str) -> list[Path]:
 
 def explain_missing_path(name: str) -> str:
     if name.startswith("~"):
-        return "; ~ is not replaced here, write the home folder out"
+        return "; ~ is not expanded here, write the home folder out"
     if HUB_NAME.fullmatch(name) and (first := get_first_folder(name)):
         return (
             f" ({first} is a folder here; for a Hugging Face data set of that name, start in another folder)"

@@ -1,4 +1,4 @@
-"""Which data sets the user's names stand for, and which files are for which split."""
+"""Resolve the user's names to data sets, and their files to splits."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from loratune.data.sources.readers import DATA_SUFFIXES
 from loratune.data.split import HELD_OUT
 from loratune.errors import UserError
 
-Sources = Mapping[str, DataSource]  # by name, in the order in which they are asked whether a name is theirs
+Sources = Mapping[str, DataSource]  # by name; the first one that recognises a name reads it
 
 
 def find_source(name: str, sources: Sources) -> DataSource | None:
@@ -24,7 +24,7 @@ def list_shipped(sources: Sources) -> list[str]:
 
 
 def find_source_problem(name: str, sources: Sources) -> str:
-    """Return what is wrong with a name, before anything is read whole; "" if nothing is."""
+    """Return what is wrong with a name, without reading whole files; "" if nothing is."""
     if source := find_source(name, sources):
         return source.find_problem(name)
     return (
@@ -49,8 +49,8 @@ def resolve_data_sets(
 ) -> list[DataSet]:
     """Return the data sets that `data` names, in that order, with the user's own files for val and test.
 
-    A file in `data` whose name says val or test is for that split alone where there is something else to
-    train on. Files in `val` or `test` are for that split, also where `data` names them, too.
+    A file in `data` whose name says val or test is for that split alone if there is something else to train
+    on. A file in `val` or `test` is for that split, even if `data` names it as well.
 
     Raises:
         UserError: a file is for both splits, or nothing is left to train on.
@@ -63,41 +63,41 @@ def resolve_data_sets(
                     f"{path}: it is named for validation and for the test; name another file for one of them"
                 )
     named = {name: source for name in data if (source := find_source(name, sources))}
-    own = {
+    user_paths = {
         name: [path for path in list_user_files(name) if path.resolve() not in held_out]
         for name, source in named.items()
         if source.gathers_files
     }
-    distinct = {path.resolve(): path for paths in own.values() for path in paths}
-    splits = detect_splits([path.name for path in distinct.values()], beside=len(own) < len(named))
+    distinct = {path.resolve(): path for paths in user_paths.values() for path in paths}
+    splits = detect_splits([path.name for path in distinct.values()], beside=len(user_paths) < len(named))
     files = {
         resolved: UserFile(path, split if split in HELD_OUT else None, by_name=True)
         for (resolved, path), split in zip(distinct.items(), splits, strict=True)
     }
-    if len(own) == len(named) and all(file.split for file in files.values()):
+    if len(user_paths) == len(named) and all(file.split for file in files.values()):
         paths = ", ".join(str(file.path) for file in (*files.values(), *held_out.values()))
         raise UserError(f"{paths}: named for validation or the test alone; name a file to train on, too")
-    folders = {Path(name).resolve() for name in (*own, *val, *test) if is_folder(name)}
+    folders = {Path(name).resolve() for name in (*user_paths, *val, *test) if is_folder(name)}
     divided = any(file.split for file in (*files.values(), *held_out.values()))
     reserved = list_shipped(sources)
     data_sets: list[DataSet] = []
     by_title: dict[str, DataSet] = {}
 
-    def put(file: UserFile, source: DataSource) -> None:
-        title = choose_title(file.path, folders, divided, reserved=reserved)
-        if title not in by_title:
-            data_sets.append(by_title.setdefault(title, DataSet(source, title)))
-        by_title[title].files.append(file)
+    def add_file(file: UserFile, source: DataSource) -> None:
+        set_title = choose_title(file.path, folders, divided, reserved=reserved)
+        if set_title not in by_title:
+            data_sets.append(by_title.setdefault(set_title, DataSet(source, set_title)))
+        by_title[set_title].files.append(file)
 
     for name, source in named.items():
         if not source.gathers_files:
             data_sets.append(DataSet(source, name))
-        for path in own.get(name, []):
+        for path in user_paths.get(name, []):
             if file := files.pop(path.resolve(), None):
-                put(file, source)
+                add_file(file, source)
     user_files = next(source for source in sources.values() if source.gathers_files)
     for file in held_out.values():
-        put(file, user_files)
+        add_file(file, user_files)
     return data_sets
 
 

@@ -1,6 +1,4 @@
-"""Rows of a file: JSON lines, JSON, CSV, TSV or Parquet to one dict of values each, with its place for
-messages.
-"""
+"""Read the rows of JSON Lines, JSON, CSV, TSV and Parquet files, each with its place for messages."""
 
 import json
 import re
@@ -25,7 +23,7 @@ from loratune.system.read import (
     translate_json_errors,
 )
 
-# A small Parquet file may claim billions of equal rows.
+# A small Parquet file may claim billions of equal rows, which would fill the memory.
 MAX_ROWS_PER_BYTE = 100
 JSON_SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -37,10 +35,15 @@ class FileRow:
 
 
 def read_rows(path: Path, bad: BadRows | None = None) -> list[FileRow]:
-    """The rows as they are in the file.
+    """Read the rows as they are in the file.
 
-    Raises UserError when it is missing, empty, broken or of an unknown kind. Single rows that cannot be read
-    go to `bad`; without it they raise, too.
+    Args:
+        path: the file.
+        bad: collects single rows that cannot be read.
+
+    Raises:
+        UserError: the file is missing, empty, broken or of an unknown kind, or it has rows that cannot be
+            read and there is no `bad`.
     """
     path = Path(path)
     refuse_unreadable(path)
@@ -56,7 +59,7 @@ def read_rows(path: Path, bad: BadRows | None = None) -> list[FileRow]:
 
 
 def refuse_unreadable(path: Path) -> None:
-    """Raise UserError where there is no file, none that may be read, or one of a kind that is not read."""
+    """Raise UserError if the file is missing, may not be read, or is of an unknown kind."""
     if path.suffix.lower() not in READERS:
         raise UserError(
             "; ".join(
@@ -82,8 +85,8 @@ def read_json_rows(path: Path, bad: BadRows) -> list[FileRow]:
         with translate_json_errors(path):
             raise error
     numbered = [(f"{path}, line {line}", value) for line, value in values]
-    if len(values) == 1 and (found := find_row_list(path, values[0][1])) is not None:
-        numbered = [(f"{path}, row {number}", value) for number, value in enumerate(found, 1)]
+    if len(values) == 1 and (row_list := find_row_list(path, values[0][1])) is not None:
+        numbered = [(f"{path}, row {number}", value) for number, value in enumerate(row_list, 1)]
     rows = []
     for where, value in numbered:
         try:
@@ -94,7 +97,7 @@ def read_json_rows(path: Path, bad: BadRows) -> list[FileRow]:
 
 
 def find_row_list(path: Path, content: Any) -> list | None:
-    """The list of rows that a file consists of; None where its only value is a row itself.
+    """Return the list of rows in a file's only value; None where that value is a row itself.
 
     An object in a .json file that holds exactly one list stands for that list.
     """
@@ -106,7 +109,7 @@ def find_row_list(path: Path, content: Any) -> list | None:
         )
     if isinstance(content, dict):
         lists = [value for value in content.values() if isinstance(value, list)]
-        # An object of objects is a table by columns or by keys.
+        # An object of objects is no row but a table by columns or keys, which is not read.
         if not lists and not all(isinstance(value, dict) for value in content.values()):
             return None
     else:
@@ -120,21 +123,26 @@ def find_row_list(path: Path, content: Any) -> list | None:
 
 
 def parse_json_values(text: str) -> list[tuple[int, Any]]:
-    """Each of the values that stand one after another in a text, and the line on which it begins.
+    """Parse JSON values that follow one another in a text.
 
-    Raises ValueError, as json.loads does, and RecursionError.
+    Returns:
+        The line on which each value begins, and the value.
+
+    Raises:
+        ValueError: the text is not JSON, as in json.loads.
+        RecursionError: a value is nested too deeply.
     """
     decoder = json.JSONDecoder(object_pairs_hook=build_unique_dict)
-    found = []
+    values = []
     line, counted = 1, 0
     position = skip_space(text, 0)
     while position < len(text):
         line += text.count("\n", counted, position)
         counted = position
         value, position = decoder.raw_decode(text, position)
-        found.append((line, value))
+        values.append((line, value))
         position = skip_space(text, position)
-    return found
+    return values
 
 
 def skip_space(text: str, position: int) -> int:
@@ -144,7 +152,7 @@ def skip_space(text: str, position: int) -> int:
 
 
 def is_json_lines(path: Path, text: str) -> bool:
-    """Whether a text that is not JSON as a whole is one row a line, so that each broken line can be named."""
+    """Tell whether a text that is not JSON has one row a line, so that each broken line can be named."""
     first, *others = [line for line in text.split("\n") if line.strip()]
     if not others:
         return path.suffix.lower() == ".jsonl"
@@ -159,7 +167,7 @@ def is_json_line(line: str) -> bool:
     except json.JSONDecodeError:
         return False
     except (ValueError, RecursionError):
-        pass  # JSON, but of a kind that is refused, and that is said with its line
+        pass  # JSON that is refused; the error of its line says why
     return True
 
 
@@ -176,12 +184,12 @@ def read_parquet_rows(path: Path, bad: BadRows) -> list[FileRow]:
             raise ValueError(f"{claimed:,} rows in {size:,} bytes cannot be texts")
         table = parquet.read_table(path)
     except Exception as error:  # whatever Arrow raises for a broken file
-        if (known := convert_os_error(error, path)) is not error:
-            raise known from error
+        if (os_error := convert_os_error(error, path)) is not error:
+            raise os_error from error
         raise UserError(f"{path}: cannot be read as Parquet: {error}") from error
     if len(set(table.column_names)) < table.num_columns:
-        twice, _ = Counter(table.column_names).most_common(1)[0]
-        raise UserError(f"{path}: two columns have the name {twice!r}; rename one")
+        repeated, _ = Counter(table.column_names).most_common(1)[0]
+        raise UserError(f"{path}: two columns have the name {repeated!r}; rename one")
     columns = {name: convert_column(path, name, table.column(name)) for name in table.column_names}
     names = [name for name, values in columns.items() if values is not None]
     rows = zip(*(columns[name] for name in names), strict=True)
@@ -192,22 +200,26 @@ def read_parquet_rows(path: Path, bad: BadRows) -> list[FileRow]:
 
 
 def convert_column(path: Path, name: str, column) -> list | None:
-    """The values of an Arrow column as Python's own.
+    """Convert an Arrow column to Python values.
 
-    None where Python has no word for them, such as a date of the year 300,000: that can be no text. Text that
-    is not UTF-8 raises UserError.
+    Returns:
+        The values; None where Python cannot represent them, such as a date in the year 300,000, so that the
+        column holds no text.
+
+    Raises:
+        UserError: text is not UTF-8.
     """
     kind = str(column.type)
     try:
-        if kind in ("binary", "large_binary"):  # as some writers keep texts
+        if kind in ("binary", "large_binary"):  # some writers store text as bytes
             with suppress(ValueError):
                 column = column.cast("large_string")
         return column.to_pylist()
-    except Exception as error:  # of many kinds, depending on the type
+    except Exception as error:  # its class depends on the column's type
         if "string" in kind:
             raise UserError(f"{path}: column {name!r} is not UTF-8 text: {error}") from error
     try:
-        return column.cast("string").to_pylist()  # a time in nanoseconds, for one
+        return column.cast("string").to_pylist()  # such as a time in nanoseconds
     except Exception:
         return None
 
@@ -219,5 +231,5 @@ READERS: dict[str, Callable[[Path, BadRows], list[FileRow]]] = {
     ".csv": read_delimited_rows,
     ".tsv": read_delimited_rows,
 }
-# Of one data set in several kinds of files, the first is taken.
+# Where a data set has files of several kinds, the first of these kinds is read.
 DATA_SUFFIXES = tuple(READERS)

@@ -1,7 +1,7 @@
-"""CSV and TSV files: which delimiter and which way of quoting a table has, found by trying.
+"""Read CSV and TSV files, detecting the delimiter and the style of quoting by trial.
 
-The reading under which every row has as many cells as the header is the right one. An ordinary file is read
-first as what its name says, so that semicolons or backslashes in its texts change nothing.
+The best style gives every row as many cells as the header. A file is first read as its name says, so that
+semicolons or backslashes in the texts of an ordinary file change nothing.
 """
 
 import csv
@@ -20,26 +20,23 @@ from loratune.system.read import read_text
 # The likeliest first.
 DELIMITERS = {".csv": ",;\t|", ".tsv": "\t,;|"}
 MAX_CELL_LENGTH = 2**31 - 1  # Python's own limit is 131,072 characters
-# Excel names the delimiter so, on a line before the header.
+# Excel may name the delimiter on a line before the header.
 NAMED_DELIMITER = re.compile(r'"?sep=([^"\r\n])"?(?:\r\n|\r|\n)', re.IGNORECASE)
 
 
 @dataclass
 class ParsedTable:
-    """What one way of reading makes of a file."""
+    """A file as parsed with one delimiter and style."""
 
     header: list[str] = field(default_factory=list)
     header_line: int = 1
-    rows: list[tuple[int, list[str]]] = field(
-        default_factory=list
-    )  # the line on which a row ends, and its cells
-    ragged: list[int] = field(
-        default_factory=list
-    )  # lines of rows that have not the header's number of cells
+    # The line on which each row ends, and its cells.
+    rows: list[tuple[int, list[str]]] = field(default_factory=list)
+    ragged: list[int] = field(default_factory=list)  # lines of rows with more or fewer cells than the header
     broken: tuple[int, str] | None = None  # the line of the row at which the parser gives up, and why
 
     def columns(self) -> int:
-        """The number of columns up to the last one that has a name."""
+        """Count the columns up to the last one with a name."""
         return max((number for number, name in enumerate(self.header, 1) if name), default=0)
 
     def faults(self) -> tuple[bool, int]:
@@ -47,62 +44,72 @@ class ParsedTable:
 
 
 def read_table_rows(path: Path, bad: BadRows) -> Iterator[tuple[int, dict[str, str]]]:
-    """The line and the cells by column of each row; rows without any text are none, columns without a name
-    are left out.
+    """Yield the line and the cells, by column, of each row.
 
-    Raises UserError where the file cannot be parsed as a whole; rows with too many or too few cells go to
-    `bad`.
+    Rows without text and columns without a name are left out.
+
+    Args:
+        path: the file.
+        bad: collects rows with too many or too few cells.
+
+    Raises:
+        UserError: the file cannot be parsed.
     """
     csv.field_size_limit(MAX_CELL_LENGTH)
     text = read_text(path)
-    before, delimiters = 0, DELIMITERS[path.suffix.lower()]
-    if named := NAMED_DELIMITER.match(text):
-        before, delimiters, text = 1, named[1], text[named.end() :]
+    skipped_lines, delimiters = 0, DELIMITERS[path.suffix.lower()]
+    if declared := NAMED_DELIMITER.match(text):
+        skipped_lines, delimiters, text = 1, declared[1], text[declared.end() :]
     delimiter, table = parse_best(text, delimiters)
     if table.broken:
         line, problem = table.broken
-        raise UserError(f"{path}, line {before + line}: not valid CSV: {problem}")
-    if twice := [name for name, count in Counter(table.header).items() if name and count > 1]:
-        where = f"{path}, line {before + table.header_line}"
-        raise UserError(f"{where}: the header names {', '.join(map(repr, twice))} twice; rename one column")
+        raise UserError(f"{path}, line {skipped_lines + line}: not valid CSV: {problem}")
+    if repeated := [name for name, count in Counter(table.header).items() if name and count > 1]:
+        where = f"{path}, line {skipped_lines + table.header_line}"
+        raise UserError(
+            f"{where}: the header names {', '.join(map(repr, repeated))} twice; rename one column"
+        )
     remedy = (
-        f"{path}: a cell with a {delimiter!r} or a line break in it must stand in double quotes, as a "
+        f"{path}: a cell with a {delimiter!r} or a line break in it must be in double quotes, as a "
         "spreadsheet saves it"
     )
     for line in table.ragged:
-        problem = f"the row has not as many cells as the {table.columns()} columns of the header"
-        bad.add(f"{path}, line {before + line}", problem, remedy)
+        problem = f"the row has more or fewer cells than the {table.columns()} columns of the header"
+        bad.add(f"{path}, line {skipped_lines + line}", problem, remedy)
     for line, cells in table.rows:
-        # A row may end before columns that have no name.
-        yield before + line, {name: cell for name, cell in zip(table.header, cells, strict=False) if name}
+        # Not strict, because a row may end before columns without a name.
+        yield (
+            skipped_lines + line,
+            {name: cell for name, cell in zip(table.header, cells, strict=False) if name},
+        )
 
 
 def parse_best(text: str, delimiters: str) -> tuple[str, ParsedTable]:
-    """The delimiter, and the reading with the fewest faults; of equals the first."""
-    possible = [
+    """Return the delimiter and table with the fewest faults; the first of equally good ones."""
+    candidates = [
         one for one in delimiters if len(parse_table(text, one, header_only=True).header) > 1
     ] or delimiters[:1]
     best: tuple[str, ParsedTable] | None = None
     for style in (parse_spaced, parse_plain, parse_escaped, parse_unquoted):
-        for delimiter in possible:
+        for delimiter in candidates:
             table = style(text, delimiter)
             if table and (best is None or table.faults() < best[1].faults()):
                 best = delimiter, table
             if best and best[1].faults() == (False, 0):
                 return best
-    assert best is not None, "a plain reading is always one"
+    assert best is not None, "parse_plain always returns a table"
     return best
 
 
 def parse_plain(text: str, delimiter: str) -> ParsedTable:
-    """Quotes in a quoted cell are doubled."""
+    """Parse a table in which quotes within a quoted cell are doubled."""
     return parse_table(text, delimiter)
 
 
 def parse_spaced(text: str, delimiter: str) -> ParsedTable | None:
-    """As people write by hand, a space between the delimiter and the opening quote."""
-    # No program writes this in any other place: it doubles quotes inside of quotes, and quotes cells that
-    # have some.
+    """Parse a table with a space between delimiter and opening quote, as people write by hand."""
+    # Programs write no such sequence elsewhere: they double quotes within quotes, and quote cells that hold
+    # some.
     evidence = rf'(?:^|{re.escape(delimiter)}) +"(?!["\r\n]|{re.escape(delimiter)}|\Z)'
     if not re.search(evidence, text, re.MULTILINE):
         return None
@@ -111,24 +118,22 @@ def parse_spaced(text: str, delimiter: str) -> ParsedTable | None:
 
 
 def parse_escaped(text: str, delimiter: str) -> ParsedTable | None:
-    r"""Quotes are escaped with a backslash; a backslash before any other letter, as in \n or \alpha, is one
-    of the text.
-    """
+    r"""Parse a table in which a backslash escapes quotes; others, as in \alpha, are part of the text."""
     if not re.search(rf'\\["{re.escape(delimiter)}]', text):
         return None
     special = {'"', "\\", delimiter, "\n", "\r"}
-    kept = re.sub(
+    escaped = re.sub(
         r"\\(.)", lambda pair: pair[0] if pair[1] in special else rf"\{pair[0]}", text, flags=re.DOTALL
     )
-    return parse_table(kept, delimiter, escapechar="\\")
+    return parse_table(escaped, delimiter, escapechar="\\")
 
 
 def parse_unquoted(text: str, delimiter: str) -> ParsedTable | None:
-    """Tabs between cells, and a quote is a letter like any other."""
+    """Parse a table with tabs between cells, in which quotes have no meaning."""
     if delimiter != "\t":
         return None
     table = parse_table(text, delimiter, quoting=csv.QUOTE_NONE)
-    # Where a cell stands in quotes the file does use them, and they are no part of the text.
+    # Cells in quotes show that the file does use quoting.
     quotes = any(len(cell) > 1 and cell[0] == cell[-1] == '"' for _, cells in table.rows for cell in cells)
     return None if quotes or any(table.faults()) else table
 
@@ -136,7 +141,7 @@ def parse_unquoted(text: str, delimiter: str) -> ParsedTable | None:
 def parse_table(text: str, delimiter: str, header_only: bool = False, **style: Any) -> ParsedTable:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, **style)
     table = ParsedTable()
-    first_line = 1  # of the row that is read next; a row may have several
+    first_line = 1  # of the next row, which may span several lines
     try:
         for cells in reader:
             first_line = reader.line_num + 1

@@ -10,7 +10,7 @@ from loratune.data.sources.files import load_files
 from loratune.data.sources.loaded import SourceData
 from loratune.data.sources.paths import find_file_problem, is_folder, looks_like_path
 
-MAX_FILES_NAMED = 4  # of one data set, before they are only counted
+MAX_FILES_NAMED = 4  # of one data set; the rest are only counted
 
 
 class UserFilesSource:
@@ -26,7 +26,7 @@ class UserFilesSource:
         return find_file_problem(name)
 
     def load(self, data_set: DataSet, options: SourceOptions) -> list[SourceData]:
-        """Read the files for each split; those that are held out stay whole."""
+        """Read the files for each split, and mark those that are held out."""
         loaded = []
         for split, paths in data_set.paths().items():
             source_data = load_files(
@@ -47,5 +47,5 @@ class UserFilesSource:
 def format_paths(paths: Iterable[Path]) -> str:
     """Name the first files and count the rest."""
     names = list(map(str, paths))
-    more = len(names) - MAX_FILES_NAMED
-    return ", ".join(names[:MAX_FILES_NAMED]) + (f" and {more} more" if more > 0 else "")
+    unnamed = len(names) - MAX_FILES_NAMED
+    return ", ".join(names[:MAX_FILES_NAMED]) + (f" and {unnamed} more" if unnamed > 0 else "")

@@ -1,19 +1,22 @@
-"""Texts in the cells of a user's file: what counts as text, and what counts as nothing."""
+"""Convert the cells of a user's file to text: what counts as text, and what as missing."""
 
 import math
 from typing import Any
 
 from loratune.data.jsonl import describe_type, has_lone_surrogate
 
-# Texts by which people and programs say that there is no input.
+# Texts with which people and programs say that there is no input.
 PLACEHOLDERS = ("<noinput>", "n/a", "nan", "none", "null")
 
 
 def read_cell(values: dict, name: str, required: bool = True) -> str:
-    """The text of a cell, to the byte; a number, true, false or a date as text.
+    """Return a cell as text, unchanged if it is text; numbers, true, false and dates are converted.
 
-    What is missing, null, NaN or blank is "", or raises ValueError that names the column where a text is
-    needed.
+    Returns:
+        The text; "" if the cell is missing, null, NaN or blank.
+
+    Raises:
+        ValueError: the cell is not text, or it is empty and `required`; the message names the column.
     """
     value = values.get(name)
     if isinstance(value, dict | list | bytes):
@@ -29,7 +32,7 @@ def read_cell(values: dict, name: str, required: bool = True) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Null, and NaN, by which pandas writes it."""
+    """Tell whether a value is null, or NaN, which pandas writes for null."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
@@ -44,5 +47,5 @@ def format_cell(value: Any) -> str:
 
 
 def is_placeholder(text: str) -> bool:
-    """Whether the text says that there is none."""
+    """Tell whether a text says that there is no text."""
     return text.strip().casefold() in PLACEHOLDERS

@@ -63,9 +63,9 @@ def build_legend(coloured: bool) -> Text:
 
 def build_heading(number: int, row: Truncation) -> Text:
     told = Text(f"{number}. {escape_invisible(row.record.id)}", style="bold")
-    if row.kept is None:
+    if row.example is None:
         return told.append(f"  {escape_invisible(row.record.source)}: dropped", CUT_STYLE)
-    prompt, response = len(row.kept.prompt), len(row.kept.response)
+    prompt, response = len(row.example.prompt), len(row.example.response)
     return told.append(
         f"  {escape_invisible(row.record.source)}: {prompt + response:,} tokens, {response:,} learned",
         "not bold",
@@ -73,24 +73,27 @@ def build_heading(number: int, row: Truncation) -> Text:
 
 
 def build_body(row: Truncation, tokenizer, coloured: bool) -> Text:
-    if not row.whole.response:
+    if not row.untruncated.response:
         return Text.assemble(
-            format_prompt(row.whole.prompt, tokenizer),
+            format_prompt(row.untruncated.prompt, tokenizer),
             (" ✂ dropped: the output is nothing but an end marker", CUT_STYLE),
         )
-    if row.kept is None:
+    if row.example is None:
         return Text.assemble(
-            format_prompt(row.whole.prompt, tokenizer),
-            (f" ✂ dropped: the prompt's {len(row.whole.prompt):,} tokens leave no room to learn", CUT_STYLE),
+            format_prompt(row.untruncated.prompt, tokenizer),
+            (
+                f" ✂ dropped: the prompt's {len(row.untruncated.prompt):,} tokens leave no room to learn",
+                CUT_STYLE,
+            ),
         )
-    told = Text.assemble(format_prompt(row.kept.prompt[: row.input_cut_position], tokenizer))
+    told = Text.assemble(format_prompt(row.example.prompt[: row.input_cut_position], tokenizer))
     if row.input_tokens_cut:
         told.append(f" ✂ {row.input_tokens_cut:,} tokens of the input left out ✂ ", CUT_STYLE)
-    told.append(format_prompt(row.kept.prompt[row.input_cut_position :], tokenizer))
-    if not row.whole.response:  # a row without a target: nothing is learned
+    told.append(format_prompt(row.example.prompt[row.input_cut_position :], tokenizer))
+    if not row.untruncated.response:  # a row without a target: nothing is learned
         return told
     ended = row.response_tokens_cut == 0
-    ids = row.kept.response[:-1] if ended else row.kept.response
+    ids = row.example.response[:-1] if ended else row.example.response
     told.append(Text.assemble(*format_target(decode_pieces(tokenizer.decode_to_bytes(ids)), coloured, ended)))
     if not ended:
         told.append(f" ✂ {row.response_tokens_cut:,} tokens of the response and the end left out", CUT_STYLE)

@@ -1,1 +1,1 @@
-"""FinQA, all of it: `source` reads its questions, `task` scores programs as answers to them."""
+"""FinQA: `source` reads its questions, `task` scores programs that answer them."""

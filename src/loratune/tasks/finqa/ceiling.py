@@ -1,4 +1,4 @@
-"""How far right results can be had at all: FinQA's own programs, put through our evaluator."""
+"""The highest execution accuracy that is possible: FinQA's own programs, run by our evaluator."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,6 +9,8 @@ from loratune.tasks.finqa.questions import Question
 
 @dataclass(frozen=True)
 class Failure:
+    """A question whose gold program does not give the recorded result."""
+
     id: str
     program: str
     reason: str
@@ -16,6 +18,8 @@ class Failure:
 
 @dataclass(frozen=True)
 class Ceiling:
+    """How many gold programs there are, and which of them fail."""
+
     programs: int
     failures: list[Failure]
 
@@ -25,7 +29,7 @@ class Ceiling:
 
 
 def compute_ceiling(questions: Iterable[Question]) -> Ceiling:
-    """Over the questions that have a program; there must be one."""
+    """Execute the gold programs of all questions that have one; at least one must."""
     with_program = [question for question in questions if question.program]
     reasons = [(question, explain_failure(question)) for question in with_program]
     failures = [Failure(question.id, question.program, reason) for question, reason in reasons if reason]
@@ -33,15 +37,13 @@ def compute_ceiling(questions: Iterable[Question]) -> Ceiling:
 
 
 def explain_failure(question: Question) -> str:
-    """Why the gold program does not give the recorded result; "" if it does."""
+    """Say why the gold program does not give the recorded result; "" if it does."""
     try:
         result = execute_program(parse_program(question.program), question.table)
     except ProgramError as error:
         return str(error)
     if question.exe_ans is None:
         return f"no result is recorded; the program gives {result}"
-    return (
-        ""
-        if is_same_result(result, question.exe_ans)
-        else f"the program gives {result}, recorded is {question.exe_ans}"
-    )
+    if is_same_result(result, question.exe_ans):
+        return ""
+    return f"the program gives {result}, recorded is {question.exe_ans}"

@@ -1,9 +1,9 @@
-"""FinQA's programs about one page as a language that an answer can be held to (see `generation.constraint`).
+"""The grammar of FinQA's programs about one page, for constrained decoding (see `generation.constrained`).
 
-A program is written in its linear form, `subtract(5829, 5735), divide(#0, 5735)`. Its numbers stand in the
-prompt or are constants, `#n` is the result of an earlier step, and operations on the table take rows of
-numbers. So each of these texts can be read and carried out, unless its arithmetic fails, as in a division by
-zero; and each beginning of one can be finished.
+A program has its linear form, `subtract(5829, 5735), divide(#0, 5735)`. Its numbers occur in the prompt or
+are constants, `#n` is the result of an earlier step, and operations on the table take rows of numbers. So
+every such text can be parsed and executed, unless its arithmetic fails, as in a division by zero, and every
+prefix of one can be completed.
 """
 
 import re
@@ -22,30 +22,30 @@ from loratune.tasks.finqa.program import (
     split_at_commas,
 )
 
-# All that occur in the training programs of the shipped data; no other one occurs in dev or test.
+# All constants in the training programs of the shipped data; dev and test have no others.
 CONSTANTS = tuple(
     f"const_{value}" for value in (*range(1, 11), 100, 1000, 100_000, 1_000_000, 1_000_000_000, "m1")
 )
-MAX_STEPS = 8  # the gold programs have at most 5; a limit ends what would go on for ever
+MAX_STEPS = 8  # gold programs have at most 5; without a limit an answer might never end
 SHOWN_NUMBER = re.compile(r"(-?)((?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(\s?%)?")
 
 
 class GrammarState(NamedTuple):
-    """How far a program was read."""
+    """The state of a parser within a program."""
 
     expected: str = "operation"  # or first, second (operand), row, comma (after a step)
-    prefix: bytes = b""  # of what is expected
-    operation: bytes = b""  # of the step that was begun
-    results: tuple[bool, ...] = ()  # of the finished steps: is it a number, which `#n` can stand for?
+    prefix: bytes = b""  # what was read of the expected word
+    operation: bytes = b""  # of the unfinished step
+    results: tuple[bool, ...] = ()  # of each finished step: whether it is a number, which `#n` may name
 
 
 class ProgramGrammar:
-    """The language of all programs with these numbers, as the programs write them, and these rows of a table.
+    """The language of all programs with these numbers, as programs write them, and these rows of a table.
 
-    A program is one word after another, each from a set that the words before it decide. A word is held with
-    what must follow it, so that none begins with another one and there is one way to read a text. No set is
-    empty, for there are always constants, so whatever was begun can be finished; only after the last step
-    that is allowed no word follows.
+    A program is a sequence of words, each from a set that depends on the words before it. A word includes
+    what must follow it, so that none is the prefix of another and a text is parsed in only one way. No set is
+    empty, because there are always constants, so every prefix can be completed; only after the last allowed
+    step there is no next word.
     """
 
     start = GrammarState()
@@ -63,48 +63,48 @@ class ProgramGrammar:
             "comma": [b", "],
         }
 
-    def after(self, place: GrammarState, piece: bytes) -> GrammarState | None:
-        """Where a reader stands after `piece`, too; None where no program goes on like that."""
-        place, rest = place._replace(prefix=b""), place.prefix + piece
+    def after(self, state: GrammarState, piece: bytes) -> GrammarState | None:
+        """Return the state after `piece`; None if no program continues like that."""
+        state, rest = state._replace(prefix=b""), state.prefix + piece
         while rest:
-            words = self.list_expected_words(place, rest)
+            words = self.list_expected_words(state, rest)
             nearest = bisect_right(words, rest)
             if nearest and rest.startswith(words[nearest - 1]):
                 word = words[nearest - 1]
-                place, rest = advance_state(place, word), rest[len(word) :]
+                state, rest = advance_state(state, word), rest[len(word) :]
             elif nearest < len(words) and words[nearest].startswith(rest):
-                return place._replace(prefix=rest)
+                return state._replace(prefix=rest)
             else:
                 return None
-        return place
+        return state
 
-    def is_complete(self, place: GrammarState) -> bool:
-        return place.expected == "comma" and not place.prefix
+    def is_complete(self, state: GrammarState) -> bool:
+        return state.expected == "comma" and not state.prefix
 
-    def list_expected_words(self, place: GrammarState, rest: bytes) -> Sequence[bytes]:
-        """In order; of operands, either the numbers or the references, as `rest` begins."""
-        if place.expected == "comma" and len(place.results) == MAX_STEPS:
+    def list_expected_words(self, state: GrammarState, rest: bytes) -> Sequence[bytes]:
+        """List the words that may come next, sorted; operands are references if `rest` starts with #."""
+        if state.expected == "comma" and len(state.results) == MAX_STEPS:
             return []
-        if place.expected in ("first", "second") and rest.startswith(b"#"):
-            end = ", " if place.expected == "first" else ")"
-            return encode_sorted(f"#{step}{end}" for step, is_number in enumerate(place.results) if is_number)
-        return self.words[place.expected]
+        if state.expected in ("first", "second") and rest.startswith(b"#"):
+            end = ", " if state.expected == "first" else ")"
+            return encode_sorted(f"#{step}{end}" for step, is_number in enumerate(state.results) if is_number)
+        return self.words[state.expected]
 
 
-def advance_state(place: GrammarState, word: bytes) -> GrammarState:
-    """Where the reader stands when a word is complete."""
-    match place.expected:
+def advance_state(state: GrammarState, word: bytes) -> GrammarState:
+    """Return the state after a complete word."""
+    match state.expected:
         case "operation":
             operation = word[:-1]
-            return place._replace(
+            return state._replace(
                 expected="row" if operation.decode() in TABLE_OPERATIONS else "first", operation=operation
             )
         case "first":
-            return place._replace(expected="second")
+            return state._replace(expected="second")
         case "comma":
-            return place._replace(expected="operation")
+            return state._replace(expected="operation")
         case _:  # the step is finished
-            return GrammarState("comma", results=(*place.results, place.operation != b"greater"))
+            return GrammarState("comma", results=(*state.results, state.operation != b"greater"))
 
 
 def encode_sorted(words: Iterable[str]) -> list[bytes]:
@@ -112,16 +112,14 @@ def encode_sorted(words: Iterable[str]) -> list[bytes]:
 
 
 def build_program_grammar(prompt: str, table: Table | None) -> ProgramGrammar:
-    """The programs with the numbers that are shown in a prompt, question and facts, and with the rows of the
-    page's table.
-    """
+    """Build the grammar of programs with the numbers of a prompt and the rows of the page's table."""
     return ProgramGrammar(extract_numbers(prompt), find_usable_rows(table or []))
 
 
 def extract_numbers(text: str) -> set[str]:
-    """As programs write them: without commas, with a % where one is shown, and without it.
+    """Extract a text's numbers as programs write them: without commas, with a shown % and without it.
 
-    A number is taken with its minus and without: it may be a hyphen, as in `2009-2010`.
+    A number counts with its minus sign and without, which may be a hyphen, as in `2009-2010`.
     """
     numbers = set()
     for minus, digits, percent in SHOWN_NUMBER.findall(text):
@@ -131,14 +129,14 @@ def extract_numbers(text: str) -> set[str]:
 
 
 def find_usable_rows(table: Table) -> set[str]:
-    """Names of rows that hold numbers only, and that a program can name."""
+    """Find the names of rows that hold only numbers and that a program can name."""
     return {row[0] for row in table if row and row[0].isprintable() and is_usable_row(row[0], table)}
 
 
 def is_usable_row(name: str, table: Table) -> bool:
     step = Step("table_max", (name, "none"))
     try:
-        split_at_commas(name)  # a bracket without its partner would end the operation elsewhere
+        split_at_commas(name)  # an unmatched bracket in the name would end the operation elsewhere
         execute_program((step,), table)
         return parse_program(str(step)) == (step,)
     except ProgramError:

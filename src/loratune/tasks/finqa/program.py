@@ -1,5 +1,4 @@
-"""FinQA's language: read a program, carry it out, compare programs (Chen et al. 2021, sections 3.2 and 5;
-arXiv:2109.00122).
+"""FinQA's program language: parse, execute and compare programs (Chen et al. 2021, arXiv:2109.00122).
 
 subtract(5829, 5735), divide(#0, 5735)        linear: #0 is the result of the first operation
 divide(subtract(5829, 5735), 5735)            nested: the same
@@ -14,32 +13,32 @@ from dataclasses import dataclass
 
 ARITHMETIC_OPERATIONS = ("add", "subtract", "multiply", "divide", "exp", "greater")
 TABLE_OPERATIONS = ("table_max", "table_min", "table_sum", "table_average")
-DECIMALS = 5  # to which results are rounded before they are compared
-MAX_DEPTH = 50  # operations inside each other
+DECIMALS = 5  # results are rounded before they are compared
+MAX_DEPTH = 50  # of nested operations
 CALL = re.compile(r"([a-z_]+)\s*\(")
 REFERENCE = re.compile(r"#([0-9]{1,4})")
 CONSTANT = re.compile(r"const_(m?)([0-9]+)")
-NUMBER = re.compile(
-    r"(?:-?\$?|\$-)(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)%?"
-)  # in a cell of a table, without commas and spaces
+# In a cell of a table, without commas and spaces.
+NUMBER = re.compile(r"(?:-?\$?|\$-)(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)%?")
 OPERAND = re.compile(r"(-?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)) ?(%?)")
 THOUSANDS = re.compile(r"-?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]*)?(?: ?%)?")
-MAX_PARTS = 16  # between commas, of two numbers: 10^21 has 8
+MAX_PARTS = 16  # between the commas of two numbers; 10^21 has 8
 
-Value = float | str  # the string is yes or no
+Value = float | str  # a string is yes or no
 Table = Sequence[Sequence[str]]  # the first cell of a row is its name
 
 
 class ProgramError(ValueError):
-    """The text is no program, or it cannot be carried out; says where and why."""
+    """The text is no program, or it cannot be executed; the message says where and why."""
 
 
 @dataclass(frozen=True)
 class Step:
+    """One operation of a program in linear form."""
+
     operation: str
-    arguments: tuple[
-        str, str
-    ]  # numbers, constants, `#n` for the result of step n, or a row's name and `none`
+    # Numbers, constants, `#n` for the result of step n; or a row's name and `none`.
+    arguments: tuple[str, str]
 
     def __str__(self) -> str:
         return f"{self.operation}({', '.join(self.arguments)})"
@@ -49,25 +48,26 @@ Program = tuple[Step, ...]
 
 
 def parse_program(text: str) -> Program:
-    """A linear or nested program as linear steps. Raises ProgramError."""
+    """Parse a linear or nested program into linear steps.
+
+    Raises:
+        ProgramError: the text is no program.
+    """
     steps: list[Step] = []
-    results: list[
-        str
-    ] = []  # `#0` in the text is the first operation's result, however many steps are nested in it
+    # `#0` in the text is the first operation's result, however many steps are nested in it.
+    results: list[str] = []
     for call in split_at_commas(text):
         results.append(flatten(call.strip(), steps, results))
     return tuple(steps)
 
 
 def format_program(program: Program) -> str:
-    """The canonical text: the linear form, numbers without thousands commas. This is what an answer is scored
-    by.
-    """
+    """Format a program as its canonical text: the linear form, numbers without thousands commas."""
     return ", ".join(map(str, program))
 
 
 def flatten(call: str, steps: list[Step], results: Sequence[str], depth: int = 1) -> str:
-    """Append the steps of one operation, the inner ones first; returns the reference to its result."""
+    """Append the steps of one operation, the inner ones first, and return the reference to its result."""
     match = CALL.match(call)
     if not match or not call.endswith(")"):
         raise ProgramError(f"{call!r} is not of the form operation(argument, argument)")
@@ -92,8 +92,9 @@ def flatten(call: str, steps: list[Step], results: Sequence[str], depth: int = 1
 
 
 def parse_row_arguments(inside: str, call: str) -> tuple[str, str]:
-    """A row's name, which may hold commas, and a second argument without a meaning: `none`, but for two of
-    the gold programs.
+    """Parse a row's name, which may hold commas, and the second argument, which has no meaning.
+
+    The second argument is `none` in all but two of the gold programs.
     """
     name, _, last = (part.strip() for part in inside.rpartition(","))
     if not name or not last:
@@ -102,10 +103,13 @@ def parse_row_arguments(inside: str, call: str) -> tuple[str, str]:
 
 
 def parse_two_arguments(parts: Sequence[str], call: str) -> tuple[str, str]:
-    """Both arguments, from the parts between commas: a comma divides arguments or a number's thousands.
+    """Join the parts between commas to two arguments; a comma separates arguments or a number's thousands.
 
-    `add(1, 234)` has two numbers, and so has `add(1,234, 5)`, because three parts make two arguments in one
-    way only. Raises ProgramError where there is no way, or more than one, as for `add(1,234,567)`.
+    `add(1, 234)` has two numbers, and so has `add(1,234, 5)`, because its three parts make two arguments in
+    only one way.
+
+    Raises:
+        ProgramError: there is no way, or more than one, as for `add(1,234,567)`.
     """
     ways = []
     if len(parts) <= MAX_PARTS:
@@ -124,7 +128,7 @@ def parse_two_arguments(parts: Sequence[str], call: str) -> tuple[str, str]:
 
 
 def join_argument(parts: Sequence[str]) -> str | None:
-    """One part alone, or a number with its thousands joined; None where the parts are no number."""
+    """Join the thousands of a number; None if several parts are no number."""
     text = ",".join(parts).strip()
     if len(parts) == 1:
         return text
@@ -142,7 +146,7 @@ def parse_operand(text: str, steps: list[Step], results: Sequence[str], depth: i
     if CONSTANT.fullmatch(text):
         parse_number(text)
         return text
-    # A `$` makes an operand no number in the paper's own evaluation, too.
+    # As in the paper's own evaluation, an operand with `$` is no number.
     number = OPERAND.fullmatch(text)
     if not number:
         raise ProgramError(f"{text!r} is not a number")
@@ -151,8 +155,10 @@ def parse_operand(text: str, steps: list[Step], results: Sequence[str], depth: i
 
 
 def split_at_commas(text: str) -> list[str]:
-    """Parts, with their spaces, between commas outside all brackets. Raises ProgramError when a bracket has
-    no partner.
+    """Split a text at commas outside all brackets; the parts keep their spaces.
+
+    Raises:
+        ProgramError: a bracket is not matched.
     """
     parts, depth, start = [], 0, 0
     for place, letter in enumerate(text):
@@ -169,7 +175,11 @@ def split_at_commas(text: str) -> list[str]:
 
 
 def parse_number(text: str) -> float:
-    """Of an operand or a cell: `5735`, `$ 1,200`, `5%`, `const_100` or `const_m1`. Raises ProgramError."""
+    """Parse the number of an operand or a cell: `5735`, `$ 1,200`, `5%`, `const_100` or `const_m1`.
+
+    Raises:
+        ProgramError: the text is no number, or too large a one.
+    """
     plain = text.replace(",", "").replace(" ", "")
     if constant := CONSTANT.fullmatch(plain):
         plain = "-" * bool(constant[1]) + constant[2]
@@ -182,13 +192,21 @@ def parse_number(text: str) -> float:
 
 
 def execute_program(program: Program, table: Table | None = None) -> Value:
-    """The last step's result, rounded to 5 decimals, or `yes` / `no`. Raises ProgramError."""
+    """Return the last step's result, rounded to 5 decimals, or `yes` or `no`.
+
+    Raises:
+        ProgramError: a step has no result.
+    """
     *_, last = iterate_step_results(program, table)
     return round_value(last)
 
 
 def iterate_step_results(program: Program, table: Table | None = None) -> Iterator[Value]:
-    """Each step's result in turn, not rounded. Raises ProgramError at the first step that has none."""
+    """Yield each step's result, not rounded.
+
+    Raises:
+        ProgramError: a step has no result.
+    """
     results: list[Value] = []
     for step in program:
         if step.operation in TABLE_OPERATIONS:
@@ -240,7 +258,7 @@ def require_finite(result: float | complex, step: Step) -> float:
 def aggregate_row(step: Step, table: Table | None) -> float:
     if not table:
         raise ProgramError(f"{step} needs a table")
-    # Of rows with the same name the last counts, as in the paper's own evaluation.
+    # As in the paper's own evaluation, the last of several rows with the same name counts.
     cells = next((row[1:] for row in reversed(table) if row and row[0] == step.arguments[0]), None)
     if not cells:
         raise ProgramError(f"{step}: the table has no such row")
@@ -258,7 +276,7 @@ def aggregate_row(step: Step, table: Table | None) -> float:
 
 
 def execute_text(text: str, table: Table | None = None) -> Value | None:
-    """What a model's answer amounts to when it is a program that can be carried out; None when it is not."""
+    """Return the result of a model's answer; None if it is no program that can be executed."""
     try:
         return execute_program(parse_program(text), table)
     except ProgramError:
@@ -275,7 +293,7 @@ PRIME = 2**61 - 1
 
 
 def is_same_program(gold: Program, other: Program) -> bool:
-    """Whether two programs are the same function of their arguments, which count as symbols, not as numbers.
+    """Tell whether two programs are the same function of their arguments, which are symbols, not numbers.
 
     This is the paper's program accuracy: `add(3, 5)` equals `add(5, 3)`, and `multiply(2, 4)` is not `add(4,
     4)`. A program with an argument that the gold one lacks is another program. The paper compares simplified
@@ -284,13 +302,20 @@ def is_same_program(gold: Program, other: Program) -> bool:
     and comparisons are equal if their operands are.
     """
     symbols: dict[str, int] = {}
-    wanted = evaluate_symbolically(gold, symbols, new=True)
-    return wanted is not None and wanted == evaluate_symbolically(other, symbols, new=False)
+    gold_value = evaluate_symbolically(gold, symbols, new=True)
+    return gold_value is not None and gold_value == evaluate_symbolically(other, symbols, new=False)
 
 
 def evaluate_symbolically(program: Program, symbols: dict[str, int], new: bool) -> int | None:
-    """The program's value modulo PRIME; None for one that divides by zero or has a symbol that is not `new`
-    and unknown.
+    """Evaluate a program modulo PRIME.
+
+    Args:
+        program: the program.
+        symbols: the value of each symbol; new ones are added if `new`.
+        new: whether the program may have new symbols.
+
+    Returns:
+        The value; None if the program divides by zero or has a symbol that it may not have.
     """
     results: list[int] = []
     for step in program:
@@ -330,5 +355,5 @@ def apply_modulo(operation: str, first: int, second: int) -> int:
 
 
 def hash_to_residue(name: str) -> int:
-    """A number that looks random and is a function of the name alone."""
+    """Map a name to a pseudo-random number modulo PRIME."""
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()) % PRIME

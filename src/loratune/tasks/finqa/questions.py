@@ -1,4 +1,4 @@
-"""FinQA's questions about pages of annual reports, and how they are read from its own or a flattened form.
+"""FinQA's questions about pages of annual reports, read from its own or a flattened form.
 
 Each is answered by a small program over the page's facts (Chen et al., 2021, "FinQA: A Dataset of Numerical
 Reasoning over Financial Data"; MIT).
@@ -12,11 +12,13 @@ from typing import Any
 from loratune.data.jsonl import describe_type, has_lone_surrogate, read_text_field
 from loratune.system.read import parse_json
 
-MAX_RESULT = 1e300  # result of a program
+MAX_RESULT = 1e300  # of a program
 
 
 @dataclass(frozen=True)
 class Question:
+    """A question with its page and, as far as they are known, its answer, program and gold facts."""
+
     id: str
     page: str
     text: str
@@ -24,49 +26,53 @@ class Question:
     post_text: list[str]
     table: list[list[str]]
     answer: str
-    exe_ans: float | str | None  # what the program gives: a number, yes or no
+    exe_ans: float | str | None  # the program's recorded result: a number, yes or no
     program: str
-    gold: list[str] | None  # ids of the facts that the answer needs; None where nobody said
-    found: bool = False  # whether the program is one that was only found to give the result
+    gold: list[str] | None  # ids of the facts that the answer needs; None if unknown
+    found: bool = False  # whether the program was found by search to give the result
 
 
 def parse_question(values: dict[str, Any]) -> Question:
-    """From FinQA's own form (a `qa` object) or the flattened one. Raises ValueError that names the field."""
-    asked = values.get("qa", values)
-    if not isinstance(asked, dict):
-        raise ValueError(f"qa must be an object, not {describe_type(asked)}")
+    """Parse FinQA's own form (with a `qa` object) or the flattened one.
+
+    Raises:
+        ValueError: a field is unusable; the message names it.
+    """
+    qa = values.get("qa", values)
+    if not isinstance(qa, dict):
+        raise ValueError(f"qa must be an object, not {describe_type(qa)}")
     question_id = read_text_field(values, "id")
     table = read_list_field(values, "table")
     if not all(isinstance(row, list) and all(isinstance(cell, str) for cell in row) for row in table):
         raise ValueError("table must be a list of rows, each a list of texts")
     refuse_lone_surrogates("table", chain.from_iterable(table))
-    answers = (read_text_field(asked, name, required=False).strip() for name in ("answer", "final_result"))
+    answers = (read_text_field(qa, name, required=False).strip() for name in ("answer", "final_result"))
     program = (
-        read_text_field(asked, "program", required=False)
-        or read_text_field(asked, "program_solution", required=False)
+        read_text_field(qa, "program", required=False)
+        or read_text_field(qa, "program_solution", required=False)
     ).strip()
-    # Of the shipped training data, see tools/programs.py.
-    found = read_text_field(asked, "found_program", required=False)
+    # Only the shipped training data has this field, see tools/programs.py.
+    found_program = read_text_field(qa, "found_program", required=False)
     return Question(
         id=question_id,
         page=question_id.rpartition("-")[0] or question_id,
-        text=read_text_field(asked, "question").strip(),
+        text=read_text_field(qa, "question").strip(),
         pre_text=read_sentences(values, "pre_text"),
         post_text=read_sentences(values, "post_text"),
         table=table,
         answer=next(filter(None, answers), ""),
-        exe_ans=read_result(asked),
-        program=program or found,
-        gold=read_gold_facts(asked),
-        found=bool(found and not program),
+        exe_ans=read_result(qa),
+        program=program or found_program,
+        gold=read_gold_facts(qa),
+        found=bool(found_program and not program),
     )
 
 
-def read_result(asked: dict[str, Any]) -> float | str | None:
-    """`exe_ans`, the program's result. Tables made with pandas have NaN where there is none."""
-    value = asked.get("exe_ans")
+def read_result(qa: dict[str, Any]) -> float | str | None:
+    """Read `exe_ans`, the program's result; pandas writes NaN if there is none."""
+    value = qa.get("exe_ans")
     if isinstance(value, str):
-        return read_text_field(asked, "exe_ans", required=False)
+        return read_text_field(qa, "exe_ans", required=False)
     if (
         isinstance(value, bool)
         or not isinstance(value, int | float | None)
@@ -79,15 +85,12 @@ def read_result(asked: dict[str, Any]) -> float | str | None:
     return None if value != value else value
 
 
-def read_gold_facts(asked: dict[str, Any]) -> list[str] | None:
-    """Ids of the facts that the answer needs. FinQA has an object from id to text; an empty one says as
-    little as none.
-    """
-    gold = parse_if_json(asked.get("gold_inds"))
+def read_gold_facts(qa: dict[str, Any]) -> list[str] | None:
+    """Read the ids of the facts that the answer needs, the keys of FinQA's object; None if empty."""
+    gold = parse_if_json(qa.get("gold_inds"))
     if isinstance(gold, dict):
-        gold = [
-            name for name, text in gold.items() if text is not None
-        ]  # Parquet gives each row the ids of all others, too
+        # Parquet gives each row the ids of all others, too, with null as text.
+        gold = [name for name, text in gold.items() if text is not None]
     if gold is not None and not (isinstance(gold, list) and all(isinstance(name, str) for name in gold)):
         raise ValueError(
             f"gold_inds must be an object or a list of the facts' ids, not {describe_type(gold)}"
@@ -97,7 +100,7 @@ def read_gold_facts(asked: dict[str, Any]) -> list[str] | None:
 
 
 def read_list_field(values: dict[str, Any], name: str) -> list:
-    """A list, also where a flattened copy holds it as JSON text."""
+    """Read a list, which a flattened copy may hold as JSON text."""
     if name not in values:
         raise ValueError(f"{name} is missing (there are: {', '.join(values)})")
     value = parse_if_json(values[name])
@@ -107,7 +110,7 @@ def read_list_field(values: dict[str, Any], name: str) -> list:
 
 
 def parse_if_json(value: Any) -> Any:
-    """What a text is as JSON: a flattened copy may hold a list or an object so. The text, if it is none."""
+    """Parse a text that is JSON, as lists and objects in a flattened copy are; return others unchanged."""
     try:
         return parse_json(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):

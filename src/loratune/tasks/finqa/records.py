@@ -1,4 +1,4 @@
-"""FinQA's questions as records: the best facts of a page as input, the program or the answer as response."""
+"""Convert FinQA's questions to records: a page's best facts are the input, program or answer the output."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class FinqaOptions:
     """How questions become records.
 
     Args:
-        target: what the response is, program or answer.
+        target: the kind of response, program or answer.
         fact_tokens: the most tokens of a page's facts that a row shows.
         count_tokens: returns the number of tokens of each text.
     """
@@ -37,17 +37,17 @@ class FinqaOptions:
 
 
 def build_finqa_records(questions: Sequence[Question], split: str, options: FinqaOptions) -> Iterator[Record]:
-    """The rows of one part, as they are shown to a model; those of val and test see retrieved facts only.
+    """Build the records of one split; those of val and test have only retrieved facts.
 
-    A held-out question whose program nobody knows has its result as output, and `no_target` in its `meta`.
+    A held-out question without a known program has its result as output, and `no_target` in its `meta`.
     """
     pages = {
         question.page: build_page_facts(question.pre_text, question.post_text, question.table)
         for question in questions
     }
-    # One call for all texts of a part: tokenising many at once uses all cores.
+    # One call for all texts of a split, because tokenising many together uses all cores.
     texts = list(dict.fromkeys(chain.from_iterable(facts.values() for facts in pages.values())))
-    # One more for the line feed.
+    # One token more, for the line feed.
     lengths = {text: count + 1 for text, count in zip(texts, options.count_tokens(texts), strict=True)}
     for question in questions:
         yield build_finqa_record(question, split, pages[question.page], lengths, options)
@@ -62,17 +62,16 @@ def format_recorded_result(question: Question) -> str:
 
 
 def is_scored(question: Question) -> bool:
-    """Execution accuracy needs no program, only the result: such a held-out question is answered and
-    scored.
-    """
+    """Tell whether answers can be scored: execution accuracy needs the result, but no program."""
     return question.exe_ans is not None
 
 
 def build_finqa_record(
     question: Question, split: str, facts: dict[str, str], lengths: dict[str, int], options: FinqaOptions
 ) -> Record:
-    """Training rows see their gold facts; held-out rows only retrieved ones, as in use, and carry all that
-    scoring them needs.
+    """Build a record: training rows have their gold facts, held-out rows retrieved ones, as in use.
+
+    The `meta` of held-out rows has all that scoring needs.
     """
     ranked = rank_facts(question.text, facts)
     how = "retrieved"

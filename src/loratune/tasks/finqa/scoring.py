@@ -1,4 +1,4 @@
-"""Whether an answer is a program, whether it has the right result, and whether it is the right program."""
+"""Score answers as programs: validity, execution accuracy and program accuracy."""
 
 from loratune.data.example import Record
 from loratune.tasks.base import TaskScore
@@ -18,7 +18,7 @@ from loratune.tasks.finqa.program import (
 def score_program(text: str, record: Record) -> TaskScore:
     """Score an answer to a row for which a program is wanted.
 
-    Where the right program is unknown no program is it, as in the paper's own evaluation.
+    If the gold program is unknown, no program counts as right, as in the paper's own evaluation.
     """
     program = parse_or_none(text)
     result = execute_or_none(program, get_table(record))
@@ -48,7 +48,7 @@ def execute_or_none(program: Program | None, table: Table | None) -> Value | Non
 
 
 def wants_program(record: Record) -> bool:
-    """Tell whether a program is wanted, or, where none is known, whether its result is recorded."""
+    """Tell whether the row's target is its program or, if none is known, whether a result is recorded."""
     program = record.meta.get("program")
     if not record.has_target:
         return not program and is_result(record.meta.get("exe_ans"))
@@ -66,7 +66,7 @@ def is_result(value: object) -> bool:
 
 
 def get_table(record: Record) -> Table | None:
-    """Return the page's table; None where a record of the user's has something else under that name."""
+    """Return the page's table; None if the user's own record has something else under that name."""
     table = record.meta.get("table")
     rows = table if isinstance(table, list) and all(isinstance(row, list) for row in table) else []
     return table if rows and all(isinstance(cell, str) for row in rows for cell in row) else None

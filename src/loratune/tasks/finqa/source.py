@@ -24,7 +24,7 @@ REPOSITORY = "PTPReasoning/finqa"
 FILES = {"train": "train.json", "val": "dev.json", "test": "test.json"}
 OWN_FIELDS = {"pre_text", "table"}  # of every entry of FinQA's own files
 TAKE_SHIPPED_COPY = "take the shipped copy with `source` snapshot"
-SAMPLE_QUESTIONS = 64  # of each part that are made into records for a survey
+SAMPLE_QUESTIONS = 64  # of each split, made into records for a survey
 
 
 class FinqaSource:
@@ -71,9 +71,7 @@ def choose_finqa_options(options: SourceOptions) -> FinqaOptions:
 
 
 def is_finqa(folder: Path) -> bool:
-    """Tell whether a file with the name of one of FinQA's is in FinQA's form; people call their own files so,
-    too.
-    """
+    """Tell whether a file with one of FinQA's names is in FinQA's form; users' own files may not be."""
     return any(read_first_fields(folder / file) >= OWN_FIELDS for file in FILES.values())
 
 
@@ -84,11 +82,11 @@ def load_finqa(source: str | Path, options: FinqaOptions) -> list[SourceData]:
         source: "hub", "snapshot" or a folder with FinQA's own three files.
         options: how questions become records.
     """
-    origin, parts = read_questions(source)
-    held_out = {normalize_text(question.text) for split in HELD_OUT for question in parts[split]}
+    origin, by_split = read_questions(source)
+    held_out = {normalize_text(question.text) for split in HELD_OUT for question in by_split[split]}
     return [
         build_source_data(split, questions, held_out if split == "train" else set(), origin, options)
-        for split, questions in parts.items()
+        for split, questions in by_split.items()
     ]
 
 
@@ -136,7 +134,7 @@ def build_source_data(
 ) -> SourceData:
     """Make the records of one split, without the questions whose text is in `held_out`.
 
-    A few questions are asked word for word of pages in two splits.
+    A few questions are asked, word for word, about pages in two splits.
 
     Raises:
         UserError: no question has a response of the kind that is wanted.
@@ -167,11 +165,11 @@ def build_source_data(
 
 def survey_finqa(source: str | Path, options: FinqaOptions) -> Survey:
     """Rank the facts of some questions, and derive from its time how long all of them take."""
-    origin, parts = read_questions(source)
+    origin, by_split = read_questions(source)
     seconds, sample = 0.0, []
-    for split, questions in parts.items():
-        some = questions[:SAMPLE_QUESTIONS]
+    for split, questions in by_split.items():
+        sample_questions = questions[:SAMPLE_QUESTIONS]
         started = time.perf_counter()
-        sample += build_finqa_records(some, split, options)
-        seconds += (time.perf_counter() - started) * len(questions) / max(len(some), 1)
-    return Survey("finqa", origin, sum(map(len, parts.values())), seconds, sample)
+        sample += build_finqa_records(sample_questions, split, options)
+        seconds += (time.perf_counter() - started) * len(questions) / max(len(sample_questions), 1)
+    return Survey("finqa", origin, sum(map(len, by_split.values())), seconds, sample)

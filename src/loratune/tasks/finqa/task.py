@@ -1,4 +1,4 @@
-"""FinQA as a task: what generic code asks of it."""
+"""FinQA as a task: scoring, constraints and reports of its rows."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from loratune.tasks.finqa.scoring import get_gold_result, get_table, score_progr
 
 
 class FinqaTask(Task):
-    """Rows that are answered with a program over a page's facts."""
+    """The task of rows whose answer is a program over a page's facts."""
 
     metrics = MappingProxyType(
         {
@@ -62,8 +62,8 @@ class FinqaTask(Task):
             return None
         return ids[0] if isinstance(ids[0], int) and ids[0] >= len(records) else None
 
-    def report_on(self, parts: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
-        recalls = {split: compute_fact_recall(parts[split]) for split in HELD_OUT}
+    def report_on(self, splits: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
+        recalls = {split: compute_fact_recall(splits[split]) for split in HELD_OUT}
         return {"fact_recall": {split: recall for split, recall in recalls.items() if recall}}
 
     def explain_report(self, report: Mapping[str, Any]) -> list[str]:
