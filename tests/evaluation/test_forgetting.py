@@ -42,7 +42,7 @@ def test_windows_are_drawn_in_order_and_never_twice(passages, most, seed):
 def test_with_bos_each_window_begins_with_it_and_is_no_longer():
     tokenizer = make("byte-level", front="<s>")
     windows = draw_windows(
-        Prose("mine", ["the answer is none, " * 9], most=99), tokenizer, max_positions=8, seed=0
+        Prose("mine", ["the answer is none, " * 9], max_windows=99), tokenizer, max_positions=8, seed=0
     )
     assert len(windows) > 2 and all(window.prompt == tokenizer.bos for window in windows)
     assert {len(window.prompt) + len(window.response) for window in windows[:-1]} == {8}

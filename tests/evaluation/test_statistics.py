@@ -55,7 +55,7 @@ def test_same_seed_same_interval_however_the_draws_are_split(monkeypatch):
     first = paired_difference(base, tuned, seed=4)
     assert paired_difference(base, tuned, seed=4) == first
     assert paired_difference(base, tuned, seed=5) != first
-    monkeypatch.setattr(statistics, "MAX_DRAWS_AT_ONCE", 50 * 7)
+    monkeypatch.setattr(statistics, "MAX_DRAWS_PER_BLOCK", 50 * 7)
     assert paired_difference(base, tuned, seed=4) == first
 
 

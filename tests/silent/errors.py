@@ -451,8 +451,8 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "data/test_tokenize.py::test_the_limit_counts_bos_and_no_prompt_loses_it",
                 ),
                 Fault(
-                    "Example(list(tokenizer.bos), pieces",
-                    "Example([], pieces",
+                    "Example(list(tokenizer.bos), windows",
+                    "Example([], windows",
                     "commands/test_bos_everywhere.py::test_the_base_is_measured_with_bos_if_the_adapter_was_trained_with_it",
                 ),
                 Fault(

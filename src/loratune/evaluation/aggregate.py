@@ -1,7 +1,6 @@
-"""Models compared on the same rows: what `evaluation.json` holds for all rows, for each source and for each
-category.
+"""Aggregate scores and losses over all rows, each source and each category, for `evaluation.json`.
 
-`models` has up to three: `base`, `base_bare` (the base with a bare prompt) and `tuned`.
+`models` holds up to three results: `base`, `base_bare` (the base without template) and `tuned`.
 """
 
 import math
@@ -24,10 +23,16 @@ DIFFERENCES = {"base": "difference", "base_bare": "difference_bare"}  # tuned mi
 
 
 def compare_models(evaluation_set: EvaluationSet, models: dict[str, ModelResult], seed: int) -> dict:
-    """All rows together, `by_source`, and `by_category` of those that have one."""
-    everything = range(len(evaluation_set.records))
+    """Compare the models on all rows, then `by_source` and `by_category`.
+
+    Args:
+        evaluation_set: what the models were measured on.
+        models: the results by name; `base` and `tuned` are required.
+        seed: of the bootstrap.
+    """
+    all_rows = range(len(evaluation_set.records))
     return {
-        **aggregate_rows(evaluation_set, models, everything, seed),
+        **aggregate_rows(evaluation_set, models, all_rows, seed),
         "by_source": aggregate_by(evaluation_set, models, lambda record: record.source, seed),
         "by_category": aggregate_by(evaluation_set, models, get_category, seed),
     }
@@ -36,20 +41,21 @@ def compare_models(evaluation_set: EvaluationSet, models: dict[str, ModelResult]
 def aggregate_by(
     evaluation_set: EvaluationSet,
     models: dict[str, ModelResult],
-    name_of: Callable[[Record], str | None],
+    get_group: Callable[[Record], str | None],
     seed: int,
 ) -> dict[str, dict]:
-    rows: dict[str, list[int]] = {}
-    for number, record in enumerate(evaluation_set.records):
-        if name := name_of(record):
-            rows.setdefault(name, []).append(number)
+    """Aggregate each group of rows; rows without a group are in none."""
+    groups: dict[str, list[int]] = {}
+    for row, record in enumerate(evaluation_set.records):
+        if group := get_group(record):
+            groups.setdefault(group, []).append(row)
     return {
-        name: aggregate_rows(evaluation_set, models, numbers, seed) for name, numbers in sorted(rows.items())
+        group: aggregate_rows(evaluation_set, models, rows, seed) for group, rows in sorted(groups.items())
     }
 
 
 def get_category(record: Record) -> str | None:
-    """What kind of task a row is, as Dolly's rows say; None where it says nothing."""
+    """Return the row's task category, such as Dolly's rows have; None for a row without one."""
     category = record.meta.get("category")
     return category if isinstance(category, str) and category.strip() else None
 
@@ -57,8 +63,9 @@ def get_category(record: Record) -> str | None:
 def aggregate_rows(
     evaluation_set: EvaluationSet, models: dict[str, ModelResult], rows: Sequence[int], seed: int
 ) -> dict:
-    """Each model on some of the rows, tuned against the others with intervals, and how many rows improved."""
-    tuned, others = models["tuned"], {name: change for name, change in DIFFERENCES.items() if name in models}
+    """Summarise each model on these rows, the differences with intervals, and how many rows improved."""
+    tuned = models["tuned"]
+    differences = {name: key for name, key in DIFFERENCES.items() if name in models}
     answered = [number for number in rows if number in tuned.answers[0]]
     split_ids = sum(evaluation_set.split_ids[task] for task in count_missing_ids(evaluation_set, rows))
     without_target = len(rows) - len(select_with_target(evaluation_set, rows))
@@ -74,37 +81,39 @@ def aggregate_rows(
             else {}
         ),
         **{
-            change: compute_difference(evaluation_set, models[name], tuned, rows, seed)
-            for name, change in others.items()
+            key: compute_difference(evaluation_set, models[name], tuned, rows, seed)
+            for name, key in differences.items()
         },
         **summarize_flips(evaluation_set, models["base"], tuned, rows),
     }
 
 
 def summarize_model(evaluation_set: EvaluationSet, model: ModelResult, rows: Sequence[int]) -> dict:
-    """Of the losses one global sum over one global count; of each score its mean over the rows it applies to
-    and the samples.
+    """Summarise one model on these rows.
+
+    A loss is one global sum over one global count; a score is its mean over the samples and the rows that it
+    applies to.
     """
-    known = select_with_target(evaluation_set, rows)
-    losses = (
-        compute_likelihood_means(model.nll[known], evaluation_set.targets[known], evaluation_set.sizes[known])
-        if known
-        else {}
-    )
+    with_target = select_with_target(evaluation_set, rows)
+    losses = {}
+    if with_target:
+        losses = compute_likelihood_means(
+            model.nll[with_target], evaluation_set.targets[with_target], evaluation_set.sizes[with_target]
+        )
     scores = {name: fmean(values) for name, values in average_per_sample(evaluation_set, model, rows).items()}
     answered = [evaluation_set.records[number] for number in rows if number in model.answers[0]]
-    return {**losses, **scores, **describe_facts(answered)}
+    return {**losses, **scores, **describe_fact_choice(answered)}
 
 
 def select_with_target(evaluation_set: EvaluationSet, rows: Sequence[int]) -> list[int]:
-    """Those of the rows that have a wanted response; losses are over these."""
+    """Return the rows that have a reference response; losses are computed over them."""
     return [number for number in rows if evaluation_set.targets[number] > 0]
 
 
 def compute_deviations(
     evaluation_set: EvaluationSet, models: dict[str, ModelResult], rows: Sequence[int]
 ) -> dict[str, dict]:
-    """Of each model's scores, how much they differ from sample to sample."""
+    """Return the mean and standard deviation over the samples of each model's scores."""
     return {
         name: {
             score: mean_and_deviation(values)
@@ -117,26 +126,26 @@ def compute_deviations(
 def average_per_sample(
     evaluation_set: EvaluationSet, model: ModelResult, rows: Sequence[int]
 ) -> dict[str, list[float]]:
-    """Each score over these rows, as one number for each sample."""
-    found: dict[str, list[float]] = {}
+    """Return each score over these rows as one value for each sample."""
+    scores: dict[str, list[float]] = {}
     for answers in model.answers:
-        of_sample = {
+        sample_scores = {
             name: fmean(values.values())
             for name, values in collect_scores(evaluation_set, answers, rows).items()
         }
-        if written := [answers[number].answer.ids for number in rows if number in answers]:
+        if answer_ids := [answers[number].answer.ids for number in rows if number in answers]:
             for name, metric in METRICS.items():
                 if metric.score_all:
-                    of_sample[name] = metric.score_all(written)
-        for name, value in of_sample.items():
-            found.setdefault(name, []).append(value)
-    return found
+                    sample_scores[name] = metric.score_all(answer_ids)
+        for name, value in sample_scores.items():
+            scores.setdefault(name, []).append(value)
+    return scores
 
 
 def average_per_row(
     evaluation_set: EvaluationSet, model: ModelResult, rows: Sequence[int]
 ) -> dict[str, list[float]]:
-    """Each score of the rows that it applies to, as one number for each: its mean over the samples."""
+    """Return each score as one value for each row that it applies to: its mean over the samples."""
     samples = [collect_scores(evaluation_set, answers, rows) for answers in model.answers]
     return {
         name: [fmean(sample[name][row] for sample in samples) for row in values]
@@ -147,67 +156,72 @@ def average_per_row(
 def collect_scores(
     evaluation_set: EvaluationSet, answers: Mapping[int, ScoredAnswer], rows: Sequence[int]
 ) -> dict[str, dict[int, float]]:
-    """For each score, in their usual order, the rows that it applies to and its value; what is missing of a
-    part has 0.
+    """Return, for each score, its value for each row that it applies to.
+
+    A score over an official split (`..._all`) counts the split's ids that have no row as 0, under negative
+    row numbers.
     """
-    found: dict[str, dict[int, float]] = {}
+    scores: dict[str, dict[int, float]] = {}
     for number in rows:
         if number in answers:
             for name, value in answers[number].scores.items():
-                found.setdefault(name, {})[number] = value
+                scores.setdefault(name, {})[number] = value
     for name, missing in count_missing_ids(evaluation_set, rows).items():
         wrong = {-number: 0.0 for number in range(1, missing + 1)}
-        found |= {f"{score}_all": found[score] | wrong for score in TASKS[name].scores_over_split}
-    return found
+        scores |= {f"{score}_all": scores[score] | wrong for score in TASKS[name].scores_over_split}
+    return scores
 
 
 def count_missing_ids(evaluation_set: EvaluationSet, rows: Sequence[int]) -> dict[str, int]:
     """Return how many ids of its official split have no row, for each task whose rows are all in `rows`."""
-    present = Counter(task_of(evaluation_set.records[number]) for number in rows)
-    everywhere = Counter(map(task_of, evaluation_set.records))
+    in_rows = Counter(task_of(evaluation_set.records[number]) for number in rows)
+    in_all = Counter(map(task_of, evaluation_set.records))
     missing = {}
     for name, ids in evaluation_set.split_ids.items():
         task = TASKS[name]
-        if 0 < present[task] == everywhere[task]:
-            missing[name] = ids - present[task]
+        if 0 < in_rows[task] == in_all[task]:
+            missing[name] = ids - in_rows[task]
     return missing
 
 
-def describe_facts(records: Sequence[Record]) -> dict[str, str]:
-    """Return as `facts` how the facts that rows show were chosen; nothing where no row says."""
-    facts = {task_of(record).describe_facts(record) for record in records} - {""}
-    return {"facts": " and ".join(sorted(facts))} if facts else {}
+def describe_fact_choice(records: Sequence[Record]) -> dict[str, str]:
+    """Return, as `facts`, how the facts in the rows were chosen; empty where no row has any."""
+    choices = {task_of(record).describe_facts(record) for record in records} - {""}
+    return {"facts": " and ".join(sorted(choices))} if choices else {}
 
 
 def compute_difference(
     evaluation_set: EvaluationSet, base: ModelResult, tuned: ModelResult, rows: Sequence[int], seed: int
 ) -> dict[str, dict]:
-    """Without perplexity, which nll tells, and distinct_2: answers drawn twice would repeat themselves, so no
-    bootstrap.
+    """Compute tuned minus base for each measure, with an interval.
+
+    Perplexity is left out because it follows from nll, and distinct_2 because it cannot be bootstrapped: an
+    answer that is drawn twice repeats itself.
     """
-    changes = {}
-    if known := select_with_target(evaluation_set, rows):
-        before, after = base.nll[known], tuned.nll[known]
+    differences = {}
+    if with_target := select_with_target(evaluation_set, rows):
+        before, after = base.nll[with_target], tuned.nll[with_target]
         bits = math.log(2)
-        changes = {
-            "nll": paired_difference(before, after, evaluation_set.targets[known], seed),
+        differences = {
+            "nll": paired_difference(before, after, evaluation_set.targets[with_target], seed),
             "bits_per_byte": paired_difference(
-                before / bits, after / bits, evaluation_set.sizes[known], seed
+                before / bits, after / bits, evaluation_set.sizes[with_target], seed
             ),
         }
-    theirs = average_per_row(evaluation_set, base, rows)
-    for name, ours in average_per_row(evaluation_set, tuned, rows).items():
-        changes[name] = paired_difference(theirs[name], ours, seed=seed)
-    return changes
+    base_scores = average_per_row(evaluation_set, base, rows)
+    for name, tuned_scores in average_per_row(evaluation_set, tuned, rows).items():
+        differences[name] = paired_difference(base_scores[name], tuned_scores, seed=seed)
+    return differences
 
 
 def summarize_flips(
     evaluation_set: EvaluationSet, base: ModelResult, tuned: ModelResult, rows: Sequence[int]
 ) -> dict:
-    known = select_with_target(evaluation_set, rows)
-    targets = evaluation_set.targets[known]
+    """Count the rows whose loss improved, tied or regressed."""
+    with_target = select_with_target(evaluation_set, rows)
+    targets = evaluation_set.targets[with_target]
     return {
-        **count_flips(base.nll[known] / targets, tuned.nll[known] / targets, TIE_THRESHOLD),
+        **count_flips(base.nll[with_target] / targets, tuned.nll[with_target] / targets, TIE_THRESHOLD),
         "tie_threshold": TIE_THRESHOLD,
     }
 
@@ -215,8 +229,13 @@ def summarize_flips(
 def compute_forgetting(
     windows: Sequence[Example], base: np.ndarray, tuned: np.ndarray, seed: int
 ) -> dict[str, dict]:
-    """Plain text, from each window's loss in nats: `base`, `tuned` and the `difference` with an interval over
-    windows.
+    """Compare base and tuned on plain text, with an interval over windows.
+
+    Args:
+        windows: of the text.
+        base: [windows], the base's loss of each in nats.
+        tuned: [windows], the tuned model's.
+        seed: of the bootstrap.
     """
     targets = count_targets(windows)
     return {
@@ -227,9 +246,7 @@ def compute_forgetting(
 
 
 def summarize_adapters(parts: Sequence[dict]) -> dict:
-    """Mean and sample standard deviation of each measure over several adapters, in the form of their
-    `parts`.
-    """
+    """Return each measure's mean and sample standard deviation over several adapters, nested like `parts`."""
     tuned = [part["tuned"] for part in parts]
     measures = [name for name, value in tuned[0].items() if isinstance(value, float)]
     groups = [name for name in ("by_source", "by_category") if name in parts[0]]

@@ -1,4 +1,4 @@
-"""Row by row: what was wanted, what each model answered, and which rows tell most about the difference."""
+"""Describe each held-out row: reference, answers, loss; and select the most notable rows."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,15 @@ from loratune.evaluation.runner import EvaluationSet, ModelResult
 from loratune.evaluation.scoring import ScoredAnswer
 from loratune.tasks.registry import task_of
 
-NOTABLE_PER_KIND = 5  # of each kind
+NOTABLE_PER_KIND = 5
 
 
 def build_row_results(
     evaluation_set: EvaluationSet, baselines: dict[str, ModelResult], tuned: Sequence[ModelResult]
 ) -> list[dict]:
-    """One object a row, in their order. With several adapters `adapters` has each one's part; `tuned` is the
-    first's.
+    """Return one object a row, in the order of the records.
+
+    With several adapters `tuned` describes the first one, and `adapters` describes all.
     """
     return [
         build_row_result(evaluation_set, baselines, tuned, number)
@@ -57,10 +58,10 @@ def build_row_result(
 
 
 def describe_model_row(model: ModelResult, number: int, targets: int, *, with_result: bool) -> dict:
-    """Describe one model on one row: `nll` in nats a token, and the answer where there is one.
+    """Describe one model on one row: `nll` in nats a token, and its answer if there is one.
 
-    Of several answers the first stands there, and all are `samples`. `nll` is None for a row without a
-    wanted response.
+    With several samples the answer is the first one, and `samples` holds all. `nll` is None for a row without
+    a reference response.
     """
     samples = [
         describe_answer(answers[number], with_result) for answers in model.answers if number in answers
@@ -84,25 +85,26 @@ def describe_answer(scored: ScoredAnswer, with_result: bool) -> dict:
 
 
 def compute_nll_change(base: ModelResult, tuned: ModelResult, number: int, targets: int) -> float | None:
-    """Nats a token; negative is better. None for a row without a wanted response."""
+    """Return tuned minus base in nats a token; None for a row without a reference response."""
     return float((tuned.nll[number] - base.nll[number]) / targets) if targets else None
 
 
 def select_notable(
     evaluation_set: EvaluationSet, base: ModelResult, tuned: ModelResult
 ) -> dict[str, list[str]]:
-    """Ids of the rows with the largest gain, the largest loss and the smallest change, in that order; none
-    comes twice.
+    """Return the ids of the rows with the largest gain, the largest loss and the smallest change.
+
+    No id is in two of the lists.
     """
-    every = (
+    row_changes = (
         compute_nll_change(base, tuned, number, targets)
         for number, targets in enumerate(evaluation_set.targets.tolist())
     )
-    changes = {number: value for number, value in enumerate(every) if value is not None}
-    rising = sorted(changes, key=changes.__getitem__)
-    gained = [number for number in rising if changes[number] < -TIE_THRESHOLD][:NOTABLE_PER_KIND]
-    lost = [number for number in reversed(rising) if changes[number] > TIE_THRESHOLD][:NOTABLE_PER_KIND]
-    others = [number for number in rising if number not in gained + lost]
+    changes = {number: change for number, change in enumerate(row_changes) if change is not None}
+    ascending = sorted(changes, key=changes.__getitem__)
+    gained = [number for number in ascending if changes[number] < -TIE_THRESHOLD][:NOTABLE_PER_KIND]
+    lost = [number for number in reversed(ascending) if changes[number] > TIE_THRESHOLD][:NOTABLE_PER_KIND]
+    others = [number for number in ascending if number not in gained + lost]
     tied = sorted(others, key=lambda number: abs(changes[number]))[:NOTABLE_PER_KIND]
     kinds = {"largest_gain": gained, "largest_loss": lost, "nearest_tie": tied}
     return {

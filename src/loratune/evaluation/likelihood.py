@@ -1,6 +1,4 @@
-"""How likely a model finds the wanted responses: sums for each row, so that any mean can be formed of
-them.
-"""
+"""Compute the negative log-likelihood of reference responses as a sum for each row, and means of the sums."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,36 +20,42 @@ def response_nll(
     examples: Sequence[Example],
     on_rows: Callable[[Sequence[int], np.ndarray], None] | None = None,
 ) -> np.ndarray:
-    """The negative log-likelihood of each row's response, end-of-text included, in nats, [rows].
+    """Compute the negative log-likelihood of each example's response, end-of-text included.
 
-    `on_rows(numbers, nll)` is told after each batch which rows it had. The result does not depend on how rows
-    share batches, up to rounding.
+    Args:
+        decoder: the model.
+        examples: tokenised rows.
+        on_rows: called after each batch with the numbers of its examples and their sums.
+
+    Returns:
+        [examples], float64, in nats; up to rounding, the batching does not change it.
     """
-    lengths = [input_length(row) for row in examples]
-    # Rows of similar length share a batch, so that its documents' attention can be computed alike.
+    lengths = [input_length(example) for example in examples]
+    # Examples of similar length share a batch, so that one attention call serves all of them.
     order = sorted(range(len(examples)), key=lengths.__getitem__)
     sums = np.zeros(len(examples))
     for group in batch_in_order(lengths, order, BATCH_TOKENS):
-        batch = pack([examples[row] for row in group]).to(decoder.head_weight.device)
-        of_targets = target_nll(decoder, batch).double()
-        of_rows = torch.zeros(len(group), dtype=torch.float64, device=of_targets.device)
-        sums[group] = of_rows.index_add(0, batch.example_index, of_targets).cpu().numpy()
+        batch = pack([examples[number] for number in group]).to(decoder.head_weight.device)
+        token_nll = target_nll(decoder, batch).double()
+        zeros = torch.zeros(len(group), dtype=torch.float64, device=token_nll.device)
+        sums[group] = zeros.index_add(0, batch.example_index, token_nll).cpu().numpy()
         if on_rows:
             on_rows(group, sums[group])
     return sums
 
 
 def count_targets(examples: Sequence[Example]) -> np.ndarray:
-    """The response tokens of each row that are predicted: all, save the first where no prompt stands before
-    it.
-    """
-    return np.array([max(len(row.response) - (not row.prompt), 0) for row in examples])
+    """Count the predicted response tokens of each example: all, except the first if the prompt is empty."""
+    return np.array([max(len(example.response) - (not example.prompt), 0) for example in examples])
 
 
 def compute_likelihood_means(
     nll: np.ndarray, targets: np.ndarray, response_bytes: np.ndarray
 ) -> dict[str, float]:
-    """One global sum divided by one global count, in the three usual units."""
+    """Return the mean loss in nats a token, as perplexity and in bits a byte.
+
+    Each is one global sum divided by one global count, never a mean of the rows' means.
+    """
     return {
         **compute_token_means(nll, targets),
         "bits_per_byte": float(nll.sum() / math.log(2) / response_bytes.sum()),
@@ -59,6 +63,6 @@ def compute_likelihood_means(
 
 
 def compute_token_means(nll: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """The units that need no count of bytes."""
+    """Return the mean loss in nats a token and as perplexity, and the number of target tokens."""
     mean = nll.sum() / targets.sum()
     return {"nll": float(mean), "perplexity": math.exp(min(mean, 700)), "target_tokens": int(targets.sum())}

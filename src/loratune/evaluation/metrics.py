@@ -1,4 +1,4 @@
-"""METRICS: what an evaluation measures and how tables show it. A new one is a function and its entry."""
+"""Define the metrics of an evaluation: each is a function and an entry in METRICS, in the order of tables."""
 
 from loratune.data.example import Record
 from loratune.evaluation.text_metrics import distinct_2, rep_4, rouge_l
@@ -27,7 +27,7 @@ def score_rep_4(answer: Answer, text: str, record: Record) -> float:
     return rep_4(answer.ids)
 
 
-# By their names in evaluation.json, in the order of tables.
+# The keys are the names in evaluation.json; tables keep this order.
 METRICS: dict[str, Metric] = {
     "nll": Metric("loss, nats a token ↓", 1, 3),
     "perplexity": Metric("perplexity ↓", 1, 2),
@@ -35,7 +35,7 @@ METRICS: dict[str, Metric] = {
     "rouge_l": Metric("ROUGE-L, % ↑", 100, 1, score=score_rouge_l),
     **{name: metric for task in TASKS.values() for name, metric in task.metrics.items()},
     "eos_rate": Metric("stopped at EOS, %", 100, 1, score=is_stopped_at_eos),
-    "cap_rate": Metric(score=is_cut_at_limit),  # no table shows it: it is what eos_rate leaves
+    "cap_rate": Metric(score=is_cut_at_limit),  # without a title, because it is 1 - eos_rate
     "mean_tokens": Metric("tokens in an answer", 1, 1, score=count_answer_tokens),
     "rep_4": Metric("repeated 4-grams, % ↓", 100, 1, score=score_rep_4),
     "distinct_2": Metric("distinct 2-grams, %", 100, 1, score_all=distinct_2),

@@ -1,8 +1,7 @@
-"""Keep what a model was measured to do: an evaluation that was stopped continues, and the base's part serves
-every adapter.
+"""Cache losses and answers: a stopped evaluation continues, and the base is measured once for all adapters.
 
-Losses and answers are functions of the model, the example and the settings. Each is noted as soon as it is
-known, as a line of a file that only grows: a kill costs what was being computed, and nothing else.
+A loss or an answer depends on the model, the example and the settings alone. Each is appended to a file as
+soon as it is computed, so a killed process loses only what it was computing.
 """
 
 import json
@@ -17,9 +16,9 @@ from loratune.system.read import hash_file
 
 
 class ResultCache:
-    """Values, as JSON has them, by their keys.
+    """JSON values by key, in memory and in a file.
 
-    A line that cannot be read counts as none, and a full disk is no reason to stop.
+    A line that cannot be read is ignored, and a full disk does not stop the evaluation.
     """
 
     def __init__(self, path: Path):
@@ -35,22 +34,22 @@ class ResultCache:
                     self.known[key] = value
 
     def note(self, key: str, value: Any) -> None:
-        """Keep a value, in memory and as a line of the file."""
+        """Store a value in memory and append it to the file."""
         self.known[key] = value
         with suppress(OSError), open(self.path, "ab", buffering=0) as file:
-            # In one call, and with its line feed first: whole beside those of another process, and after half
-            # a line, too.
+            # One unbuffered write keeps the line whole when another process appends, too; the leading line
+            # feed separates it from a line that was only half written.
             file.write(f"\n{json.dumps([key, value])}".encode())
 
 
 def load_result_cache(
     folder: Path, base: Mapping[str, str], adapter: Path | None, device: str
 ) -> ResultCache:
-    """Load what is known of a base with an adapter, as this code computes on this machine.
+    """Load the cached results of a base with an adapter, as this version computes them on this machine.
 
     Args:
-        folder: of the cache.
-        base: the hashes of the base's content.
+        folder: the cache folder.
+        base: hashes of the base model's files.
         adapter: the adapter's folder; None for the base alone.
         device: "cpu" or "cuda".
     """

@@ -28,8 +28,8 @@ class AnswerSettings:
     """How each model answers."""
 
     decoding: Decoding
-    samples: int = 1  # answers to each prompt, with one seed after the other
-    batch_size: int = MAX_SLOTS  # answers that are written at the same time; they do not depend on it
+    samples: int = 1  # answers to each prompt, with consecutive seeds
+    batch_size: int = MAX_SLOTS  # answers generated at the same time; the results do not depend on it
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class EvaluationSet:
     records: Sequence[Record]
     answered: Sequence[int]  # indices of the records that are answered
     targets: np.ndarray  # [records]: tokens whose likelihood counts; 0 for a record without a response
-    sizes: np.ndarray  # [records]: bytes of these
-    constraints: Constraints = None  # one for each answered record; None: answers are free
+    sizes: np.ndarray  # [records]: bytes of these tokens
+    constraints: Constraints = None  # one for each answered record; None leaves all answers unconstrained
     # Ids in the official split of each task whose records are all answered.
     split_ids: Mapping[str, int] = field(default_factory=dict)
 
@@ -49,7 +49,7 @@ class EvaluationSet:
 class ModelResult:
     """What one model does on the evaluation set."""
 
-    nll: np.ndarray  # [records]: of the whole response, in nats
+    nll: np.ndarray  # [records]: negative log-likelihood of the whole response in nats
     answers: Sequence[dict[int, ScoredAnswer]]  # by the index of the record; one dict for each sample
 
 
@@ -62,7 +62,7 @@ def build_evaluation_set(
     split_ids: Mapping[str, int] | None = None,
 ) -> EvaluationSet:
     """Build the evaluation set of `records`; `examples` are their tokens."""
-    # What is scored, not what the record holds: a response may have been cut.
+    # Counted in the tokens that are scored, because a response may have been cut.
     sizes = np.array([len(tokenizer.decode(example.response).encode()) for example in examples])
     return EvaluationSet(records, answered, count_targets(examples), sizes, constraints, split_ids or {})
 
@@ -76,16 +76,16 @@ def measure_model(
     settings: AnswerSettings,
     result_cache: ResultCache,
 ) -> ModelResult:
-    """Measure the model as the decoder is now, adapter on or off.
+    """Measure the model in the decoder's current state, adapter on or off.
 
     Args:
         name: of the model, in messages.
         decoder: the model.
         tokenizer: the model's.
         evaluation_set: what it is measured on.
-        examples: the tokens of the records, whose prompts may be of another template.
-        settings: how it answers. Each sample is what a run with its own seed would give.
-        result_cache: what is known of this very model.
+        examples: the tokenised records; their prompts may use another template than the evaluation set's.
+        settings: how it answers; each sample equals a run with its own seed.
+        result_cache: the results known of exactly this model.
     """
     nll = compute_losses(f"{name} loss", decoder, examples, result_cache)
     answers = generate_answers(
@@ -97,7 +97,7 @@ def measure_model(
 def compute_losses(
     title: str, decoder: Decoder, examples: Sequence[Example], result_cache: ResultCache
 ) -> np.ndarray:
-    """Compute `response_nll` of the examples, with progress, and only of those not known yet.
+    """Compute `response_nll` of the examples that are not in the cache, and show the progress.
 
     Returns:
         [examples], in nats; 0 for an example without a target.
@@ -138,8 +138,10 @@ def generate_answers(
     settings: AnswerSettings,
     result_cache: ResultCache,
 ) -> list[dict[int, ScoredAnswer]]:
-    """Generate the answers that are not known yet, and score all: one dict by record index for each
-    sample.
+    """Generate the answers that are not in the cache, and score all.
+
+    Returns:
+        For each sample, the scored answers by record index.
     """
     if not evaluation_set.answered:
         return [{}]
@@ -177,9 +179,9 @@ def generate_answers(
 def make_answer_keys(
     requests: Sequence[Request], end_ids: Collection[int], evaluation_set: EvaluationSet
 ) -> list[str]:
-    """Compute each answer's key from all that it depends on besides the model.
+    """Compute each answer's cache key from everything that it depends on besides the model.
 
-    Greedy answers depend neither on the seed nor on the request's number.
+    A greedy answer depends neither on the seed nor on the request's number.
     """
     answered = [evaluation_set.records[number] for number in evaluation_set.answered]
     tables = [

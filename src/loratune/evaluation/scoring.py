@@ -1,4 +1,4 @@
-"""Scores of one answer to a held-out row. A score that does not apply to the row is absent."""
+"""Score one answer to a held-out row; a score that does not apply to the row is absent."""
 
 from dataclasses import dataclass
 
@@ -17,15 +17,15 @@ class ScoredAnswer:
     answer: Answer
     text: str
     scores: dict[str, float]
-    result: Result | None  # what the answer amounts to for the row's task
+    result: Result | None  # the answer's value in the row's task, such as a program's result
 
 
 def score_answer(answer: Answer, tokenizer: Tokenizer, record: Record) -> ScoredAnswer:
-    """Score an answer by every metric that applies to its row, then by the row's task."""
+    """Score an answer with every metric that applies to its row, and with the row's task."""
     text = tokenizer.decode(answer.ids).strip()
     scores: dict[str, float] = {}
     for name, metric in METRICS.items():
         if metric.score and (value := metric.score(answer, text, record)) is not None:
             scores[name] = value
-    of_task = task_of(record).score(text, record)
-    return ScoredAnswer(answer, text, {**scores, **of_task.scores}, of_task.result)
+    task_score = task_of(record).score(text, record)
+    return ScoredAnswer(answer, text, {**scores, **task_score.scores}, task_score.result)

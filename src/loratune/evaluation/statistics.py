@@ -1,19 +1,28 @@
-"""How sure is a difference between two models that were measured on the same rows?"""
+"""Compute confidence intervals of the differences between two models on the same rows."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 RESAMPLES = 10_000
-MAX_DRAWS_AT_ONCE = 2_000_000  # row numbers drawn at the same time, to bound the memory
+MAX_DRAWS_PER_BLOCK = 2_000_000  # row numbers drawn at a time, which bounds the memory
 COVERAGE = 0.95
 
 
 def paired_difference(base, tuned, weights=None, seed: int = 0) -> dict:
-    """Tuned minus base, with a 95 % interval from the paired bootstrap (Efron & Tibshirani 1993, chapter 13).
+    """Compute tuned minus base with a 95 % interval from the paired bootstrap.
 
-    `base` and `tuned` hold a number for each row. With `weights`, the statistic is sum / sum of weights, such
-    as the loss of a token: whole rows are drawn again and so is the ratio. Same seed, same interval.
+    Efron & Tibshirani 1993, chapter 13. Whole rows are drawn, and each draw gives a ratio of sums.
+
+    Args:
+        base: [rows], one value for each row.
+        tuned: [rows].
+        weights: [rows]; the statistic is the sum divided by the sum of weights, such as the loss of a token.
+            None weighs all rows alike.
+        seed: of the draws; the same seed gives the same interval.
+
+    Returns:
+        `mean` and `interval`.
     """
     change = np.asarray(tuned, dtype=np.float64) - np.asarray(base, dtype=np.float64)
     weights = np.ones_like(change) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -23,24 +32,27 @@ def paired_difference(base, tuned, weights=None, seed: int = 0) -> dict:
 
 
 def resample_ratios(sums: np.ndarray, weights: np.ndarray, seed: int) -> np.ndarray:
-    """[resamples]: sum / sum of weights over rows drawn with replacement."""
+    """Return the sum divided by the sum of weights for each resample, [resamples].
+
+    A resample draws as many rows as there are, with replacement.
+    """
     generator, rows, ratios = np.random.default_rng(seed), len(sums), []
-    left = RESAMPLES
-    while left:
-        count = min(left, max(MAX_DRAWS_AT_ONCE // rows, 1))
+    remaining = RESAMPLES
+    while remaining:
+        count = min(remaining, max(MAX_DRAWS_PER_BLOCK // rows, 1))
         drawn = generator.integers(rows, size=(count, rows))
         ratios.append(sums[drawn].sum(1) / weights[drawn].sum(1))
-        left -= count
+        remaining -= count
     return np.concatenate(ratios)
 
 
 def count_flips(base, tuned, tie: float) -> dict[str, int]:
-    """Rows where a loss fell by more than `tie` (improved), rose by more (regressed), or neither (tied)."""
+    """Count the rows whose loss fell by more than `tie` (improved), rose by more (regressed), or neither."""
     change = np.asarray(tuned, dtype=np.float64) - np.asarray(base, dtype=np.float64)
     improved, regressed = int((change < -tie).sum()), int((change > tie).sum())
     return {"improved": improved, "tied": len(change) - improved - regressed, "regressed": regressed}
 
 
 def mean_and_deviation(values: Sequence[float]) -> dict[str, float]:
-    """Their mean and sample standard deviation (n - 1)."""
+    """Return the mean and the sample standard deviation (n - 1)."""
     return {"mean": float(np.mean(values)), "standard_deviation": float(np.std(values, ddof=1))}

@@ -1,9 +1,9 @@
-"""Autotune: how fast training will be, and how much memory it needs, measured on real rows before it begins.
+"""Autotune: measure training speed and memory on the real examples and choose precision and micro-batch.
 
-What a step costs is a + b x layers, in time and in memory. The first layer has nothing below it and the last
-one computes the target rows only, so depths of 2 and 4 layers give a and b. That is enough to choose a
-precision and a micro-batch. What was chosen is then timed with all layers: what a few of them compute with
-stays in the processor's caches.
+A step costs a + b x layers, in time and in memory. The first layer needs no gradient of its input and the
+last one computes the target tokens only, so depths of 2 and 4 layers give a and b, which is enough to choose
+a precision and a micro-batch. The choice is then timed with all layers, because the weights of a few layers
+stay in the processor's caches.
 """
 
 import math
@@ -31,24 +31,23 @@ from loratune.system.read import read_json
 from loratune.training.objective import target_nll
 from loratune.training.plan import StepSettings, TrainPlan
 
-Candidate = tuple[str, int]  # a precision, and the tokens of a micro-batch
+Candidate = tuple[str, int]  # a precision and the tokens of a micro-batch
 MEASURED_DEPTHS = 2, 4
 CANDIDATE_MICRO_TOKENS = 1024, 2048
-ALLOCATOR_OVERHEAD = 0.3e9  # bytes that the allocator leaves between blocks, as measured with glibc
-MIN_TIMING_SECONDS = 1.0  # seconds that a timing takes at least; the fastest of its repetitions counts
+ALLOCATOR_OVERHEAD = 0.3e9  # bytes lost between blocks, measured with glibc
+MIN_TIMING_SECONDS = 1.0  # a timing is repeated for at least so long; the fastest repetition counts
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What training costs with one choice of precision and micro-batch."""
+    """The cost of training with one precision and micro-batch."""
 
     precision: str
     micro_tokens: int
     train_seconds: float  # per token
     validation_seconds: float  # per token
-    # Bytes: the weights, the adapter, and all that training adds to them with such a micro-batch.
-    memory: float
-    token_memory: float  # of these, what each token of the micro-batch adds
+    memory: float  # bytes: weights, adapter, gradients, optimiser state and activations
+    token_memory: float  # bytes of `memory` that each token of the micro-batch adds
 
     def __str__(self) -> str:
         return (
@@ -67,7 +66,13 @@ def run_autotune(
 ) -> Measurement:
     """Measure the candidates and return the best one that needs at most `memory_limit` bytes.
 
-    `decoder` is the base model in fp32, without an adapter; it stays as it is.
+    Args:
+        decoder: the base model in fp32, without an adapter; it is not changed.
+        examples: the training examples.
+        step: what an optimiser step computes.
+        candidates: to choose from.
+        cache: the folder of cached measurements.
+        memory_limit: in bytes.
     """
     measurements = []
     for precision, micro_tokens in track(candidates, "measuring what is fastest here"):
@@ -77,8 +82,8 @@ def run_autotune(
             "micro_tokens": micro_tokens,
             "layers": MEASURED_DEPTHS,
         }
-        make = partial(measure_few_layers, decoder, examples, step, precision, micro_tokens)
-        measurements.append(measure_cached(cache, what, examples, step, make))
+        measure = partial(measure_few_layers, decoder, examples, step, precision, micro_tokens)
+        measurements.append(measure_cached(cache, what, examples, step, measure))
     best = choose_measurement(measurements, memory_limit)
     if len(measurements) > 1:
         say(
@@ -95,12 +100,12 @@ def measure_all_layers(
     measurement: Measurement,
     cache: Path,
 ) -> Measurement:
-    """Return the measurement with the times of the whole model.
+    """Return the measurement with its times replaced by those of the whole model.
 
-    `decoder` is that model, ready to be trained; it stays as it is.
+    `decoder` is that model, ready to be trained; it is not changed.
     """
 
-    def timed() -> Measurement:
+    def time_whole_model() -> Measurement:
         batches = build_first_step(examples, step, measurement.micro_tokens)
         (train,), (validate,) = (
             time_per_token([decoder.train()], batches, training) for training in (True, False)
@@ -113,7 +118,7 @@ def measure_all_layers(
         "micro_tokens": measurement.micro_tokens,
         "layers": "all",
     }
-    return measure_cached(cache, what, examples, step, timed)
+    return measure_cached(cache, what, examples, step, time_whole_model)
 
 
 def measure_cached(
@@ -121,17 +126,18 @@ def measure_cached(
     what: dict,
     examples: Sequence[Example],
     step: StepSettings,
-    make: Callable[[], Measurement],
+    measure: Callable[[], Measurement],
 ) -> Measurement:
-    """Return a measurement of `what` on this machine, for examples of about this length, from the cache.
+    """Return the measurement of `what` on this machine, for examples of about this length.
 
-    One that is not there is made and put there, unless other programs kept the machine busy meanwhile.
+    It comes from the cache, or from `measure`; a new one is cached unless other programs kept the machine
+    busy meanwhile.
     """
     path = get_cache_path(cache, MEASUREMENTS, build_cache_key(what, examples, step))
     if cached := read_cached(path, lambda path: Measurement(**read_json(path))):
         return cached
     others = OtherPrograms()
-    measurement = make()
+    measurement = measure()
     release_freed_memory()
     if others.are_busy(torch.get_num_threads()):
         warn(
@@ -144,9 +150,9 @@ def measure_cached(
 
 
 def build_cache_key(what: dict, examples: Sequence[Example], step: StepSettings) -> str:
-    """Return a key for what is timed, how and where.
+    """Compute the cache key of a measurement.
 
-    Of the examples it has the mean length alone: others of that length take as long.
+    The examples enter it by their mean length alone, because others of that length take as long.
     """
     choices = {
         "rank": step.adapter.rank,
@@ -163,43 +169,46 @@ def build_cache_key(what: dict, examples: Sequence[Example], step: StepSettings)
 def measure_few_layers(
     decoder: Decoder, examples: Sequence[Example], step: StepSettings, precision: str, micro_tokens: int
 ) -> Measurement:
-    """Measure models of the decoder's first layers, and extend the line through them to all layers."""
+    """Measure models of the decoder's first layers and extrapolate to all layers."""
     batches = build_first_step(examples, step, micro_tokens)
     fullest = max(batches, key=lambda batch: len(batch.input_ids))
     depths = sorted({min(depth, decoder.spec.layers) for depth in MEASURED_DEPTHS})
     shallow = [build_shallow_decoder(decoder, depth, step, precision) for depth in depths]
-    bytes_kept = [
+    activation_bytes = [
         measure_activation_bytes(one, fullest) * micro_tokens / len(fullest.input_ids) for one in shallow
     ]
     train, validate = (time_per_token(shallow, batches, training) for training in (True, False))
     measured = torch.tensor(
-        [train, validate, bytes_kept, list(map(compute_trainable_bytes, shallow))], dtype=torch.float64
+        [train, validate, activation_bytes, list(map(compute_trainable_bytes, shallow))], dtype=torch.float64
     ).T
-    # A model of one or two layers was measured whole: nothing is added to it.
-    a_layer = (measured[-1] - measured[0]) / max(depths[-1] - depths[0], 1)
-    # Another program may have disturbed the fewer layers so much that more of them took less time: then all
-    # of it is theirs.
-    a_layer[:2] = torch.where(a_layer[:2] > 0, a_layer[:2], measured[-1][:2] / depths[-1])
-    whole = measured[0] + a_layer * (decoder.spec.layers - depths[0])
-    train, validate, bytes_kept, trained = whole.tolist()
-    layer_bytes = a_layer[2].item()  # activations of one layer
+    # A model of one or two layers is measured whole, so that nothing is added to it below.
+    per_layer = (measured[-1] - measured[0]) / max(depths[-1] - depths[0], 1)
+    # Where another program slowed the smaller model so much that it took longer than the larger one, the
+    # whole time of the larger one is divided among its layers.
+    per_layer[:2] = torch.where(per_layer[:2] > 0, per_layer[:2], measured[-1][:2] / depths[-1])
+    whole = measured[0] + per_layer * (decoder.spec.layers - depths[0])
+    train, validate, stored_bytes, trainable_bytes = whole.tolist()
+    layer_bytes = per_layer[2].item()  # activations of one layer
     if step.low_memory:
-        bytes_kept = decoder.spec.layers * micro_tokens * decoder.spec.hidden_size * 4 + layer_bytes
+        stored_bytes = decoder.spec.layers * micro_tokens * decoder.spec.hidden_size * 4 + layer_bytes
     overhead = 0.0 if step.low_memory else ALLOCATOR_OVERHEAD
-    memory = compute_weight_bytes(decoder, precision) + trained + bytes_kept + layer_bytes + overhead
-    return Measurement(precision, micro_tokens, train, validate, memory, bytes_kept / micro_tokens)
+    memory = (
+        compute_weight_bytes(decoder, precision) + trainable_bytes + stored_bytes + layer_bytes + overhead
+    )
+    return Measurement(precision, micro_tokens, train, validate, memory, stored_bytes / micro_tokens)
 
 
 def build_first_step(examples: Sequence[Example], step: StepSettings, micro_tokens: int) -> list[Batch]:
+    """Build the micro-batches of the run's first step."""
     lengths = [input_length(example) for example in examples]
     groups = next(iterate_steps(lengths, step.batch_tokens, micro_tokens, step.seed))
     return [pack([examples[number] for number in group]) for group in groups]
 
 
 def build_shallow_decoder(decoder: Decoder, depth: int, step: StepSettings, precision: str) -> Decoder:
-    """Return a model of the decoder's first layers and its own LM head, with an adapter.
+    """Build a model of the decoder's first layers and its LM head, with an adapter.
 
-    In fp32 it shares the decoder's memory.
+    In fp32 it shares the decoder's weights.
     """
     with torch.device("meta"):
         shallow = Decoder(replace(decoder.spec, layers=depth))
@@ -213,10 +222,10 @@ def build_shallow_decoder(decoder: Decoder, depth: int, step: StepSettings, prec
 
 
 def time_per_token(decoders: Sequence[Decoder], batches: list[Batch], training: bool) -> list[float]:
-    """Return each decoder's seconds a token for a forward pass, with its backward pass when training.
+    """Measure each decoder's seconds a token for a forward pass, and the backward pass if `training`.
 
-    The decoders take turns: a slow moment of the machine then slows them all, and not the difference between
-    two of them.
+    The decoders take turns, so that a slow moment of the machine slows all of them and leaves their
+    differences right.
     """
     for decoder in decoders:
         run_batches(decoder, batches[:1], training)  # warms up
@@ -240,24 +249,24 @@ def run_batches(decoder: Decoder, batches: list[Batch], training: bool) -> None:
 
 
 def measure_activation_bytes(decoder: Decoder, batch: Batch) -> int:
-    """What a forward pass keeps for its backward pass, without gradient checkpointing."""
-    kept, own = {}, {tensor.untyped_storage().data_ptr() for tensor in decoder.parameters()}
+    """Measure the bytes that a forward pass stores for the backward pass, without gradient checkpointing."""
+    stored, parameters = {}, {tensor.untyped_storage().data_ptr() for tensor in decoder.parameters()}
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # an output that keeps itself would never be freed
+        if storage.data_ptr() not in parameters:
+            stored[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()  # an output that holds itself would never be freed
 
     checkpointing, decoder.gradient_checkpointing = decoder.gradient_checkpointing, False
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         loss = target_nll(decoder, batch).sum()
     decoder.gradient_checkpointing = checkpointing
-    return sum(kept.values()) if loss.requires_grad else 0
+    return sum(stored.values()) if loss.requires_grad else 0
 
 
 def compute_trainable_bytes(decoder: Decoder) -> int:
-    """The adapter, its gradient, and AdamW's two moments."""
+    """Compute the bytes of the adapter, its gradient and AdamW's two moments."""
     return 4 * sum(parameter.nbytes for parameter in adapter_parameters(decoder).values())
 
 
@@ -266,10 +275,9 @@ def compute_weight_bytes(decoder: Decoder, precision: str) -> int:
 
 
 def measure_memory_besides_weights(decoder: Decoder) -> int:
-    """Bytes of the interpreter, the libraries and the data, once each page of the weights has been read from
-    its file.
-    """
+    """Measure the bytes of the interpreter, the libraries and the data."""
     release_freed_memory()
+    # The weights are subtracted whole, so each of their memory pages must have been read from the file.
     for tensor in decoder.state_dict().values():
         tensor.as_strided((math.ceil(tensor.numel() / 1024),), (1024,)).sum()
     return resident_memory() - compute_weight_bytes(decoder, "fp32")
@@ -281,10 +289,10 @@ def list_candidates(
     """List the precisions and micro-batches to choose from.
 
     Args:
-        step: what a step computes.
+        step: what an optimiser step computes.
         precision: fp32, bf16, or auto, which leaves the choice open.
         micro_tokens: None leaves the choice open.
-        max_tokens: tokens of the longest example, which a micro-batch must hold.
+        max_tokens: the longest example, which a micro-batch must hold.
         bf16_is_fast: whether bf16 is worth measuring.
     """
     precisions = [precision]
@@ -295,29 +303,31 @@ def list_candidates(
 
 
 def choose_measurement(measurements: list[Measurement], memory_limit: float) -> Measurement:
-    """Return the fastest that fits into `memory_limit` bytes; the smallest where none does.
+    """Choose the fastest measurement that fits into `memory_limit` bytes; if none fits, the smallest.
 
-    One within 10 % of the fastest is as good: fp32 is taken before bf16, then the smaller micro-batch.
+    Speeds within 10 % of the fastest count as equal; then fp32 is preferred, then the smaller micro-batch.
     """
     fitting = [one for one in measurements if one.memory <= memory_limit]
     if not fitting:
         return min(measurements, key=lambda one: one.memory)
     fastest = min(one.train_seconds for one in fitting)
-    as_good = [one for one in fitting if one.train_seconds <= 1.1 * fastest]
-    return min(as_good, key=lambda one: (one.precision != "fp32", one.micro_tokens))
+    equally_fast = [one for one in fitting if one.train_seconds <= 1.1 * fastest]
+    return min(equally_fast, key=lambda one: (one.precision != "fp32", one.micro_tokens))
 
 
 @dataclass(frozen=True)
 class RunEstimate:
+    """The estimated length and memory of a run."""
+
     steps: int
     seconds: float
     tokens_per_second: float
     peak_memory_mb: float
 
     def __str__(self) -> str:
-        length = timedelta(seconds=round(self.seconds))
+        duration = timedelta(seconds=round(self.seconds))
         return (
-            f"about {self.steps:,} steps in {length} at {self.tokens_per_second:,.0f} tokens/s, "
+            f"about {self.steps:,} steps in {duration} at {self.tokens_per_second:,.0f} tokens/s, "
             f"with about {self.peak_memory_mb / 1000:.1f} GB of memory"
         )
 
@@ -329,14 +339,14 @@ def estimate_run(
     examples: Sequence[Example],
     val_examples: Sequence[Example],
 ) -> RunEstimate:
-    """Estimate the whole run, validations included, from its first step on.
+    """Estimate the whole run, validations included.
 
     Args:
         measurement: of the whole model.
         besides_weights: bytes of the interpreter, the libraries and the data.
-        plan: the run.
-        examples: what it trains on.
-        val_examples: what it validates on.
+        plan: of the run.
+        examples: for training.
+        val_examples: for validation.
     """
     rule, step = plan.stop_rule, plan.step
     lengths = [input_length(example) for example in examples]
@@ -344,14 +354,14 @@ def estimate_run(
     seconds_per_step = measurement.train_seconds * sum(lengths) / len(epoch)
     seconds_per_validation = measurement.validation_seconds * sum(map(input_length, val_examples))
     validations = 1 + rule.count_affordable_validations(plan.validations, seconds_per_validation)
-    validating = seconds_per_validation * validations
-    steps = rule.steps or max(1, int((rule.require_seconds() - validating) / seconds_per_step))
-    largest = max(sum(lengths[row] for row in group) for groups in epoch[:steps] for group in groups)
+    validation_seconds = seconds_per_validation * validations
+    steps = rule.steps or max(1, int((rule.require_seconds() - validation_seconds) / seconds_per_step))
+    largest = max(sum(lengths[number] for number in group) for groups in epoch[:steps] for group in groups)
     unused = (measurement.micro_tokens - largest) * measurement.token_memory
     memory = besides_weights + measurement.memory - unused
     return RunEstimate(
         steps=steps,
-        seconds=steps * seconds_per_step + validating,
+        seconds=steps * seconds_per_step + validation_seconds,
         tokens_per_second=1 / measurement.train_seconds,
         peak_memory_mb=round(memory / 1e6, 1),
     )

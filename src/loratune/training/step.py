@@ -1,4 +1,4 @@
-"""The training step."""
+"""Take one training step: forward and backward passes over micro-batches, clipping, optimiser."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from loratune.system.memory import is_out_of_memory
 from loratune.training.distributed import ONE_PROCESS, World
 from loratune.training.objective import Objective
 
-# The first is 0.9 elsewhere: in runs of minutes, which have some hundred steps, as many tokens teach more
-# when the momentum forgets faster (RESULTS.md, Momentum).
+# The first is 0.9 by default: runs of minutes, with some hundred steps, reach a lower loss with a shorter
+# momentum (RESULTS.md, Momentum).
 ADAMW_BETAS = (0.5, 0.999)
 
 
@@ -29,10 +29,10 @@ class OutOfMemoryError(Exception):
 class StepResult:
     """What one optimiser step measured."""
 
-    loss: float  # the sum of the step's losses divided by its weight; in nats for ResponseNll
+    loss: float  # the sum of the step's losses divided by its weight; in nats a token for ResponseNll
     grad_norm: float  # before clipping
     tokens: int  # input tokens, prompts included
-    weight: float  # what the losses were divided by; the number of target tokens for ResponseNll
+    weight: float  # the divisor of the losses; for ResponseNll the number of target tokens
 
 
 def train_step(
@@ -45,10 +45,10 @@ def train_step(
     clip: float,
     world: World = ONE_PROCESS,
 ) -> StepResult:
-    """Take one optimiser step over all micro-batches; how the examples are cut into them changes nothing.
+    """Take one optimiser step over all micro-batches; the result does not depend on their sizes.
 
     Args:
-        decoder: with an adapter; nothing else of it is trained.
+        decoder: with an adapter, the only part that is trained.
         optimizer: from `adamw`.
         micro_batches: this process's share of the step, each computed on its own to save memory.
         objective: what is minimised.
@@ -59,7 +59,7 @@ def train_step(
     Raises:
         NonFiniteError: the loss or a gradient is not finite.
         OutOfMemoryError: a micro-batch did not fit into the memory.
-            After both, the adapter and the optimiser are as they were.
+            Neither error changes the adapter or the optimiser's state.
     """
     parameters = adapter_parameters(decoder)
     weight = sum_over_world(sum(objective.weight(batch) for batch in micro_batches), world)
@@ -68,7 +68,7 @@ def train_step(
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        loss = None  # what was computed is freed with the error, when this block ends
+        loss = None  # handled below, where the error no longer holds the tensors of the failed pass
     if loss is None:
         optimizer.zero_grad(set_to_none=False)
         raise OutOfMemoryError
@@ -91,11 +91,11 @@ def train_step(
 def accumulate_gradients(
     decoder: Decoder, micro_batches: Sequence[Batch], objective: Objective, weight: float
 ) -> float:
-    """Add the step's gradients to those of the parameters; returns the loss of these micro-batches."""
+    """Add the step's gradients to the parameters' and return the loss of these micro-batches."""
     loss = 0.0
     for batch in micro_batches:
-        # Divided by the weight of the whole step, not of the micro-batch: a mean of means would weigh the
-        # targets unequally.
+        # The divisor is the weight of the whole step, because a mean of the micro-batches' means would weigh
+        # their targets unequally.
         part = objective.losses(decoder, batch).sum() / weight
         part.backward()
         loss += part.item()
@@ -107,15 +107,14 @@ def sum_over_world(value: float, world: World) -> float:
 
 
 def adamw(decoder: Decoder, weight_decay: float, world: World = ONE_PROCESS) -> torch.optim.AdamW:
-    """Return AdamW over the adapter's matrices, which are those of rank 0 from then on.
+    """Build AdamW over the adapter's matrices, after copying them from rank 0 to all ranks.
 
-    The step sets the learning rate. Loshchilov & Hutter 2019; arXiv:1711.05101.
+    `train_step` sets the learning rate. Loshchilov & Hutter 2019; arXiv:1711.05101.
     """
     parameters = adapter_parameters(decoder)
     for parameter in parameters.values():
         world.broadcast(parameter.data)
-        # Allocated once: allocated again in each step, the gradients would lie scattered and keep freed
-        # memory in pieces.
+        # Allocated once, because gradients that are allocated in each step fragment the memory.
         parameter.grad = torch.zeros_like(parameter)
     return torch.optim.AdamW(
         parameters.values(), lr=0.0, betas=ADAMW_BETAS, weight_decay=weight_decay, fused=True

@@ -1,4 +1,4 @@
-"""The validation loss: one global sum divided by one global weight, however the examples are batched."""
+"""Compute the validation loss: one global sum divided by one global weight, whatever the batching."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from loratune.training.objective import Objective
 
 @torch.no_grad()
 def compute_validation_loss(decoder: Decoder, batches: Sequence[Batch], objective: Objective) -> float:
-    """Return the objective over all batches, without dropout; in nats for ResponseNll."""
+    """Compute the objective over all batches, without dropout; in nats a token for ResponseNll."""
     was_training = decoder.training
     decoder.eval()
     total = sum(objective.losses(decoder, batch).sum(dtype=torch.float64).item() for batch in batches)
