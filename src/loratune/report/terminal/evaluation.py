@@ -168,7 +168,7 @@ def explain_columns(result: dict, adapters: Sequence[dict]) -> list[str]:
         )
     if "base_bare" in result:
         told.append(
-            "plain: the base without template, its prompt the instruction and the input alone; base: with the "
+            "plain: the base without template, with the instruction and the input alone; base: with the "
             "adapter's template."
         )
     plain = result["forgetting"]
