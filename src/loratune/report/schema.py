@@ -6,6 +6,7 @@ not known are ignored, and what the report can do without has a default.
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,7 +53,7 @@ class SampleSpread(FileModel):
     standard_deviation: ChartNumber
 
 
-class PairedScores(FileModel):
+class PairedScores(FileModel, ABC):
     """Base against tuned on the same texts."""
 
     base: Measures
@@ -62,9 +63,9 @@ class PairedScores(FileModel):
     over_samples: dict[str, dict[str, SampleSpread]] = {}  # base, base_bare or tuned -> score
 
     @property
+    @abstractmethod
     def text_count(self) -> int:
         """How many texts it was measured on."""
-        raise NotImplementedError
 
 
 class EvaluationPart(PairedScores):
