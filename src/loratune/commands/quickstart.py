@@ -41,9 +41,8 @@ def run(settings: QuickstartConfig) -> dict:
     there.
     """
     out = settings.out
-    prompts = compare.read_prompts(
-        compare.choose_prompts_file(settings.prompts)
-    )  # now, not after the training
+    # Read now, so that a broken file is found before the training.
+    prompts = compare.read_prompts(compare.choose_prompts_file(settings.prompts))
     parts = build_command_configs(settings, resolve_model(settings.model).name)
     adapter = parts.train.out
     if settings.dry_run:

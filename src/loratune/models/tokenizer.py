@@ -18,22 +18,21 @@ from loratune.models.special_tokens import (
 from loratune.system.quiet import quiet_libraries
 from loratune.system.read import read_json
 
-PromptParts = Sequence[
-    str
-]  # of a prompt: a template's own text and somebody else's in turn, the template's first
+# A prompt: a template's own text and somebody else's in turn, the template's first.
+PromptParts = Sequence[str]
 
 
 class Tokenizer:
-    """Text to ids and back. A text never becomes a special token, whatever it says; a template's own markers
-    do.
+    """Encode text to ids and decode ids to text.
+
+    A text never becomes a special token, whatever it says; a template's own markers do.
     """
 
     def __init__(self, tokenizer, extra_end_ids: Iterable[int] = (), bos: Sequence[int] | None = None):
         self.hugging_face = tokenizer
         self.eos_id: int = tokenizer.eos_token_id  # what training puts after a response
-        self.end_ids = frozenset(
-            [self.eos_id, *extra_end_ids]
-        )  # what ends an answer: some bases were taught another token, too
+        # What ends an answer: some bases were trained with another token, too.
+        self.end_ids = frozenset([self.eos_id, *extra_end_ids])
         # What every prompt begins with, usually one id or none.
         self.bos = detect_bos_ids(tokenizer) if bos is None else list(bos)
         self._markers: dict[str, list[tuple[int, int]]] = {}

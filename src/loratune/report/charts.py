@@ -20,9 +20,8 @@ COLOURS = {
     name: f"#0b0b{number:02x}"
     for number, name in enumerate(("ink", "soft", "line", "better", "worse", "tied", "base"), 1)
 }
-CHART_WIDTH = (
-    4.1  # inches of 72 points: about a column of the page, so that the letters keep their size on a phone
-)
+# Inches of 72 points: about a column of the page, so that letters keep their size on a phone.
+CHART_WIDTH = 4.1
 MAX_LABEL_LENGTH = 24
 CHART_STYLE = {
     "svg.fonttype": "none",

@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 from loratune.data.words import split_tokens as tokens_of
 
-MIN_SHARED_WORDS = (
-    2  # words: a shorter match between two changes is chance ("the", a comma) and would only tear them apart
-)
+# A shorter match between two changes is chance ("the", a comma) and would only tear them apart.
+MIN_SHARED_WORDS = 2
 
 
 class Piece(NamedTuple):

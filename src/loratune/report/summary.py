@@ -25,9 +25,8 @@ class Comparison:
     settings: Mapping[str, str] = field(default_factory=dict)
     evaluation: Evaluation | None = None
     training: Sequence[LogRow] = ()
-    counts: Mapping[str, Mapping[str, Mapping[str, int]]] = field(
-        default_factory=dict
-    )  # which data -> source -> what -> rows
+    # Which data -> source -> what happened to its rows -> how many.
+    counts: Mapping[str, Mapping[str, Mapping[str, int]]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     commands: Sequence[str] = ()
 

@@ -62,9 +62,8 @@ class AttentionBlock:
     key_slice: slice  # of the batch's tokens
     query_slice: slice  # of the batch's tokens
     is_last: bool  # in its document: the keys are all of it
-    mask: (
-        Tensor | None
-    )  # [queries, keys], 0 or -inf; None for a document's first block, which is simply causal
+    # [queries, keys], 0 or -inf; None for a document's first block, which is simply causal.
+    mask: Tensor | None
 
 
 flash_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu

@@ -47,9 +47,8 @@ def shorten_names(adapters: Sequence[dict]) -> list[str]:
     return names if len(set(names)) == len(names) else [one["adapter"] for one in adapters]
 
 
-TableLine = tuple[
-    str, str, list[dict]
-]  # what a person reads, the measure, and the part of each adapter that has it
+# What a person reads, the metric, and the part of each adapter that has it.
+TableLine = tuple[str, str, list[dict]]
 
 
 def build_table_sections(adapters: Sequence[dict]) -> Iterator[tuple[str, str, list[TableLine]]]:
