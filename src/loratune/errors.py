@@ -40,6 +40,10 @@ class Problem:
             message = f"{setting}{': ' if self.value is None else before_value}{message}"
         return f"{self.where}: {message}" if self.where else message
 
+    def quote(self) -> str:
+        """Return the message as part of another: its settings stand in backticks, for the outer one."""
+        return self.render(lambda setting: f"`{setting}`")
+
 
 def format_named_settings(text: str, format_setting: Callable[[str], str], known: Collection[str]) -> str:
     """Rewrite the `known` settings that stand in backticks in a text."""

@@ -8,6 +8,7 @@ from loratune.cli.main import main
 from loratune.commands import ask as command
 from loratune.config.prepare import PrepareConfig
 from loratune.data.template import load_template
+from loratune.model import load_tuned_model
 from loratune.system.atomic import write_json
 from loratune.system.read import read_json
 from loratune.tasks.finqa.program import execute_program, parse_program
@@ -203,8 +204,6 @@ def test_the_template_is_the_adapters(place, monkeypatch):
     monkeypatch.setattr(command, "generate", generate)
     for template in ("instruction", "plain"):
         assert ask(ASKED, "--template", template, "--fact-tokens", "60") == 130
-        tokenizer = command.load_tuned_model(
-            command.AskConfig(question="?", page="page.json", adapter="adapter")
-        ).tokenizer
+        tokenizer = load_tuned_model([place / "adapter"]).tokenizer
         before, _, _ = load_template(template).with_input.partition("{instruction}")
         assert tokenizer.decode(prompts[-1]).startswith(f"{before}{ASKED}\nAnswer with a program.\n\n")

@@ -12,8 +12,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from loratune.api import compare
 from loratune.cli.main import main
-from loratune.commands import ask, compare
+from loratune.commands import ask
 from loratune.evaluation import forgetting
 from loratune.generation.request import Answer
 from loratune.models import tokenizer as module
@@ -206,7 +207,7 @@ def test_a_run_that_was_begun_without_it_goes_on_without(place, monkeypatch):
 
 def stop_after(monkeypatch, steps: int) -> None:
     """As if somebody pressed Ctrl-C at that step."""
-    from loratune.commands import train
+    from loratune.api import train
     from loratune.training.loop import run_loop
 
     def stopping(job, stop_requested):

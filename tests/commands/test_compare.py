@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from loratune.api import compare as command
 from loratune.cli.main import main
-from loratune.commands import compare as command
 from loratune.data import snapshot
 from loratune.generation.request import Answer
 from support.evaluations import evaluation

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from loratune.api.provenance import read_training_log
 from loratune.cli.main import main
-from loratune.commands.provenance import read_training_log
 from loratune.config.base import read_toml
 from loratune.config.shared import DEFAULT_ADAPTER
+from loratune.models.adapter import read_adapter_metadata
 from loratune.system.read import read_json
 from support.simulated_gpu import pretend
 
@@ -30,7 +31,7 @@ def test_a_run_goes_on_whose_rows_may_be_longer_than_a_step(workplace, gpu):
     kept = read_toml(Path("runs/one/settings.toml"))
     assert (kept["device"], kept["precision"], kept["micro_tokens"]) == ("cuda", "bf16", 300)
     assert main(RESUME) == 0
-    rows, _ = read_training_log(DEFAULT_ADAPTER)
+    rows, _ = read_training_log(read_adapter_metadata(DEFAULT_ADAPTER))
     assert [row.step for row in rows if row.loss] == [1, 2]
 
 
@@ -48,9 +49,9 @@ def test_a_run_goes_on_that_was_kept_with_too_few_micro_tokens(workplace, gpu):
         )
         assert changed != text
         path.write_text(changed)
-    assert len(read_training_log(DEFAULT_ADAPTER)[0]) > 0
+    assert len(read_training_log(read_adapter_metadata(DEFAULT_ADAPTER))[0]) > 0
     assert main(RESUME) == 0
-    assert len(read_training_log(DEFAULT_ADAPTER)[0]) > 0
+    assert len(read_training_log(read_adapter_metadata(DEFAULT_ADAPTER))[0]) > 0
 
 
 def test_a_run_goes_on_without_its_gpu_as_the_message_says(workplace, gpu, capsys):

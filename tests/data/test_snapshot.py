@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from loratune.commands.prepare import split_all
-from loratune.config.prepare import PrepareConfig
 from loratune.data import snapshot
 from loratune.data.dedup import INPUT_SIMILARITY, INSTRUCTION_SIMILARITY, build_word_set, normalize_text
 from loratune.data.sources.dolly import load_dolly
+from loratune.data.split_sources import split_sources
 from loratune.tasks.finqa.evidence import compute_fact_recall, replace_with_gold_facts
 from loratune.tasks.finqa.facts import build_page_facts
 from loratune.tasks.finqa.records import FinqaOptions
@@ -31,7 +30,7 @@ def count_words(texts):
 @pytest.fixture(scope="module")
 def parts():
     loaded = [load_dolly(from_hub=False), *load_finqa("snapshot", FinqaOptions("program", 320, count_words))]
-    return split_all(loaded, PrepareConfig())[0]
+    return split_sources(loaded, seed=0, val_fraction=0.05)[0]
 
 
 def of(parts, source: str, split: str):

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from loratune.api.compare import read_prompts
 from loratune.commands.ask import read_question
-from loratune.commands.compare import read_prompts
 from loratune.config.base import read_toml
 from loratune.config.train import TrainConfig
 from loratune.data.bad_rows import MAX_LISTED

@@ -9,8 +9,8 @@ import termios
 
 import pytest
 
+from loratune.api import train as training
 from loratune.cli.main import main
-from loratune.commands import train as training
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.atomic import write_all_atomically
 from loratune.system.signals import STOP_SIGNALS, delayed_signals
@@ -82,7 +82,7 @@ def test_twice_ends_at_once_and_keeps_the_newest_checkpoint(place, whole, capsys
     ("where", "name"),
     [
         *[(setup, "load_model"), (setup, "read_data"), (setup, "run_autotune")],
-        *[(training, "plot_losses"), (training, "render_model_card"), (training, "write_summary")],
+        *[(training, "plot_losses"), (training, "render_model_card"), (training, "build_result")],
     ],
     ids=lambda part: part if isinstance(part, str) else "",
 )

@@ -1,10 +1,11 @@
 import math
+from dataclasses import astuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratune.report.schema import Evaluation, EvaluationPart, ScoreChange
+from loratune.evaluation.result import Evaluation, EvaluationPart, ScoreChange
 from loratune.report.summary import (
     build_sections,
     compute_relative_change,
@@ -12,9 +13,8 @@ from loratune.report.summary import (
     format_measures,
     judge_change,
 )
-from support.evaluations import comparison, evaluation, part
+from support.evaluations import comparison, evaluation, parse, part
 
-MINUS = "\N{MINUS SIGN}"
 SMALL = st.floats(-5, 5)
 
 
@@ -36,25 +36,35 @@ def test_a_measure_and_its_mirror_have_mirrored_verdicts(one, other):
 
 
 def test_measures_of_a_part():
-    lines = {line.name: line for line in format_measures(EvaluationPart(**part()))}
-    assert lines["loss, nats a token ↓"][1:] == (
+    lines = {line.name: line for line in format_measures(parse(EvaluationPart, part()))}
+    assert astuple(lines["loss, nats a token ↓"])[1:] == (
         "3.200",
         "2.700",
         "2.100",
-        f"{MINUS}0.600",
-        f"{MINUS}0.700 to {MINUS}0.500",
+        "-0.600",
+        "-0.700 to -0.500",
         "better",
     )
-    assert lines["ROUGE-L, % ↑"][1:] == ("", "10.0", "30.0", "+20.0", "+10.0 to +30.0", "better")
+    assert astuple(lines["ROUGE-L, % ↑"])[1:] == ("", "10.0", "30.0", "+20.0", "+10.0 to +30.0", "better")
     assert lines["stopped at EOS, %"].verdict == "changed"
-    assert lines["perplexity ↓"].change == f"{MINUS}{100 * (1 - math.exp(-0.6)):.1f} %"
-    assert "facts" not in EvaluationPart(**part()).base
+    assert lines["perplexity ↓"].change == f"-{100 * (1 - math.exp(-0.6)):.1f}%"
+    assert "facts" not in parse(EvaluationPart, part()).base
+
+
+def test_typeset_lines_have_minus_signs():
+    lines = [line.typeset() for line in format_measures(parse(EvaluationPart, part()), ["nll"])]
+    assert lines[0].change == "\N{MINUS SIGN}0.600"
+    assert lines[0].interval == "\N{MINUS SIGN}0.700 to \N{MINUS SIGN}0.500"
+    assert lines[0].name == "loss, nats a token ↓"
 
 
 def test_several_samples_have_a_standard_deviation():
     spread = {"tuned": {"rouge_l": {"mean": 0.3, "standard_deviation": 0.0149}}}
-    lines = {line.name: line for line in format_measures(EvaluationPart(**part() | {"over_samples": spread}))}
-    assert lines["ROUGE-L, % ↑"][1:4] == ("", "10.0", "30.0\u00a0±\u00a01.5")
+    lines = {
+        line.name: line for line in format_measures(parse(EvaluationPart, part() | {"over_samples": spread}))
+    }
+    assert astuple(lines["ROUGE-L, % ↑"])[1:4] == ("", "10.0", "30.0±1.5")
+    assert lines["ROUGE-L, % ↑"].typeset().tuned == "30.0\u00a0±\u00a01.5"
     assert lines["loss, nats a token ↓"].tuned == "2.100"
 
 
@@ -69,15 +79,17 @@ def test_the_sentence_follows_the_interval(interval, words):
 
 
 def test_of_one_row_nothing_is_certain():
-    assert {line.verdict for line in format_measures(EvaluationPart(**part() | {"rows": 1}))} == {"unclear"}
+    assert {line.verdict for line in format_measures(parse(EvaluationPart, part() | {"rows": 1}))} == {
+        "unclear"
+    }
     assert "from 14.90 to 8.20: 17 improved" in describe_comparison(
         comparison(evaluated=evaluation() | {"rows": 1})
     )
-    assert not any(line.interval for line in format_measures(EvaluationPart(**part() | {"rows": 1})))
+    assert not any(line.interval for line in format_measures(parse(EvaluationPart, part() | {"rows": 1})))
 
 
 def test_every_part_and_the_plain_text_have_a_section():
-    headings = [section.heading for section in build_sections(Evaluation(**evaluation()))]
+    headings = [section.heading for section in build_sections(parse(Evaluation, evaluation()))]
     kinds = [f"{name}: 20 rows, 2 answered" for name in ("all", "word", "wordb", "wordc", "wordd")]
     assert headings == [*kinds, "plain text (word): 8 pieces"]
 

@@ -4,9 +4,8 @@ import json
 from dataclasses import replace
 
 from loratune.cli.main import main
-from loratune.commands.loading import load_tuned_models
-from loratune.config.evaluate import EvaluateConfig
 from loratune.evaluation import forgetting
+from loratune.model import load_tuned_model
 from loratune.tasks.registry import BUILT_IN_PROSE
 from support.tuned_models import save_tuned
 
@@ -44,7 +43,7 @@ ROWS += [finqa_row(number) for number in range(3)]
 
 
 def tokenizer_of(place):
-    return load_tuned_models(EvaluateConfig(), [place / "adapter"])[0].tokenizer
+    return load_tuned_model([place / "adapter"]).tokenizer
 
 
 def make_place(place, monkeypatch) -> None:

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from loratune.report.schema import Evaluation, LogRow
+from pydantic import TypeAdapter
+
+from loratune.evaluation.result import Evaluation
+from loratune.report.schema import LogRow
 from loratune.report.summary import Comparison
 
 # Texts that would do something if a page took them as markup, a format or a colour.
@@ -18,6 +21,11 @@ HOSTILE = [
     "\x00\x1b[31m\x85",
     "日本 🜚",
 ]
+
+
+def parse(kind, values: dict):
+    """What the report makes of values from a file."""
+    return TypeAdapter(kind).validate_python(values)
 
 
 def part(low: float = -0.7, high: float = -0.5) -> dict:
@@ -104,7 +112,7 @@ def comparison(
         base=text,
         adapter=Path("adapter"),
         settings={"Prompts": text},
-        evaluation=evaluated and Evaluation(**evaluated),
+        evaluation=evaluated and parse(Evaluation, evaluated),
         training=[
             LogRow(step=0, val_nll=2.5),
             *(LogRow(step=n, tokens=100 * n, loss=2.0) for n in range(1, 9)),

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from loratune.commands.decoding import build_decoding
-from loratune.commands.loading import TunedModel, load_tuned_model
+from loratune.api.decoding import build_decoding
+from loratune.api.load import load_for
 from loratune.config.ask import AskConfig
 from loratune.config.prepare import PrepareConfig
 from loratune.data.example import Record
@@ -13,7 +13,7 @@ from loratune.errors import UserError
 from loratune.generation.constrained import TokenBytes
 from loratune.generation.engine import generate
 from loratune.generation.request import Request
-from loratune.models.adapter import read_adapter_metadata
+from loratune.model import TunedModel
 from loratune.system.console import say, warn
 from loratune.system.read import read_json
 from loratune.tasks.finqa.constraint import build_program_constraint
@@ -35,8 +35,8 @@ OPERATORS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "exp":
 
 def run(settings: AskConfig) -> dict:
     question = read_question(settings.question, settings.page)
-    tuned = load_tuned_model(settings)
-    prepared = read_adapter_metadata(settings.adapter).get("prepared", {})
+    model = load_for(settings)
+    prepared = model.adapter.metadata.get("prepared", {})
     if prepared.get("finqa_target") == "answer":
         warn(
             "the adapter was trained to write results, not programs (--finqa-target answer); it will answer "
@@ -47,8 +47,8 @@ def run(settings: AskConfig) -> dict:
         or prepared.get("fact_tokens")
         or PrepareConfig.model_fields["fact_tokens"].default
     )
-    record, facts = build_record(question, tuned, fact_tokens, settings.page)
-    answer = generate_program(record, tuned, settings)
+    record, facts = build_record(question, model, fact_tokens, page=settings.page)
+    answer = generate_program(record, model, settings)
     result = {
         "question": question.text,
         "facts": facts,
@@ -81,7 +81,7 @@ def read_question(question: str, page: Path) -> Question:
 
 
 def build_record(
-    question: Question, tuned: TunedModel, fact_tokens: int, page: Path
+    question: Question, model: TunedModel, fact_tokens: int, *, page: Path
 ) -> tuple[Record, dict[str, str]]:
     """Return the question as a held-out row of FinQA, and the facts shown with it, by id.
 
@@ -89,7 +89,7 @@ def build_record(
         UserError: the page holds no facts.
     """
     options = FinqaOptions(
-        "program", fact_tokens, lambda texts: [len(ids) for ids in tuned.tokenizer.encode_batch(list(texts))]
+        "program", fact_tokens, lambda texts: [len(ids) for ids in model.tokenizer.encode_batch(list(texts))]
     )
     (record,) = build_finqa_records([question], "test", options)
     kept = record.meta["kept_facts"]
@@ -101,22 +101,22 @@ def build_record(
     return record, dict(zip(kept, record.input.split("\n"), strict=True))
 
 
-def generate_program(record: Record, tuned: TunedModel, settings: AskConfig) -> str:
-    (prompt,) = tuned.tokenizer.encode_prompts(
-        [tuned.template.split_prompt(record.instruction, record.input)]
+def generate_program(record: Record, model: TunedModel, settings: AskConfig) -> str:
+    (prompt,) = model.tokenizer.encode_prompts(
+        [model.template.split_prompt(record.instruction, record.input)]
     )
-    most = tuned.decoder.spec.max_positions - settings.max_new_tokens
+    most = model.decoder.spec.max_positions - settings.max_new_tokens
     if len(prompt) > most:
         raise UserError(
             f"the prompt has {len(prompt):,} tokens, and with `max_new_tokens` {settings.max_new_tokens} "
             f"this model takes {max(most, 0):,}",
             remedy="lower `fact_tokens`",
         )
-    vocabulary = TokenBytes(tuned.tokenizer.pieces(), tuned.tokenizer.eos_id) if settings.constrain else None
+    vocabulary = TokenBytes(model.tokenizer.pieces(), model.tokenizer.eos_id) if settings.constrain else None
     constraint = build_program_constraint(record, vocabulary) if vocabulary else None
     request = Request(prompt, build_decoding(settings), constraint)
-    (answer,) = generate(tuned.decoder, [request], tuned.tokenizer.end_ids)
-    return tuned.tokenizer.decode(answer.ids).strip()
+    (answer,) = generate(model.decoder, [request], model.tokenizer.end_ids)
+    return model.decode(answer.ids)
 
 
 def calculate_steps(answer: str, table: Table) -> dict:

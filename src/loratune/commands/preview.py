@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loratune.commands.prepare import encode_all
+from loratune.api.prepare import encode_all
 from loratune.config.preview import PreviewConfig
 from loratune.data.cuts import Truncation, compute_truncations, find_truncated
 from loratune.data.example import Example, Record

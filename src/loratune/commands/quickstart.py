@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from rich.table import Table
 from rich.text import Text
 
+from loratune.api.compare import choose_prompts_file, choose_report_paths, read_prompts
+from loratune.api.evaluate import build_evaluation_settings, load_inputs
 from loratune.commands import compare, evaluate, prepare, train
 from loratune.commands.dry_run import Plan, format_duration, show_plan
 from loratune.config.compare import CompareConfig
@@ -18,6 +19,7 @@ from loratune.data.tokenize import tokenize_records
 from loratune.evaluation.forgetting import draw_windows, load_prose
 from loratune.models.load import load_model
 from loratune.models.resolve import resolve_model
+from loratune.report.terminal.evaluation import show_improvement
 from loratune.system.console import console, say
 from loratune.system.device import choose_device
 from loratune.system.memory import release_finished_work
@@ -42,7 +44,7 @@ def run(settings: QuickstartConfig) -> dict:
     """
     out = settings.out
     # Read now, so that a broken file is found before the training.
-    prompts = compare.read_prompts(compare.choose_prompts_file(settings.prompts))
+    prompts = read_prompts(choose_prompts_file(settings.prompts))
     parts = build_command_configs(settings, resolve_model(settings.model).name)
     adapter = parts.train.out
     if settings.dry_run:
@@ -58,16 +60,16 @@ def run(settings: QuickstartConfig) -> dict:
     release_finished_work()  # so that the trained model does not lie beside the measured one
 
     show_title("3 of 4: measure", parts.evaluate.to_command_line("evaluate"))
-    measured = evaluate.run(parts.evaluate)
+    evaluation = evaluate.evaluate_and_show(load_inputs(parts.evaluate), parts.evaluate)
 
     show_title("4 of 4: compare", parts.compare.to_command_line("compare"))
     compared = compare.run(parts.compare)
-    show_improvement(measured)
+    show_improvement(evaluation)
     say(
         f"Side by side: {out / 'model_comparison.html'}   Numbers: {out / 'evaluation.json'}   Adapter: "
         f"{adapter}/"
     )
-    return {"prepare": prepared, "train": trained, "evaluate": measured, "compare": compared}
+    return {"prepare": prepared, "train": trained, "evaluate": evaluation.to_json(), "compare": compared}
 
 
 def build_command_configs(settings: QuickstartConfig, model: str) -> CommandConfigs:
@@ -102,7 +104,7 @@ def plan_quickstart(settings: QuickstartConfig, parts: CommandConfigs, prompts: 
     choose_device(settings.threads, settings.device)
     base, template = load_model(resolve_model(parts.prepare.model)), load_template(parts.train.template)
     surveys = prepare.survey_all(parts.prepare, base.tokenizer)
-    preparing = prepare.plan_preparation(parts.prepare, surveys, template, base.tokenizer)
+    preparing = prepare.plan_preparation(parts.prepare, surveys, template, tokenizer=base.tokenizer)
     sample = draw_stratified_sample(
         [record for one in surveys for record in one.sample], HELD_OUT_ROWS, seed=0
     )
@@ -110,12 +112,17 @@ def plan_quickstart(settings: QuickstartConfig, parts: CommandConfigs, prompts: 
     windows = draw_windows(load_prose(None), base.tokenizer, base.decoder.spec.max_positions, seed=0)
     answered = [row.prompt for row in rows[: len(rows) * ANSWERED_ROWS // HELD_OUT_ROWS]]
     measuring = evaluate.estimate_evaluation_seconds(
-        base.decoder, rows, answered, windows, 3, 1, parts.evaluate
+        base.decoder,
+        rows,
+        answered,
+        windows=windows,
+        models=3,
+        adapters=1,
+        settings=build_evaluation_settings(parts.evaluate),
     )
-    encoded = base.tokenizer.encode_batch([template.render(prompt) for prompt in prompts])
-    comparing = compare.plan_comparison(
-        base.decoder, encoded, parts.compare, compare.choose_report_paths(parts.compare.out, "html")
-    )
+    encoded = base.tokenizer.encode_prompts([template.split_prompt(prompt) for prompt in prompts])
+    reports = choose_report_paths(parts.compare.out, "html")
+    comparing = compare.plan_comparison(base.decoder, encoded, parts.compare, reports=reports)
     seconds = [preparing.seconds, settings.budget, measuring, comparing.seconds]
     return Plan(
         {**preparing.reads, **comparing.reads},
@@ -129,27 +136,3 @@ def plan_quickstart(settings: QuickstartConfig, parts: CommandConfigs, prompts: 
 def show_title(step: str, command: str) -> None:
     console.rule(Text(step, style="bold"))
     say(command)
-
-
-def show_improvement(measured: dict) -> None:
-    """What improved, by how much, on rows that neither training nor the choice of the adapter has seen."""
-    table = Table(title="Held-out responses: lower is better")
-    for column in ("", "base", "tuned", "change", "95 % interval"):
-        table.add_column(column, justify="left" if not column else "right")
-    parts = {"all": measured, **measured["by_source"]}
-    for name, part in parts.items():
-        if "nll" not in part["difference"]:  # no row has a wanted response
-            continue
-        base, tuned, difference = part["base"], part["tuned"], part["difference"]["nll"]
-        low, high = difference["interval"]
-        table.add_row(
-            f"{name}: loss (nats a token)",
-            f"{base['nll']:.3f}",
-            f"{tuned['nll']:.3f}",
-            f"{difference['mean']:+.3f}",
-            f"{low:+.3f} to {high:+.3f}",
-        )
-        table.add_row(
-            f"{name}: perplexity", f"{base['perplexity']:.2f}", f"{tuned['perplexity']:.2f}", "", ""
-        )
-    console.print(table)

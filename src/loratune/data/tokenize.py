@@ -1,7 +1,7 @@
 """Tokenise records: prompt and response separately, so that the loss mask follows from their lengths."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from loratune.data.example import Example, Record
@@ -100,6 +100,17 @@ def strip_end_markers(output: str, markers: tuple[str, ...]) -> str:
     while (text := output.rstrip()).endswith(markers):
         output = text.removesuffix(next(marker for marker in markers if text.endswith(marker)))
     return output
+
+
+def describe_end_markers(count: Mapping[str, int]) -> str:
+    """Say what became of the end markers of one source's outputs; "" where there were none."""
+    if not (number := count.get("end_markers_removed", 0)):
+        return ""
+    outputs = "output ends" if number == 1 else "outputs end"
+    return (
+        f"{number:,} {outputs} with an end marker such as <|endoftext|>; it is taken off, since every "
+        "response gets its end anyway"
+    )
 
 
 def retokenize_prompts(

@@ -1,4 +1,4 @@
-"""Aggregate scores and losses over all rows, each source and each category, for `evaluation.json`.
+"""Aggregate scores and losses over all rows, each source and each category.
 
 `models` holds up to three results: `base`, `base_bare` (the base without template) and `tuned`.
 """
@@ -7,51 +7,49 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
 from loratune.data.example import Example, Record
 from loratune.evaluation.likelihood import compute_likelihood_means, compute_token_means, count_targets
 from loratune.evaluation.metrics import METRICS
+from loratune.evaluation.result import (
+    AdapterEvaluation,
+    EvaluationPart,
+    Forgetting,
+    Measures,
+    ScoreChange,
+    Spread,
+)
 from loratune.evaluation.runner import EvaluationSet, ModelResult
 from loratune.evaluation.scoring import ScoredAnswer
 from loratune.evaluation.statistics import count_flips, mean_and_deviation, paired_difference
 from loratune.tasks.registry import TASKS, task_of
 
 TIE_THRESHOLD = 0.01  # nats a token: a row's loss that changes by less is tied
-DIFFERENCES = {"base": "difference", "base_bare": "difference_bare"}  # tuned minus this one
-
-
-def compare_models(evaluation_set: EvaluationSet, models: dict[str, ModelResult], seed: int) -> dict:
-    """Compare the models on all rows, then `by_source` and `by_category`.
-
-    Args:
-        evaluation_set: what the models were measured on.
-        models: the results by name; `base` and `tuned` are required.
-        seed: of the bootstrap.
-    """
-    all_rows = range(len(evaluation_set.records))
-    return {
-        **aggregate_rows(evaluation_set, models, all_rows, seed),
-        "by_source": aggregate_by(evaluation_set, models, lambda record: record.source, seed),
-        "by_category": aggregate_by(evaluation_set, models, get_category, seed),
-    }
 
 
 def aggregate_by(
     evaluation_set: EvaluationSet,
     models: dict[str, ModelResult],
     get_group: Callable[[Record], str | None],
+    *,
     seed: int,
-) -> dict[str, dict]:
+) -> dict[str, EvaluationPart]:
     """Aggregate each group of rows; rows without a group are in none."""
     groups: dict[str, list[int]] = {}
     for row, record in enumerate(evaluation_set.records):
         if group := get_group(record):
             groups.setdefault(group, []).append(row)
     return {
-        group: aggregate_rows(evaluation_set, models, rows, seed) for group, rows in sorted(groups.items())
+        group: aggregate_rows(evaluation_set, models, rows, seed=seed)
+        for group, rows in sorted(groups.items())
     }
+
+
+def get_source(record: Record) -> str:
+    return record.source
 
 
 def get_category(record: Record) -> str | None:
@@ -61,34 +59,42 @@ def get_category(record: Record) -> str | None:
 
 
 def aggregate_rows(
-    evaluation_set: EvaluationSet, models: dict[str, ModelResult], rows: Sequence[int], seed: int
-) -> dict:
-    """Summarise each model on these rows, the differences with intervals, and how many rows improved."""
-    tuned = models["tuned"]
-    differences = {name: key for name, key in DIFFERENCES.items() if name in models}
+    evaluation_set: EvaluationSet, models: dict[str, ModelResult], rows: Sequence[int], *, seed: int
+) -> EvaluationPart:
+    """Summarise each model on these rows, the differences with intervals, and how many rows improved.
+
+    Args:
+        evaluation_set: what the models were measured on.
+        models: the results by name; `base` and `tuned` are required.
+        rows: the numbers of the rows.
+        seed: of the bootstrap.
+    """
+    base, tuned = models["base"], models["tuned"]
     answered = [number for number in rows if number in tuned.answers[0]]
-    split_ids = sum(evaluation_set.split_ids[task] for task in count_missing_ids(evaluation_set, rows))
-    without_target = len(rows) - len(select_with_target(evaluation_set, rows))
-    return {
-        "rows": len(rows),
-        **({"without_target": without_target} if without_target else {}),
-        "answered_rows": len(answered),
-        **({"split_ids": split_ids} if split_ids else {}),
-        **{name: summarize_model(evaluation_set, model, rows) for name, model in models.items()},
-        **(
-            {"over_samples": compute_deviations(evaluation_set, models, rows)}
-            if answered and len(tuned.answers) > 1
+    has_samples = bool(answered) and len(tuned.answers) > 1
+    measures = {name: summarize_model(evaluation_set, model, rows) for name, model in models.items()}
+    return EvaluationPart(
+        rows=len(rows),
+        without_target=len(rows) - len(select_with_target(evaluation_set, rows)),
+        answered_rows=len(answered),
+        split_ids=sum(evaluation_set.split_ids[task] for task in count_missing_ids(evaluation_set, rows)),
+        base=measures["base"],
+        base_bare=measures.get("base_bare"),
+        tuned=measures["tuned"],
+        over_samples=compute_deviations(evaluation_set, models, rows) if has_samples else {},
+        difference=compute_difference(evaluation_set, base, tuned, rows=rows, seed=seed),
+        difference_bare=(
+            compute_difference(evaluation_set, models["base_bare"], tuned, rows=rows, seed=seed)
+            if "base_bare" in models
             else {}
         ),
-        **{
-            key: compute_difference(evaluation_set, models[name], tuned, rows, seed)
-            for name, key in differences.items()
-        },
-        **summarize_flips(evaluation_set, models["base"], tuned, rows),
-    }
+        **summarize_flips(evaluation_set, base, tuned, rows=rows),
+        tie_threshold=TIE_THRESHOLD,
+        chosen_facts=describe_fact_choice([evaluation_set.records[number] for number in answered]),
+    )
 
 
-def summarize_model(evaluation_set: EvaluationSet, model: ModelResult, rows: Sequence[int]) -> dict:
+def summarize_model(evaluation_set: EvaluationSet, model: ModelResult, rows: Sequence[int]) -> Measures:
     """Summarise one model on these rows.
 
     A loss is one global sum over one global count; a score is its mean over the samples and the rows that it
@@ -101,8 +107,7 @@ def summarize_model(evaluation_set: EvaluationSet, model: ModelResult, rows: Seq
             model.nll[with_target], evaluation_set.targets[with_target], evaluation_set.sizes[with_target]
         )
     scores = {name: fmean(values) for name, values in average_per_sample(evaluation_set, model, rows).items()}
-    answered = [evaluation_set.records[number] for number in rows if number in model.answers[0]]
-    return {**losses, **scores, **describe_fact_choice(answered)}
+    return {**losses, **scores}
 
 
 def select_with_target(evaluation_set: EvaluationSet, rows: Sequence[int]) -> list[int]:
@@ -112,11 +117,11 @@ def select_with_target(evaluation_set: EvaluationSet, rows: Sequence[int]) -> li
 
 def compute_deviations(
     evaluation_set: EvaluationSet, models: dict[str, ModelResult], rows: Sequence[int]
-) -> dict[str, dict]:
+) -> dict[str, dict[str, Spread]]:
     """Return the mean and standard deviation over the samples of each model's scores."""
     return {
         name: {
-            score: mean_and_deviation(values)
+            score: Spread(**mean_and_deviation(values))
             for score, values in average_per_sample(evaluation_set, model, rows).items()
         }
         for name, model in models.items()
@@ -184,15 +189,14 @@ def count_missing_ids(evaluation_set: EvaluationSet, rows: Sequence[int]) -> dic
     return missing
 
 
-def describe_fact_choice(records: Sequence[Record]) -> dict[str, str]:
-    """Return, as `facts`, how the facts in the rows were chosen; empty where no row has any."""
-    choices = {task_of(record).describe_facts(record) for record in records} - {""}
-    return {"facts": " and ".join(sorted(choices))} if choices else {}
+def describe_fact_choice(records: Sequence[Record]) -> str:
+    """Say how the facts in the rows were chosen; "" where no row has any."""
+    return " and ".join(sorted({task_of(record).describe_facts(record) for record in records} - {""}))
 
 
 def compute_difference(
-    evaluation_set: EvaluationSet, base: ModelResult, tuned: ModelResult, rows: Sequence[int], seed: int
-) -> dict[str, dict]:
+    evaluation_set: EvaluationSet, base: ModelResult, tuned: ModelResult, *, rows: Sequence[int], seed: int
+) -> dict[str, ScoreChange]:
     """Compute tuned minus base for each measure, with an interval.
 
     Perplexity is left out because it follows from nll, and distinct_2 because it cannot be bootstrapped: an
@@ -211,51 +215,63 @@ def compute_difference(
     base_scores = average_per_row(evaluation_set, base, rows)
     for name, tuned_scores in average_per_row(evaluation_set, tuned, rows).items():
         differences[name] = paired_difference(base_scores[name], tuned_scores, seed=seed)
-    return differences
+    return {name: build_change(difference) for name, difference in differences.items()}
+
+
+def build_change(difference: dict) -> ScoreChange:
+    """Return what `paired_difference` computed as a change."""
+    low, high = difference["interval"]
+    return ScoreChange(mean=difference["mean"], interval=(low, high))
 
 
 def summarize_flips(
-    evaluation_set: EvaluationSet, base: ModelResult, tuned: ModelResult, rows: Sequence[int]
-) -> dict:
+    evaluation_set: EvaluationSet, base: ModelResult, tuned: ModelResult, *, rows: Sequence[int]
+) -> dict[str, int]:
     """Count the rows whose loss improved, tied or regressed."""
     with_target = select_with_target(evaluation_set, rows)
     targets = evaluation_set.targets[with_target]
-    return {
-        **count_flips(base.nll[with_target] / targets, tuned.nll[with_target] / targets, TIE_THRESHOLD),
-        "tie_threshold": TIE_THRESHOLD,
-    }
+    return count_flips(base.nll[with_target] / targets, tuned.nll[with_target] / targets, TIE_THRESHOLD)
 
 
 def compute_forgetting(
-    windows: Sequence[Example], base: np.ndarray, tuned: np.ndarray, seed: int
-) -> dict[str, dict]:
+    text: str, windows: Sequence[Example], *, base: np.ndarray, tuned: np.ndarray, seed: int
+) -> Forgetting:
     """Compare base and tuned on plain text, with an interval over windows.
 
     Args:
+        text: what the text is.
         windows: of the text.
         base: [windows], the base's loss of each in nats.
         tuned: [windows], the tuned model's.
         seed: of the bootstrap.
     """
     targets = count_targets(windows)
-    return {
-        "base": compute_token_means(base, targets),
-        "tuned": compute_token_means(tuned, targets),
-        "difference": {"nll": paired_difference(base, tuned, targets, seed)},
-    }
+    return Forgetting(
+        text=text,
+        windows=len(windows),
+        base=compute_token_means(base, targets),
+        tuned=compute_token_means(tuned, targets),
+        difference={"nll": build_change(paired_difference(base, tuned, targets, seed))},
+    )
 
 
-def summarize_adapters(parts: Sequence[dict]) -> dict:
-    """Return each measure's mean and sample standard deviation over several adapters, nested like `parts`."""
-    tuned = [part["tuned"] for part in parts]
-    measures = [name for name, value in tuned[0].items() if isinstance(value, float)]
-    groups = [name for name in ("by_source", "by_category") if name in parts[0]]
-    return {
-        **{name: mean_and_deviation([one[name] for one in tuned]) for name in measures},
-        **{
-            group: {
-                name: summarize_adapters([part[group][name] for part in parts]) for name in parts[0][group]
-            }
-            for group in groups
-        },
+def summarize_adapters(adapters: Sequence[AdapterEvaluation]) -> dict[str, Any]:
+    """Return each measure's mean and sample standard deviation over the adapters, nested as they are."""
+    first = adapters[0]
+    groups = {
+        "by_source": [one.by_source for one in adapters],
+        "by_category": [one.by_category for one in adapters],
     }
+    spread: dict[str, Any] = summarize_measures([one.tuned for one in adapters])
+    for group, parts in groups.items():
+        spread[group] = {
+            name: summarize_measures([part[name].tuned for part in parts]) for name in getattr(first, group)
+        }
+    forgetting = [one.forgetting.tuned for one in adapters if one.forgetting]
+    return spread | {"forgetting": summarize_measures(forgetting)}
+
+
+def summarize_measures(measures: Sequence[Measures]) -> dict[str, Spread]:
+    """Return the mean and standard deviation of each measure; counts are left out."""
+    names = [name for name, value in measures[0].items() if isinstance(value, float)]
+    return {name: Spread(**mean_and_deviation([one[name] for one in measures])) for name in names}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from loratune.evaluation.aggregate import TIE_THRESHOLD, get_category
+from loratune.evaluation.result import AdapterExample, AnswerResult, EvaluatedExample, ModelExample
 from loratune.evaluation.runner import EvaluationSet, ModelResult
 from loratune.evaluation.scoring import ScoredAnswer
 from loratune.tasks.registry import task_of
@@ -10,81 +11,71 @@ from loratune.tasks.registry import task_of
 NOTABLE_PER_KIND = 5
 
 
-def build_row_results(
+def build_examples(
     evaluation_set: EvaluationSet, baselines: dict[str, ModelResult], tuned: Sequence[ModelResult]
-) -> list[dict]:
-    """Return one object a row, in the order of the records.
-
-    With several adapters `tuned` describes the first one, and `adapters` describes all.
-    """
+) -> list[EvaluatedExample]:
+    """Describe each row, in the order of the records."""
     return [
-        build_row_result(evaluation_set, baselines, tuned, number)
+        build_example(evaluation_set, baselines, tuned, number=number)
         for number in range(len(evaluation_set.records))
     ]
 
 
-def build_row_result(
+def build_example(
     evaluation_set: EvaluationSet,
     baselines: dict[str, ModelResult],
     tuned: Sequence[ModelResult],
+    *,
     number: int,
-) -> dict:
+) -> EvaluatedExample:
     record, targets = evaluation_set.records[number], int(evaluation_set.targets[number])
     task = task_of(record)
-
-    def describe(model: ModelResult) -> dict:
-        return describe_model_row(model, number, targets, with_result=task.has_results)
-
-    parts = [
-        {
-            "tuned": describe(model),
-            "change": compute_nll_change(baselines["base"], model, number, targets),
-        }
+    models = {name: describe_model(model, number, targets) for name, model in baselines.items()}
+    adapters = [
+        AdapterExample(
+            tuned=describe_model(model, number, targets),
+            change=compute_nll_change(baselines["base"], model, number=number, targets=targets),
+        )
         for model in tuned
     ]
-    return {
-        "id": record.id,
-        "source": record.source,
-        "category": get_category(record),
-        "instruction": record.instruction,
-        "input": record.input,
-        "wanted": record.output,
-        **({"wanted_result": task.get_wanted_result(record)} if task.has_results else {}),
-        "target_tokens": targets,
-        **{name: describe(model) for name, model in baselines.items()},
-        **parts[0],
-        **({"adapters": parts} if len(parts) > 1 else {}),
-    }
+    return EvaluatedExample(
+        id=record.id,
+        source=record.source,
+        category=get_category(record),
+        instruction=record.instruction,
+        input=record.input,
+        wanted=record.output,
+        wanted_result=task.get_wanted_result(record),
+        target_tokens=targets,
+        **models,
+        tuned=adapters[0].tuned,
+        change=adapters[0].change,
+        adapters=adapters if len(adapters) > 1 else [],
+        has_results=task.has_results,
+    )
 
 
-def describe_model_row(model: ModelResult, number: int, targets: int, *, with_result: bool) -> dict:
-    """Describe one model on one row: `nll` in nats a token, and its answer if there is one.
-
-    With several samples the answer is the first one, and `samples` holds all. `nll` is None for a row without
-    a reference response.
-    """
-    samples = [
-        describe_answer(answers[number], with_result) for answers in model.answers if number in answers
-    ]
-    first = samples[0] if samples else {}
-    return {
-        "nll": float(model.nll[number] / targets) if targets else None,
-        **first,
-        **({"samples": samples} if len(samples) > 1 else {}),
-    }
+def describe_model(model: ModelResult, number: int, targets: int) -> ModelExample:
+    """Describe one model on one row: its loss in nats a token, and its answers if there are any."""
+    samples = [build_answer(answers[number]) for answers in model.answers if number in answers]
+    return ModelExample(
+        nll=float(model.nll[number] / targets) if targets else None,
+        **(vars(samples[0]) if samples else {}),
+        samples=samples if len(samples) > 1 else [],
+    )
 
 
-def describe_answer(scored: ScoredAnswer, with_result: bool) -> dict:
-    return {
-        "answer": scored.text,
-        "ended": scored.answer.ended,
-        "tokens": len(scored.answer.ids),
-        "scores": scored.scores,
-        **({"result": scored.result} if with_result else {}),
-    }
+def build_answer(scored: ScoredAnswer) -> AnswerResult:
+    return AnswerResult(
+        answer=scored.text,
+        ended=scored.answer.ended,
+        tokens=len(scored.answer.ids),
+        scores=scored.scores,
+        result=scored.result,
+    )
 
 
-def compute_nll_change(base: ModelResult, tuned: ModelResult, number: int, targets: int) -> float | None:
+def compute_nll_change(base: ModelResult, tuned: ModelResult, *, number: int, targets: int) -> float | None:
     """Return tuned minus base in nats a token; None for a row without a reference response."""
     return float((tuned.nll[number] - base.nll[number]) / targets) if targets else None
 
@@ -97,7 +88,7 @@ def select_notable(
     No id is in two of the lists.
     """
     row_changes = (
-        compute_nll_change(base, tuned, number, targets)
+        compute_nll_change(base, tuned, number=number, targets=targets)
         for number, targets in enumerate(evaluation_set.targets.tolist())
     )
     changes = {number: change for number, change in enumerate(row_changes) if change is not None}

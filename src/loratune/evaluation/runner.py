@@ -57,6 +57,7 @@ def build_evaluation_set(
     records: Sequence[Record],
     examples: Sequence[Example],
     answered: Sequence[int],
+    *,
     tokenizer: Tokenizer,
     constraints: Constraints = None,
     split_ids: Mapping[str, int] | None = None,
@@ -64,13 +65,21 @@ def build_evaluation_set(
     """Build the evaluation set of `records`; `examples` are their tokens."""
     # Counted in the tokens that are scored, because a response may have been cut.
     sizes = np.array([len(tokenizer.decode(example.response).encode()) for example in examples])
-    return EvaluationSet(records, answered, count_targets(examples), sizes, constraints, split_ids or {})
+    return EvaluationSet(
+        records,
+        answered,
+        targets=count_targets(examples),
+        sizes=sizes,
+        constraints=constraints,
+        split_ids=split_ids or {},
+    )
 
 
 def measure_model(
     name: str,
     decoder: Decoder,
     tokenizer: Tokenizer,
+    *,
     evaluation_set: EvaluationSet,
     examples: Sequence[Example],
     settings: AnswerSettings,
@@ -87,15 +96,21 @@ def measure_model(
         settings: how it answers; each sample equals a run with its own seed.
         result_cache: the results known of exactly this model.
     """
-    nll = compute_losses(f"{name} loss", decoder, examples, result_cache)
+    nll = compute_losses(f"{name} loss", decoder, examples, result_cache=result_cache)
     answers = generate_answers(
-        f"{name} answers", decoder, tokenizer, evaluation_set, examples, settings, result_cache
+        f"{name} answers",
+        decoder,
+        tokenizer,
+        evaluation_set=evaluation_set,
+        examples=examples,
+        settings=settings,
+        result_cache=result_cache,
     )
     return ModelResult(nll, answers)
 
 
 def compute_losses(
-    title: str, decoder: Decoder, examples: Sequence[Example], result_cache: ResultCache
+    title: str, decoder: Decoder, examples: Sequence[Example], *, result_cache: ResultCache
 ) -> np.ndarray:
     """Compute `response_nll` of the examples that are not in the cache, and show the progress.
 
@@ -105,13 +120,13 @@ def compute_losses(
     with_target = [number for number, example in enumerate(examples) if example.response]
     nll = np.zeros(len(examples))
     nll[with_target] = load_or_compute_losses(
-        title, decoder, [examples[number] for number in with_target], result_cache
+        title, decoder, [examples[number] for number in with_target], result_cache=result_cache
     )
     return nll
 
 
 def load_or_compute_losses(
-    title: str, decoder: Decoder, examples: Sequence[Example], result_cache: ResultCache
+    title: str, decoder: Decoder, examples: Sequence[Example], *, result_cache: ResultCache
 ) -> list[float]:
     keys = [
         compute_cache_key(of="loss", prompt=example.prompt, response=example.response) for example in examples
@@ -133,6 +148,7 @@ def generate_answers(
     title: str,
     decoder: Decoder,
     tokenizer: Tokenizer,
+    *,
     evaluation_set: EvaluationSet,
     examples: Sequence[Example],
     settings: AnswerSettings,

@@ -11,7 +11,14 @@ from safetensors.torch import load_file, save_file
 
 from loratune.errors import UserError
 from loratune.models.decoder import Decoder
-from loratune.models.lora import PEFT_PREFIX, Lora, adapter_parameters, named_linears, to_peft_name
+from loratune.models.lora import (
+    PEFT_PREFIX,
+    Lora,
+    adapter_parameters,
+    attach_adapter,
+    named_linears,
+    to_peft_name,
+)
 from loratune.models.peft_config import (
     ADAPTER_CONFIG_FILE,
     adapter_error,
@@ -76,15 +83,28 @@ def load_adapter(decoder: Decoder, folder: Path) -> None:
 
     Raises:
         UserError: the adapter is missing or broken, made for another base, or not plain LoRA.
+        RuntimeError: while the present adapter is merged into the weights.
+    """
+    attach_adapter(decoder, read_adapter(decoder, folder))
+
+
+def read_adapter(decoder: Decoder, folder: Path) -> dict[str, Lora]:
+    """Read an adapter, whoever trained it, without putting it on the decoder.
+
+    Returns:
+        Our names of the adapted layers -> their adapters, on the decoder's device.
+
+    Raises:
+        UserError: the adapter is missing or broken, made for another base, or not plain LoRA.
     """
     check_adapter_exists(folder)
     config = read_adapter_config(folder)
     weights = normalize_weight_names(read_adapter_weights(folder), folder)
+    loras: dict[str, Lora] = {}
     for name, linear in named_linears(decoder):
         layer = to_peft_name(decoder, name)
         a, b = weights.pop(f"{layer}.lora_A.weight", None), weights.pop(f"{layer}.lora_B.weight", None)
         if a is None and b is None:
-            linear.lora = None
             continue
         if a is None or b is None:
             raise adapter_error(
@@ -95,7 +115,7 @@ def load_adapter(decoder: Decoder, folder: Path) -> None:
                 folder, f"{ADAPTER_WEIGHTS_FILE} is broken: {layer} lacks two matrices with numbers in them"
             )
         scale = compute_scale(config, layer, a.shape[0], folder)
-        linear.lora = build_lora(a, b, linear.weight, scale=scale, folder=folder, layer=layer)
+        loras[name] = build_lora(a, b, linear.weight, scale=scale, folder=folder, layer=layer)
     if outside := [name for name in weights if OUTSIDE_BLOCKS.search(name)]:
         raise adapter_error(
             folder,
@@ -109,8 +129,9 @@ def load_adapter(decoder: Decoder, folder: Path) -> None:
             "made for another base model, or for more than the linear layers inside its blocks: this one has "
             f"no place for {next(iter(weights))}",
         )
-    if all(linear.lora is None for _, linear in named_linears(decoder)):
+    if not loras:
         raise adapter_error(folder, f"{ADAPTER_WEIGHTS_FILE} holds no adapter matrices")
+    return loras
 
 
 def check_adapter_exists(folder: Path) -> None:

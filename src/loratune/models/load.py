@@ -9,7 +9,7 @@ import torch
 from loratune.models.architectures import build_spec, get_architecture
 from loratune.models.decoder import Decoder
 from loratune.models.lora import named_linears
-from loratune.models.resolve import ResolvedModel, model_error
+from loratune.models.resolve import ResolvedModel, model_error, resolve_model
 from loratune.models.spec import DecoderSpec
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.cache import get_cache_folder
@@ -30,6 +30,20 @@ class LoadedModel:
     decoder: Decoder
     tokenizer: Tokenizer
     found: ResolvedModel
+
+
+def load_base(name: str = "auto", *, precision: str = "fp32", device: str = "cpu") -> LoadedModel:
+    """Find a base model by its name and load it.
+
+    Args:
+        name: a short name, a name on the hub, a folder, a .gguf file, or auto.
+        precision: of the large matrices, fp32 or bf16.
+        device: cpu or cuda.
+
+    Raises:
+        UserError: there is no such model, or it cannot be used.
+    """
+    return load_model(resolve_model(name), PRECISIONS[precision], device)
 
 
 def load_model(
@@ -60,6 +74,16 @@ def load_model(
 
 def read_weights(folder: Path) -> tuple["PretrainedConfig", dict[str, torch.Tensor]]:
     """Return a model's configuration and its fp32 weights by their own names, from safetensors files only."""
+    model = read_transformers_model(folder)
+    return model.config, model.state_dict()
+
+
+def read_transformers_model(folder: Path) -> "PreTrainedModel":
+    """Return the model as transformers has it, in fp32, from safetensors files only.
+
+    Raises:
+        UserError: the files are missing or broken, or a weight is not finite.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     how = {
@@ -87,12 +111,11 @@ def read_weights(folder: Path) -> tuple["PretrainedConfig", dict[str, torch.Tens
         raise model_error(
             folder, f"the files lack {len(missing)} of the model's weights, such as {missing[0]}"
         )
-    weights = model.state_dict()
-    if broken := [name for name, tensor in weights.items() if not all_finite(tensor)]:
+    if broken := [name for name, tensor in model.state_dict().items() if not all_finite(tensor)]:
         raise model_error(
             folder, f"the weights have non-finite numbers in {broken[0]}", remedy=suggest_fix(folder)
         )
-    return model.config, weights
+    return model
 
 
 def suggest_fix(folder: Path) -> str:

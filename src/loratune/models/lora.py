@@ -8,7 +8,7 @@ A is [rank, in] and random, B is [out, rank] and zero at first, so that training
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -154,6 +154,29 @@ def _matches_target(target: str, ours: str, theirs: str) -> bool:
     return target in ("all", ours.split(".")[0], ours) or theirs == target or theirs.endswith("." + target)
 
 
+def attach_adapter(decoder: Adaptable, loras: Mapping[str, Lora]) -> None:
+    """Put an adapter on the decoder in place of the one that it has.
+
+    Args:
+        decoder: the model.
+        loras: our names of the layers -> their adapters; the other layers have none afterwards.
+
+    Raises:
+        RuntimeError: while the present adapter is merged into the weights.
+    """
+    require_unmerged(decoder)
+    for name, linear in named_linears(decoder):
+        linear.lora = loras.get(name)
+
+
+def require_unmerged(decoder: Adaptable) -> None:
+    """Raise RuntimeError while the adapter is merged: it can be neither switched off nor exchanged then."""
+    if decoder.merged:
+        raise RuntimeError(
+            "the adapter is merged into the weights; leave `merge_adapter` (or the model's `session`) first"
+        )
+
+
 @contextmanager
 def without_adapter(decoder: Adaptable) -> Iterator[None]:
     """Let the base model itself answer within the context, from the same weights in memory.
@@ -161,8 +184,7 @@ def without_adapter(decoder: Adaptable) -> Iterator[None]:
     Raises:
         RuntimeError: while the adapter is merged into the weights: it could not be switched off then.
     """
-    if decoder.merged:
-        raise RuntimeError("the adapter is merged; leave `merge_adapter` before switching the adapter off")
+    require_unmerged(decoder)
     layers = [linear for _, linear in named_linears(decoder)]
     for linear in layers:
         linear.adapter_enabled = False

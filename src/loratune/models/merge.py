@@ -1,14 +1,19 @@
-"""Merge the adapter into the weights, and prepack these, for as long as answers are generated."""
+"""Merge the adapter into the weights: in memory while answers are generated, or in a model folder."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from loratune.models.architectures import get_architecture
 from loratune.models.decoder import Decoder
+from loratune.models.load import read_transformers_model
 from loratune.models.lora import Lora, named_linears
 from loratune.models.ops.prepacked import is_prepacking_faster, prepack_weight
+from loratune.system.quiet import quiet_libraries
 
 
 @contextmanager
@@ -45,3 +50,25 @@ def merge_adapter(decoder: Decoder) -> Iterator[None]:
 def compute_merged_weight(weight: Tensor, lora: Lora) -> Tensor:
     """Return W + s B A, [out, in], summed in fp32 and rounded once to the precision of W."""
     return torch.addmm(weight.float(), lora.B, lora.A, alpha=lora.scale).to(weight.dtype)
+
+
+@torch.no_grad()
+def write_merged_model(decoder: Decoder, base: Path, folder: Path, *, dtype: torch.dtype) -> None:
+    """Write the base model with the decoder's adapter merged in, as transformers saves a model.
+
+    Args:
+        decoder: the model with the adapter.
+        base: the base model's folder; its fp32 weights are read again, whatever precision the decoder has.
+        folder: an existing folder for configuration, generation settings and safetensors files.
+        dtype: of the written weights.
+    """
+    model = read_transformers_model(base)
+    weights, architecture = model.state_dict(), get_architecture(decoder.spec)
+    for name, linear in named_linears(decoder):
+        if linear.lora is not None:
+            source = architecture.find_module(name)
+            weight = source.transform(weights[f"{source.name}.weight"])  # a view: adding changes the model
+            weight.addmm_(linear.lora.B.cpu(), linear.lora.A.cpu(), alpha=linear.lora.scale)
+    with quiet_libraries():
+        cast(torch.nn.Module, model).to(dtype)
+        model.save_pretrained(folder)

@@ -3,17 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from loratune.evaluation.metrics import METRICS
+from loratune.evaluation.result import EvaluatedExample, Evaluation, ModelExample
 from loratune.report.diff import Piece, find_differences
-from loratune.report.schema import EvaluatedExample, Evaluation, ModelAnswer
-from loratune.report.summary import format_count, format_number, format_percent, format_signed
+from loratune.report.summary import format_count, format_number, format_percent, typeset
 
 MAX_EXAMPLES = 100
 MAX_CHARACTERS = 2500  # of one text of an example: with both limits a page stays below 2 MB
 MAX_NAME_CHARACTERS = 60
-SCORE_LABELS = {
-    "execution_accuracy": ("wrong result", "right result"),
-    "program_accuracy": ("another program", "the wanted program"),
-}
 
 
 class CardAnswer(NamedTuple):
@@ -90,7 +87,7 @@ def build_example_card(place: int, example: EvaluatedExample, kind: str, tie: fl
         source=shorten(example.source, MAX_NAME_CHARACTERS) or "no source",
         category=shorten(example.category or "", MAX_NAME_CHARACTERS),
         state=classify_change(example.change, tie),
-        change="" if example.change is None else f"{format_signed(example.change, 2)} nats a token",
+        change="" if example.change is None else typeset(f"{example.change:+,.2f} nats a token"),
         kind=shorten(kind, MAX_NAME_CHARACTERS),
         input=shorten(example.input or ""),
         wanted=shorten(example.wanted),
@@ -98,10 +95,12 @@ def build_example_card(place: int, example: EvaluatedExample, kind: str, tie: fl
     )
 
 
-def build_card_answer(name: str, side: ModelAnswer, cut: Sequence[Piece]) -> CardAnswer:
+def build_card_answer(name: str, side: ModelExample, cut: Sequence[Piece]) -> CardAnswer:
     scores = [f"ROUGE-L {format_percent(side.scores['rouge_l'])}"] if "rouge_l" in side.scores else []
     scores += [
-        words[side.scores[score] == 1] for score, words in SCORE_LABELS.items() if score in side.scores
+        metric.labels[side.scores[name] == 1]
+        for name, metric in METRICS.items()
+        if metric.labels and name in side.scores
     ]
     return CardAnswer(
         name,

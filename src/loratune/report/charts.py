@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+from loratune.evaluation.result import ScoreChange
 from loratune.report.loss_plot import draw_losses
-from loratune.report.schema import ScoreChange
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

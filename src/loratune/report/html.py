@@ -1,4 +1,4 @@
-"""The comparison as a page of its own: no other file, no network, readable without its script.
+"""Render the comparison as a page of its own: no other file, no network, readable without its script.
 
 Texts from models and files are escaped by the template. The only markup that it takes as it is are our own
 charts, in which matplotlib's writer and then ElementTree's have escaped the labels.
@@ -7,13 +7,16 @@ charts, in which matplotlib's writer and then ElementTree's have escaped the lab
 import base64
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import NamedTuple
 
+from loratune.evaluation.metrics import METRICS
+from loratune.evaluation.result import Evaluation
 from loratune.report.answers import build_example_cards, build_prompt_card, classify_change
 from loratune.report.charts import draw_changes_chart, draw_loss_chart, draw_parts_chart, outer_fences
-from loratune.report.schema import Evaluation
 from loratune.report.summary import (
     Comparison,
+    MeasureLine,
     build_sections,
     describe_comparison,
     describe_forgetting,
@@ -21,18 +24,6 @@ from loratune.report.summary import (
     format_measures,
     format_percent,
     list_parts,
-)
-
-# What stands out; the table has all measures.
-HEADLINES = (
-    "nll",
-    "perplexity",
-    "bits_per_byte",
-    "rouge_l",
-    "execution_accuracy",
-    "program_accuracy",
-    "eos_rate",
-    "rep_4",
 )
 
 
@@ -43,7 +34,7 @@ class Chart(NamedTuple):
 
 
 def render_comparison_page(comparison: Comparison) -> str:
-    """The HTML of the page, below 2 MB for prompts and answers of ordinary length."""
+    """Return the HTML of the page, below 2 MB for prompts and answers of ordinary length."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -60,7 +51,7 @@ def render_comparison_page(comparison: Comparison) -> str:
         comparison=comparison,
         evaluation=evaluation,
         sentence=describe_comparison(comparison),
-        headlines=format_measures(evaluation, HEADLINES) if evaluation else [],
+        headlines=format_headlines(evaluation) if evaluation else [],
         sections=build_sections(evaluation) if evaluation else [],
         forgotten=describe_forgetting(evaluation) if evaluation else "",
         charts=[chart._replace(svg=Markup(chart.svg)) for chart in build_charts(comparison)],
@@ -70,9 +61,20 @@ def render_comparison_page(comparison: Comparison) -> str:
     )
 
 
+def format_headlines(evaluation: Evaluation) -> list[MeasureLine]:
+    """Format the metrics that stand out above the tables."""
+    names = [name for name, metric in METRICS.items() if metric.stands_out]
+    return [line.typeset() for line in format_measures(evaluation, names)]
+
+
 def build_charts(comparison: Comparison) -> Iterator[Chart]:
     if any(row.loss is not None and row.tokens is not None for row in comparison.training):
-        yield build_training_chart([row.model_dump(exclude_none=True) for row in comparison.training])
+        yield build_training_chart(
+            [
+                {name: value for name, value in asdict(row).items() if value is not None}
+                for row in comparison.training
+            ]
+        )
     if comparison.evaluation:
         yield from build_evaluation_charts(comparison.evaluation)
 
@@ -96,7 +98,7 @@ def build_evaluation_charts(evaluation: Evaluation) -> Iterator[Chart]:
     changes = [example.change for example in evaluation.examples if example.change is not None]
     if changes:
         states = [classify_change(change, evaluation.tie_threshold) for change in changes]
-        told = ", ".join(f"{states.count(state):,} {state}" for state in ("improved", "tied", "regressed"))
+        counts = ", ".join(f"{states.count(state):,} {state}" for state in ("improved", "tied", "regressed"))
         low, high = ends = outer_fences(changes)
         beyond = sum(not low <= change <= high for change in changes)
         outermost = (
@@ -105,7 +107,7 @@ def build_evaluation_charts(evaluation: Evaluation) -> Iterator[Chart]:
         yield Chart(
             "Change of each example",
             draw_changes_chart(changes, evaluation.tie_threshold, ends),
-            f"{told}.{outermost}",
+            f"{counts}.{outermost}",
         )
     losses = {
         name: part.difference["nll"]

@@ -1,4 +1,4 @@
-"""The comparison in Markdown, for an issue or a note: the page's numbers and the answers.
+"""Render the comparison in Markdown, for an issue or a note: the page's numbers and the answers.
 
 Texts from models and files stand in fenced blocks, in which nothing is markup; names in tables are escaped.
 """
@@ -44,10 +44,18 @@ def render_blocks(comparison: Comparison) -> Iterator[str]:
 
 
 def render_measures_table(section: Section) -> str:
-    head = ["", "base, no template", "base", "tuned", "change", "95 % interval"]
-    rows = [line[:6] for line in section.lines]
-    shown = [place for place, name in enumerate(head) if place != 1 or any(row[1] for row in rows)]
-    return render_table([head[place] for place in shown], ([row[place] for place in shown] for row in rows))
+    lines = section.lines
+    columns = {
+        "": [line.name for line in lines],
+        "base, no template": [line.base_bare for line in lines],
+        "base": [line.base for line in lines],
+        "tuned": [line.tuned for line in lines],
+        "change": [line.change for line in lines],
+        "95 % interval": [line.interval for line in lines],
+    }
+    if not any(columns["base, no template"]):
+        del columns["base, no template"]
+    return render_table(list(columns), zip(*columns.values(), strict=True))
 
 
 def render_counts_table(data: str, sources: Mapping[str, Mapping[str, int]]) -> str:

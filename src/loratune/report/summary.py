@@ -1,15 +1,14 @@
-"""From measured numbers to what a person reads first: the same words and numbers on the page and in
-Markdown.
-"""
+"""Turn an evaluation into words and formatted numbers, the same on the terminal, the page and in Markdown."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from loratune.evaluation.metrics import METRICS, list_shown_metrics
-from loratune.report.schema import Evaluation, EvaluationPart, LogRow, PairedScores, ScoreChange
+from loratune.evaluation.result import Evaluation, EvaluationPart, PairedScores, ScoreChange, Spread
+from loratune.report.schema import LogRow
 
 MAX_NATS = 13.0  # of a change of the loss: a perplexity 440,000 times as high is as bad as any
 
@@ -35,43 +34,49 @@ class Comparison:
         return f"{self.base} + {self.adapter.resolve().name}"
 
 
-class MeasureLine(NamedTuple):
-    """A line of a table, in words."""
+@dataclass(frozen=True)
+class MeasureLine:
+    """A line of a table, formatted."""
 
     name: str
-    bare: str  # the base with a bare prompt; blank where that was not measured
+    base_bare: str  # the base without template; blank where that was not measured
     base: str
     tuned: str
-    change: str  # blank, as the interval, where none was measured
-    interval: str
-    verdict: str  # better | worse | unclear | changed
+    change: str = ""  # blank, as the interval, where none was measured
+    interval: str = ""
+    verdict: str = "unclear"  # better | worse | unclear | changed
+
+    def typeset(self) -> "MeasureLine":
+        """Return the line with typographic signs, for the page and Markdown."""
+        names = ("base_bare", "base", "tuned", "change", "interval")
+        return replace(self, **{name: typeset(getattr(self, name)) for name in names})
 
 
-class Section(NamedTuple):
+@dataclass(frozen=True)
+class Section:
+    """A table of one part of the rows."""
+
     heading: str
     lines: list[MeasureLine]
 
 
 def build_sections(evaluation: Evaluation) -> list[Section]:
-    """A table for each part of the rows, and for the plain text."""
-    found = [
+    """Build a table for each part of the rows, and one for the plain text."""
+    sections = [
         Section(
             f"{name}: {format_count(part.rows, 'row')}, {part.answered_rows:,} answered",
-            format_measures(part),
+            [line.typeset() for line in format_measures(part)],
         )
         for name, part in list_parts(evaluation).items()
     ]
     if plain := evaluation.forgetting:
-        found.append(
-            Section(
-                f"plain text ({plain.text}): {format_count(plain.windows, 'piece')}", format_measures(plain)
-            )
-        )
-    return found
+        heading = f"plain text ({plain.text}): {format_count(plain.windows, 'piece')}"
+        sections.append(Section(heading, [line.typeset() for line in format_measures(plain)]))
+    return sections
 
 
 def list_parts(evaluation: Evaluation) -> dict[str, EvaluationPart]:
-    """All rows, then each source and category; a part that is the only one of its kind says nothing new."""
+    """Return all rows, then each source and category, unless it is the only one of its kind."""
     kinds = (evaluation.by_source, evaluation.by_category)
     return {"all": evaluation} | {
         name: part for kind in kinds if len(kind) > 1 for name, part in kind.items()
@@ -79,43 +84,57 @@ def list_parts(evaluation: Evaluation) -> dict[str, EvaluationPart]:
 
 
 def format_measures(part: PairedScores, names: Iterable[str] | None = None) -> list[MeasureLine]:
-    """Those of `names`, or of all metrics that are shown, that both models were measured by."""
-    names = list_shown_metrics() if names is None else names
+    """Format the metrics of `names`, or all that are shown, where both models were measured."""
+    if names is None:
+        names = list_shown_metrics()
     return [format_measure(name, part) for name in names if name in part.base and name in part.tuned]
 
 
 def format_measure(name: str, part: PairedScores) -> MeasureLine:
+    """Format one metric. Of a single text no change is shown: its interval would look like certainty."""
     metric = METRICS[name]
-    factor, decimals = metric.factor, metric.decimals
+    factor, decimals, unit = metric.factor, metric.decimals, ""
     line = MeasureLine(
-        name=metric.title,
-        bare=format_figure(name, part, "base_bare"),
-        base=format_figure(name, part, "base"),
+        metric.title,
+        format_figure(name, part, "base_bare"),
+        format_figure(name, part, "base"),
         tuned=format_figure(name, part, "tuned"),
-        change="",
-        interval="",
-        verdict="unclear",
     )
-    change, unit = part.difference.get(name), ""
+    change = part.difference.get(name)
     if name == "perplexity":
-        change, unit = compute_relative_change(part.difference.get("nll")), " %"
-        factor, decimals = 100, 1
-    if change is None or part.text_count == 1:  # an interval over one text would look like certainty
+        change = compute_relative_change(part.difference.get("nll"))
+        factor, decimals, unit = 100, 1, "%"
+    if change is None or part.text_count == 1:
         return line
-    mean, low, high = (
-        format_signed(factor * value, decimals) + unit for value in (change.mean, *change.interval)
-    )
-    return line._replace(change=mean, interval=f"{low} to {high}", verdict=judge_change(metric.title, change))
+    mean, low, high = (f"{factor * value:+,.{decimals}f}{unit}" for value in (change.mean, *change.interval))
+    verdict = judge_change(metric.title, change)
+    return replace(line, change=mean, interval=f"{low} to {high}", verdict=verdict)
 
 
-def format_figure(name: str, part: PairedScores, side: str) -> str:
-    """A model's number, with its standard deviation where there were several samples; blank where it was not
-    measured.
-    """
-    factor, decimals = METRICS[name].factor, METRICS[name].decimals
-    values, spread = getattr(part, side), part.over_samples.get(side, {}).get(name)
-    deviation = f"\u00a0±\u00a0{factor * spread.standard_deviation:,.{decimals}f}" if spread else ""
-    return f"{factor * values[name]:,.{decimals}f}{deviation}" if name in values else ""
+def format_figure(name: str, part: PairedScores, model: str) -> str:
+    """Format a model's number, with its deviation over several samples; "" where it was not measured."""
+    measures = part.get_measures(model)
+    if measures is None or name not in measures:
+        return ""
+    spread = part.over_samples.get(model, {}).get(name)
+    return format_spread(name, spread) if spread else format_value(name, measures[name])
+
+
+def format_value(name: str, value: float) -> str:
+    metric = METRICS[name]
+    return f"{metric.factor * value:,.{metric.decimals}f}"
+
+
+def format_spread(name: str, spread: Spread) -> str:
+    """Format a mean and its standard deviation."""
+    return f"{format_value(name, spread.mean)}±{format_value(name, spread.standard_deviation)}"
+
+
+def typeset(text: str) -> str:
+    """Give numbers a minus sign, and put spaces around ± and before %."""
+    text = re.sub(r"-(?=\d)", "\N{MINUS SIGN}", text)
+    text = re.sub(r"(?<=\d)%", " %", text)
+    return text.replace("±", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
 
 
 def compute_relative_change(nll: ScoreChange | None) -> ScoreChange | None:
@@ -133,54 +152,58 @@ def convert_nats_to_share(nats: float) -> float:
     return math.expm1(min(nats, MAX_NATS))
 
 
-def format_signed(value: float, decimals: int) -> str:
-    return f"{value:+,.{decimals}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def judge_change(words: str, change: ScoreChange) -> str:
-    """An interval that holds 0 is no clear change; without an arrow, more is neither better nor worse."""
+def judge_change(title: str, change: ScoreChange) -> str:
+    """Say whether a change is better or worse, as the arrow in the title says, or unclear: its interval
+    contains 0.
+    """
     low, high = change.interval
     if low <= 0 <= high:
         return "unclear"
-    if "↓" not in words and "↑" not in words:
+    if "↓" not in title and "↑" not in title:
         return "changed"
-    return "better" if (high < 0) == ("↓" in words) else "worse"
+    return "better" if (high < 0) == ("↓" in title) else "worse"
 
 
 def describe_comparison(comparison: Comparison) -> str:
-    """What changed, in one sentence."""
-    if comparison.evaluation is None or "nll" not in comparison.evaluation.difference:
-        return describe_answers(comparison)
+    """Say in one sentence what changed."""
     part = comparison.evaluation
-    if "perplexity" not in part.base.keys() & part.tuned.keys():
+    if (
+        part is None
+        or "nll" not in part.difference
+        or "perplexity" not in part.base.keys() & part.tuned.keys()
+    ):
         return describe_answers(comparison)
-    perplexity = format_measure("perplexity", part)
+    perplexity = format_measure("perplexity", part).typeset()
     verb = {"better": "lowers", "worse": "raises"}.get(perplexity.verdict, "does not clearly change")
     change = f" ({perplexity.change}, 95 % interval {perplexity.interval})" if perplexity.change else ""
-    right = format_measures(part, ["execution_accuracy"])
-    finqa = f", and right FinQA results go from {right[0].base} to {right[0].tuned} %" if right else ""
+    scores = "".join(
+        f", and {METRICS[name].phrase} go from {line.base} to {line.tuned} %"
+        for name in METRICS
+        if METRICS[name].phrase
+        for line in format_measures(part, [name])
+    )
     return (
         f"On {format_count(part.rows - part.without_target, 'held-out row')} the adapter {verb} the "
-        "perplexity "
-        f"from {perplexity.base} to {perplexity.tuned}{change}: "
-        f"{part.improved:,} improved, {part.regressed:,} regressed{finqa}."
+        f"perplexity from {perplexity.base} to {perplexity.tuned}{change}: "
+        f"{part.improved:,} improved, {part.regressed:,} regressed{scores}."
     )
 
 
 def describe_forgetting(evaluation: Evaluation) -> str:
-    """Say in one sentence what became of plain text; blank where that was not measured."""
+    """Say in one sentence how plain text was affected; "" where that was not measured."""
     if evaluation.forgetting is None:
         return ""
     text = evaluation.forgetting.text
     return "".join(
         f"On plain text ({text}) the perplexity goes from {line.base} to {line.tuned} "
         f"({line.change}, 95 % interval {line.interval}): where it rises, something was forgotten."
-        for line in format_measures(evaluation.forgetting, ["perplexity"])
+        for line in (line.typeset() for line in format_measures(evaluation.forgetting, ["perplexity"]))
         if line.change
     )
 
 
 def describe_answers(comparison: Comparison) -> str:
+    """Say in one sentence how the answers to the prompts differ."""
     base, tuned = comparison.summary["regular"], comparison.summary["fine_tuned"]
     return (
         f"With the adapter, {format_percent(tuned['eos_rate'])} of "
@@ -192,8 +215,8 @@ def describe_answers(comparison: Comparison) -> str:
     )
 
 
-def format_count(number_: int, thing: str) -> str:
-    return f"{number_:,} {thing}{'' if number_ == 1 else 's'}"
+def format_count(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def format_number(value: float | str) -> str:

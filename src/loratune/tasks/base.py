@@ -26,6 +26,9 @@ class Metric:
         score: computes the metric from an answer, its text and its row; None if it does not apply to the row.
             `evaluation.json` holds the mean over rows.
         score_all: computes the metric from the token ids of all answers, where it is no mean over rows.
+        stands_out: whether the report shows it large, above the tables.
+        phrase: what it is in the report's first sentence, such as "right results"; "" if it is not there.
+        labels: what a score of 0 and of 1 mean beside an answer, such as "wrong result" and "right result".
     """
 
     title: str = ""
@@ -33,6 +36,9 @@ class Metric:
     decimals: int = 3
     score: Callable[[Answer, str, Record], float | None] | None = None
     score_all: Callable[[Sequence[Sequence[int]]], float] | None = None
+    stands_out: bool = False
+    phrase: str = ""
+    labels: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)

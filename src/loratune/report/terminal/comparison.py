@@ -1,6 +1,6 @@
 """The comparison on the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 from rich.text import Text
@@ -11,7 +11,7 @@ from loratune.system.console import console, make_printable, say
 SIDE_NAMES = {"fine_tuned": "fine-tuned", "regular": "regular (base)"}
 
 
-def show_comparison(rows: Sequence[dict], summary: dict) -> None:
+def show_comparison(rows: Sequence[dict], summary: Mapping[str, dict[str, float]]) -> None:
     for number_, row in enumerate(rows, 1):
         table = Table(
             title=Text(f"{number_}. {make_printable(row['prompt'])}"),

@@ -1,18 +1,38 @@
-"""An evaluation as tables on the terminal."""
+"""Show an evaluation as tables on the terminal."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from loratune.evaluation.metrics import METRICS, list_shown_metrics
+from loratune.evaluation.metrics import list_shown_metrics
+from loratune.evaluation.result import AdapterEvaluation, Evaluation, EvaluationPart, PairedScores, Spread
 from loratune.evaluation.statistics import mean_and_deviation
+from loratune.report.summary import format_count, format_measure, format_spread
 from loratune.system.console import console, say
 
 
-def show_evaluation(result: dict) -> None:
-    adapters = result.get("adapters", [result])
+@dataclass(frozen=True)
+class Line:
+    """A line of the table: one metric of one part of the rows, for every adapter."""
+
+    label: str
+    metric: str
+    parts: Sequence[PairedScores]  # one for each adapter
+
+
+@dataclass(frozen=True)
+class TableSection:
+    heading: str
+    note: str  # in the last column
+    lines: list[Line]
+
+
+def show_evaluation(evaluation: Evaluation) -> None:
+    adapters = evaluation.all_adapters
+    has_untemplated = evaluation.base_bare is not None
     table = Table(
         title="Held-out rows, base against tuned",
         title_justify="left",
@@ -20,158 +40,132 @@ def show_evaluation(result: dict) -> None:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    for column in list_columns(result, adapters):
+    for column in list_columns(adapters, has_untemplated):
         # Where the terminal is narrow, words give way, not digits.
-        kept_whole = len(adapters) == 1 and column != ""
-        table.add_column(column, justify="right" if column else "left", no_wrap=kept_whole, overflow="fold")
-    for heading, note, lines in build_table_sections(adapters):
+        is_kept_whole = len(adapters) == 1 and column != ""
+        table.add_column(
+            column, justify="right" if column else "left", no_wrap=is_kept_whole, overflow="fold"
+        )
+    for section in build_table_sections(adapters):
         table.add_section()
-        table.add_row(heading, *[""] * (len(table.columns) - 2), note, style="bold")
-        for label, measure, parts in lines:
-            table.add_row(f"  {label}", *format_cells(measure, parts, "base_bare" in result))
+        filler = [""] * (len(table.columns) - 2)
+        table.add_row(section.heading, *filler, section.note, style="bold")
+        for line in section.lines:
+            table.add_row(f"  {line.label}", *format_cells(line, has_untemplated))
     console.print(table)
-    for line in explain_columns(result, adapters):
-        say(line)
+    for sentence in explain_columns(evaluation):
+        say(sentence)
 
 
-def list_columns(result: dict, adapters: Sequence[dict]) -> list[str]:
-    first = ["", *(["plain"] if "base_bare" in result else []), "base"]
+def show_improvement(evaluation: Evaluation) -> None:
+    """Show the loss and the perplexity alone, for all rows and for each source."""
+    table = Table(title="Held-out responses: lower is better")
+    for column in ("", "base", "tuned", "change", "95 % interval"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, part in {"all": evaluation, **evaluation.by_source}.items():
+        for metric in ("nll", "perplexity"):
+            if metric in part.base:  # not where no row has a reference response
+                line = format_measure(metric, part)
+                table.add_row(f"{name}: {line.name}", line.base, line.tuned, line.change, line.interval)
+    console.print(table)
+
+
+def list_columns(adapters: Sequence[AdapterEvaluation], has_untemplated: bool) -> list[str]:
+    first = ["", "plain", "base"] if has_untemplated else ["", "base"]
     if len(adapters) == 1:
         return [*first, "tuned", "change", "95 % interval"]
     return [*first, *shorten_names(adapters), "mean±deviation"]
 
 
-def shorten_names(adapters: Sequence[dict]) -> list[str]:
-    """The folders' own names where these differ, else their paths."""
-    names = [Path(one["adapter"]).name for one in adapters]
-    return names if len(set(names)) == len(names) else [one["adapter"] for one in adapters]
+def shorten_names(adapters: Sequence[AdapterEvaluation]) -> list[str]:
+    """Return the folders' own names where these differ, else their paths."""
+    names = [Path(one.adapter).name for one in adapters]
+    return names if len(set(names)) == len(names) else [one.adapter for one in adapters]
 
 
-# What a person reads, the metric, and the part of each adapter that has it.
-TableLine = tuple[str, str, list[dict]]
+def build_table_sections(adapters: Sequence[AdapterEvaluation]) -> Iterator[TableSection]:
+    """Yield a section for all rows, each source, the loss in each category, and the plain text."""
+    first = adapters[0]
+    yield build_part_section("all", adapters)
+    if len(first.by_source) > 1:
+        for name in first.by_source:
+            yield build_part_section(name, [one.by_source[name] for one in adapters])
+    categories = {
+        f"{name}: {part.rows:,}": [one.by_category[name] for one in adapters]
+        for name, part in first.by_category.items()
+        if "nll" in part.base
+    }
+    if categories:
+        lines = [Line(label, "nll", parts) for label, parts in categories.items()]
+        yield TableSection("loss by category: rows", "", lines)
+    if first.forgetting:
+        plain = [one.forgetting for one in adapters if one.forgetting]
+        heading = f"plain text: {first.forgetting.windows:,} pieces"
+        yield TableSection(heading, "", build_lines(plain))
 
 
-def build_table_sections(adapters: Sequence[dict]) -> Iterator[tuple[str, str, list[TableLine]]]:
-    """All rows, each source, the loss in each category, and the plain text: heading, a note beside it,
-    lines.
-    """
-    yield format_heading("all", adapters), format_answered_count(adapters), build_lines(adapters)
-    if len(adapters[0]["by_source"]) > 1:
-        for name in adapters[0]["by_source"]:
-            parts = [one["by_source"][name] for one in adapters]
-            yield format_heading(name, parts), format_answered_count(parts), build_lines(parts)
-    if with_loss := [name for name, part in adapters[0]["by_category"].items() if "nll" in part["base"]]:
-        of_each = {name: [one["by_category"][name] for one in adapters] for name in with_loss}
-        yield (
-            "loss by category: rows",
-            "",
-            [(f"{name}: {parts[0]['rows']:,}", "nll", parts) for name, parts in of_each.items()],
-        )
-    plain = [one["forgetting"] for one in adapters]
-    yield f"plain text: {plain[0]['windows']:,} pieces", "", build_lines(plain)
+def build_part_section(name: str, parts: Sequence[EvaluationPart]) -> TableSection:
+    rows, answered = parts[0].rows, parts[0].answered_rows
+    note = f"{answered:,} answered" if answered else ""
+    return TableSection(f"{name}: {format_count(rows, 'row')}", note, build_lines(parts))
 
 
-def format_heading(name: str, parts: Sequence[dict]) -> str:
-    rows = parts[0]["rows"]
-    return f"{name}: {rows:,} row{'s' if rows > 1 else ''}"
-
-
-def format_answered_count(parts: Sequence[dict]) -> str:
-    return f"{parts[0]['answered_rows']:,} answered" if parts[0]["answered_rows"] else ""
-
-
-def build_lines(parts: Sequence[dict]) -> list[TableLine]:
+def build_lines(parts: Sequence[PairedScores]) -> list[Line]:
     return [
-        (metric.title, measure, list(parts))
-        for measure, metric in list_shown_metrics().items()
-        if measure in parts[0]["base"]
+        Line(metric.title, name, parts)
+        for name, metric in list_shown_metrics().items()
+        if name in parts[0].base
     ]
 
 
-def format_cells(measure: str, parts: Sequence[dict], with_untemplated: bool) -> list[str]:
-    """The base's numbers, then the adapter's with its change and an interval, or several adapters' and their
-    mean.
-    """
-    factor, decimals = METRICS[measure].factor, METRICS[measure].decimals
-    shown = [format_measure(measure, parts[0], "base")]
-    if with_untemplated:
-        shown.insert(0, format_measure(measure, parts[0], "base_bare"))
-    shown += [format_measure(measure, part, "tuned") for part in parts]
-    if len(parts) > 1:
-        return [
-            *shown,
-            format_with_deviation(
-                mean_and_deviation([part["tuned"][measure] for part in parts]), factor, decimals
-            ),
-        ]
-    change, interval = format_change(parts[0]["difference"].get(measure), factor, decimals)
-    # Of one row, an interval would have no width and look like certainty.
-    return [*shown, change, interval if parts[0].get("rows") != 1 else ""]
+def format_cells(line: Line, has_untemplated: bool) -> list[str]:
+    """Format the base's numbers, then the tuned one with its change, or several tuned ones and their mean."""
+    first = format_measure(line.metric, line.parts[0])
+    base = [first.base_bare, first.base] if has_untemplated else [first.base]
+    if len(line.parts) == 1:
+        return [*base, first.tuned, first.change, first.interval]
+    tuned = [format_measure(line.metric, part).tuned for part in line.parts]
+    spread = Spread(**mean_and_deviation([part.tuned[line.metric] for part in line.parts]))
+    return [*base, *tuned, format_spread(line.metric, spread)]
 
 
-def format_measure(measure: str, part: dict, model: str) -> str:
-    """A model's number, with its standard deviation where there are several samples; blank where it was not
-    measured.
-    """
-    if measure not in part.get(model, {}):
-        return ""
-    factor, decimals = METRICS[measure].factor, METRICS[measure].decimals
-    if over_samples := part.get("over_samples", {}).get(model, {}).get(measure):
-        return format_with_deviation(over_samples, factor, decimals)
-    return f"{factor * part[model][measure]:.{decimals}f}"
-
-
-def format_with_deviation(spread: dict[str, float], factor: int, decimals: int) -> str:
-    return f"{factor * spread['mean']:.{decimals}f}±{factor * spread['standard_deviation']:.{decimals}f}"
-
-
-def format_change(difference: dict | None, factor: int, decimals: int) -> tuple[str, str]:
-    """The mean change and its interval; blank where none was computed."""
-    if difference is None:
-        return "", ""
-    mean, low, high = (
-        f"{factor * value:+.{decimals}f}" for value in (difference["mean"], *difference["interval"])
-    )
-    return mean, f"{low} to {high}"
-
-
-def explain_columns(result: dict, adapters: Sequence[dict]) -> list[str]:
-    """What the columns are, and what is in no column."""
-    told = [
-        f"{'' if len(adapters) == 1 else name + ': '}Of {one['rows'] - one.get('without_target', 0):,} rows "
-        f"{one['improved']:,} improved, {one['tied']:,} changed by at most {one['tie_threshold']} nats a "
-        "token, "
-        f"{one['regressed']:,} regressed."
-        for name, one in zip(shorten_names(adapters), adapters, strict=True)
-    ]
-    if "spread" in result:
-        told.append(
+def explain_columns(evaluation: Evaluation) -> Iterator[str]:
+    """Say what the columns are, and what is in no column."""
+    adapters = evaluation.all_adapters
+    for name, one in zip(shorten_names(adapters), adapters, strict=True):
+        prefix = "" if len(adapters) == 1 else f"{name}: "
+        yield (
+            f"{prefix}Of {one.rows - one.without_target:,} rows {one.improved:,} improved, {one.tied:,} "
+            f"changed by at most {one.tie_threshold} nats a token, {one.regressed:,} regressed."
+        )
+    if len(adapters) > 1:
+        yield (
             f"mean±deviation: over the {len(adapters)} adapters; where only their seeds differ, it is chance."
         )
-    if facts := result["tuned"].get("facts"):
-        told.append(f"FinQA's rows show {facts} facts.")
-    if "without_target" in result:
-        told.append(
+    if evaluation.chosen_facts:
+        yield f"FinQA's rows show {evaluation.chosen_facts} facts."
+    if evaluation.without_target:
+        yield (
             "Rows without a wanted response, which are answered and scored, and in no loss: "
-            f"{result['without_target']:,}."
+            f"{evaluation.without_target:,}."
         )
-    if "over_samples" in result:
-        told.append(
-            f"±: standard deviation of the score over {result['decoding']['samples']} samples of every "
+    if evaluation.over_samples:
+        yield (
+            f"±: standard deviation of the score over {evaluation.decoding['samples']} samples of every "
             "answer."
         )
-    if "split_ids" in result:
-        told.append(
-            f"(all): of all {result['split_ids']:,} questions in FinQA's part; those without an answer count "
-            "as wrong."
+    if evaluation.split_ids:
+        yield (
+            f"(all): of all {evaluation.split_ids:,} questions in FinQA's part; those without an answer "
+            "count as wrong."
         )
-    if "base_bare" in result:
-        told.append(
+    if evaluation.base_bare is not None:
+        yield (
             "plain: the base without template, with the instruction and the input alone; base: with the "
             "adapter's template."
         )
-    plain = result["forgetting"]
-    told.append(
-        f"plain text: {plain['text']}, without a prompt; where the loss rises, something was forgotten."
-    )
-    return told
+    if evaluation.forgetting:
+        yield (
+            f"plain text: {evaluation.forgetting.text}, without a prompt; where the loss rises, something "
+            "was forgotten."
+        )

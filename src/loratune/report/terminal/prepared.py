@@ -1,6 +1,6 @@
 """What `loratune prepare` shows on the terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -8,6 +8,7 @@ from rich.table import Table
 from loratune.data.bad_rows import MAX_LISTED
 from loratune.data.prepare_report import TOKEN_KINDS
 from loratune.data.split import SPLITS
+from loratune.data.tokenize import describe_end_markers
 from loratune.system.console import console
 from loratune.system.messages import say, warn
 
@@ -42,7 +43,7 @@ def show_summary(report: dict, out: Path, task_lines: Sequence[str]) -> None:
         for notes in source.get("files", []):
             show_file_notes(notes)
         show_truncation(name, source, report["settings"]["max_tokens"])
-        if markers := format_end_markers(source):
+        if markers := describe_end_markers(source):
             say(f"{name}: {markers} (the files hold them)")
     for line in task_lines:
         say(line)
@@ -62,15 +63,6 @@ def show_file_notes(notes: dict) -> None:
         warn(f"left out: {problem}")
     if (more := len(notes["bad_rows"]) - MAX_LISTED) > 0:
         warn(f"left out: {more:,} more, listed in prepare_report.json")
-
-
-def format_end_markers(count: Mapping[str, int]) -> str:
-    """What became of the end markers of one source's outputs; empty where there were none."""
-    if not (number := count.get("end_markers_removed", 0)):
-        return ""
-    outputs = "output ends" if number == 1 else "outputs end"
-    taken_off = "it is taken off, since every response gets its end anyway"
-    return f"{number:,} {outputs} with an end marker such as <|endoftext|>; {taken_off}"
 
 
 def show_truncation(name: str, source: dict, max_tokens: int) -> None:

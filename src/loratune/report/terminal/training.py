@@ -1,4 +1,4 @@
-"""What a person sees while the model trains."""
+"""Show a training run on the terminal while it goes on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,8 +25,10 @@ class TrainingBar:
                 self.show_step(event)
             case Validated():
                 self.show_validation(event)
-            case Finished(is_complete=True):
-                self.bar.update(self.task, completed=1.0)
+            case Finished():
+                if event.is_complete:
+                    self.bar.update(self.task, completed=1.0)
+                self.bar.stop()  # what is said next stands below it
 
     def show_step(self, event: StepDone) -> None:
         loss, state = event.result.loss, event.state
@@ -53,5 +55,10 @@ def training_bar() -> Iterator[TrainingBar]:
         TextColumn("{task.percentage:>3.0f} %"),
         TextColumn("{task.fields[status]}"),
     )
-    with Progress(*columns, console=console) as bar:
+    bar = Progress(*columns, console=console)
+    bar.start()
+    try:
         yield TrainingBar(bar)
+    finally:
+        if bar.live.is_started:
+            bar.stop()

@@ -19,8 +19,21 @@ class FinqaTask(Task):
 
     metrics = MappingProxyType(
         {
-            "execution_accuracy": Metric("right results, % ↑", 100, 1),
-            "program_accuracy": Metric("right programs, % ↑", 100, 1),
+            "execution_accuracy": Metric(
+                "right results, % ↑",
+                100,
+                1,
+                stands_out=True,
+                phrase="right FinQA results",
+                labels=("wrong result", "right result"),
+            ),
+            "program_accuracy": Metric(
+                "right programs, % ↑",
+                100,
+                1,
+                stands_out=True,
+                labels=("another program", "the wanted program"),
+            ),
             "execution_accuracy_all": Metric("right results (all), % ↑", 100, 1),
             "program_accuracy_all": Metric("right programs (all), % ↑", 100, 1),
             "valid_programs": Metric("valid programs, % ↑", 100, 1),

@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from loratune.cli.arguments import build_parser
-from loratune.commands.provenance import build_command_lines, read_training_log, read_versions
+from loratune.api.provenance import build_command_lines, read_training_log, read_versions
+from loratune.cli.arguments import SETTINGS, build_parser
+from loratune.config.base import format_flag
 from loratune.config.compare import CompareConfig
 from loratune.config.evaluate import EvaluateConfig
 from loratune.config.prepare import PrepareConfig
 from loratune.config.train import TrainConfig
-from loratune.report.schema import Evaluation
+from loratune.evaluation.result import Evaluation
+from loratune.models.adapter import read_adapter_metadata
 from loratune.system.atomic import write_json, write_text
-from support.evaluations import evaluation
+from loratune.system.console import show_messages
+from support.evaluations import evaluation, parse
 
 TRAINED = TrainConfig(run="mine", steps=5, rank=4, model="base")
 ROWS = [
@@ -30,6 +33,7 @@ ADAPTER = Path("adapter")
 def place(tmp_path, monkeypatch):
     """An adapter's own words about itself, and the run that made it, as training leaves them."""
     monkeypatch.chdir(tmp_path)
+    show_messages(format_flag, SETTINGS)
     facts = {
         "base": {"name": "base", "fingerprint": "b"},
         "data": {"train": "t", "val": "v"},
@@ -45,13 +49,13 @@ def place(tmp_path, monkeypatch):
 
 
 def test_the_run_that_made_the_adapter_is_found(place):
-    rows, counts = read_training_log(ADAPTER)
+    rows, counts = read_training_log(read_adapter_metadata(ADAPTER))
     assert [(row.step, row.loss, row.val_nll) for row in rows] == [
         (0, None, 2.5),
         (1, 2.4, None),
         (1, None, 2.3),
     ]
-    assert counts == COUNTS and read_versions(ADAPTER) == {"torch": "2"}
+    assert counts == COUNTS and read_versions(read_adapter_metadata(ADAPTER)) == {"torch": "2"}
 
 
 @pytest.mark.parametrize(
@@ -78,7 +82,7 @@ def test_the_run_that_made_the_adapter_is_found(place):
 )
 def test_a_run_that_does_not_fit_is_left_out_and_said(place, capsys, name, content, said):
     write_text(place / "runs/mine" / name, content)
-    assert read_training_log(ADAPTER) == ([], {})
+    assert read_training_log(read_adapter_metadata(ADAPTER)) == ([], {})
     told = " ".join(capsys.readouterr().out.split())
     assert "Left out of the report: " in told and said in told
 
@@ -87,9 +91,12 @@ def test_a_run_that_does_not_fit_is_left_out_and_said(place, capsys, name, conte
 def test_an_adapter_without_a_run_is_no_problem(place, capsys, settings):
     facts = json.loads((place / "adapter/loratune.json").read_text())
     write_json(ADAPTER / "loratune.json", facts | {"settings": settings})
-    assert read_training_log(ADAPTER) == ([], {})
+    assert read_training_log(read_adapter_metadata(ADAPTER)) == ([], {})
     (place / "adapter/loratune.json").unlink()
-    assert read_training_log(ADAPTER) == ([], {}) and read_versions(ADAPTER) == {}
+    assert (
+        read_training_log(read_adapter_metadata(ADAPTER)) == ([], {})
+        and read_versions(read_adapter_metadata(ADAPTER)) == {}
+    )
     assert capsys.readouterr().out == ""
 
 
@@ -115,7 +122,11 @@ def test_a_command_line_gives_its_settings_again(name, settings):
 
 
 def test_the_commands_that_lead_to_the_report(place):
-    found = build_command_lines(CompareConfig(adapter=ADAPTER), Evaluation(**evaluation("rows.jsonl")))
+    found = build_command_lines(
+        CompareConfig(adapter=ADAPTER),
+        read_adapter_metadata(ADAPTER),
+        parse(Evaluation, evaluation("rows.jsonl")),
+    )
     assert [sorted(command.split()) for command in found] == [
         sorted(command.split())  # in whatever order the options are
         for command in (
@@ -131,7 +142,9 @@ def test_the_commands_of_another_evaluation_file(place):
     """Without a bare base, and written elsewhere: the third command finds what the second one writes."""
     measured = {name: value for name, value in evaluation("rows.jsonl").items() if name != "base_bare"}
     found = build_command_lines(
-        CompareConfig(adapter=ADAPTER, evaluation=Path("other.json")), Evaluation(**measured)
+        CompareConfig(adapter=ADAPTER, evaluation=Path("other.json")),
+        read_adapter_metadata(ADAPTER),
+        parse(Evaluation, measured),
     )
     assert {"--no-bare", "--out", "other.json"} <= set(found[1].split())
     assert found[2] == "loratune compare --adapter adapter --evaluation other.json"

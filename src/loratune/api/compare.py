@@ -1,0 +1,249 @@
+"""Compare the answers of the base and the tuned model to the same prompts."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from loratune import __version__
+from loratune.api.decoding import build_answer_settings
+from loratune.api.provenance import build_command_lines, read_training_log, read_versions
+from loratune.config.compare import CompareConfig
+from loratune.config.options import AnyPath
+from loratune.config.shared import DecodingConfig
+from loratune.data import snapshot
+from loratune.data.bad_rows import raise_problems
+from loratune.data.jsonl import has_lone_surrogate
+from loratune.errors import UserError
+from loratune.evaluation.result import Evaluation
+from loratune.evaluation.runner import AnswerSettings
+from loratune.evaluation.text_metrics import rep_4
+from loratune.generation.progress import generate_with_progress
+from loratune.generation.request import Answer, build_requests
+from loratune.model import TunedModel
+from loratune.report.html import render_comparison_page
+from loratune.report.markdown import render_comparison_markdown
+from loratune.report.summary import Comparison
+from loratune.system.atomic import format_json, refuse_unwritable, write_all_atomically, write_text
+from loratune.system.messages import warn
+from loratune.system.read import read_json
+from loratune.tasks.registry import find_result
+
+RENDERERS = {"html": render_comparison_page, "md": render_comparison_markdown}
+
+
+def run_comparison(
+    config: CompareConfig,
+    model: TunedModel,
+    prompts: Sequence[str],
+    *,
+    evaluation: Evaluation | None,
+) -> Comparison:
+    """Let both models answer the prompts, and collect all that files say of the adapter.
+
+    Args:
+        config: how they answer, and where the prompts and the evaluation are from.
+        model: the tuned model.
+        prompts: the instructions.
+        evaluation: the adapter's, for the report.
+    """
+    encoded = encode_prompts(model, prompts)
+    refuse_too_long(encoded, config, model.decoder.spec.max_positions)
+    base, tuned = generate_base_and_tuned(model, encoded, build_answer_settings(config))
+    metadata = model.adapter.metadata
+    training, training_counts = read_training_log(metadata)
+    counts = {"training": training_counts, "evaluation": evaluation.shortened if evaluation else {}}
+    return Comparison(
+        rows=[
+            {"prompt": prompt, **build_row({"fine_tuned": ours, "regular": theirs}, model)}
+            for prompt, ours, theirs in zip(prompts, tuned, base, strict=True)
+        ],
+        summary={"fine_tuned": summarize_answers(tuned), "regular": summarize_answers(base)},
+        base=model.resolved.title,
+        adapter=model.adapter.folder,
+        settings=describe_settings(config, model, evaluation),
+        evaluation=evaluation,
+        training=training,
+        counts={data: sources for data, sources in counts.items() if sources},
+        versions={"This report": f"loratune {__version__}", **read_versions(metadata)},
+        commands=build_command_lines(config, metadata, evaluation),
+    )
+
+
+def encode_prompts(model: TunedModel, prompts: Sequence[str]) -> list[list[int]]:
+    return model.tokenizer.encode_prompts([model.template.split_prompt(prompt) for prompt in prompts])
+
+
+def write_report(comparison: Comparison, path: AnyPath) -> Path:
+    """Write a comparison as a page (.html), as Markdown (.md), or its answers as JSON (.json).
+
+    Raises:
+        UserError: the ending is another one, or the file cannot be written.
+    """
+    path = Path(path)
+    kind = path.suffix.removeprefix(".")
+    if kind not in (*RENDERERS, "json"):
+        raise UserError(f"{path}: the name must end with .html, .md or .json")
+    refuse_unwritable(path)
+    text = format_json(comparison.rows) if kind == "json" else RENDERERS[kind](comparison)
+    write_text(path, text)
+    return path
+
+
+def write_comparison(comparison: Comparison, out: Path, *, reports: dict[str, Path]) -> None:
+    """Write the answers as JSON and the reports, all or none.
+
+    Args:
+        comparison: what is written.
+        out: the JSON file.
+        reports: html or md -> the file.
+    """
+    texts = {path: RENDERERS[kind](comparison) for kind, path in reports.items()}
+    write_all_atomically({out: format_json(comparison.rows)} | texts)
+
+
+def generate_base_and_tuned(
+    model: TunedModel, prompts: Sequence[list[int]], settings: AnswerSettings
+) -> tuple[list[Answer], list[Answer]]:
+    """Generate the base's answers and the tuned model's, from one set of weights with the same random
+    numbers.
+    """
+    requests = build_requests(prompts, settings.decoding)
+    options = {"end_ids": model.tokenizer.end_ids, "batch_size": settings.batch_size}
+    with model.base():
+        base = generate_with_progress("base answers ", model.decoder, requests, **options)
+    return base, generate_with_progress("tuned answers", model.decoder, requests, **options)
+
+
+def choose_report_paths(out: Path, report_format: str) -> dict[str, Path]:
+    """Format -> file. Raises UserError, before any work is done, where no file can be written."""
+    refuse_unwritable(out)
+    reports = {kind: out.with_suffix(f".{kind}") for kind in RENDERERS if report_format in (kind, "both")}
+    for kind, path in reports.items():
+        if path == out:
+            raise UserError(
+                "name the .json file",
+                setting="out",
+                value=out,
+                remedy=f"the .{kind} report is written beside it",
+            )
+        refuse_unwritable(path)
+    return reports
+
+
+def choose_prompts_file(path: Path | None) -> Path:
+    """Return the file that is asked for, else ./test.json, else, as after `pip install`, the shipped one."""
+    own = Path("test.json")
+    if path is not None:
+        return path
+    return own if os.path.lexists(own) else snapshot.PROMPTS
+
+
+def describe_prompts_file(chosen: Path | None) -> str:
+    """Name the file in messages and the report, which need not say where this machine keeps its packages."""
+    path = choose_prompts_file(chosen)
+    return "loratune's own test.json" if path == snapshot.PROMPTS else str(path)
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Raises UserError, naming the entries, unless the file is a JSON list of texts."""
+    prompts = read_json(path)
+    if not isinstance(prompts, list):
+        raise UserError(
+            f'{path}: a JSON list of texts is needed, such as ["What is a bond?"], not '
+            f"{describe_kind(prompts)}"
+        )
+    if not prompts:
+        raise UserError(f"{path}: the list is empty; give at least one prompt")
+    found = [
+        (number, describe_kind(prompt))
+        for number, prompt in enumerate(prompts, 1)
+        if describe_kind(prompt) != "a text"
+    ]
+    raise_problems([f"{path}, entry {number}: a text is needed, not {what}" for number, what in found])
+    return prompts
+
+
+def describe_kind(value) -> str:
+    if isinstance(value, str):
+        if has_lone_surrogate(value):
+            return "one with a broken character (a lone surrogate)"
+        return "a text" if value.strip() else "a blank one"
+    return {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}.get(
+        type(value), "a number"
+    )
+
+
+def refuse_too_long(prompts: Sequence[Sequence[int]], config: CompareConfig, positions: int) -> None:
+    """A prompt must leave room for an answer; a shortened answer is only warned of."""
+    name, most = describe_prompts_file(config.prompts), positions - 1
+    raise_problems(
+        [
+            f"{name}, entry {number}: the prompt has {len(prompt):,} tokens, this model takes {most:,}; "
+            "shorten it"
+            for number, prompt in enumerate(prompts, 1)
+            if len(prompt) > most
+        ]
+    )
+    for number, prompt in enumerate(prompts, 1):
+        if len(prompt) + config.max_new_tokens > positions:
+            warn(
+                f"{name}, entry {number}: the model has room for only {positions - len(prompt)} tokens of an "
+                "answer"
+            )
+
+
+def build_row(answers: dict[str, Answer], model: TunedModel) -> dict:
+    """The two texts first, then what is known of each; a program's result only where an answer is one."""
+    texts = {side: model.decode(answer.ids) for side, answer in answers.items()}
+    row: dict = dict(texts)
+    for side, answer in answers.items():
+        row |= {
+            f"{side}_tokens": len(answer.ids),
+            f"{side}_ended": answer.ended,
+            f"{side}_rep_4": round(rep_4(answer.ids), 4),
+        }
+        if (result := find_result(texts[side])) is not None:
+            row[f"{side}_result"] = result
+    return row
+
+
+def summarize_answers(answers: Sequence[Answer]) -> dict[str, float]:
+    count = len(answers)
+    return {
+        "eos_rate": sum(answer.ended == "eos" for answer in answers) / count,
+        "mean_tokens": sum(len(answer.ids) for answer in answers) / count,
+        "rep_4": sum(rep_4(answer.ids) for answer in answers) / count,
+    }
+
+
+def describe_settings(
+    config: CompareConfig, model: TunedModel, evaluation: Evaluation | None
+) -> dict[str, str]:
+    measured = {"Held-out data": evaluation.data, "Evaluation": str(config.evaluation)} if evaluation else {}
+    return {
+        "Base model": model.resolved.title,
+        "Adapter": str(model.adapter.folder),
+        "Template": model.template.name,
+        "Decoding": describe_decoding(config),
+        "Prompts": describe_prompts_file(config.prompts),
+        **measured,
+        **(
+            {"FinQA's facts": evaluation.facts}
+            if evaluation and "execution_accuracy" in evaluation.tuned
+            else {}
+        ),
+    }
+
+
+def describe_decoding(decoding: DecodingConfig) -> str:
+    if decoding.temperature == 0:
+        words = ["greedy"]
+    else:
+        words = [f"temperature {decoding.temperature:g}"]
+        words += [f"top-k {decoding.top_k}"] if decoding.top_k else []
+        words += [f"top-p {decoding.top_p:g}"] if decoding.top_p < 1 else []
+        words += [f"seed {decoding.seed}"]
+    words += (
+        [f"repetition penalty {decoding.repetition_penalty:g}"] if decoding.repetition_penalty != 1 else []
+    )
+    return ", ".join([*words, f"at most {decoding.max_new_tokens} new tokens"])

@@ -1,0 +1,303 @@
+"""TunedModel: a base model with one or more LoRA adapters, its tokenizer and its prompt template."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+from loratune.data.template import Template, load_template
+from loratune.errors import Problem, UserError
+from loratune.generation.decoding import Decoding
+from loratune.generation.engine import Engine, generate
+from loratune.generation.request import Request, build_requests
+from loratune.models.adapter import (
+    ADAPTER_METADATA_FILE,
+    check_adapter_exists,
+    check_adapter_files,
+    read_adapter,
+    read_adapter_metadata,
+)
+from loratune.models.adapter_base import check_adapter_base, resolve_adapter_base, resolve_bos
+from loratune.models.decoder import Decoder
+from loratune.models.load import PRECISIONS, load_model, mention_chat_template
+from loratune.models.lora import Lora, attach_adapter, without_adapter
+from loratune.models.merge import merge_adapter, write_merged_model
+from loratune.models.peft_config import adapter_error
+from loratune.models.resolve import ResolvedModel, resolve_model
+from loratune.models.tokenizer import Tokenizer
+from loratune.system.atomic import fill_folder_atomically, refuse_unwritable
+from loratune.system.device import choose_device
+from loratune.system.messages import say, warn
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what the bytes of an unfinished character decode to
+
+
+DEFAULT_PENALTY = 1.1  # as in `compare`: without it, greedy answers of small models repeat themselves
+
+
+@dataclass(frozen=True)
+class LoadedAdapter:
+    """An adapter in memory."""
+
+    folder: Path
+    loras: Mapping[str, Lora]  # our names of the adapted layers -> their adapters
+    metadata: Mapping[str, Any]  # its loratune.json; empty for another tool's adapter
+
+
+class TunedModel:
+    """A base model with one or more adapters, which share its weights.
+
+        model = loratune.load("model/gpt2_lora_finetuned")
+        model.generate("What is a bond?", max_new_tokens=96)
+        with model.base():  # without the adapter
+            model.generate("What is a bond?", max_new_tokens=96)
+
+    Attributes:
+        decoder: the base model, with `adapter` on it.
+        tokenizer: the base model's.
+        template: turns an instruction into a prompt, as in training.
+        resolved: where the base model is from.
+        adapters: all adapters, in the order in which they were named.
+        adapter: the one that answers.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        template: Template,
+        *,
+        resolved: ResolvedModel,
+        adapters: Sequence[LoadedAdapter],
+    ):
+        self.decoder, self.tokenizer, self.template = decoder, tokenizer, template
+        self.resolved, self.adapters = resolved, tuple(adapters)
+        self.adapter = self.adapters[0]
+        attach_adapter(decoder, self.adapter.loras)
+
+    @overload
+    def generate(self, prompts: str, *, input: str = "", **decoding: Any) -> str: ...
+
+    @overload
+    def generate(self, prompts: Sequence[str], *, input: str = "", **decoding: Any) -> list[str]: ...
+
+    def generate(self, prompts: str | Sequence[str], *, input: str = "", **decoding: Any) -> str | list[str]:
+        """Answer one or more instructions, with the adapter on unless within `base()`.
+
+        Args:
+            prompts: an instruction, or a list of them, which are answered at the same time.
+            input: text that the instructions refer to.
+            decoding: the fields of `Decoding`: max_new_tokens (128), temperature (0: greedy), top_p, top_k,
+                repetition_penalty (1.1), seed.
+
+        Returns:
+            The answer's text; a list for a list.
+
+        Raises:
+            UserError: a prompt leaves no room for an answer.
+            ValueError, TypeError: a setting is out of range or unknown.
+        """
+        instructions = [prompts] if isinstance(prompts, str) else list(prompts)
+        encoded = [self.encode(instruction, input) for instruction in instructions]
+        requests = build_requests(encoded, build_decoding(decoding))
+        answers = generate(self.decoder, requests, self.tokenizer.end_ids)
+        texts = [self.decode(answer.ids) for answer in answers]
+        return texts[0] if isinstance(prompts, str) else texts
+
+    def stream(self, prompt: str, *, input: str = "", **decoding: Any) -> Iterator[str]:
+        """Answer one instruction and yield the text as it is written, in whole characters.
+
+        The pieces, joined, are what `generate` returns; the arguments are the same.
+        """
+        request = Request(self.encode(prompt, input), build_decoding(decoding))
+        with self.session():
+            engine = Engine(self.decoder, self.tokenizer.end_ids, max_slots=1)
+            ids: list[int] = []
+            written = ""
+            for token in engine.stream(request):
+                ids.append(token)
+                # White space at the end waits: it is left out where the answer ends with it.
+                text = self.decode(ids)
+                if not text.endswith(REPLACEMENT) and len(text) > len(written):
+                    yield text[len(written) :]
+                    written = text
+            if rest := self.decode(ids)[len(written) :]:
+                yield rest
+
+    def encode(self, instruction: str, input: str = "") -> list[int]:
+        """Return the ids of a prompt.
+
+        Raises:
+            UserError: it leaves no room for an answer.
+        """
+        (ids,) = self.tokenizer.encode_prompts([self.template.split_prompt(instruction, input)])
+        if len(ids) >= (positions := self.decoder.spec.max_positions):
+            raise UserError(
+                f"the prompt has {len(ids):,} tokens, and this model takes {positions - 1:,}; shorten it"
+            )
+        return ids
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of an answer's ids."""
+        return self.tokenizer.decode(ids).strip()
+
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        """Switch the adapter off within the context: the base model answers, in the same template.
+
+        Raises:
+            RuntimeError: within `session()`.
+        """
+        with without_adapter(self.decoder):
+            yield
+
+    @contextmanager
+    def using(self, adapter: str | Path) -> Iterator[None]:
+        """Let another of `adapters` answer within the context.
+
+        Args:
+            adapter: its folder, or the folder's name.
+
+        Raises:
+            UserError: it was not loaded.
+            RuntimeError: within `session()`.
+        """
+        before, chosen = self.adapter, self.find_adapter(adapter)
+        self.attach(chosen)
+        try:
+            yield
+        finally:
+            self.attach(before)
+
+    def find_adapter(self, adapter: str | Path) -> LoadedAdapter:
+        """Return the loaded adapter with this folder or folder name."""
+        for one in self.adapters:
+            if str(adapter) in (str(one.folder), one.folder.name):
+                return one
+        names = ", ".join(str(one.folder) for one in self.adapters)
+        raise UserError(f"not loaded; loaded are {names}", setting="adapter", value=adapter)
+
+    def attach(self, adapter: LoadedAdapter) -> None:
+        """Let this adapter answer from now on."""
+        attach_adapter(self.decoder, adapter.loras)
+        self.adapter = adapter
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """Merge the adapter into the weights within the context, once for all answers in it.
+
+        Each call of `generate` or `stream` outside one merges for itself, which costs as much time as some
+        tokens. Within `base()` there is nothing to merge, but the weights are prepacked.
+        """
+        with merge_adapter(self.decoder):
+            yield
+
+    def merge(self, folder: str | Path, *, precision: str = "fp32") -> Path:
+        """Write the base model with the adapter merged in: a model folder that transformers loads.
+
+        Args:
+            folder: where; files of the same names are replaced.
+            precision: of the weights, fp32 or bf16.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UserError: the folder cannot be written, or the precision is unknown.
+        """
+        if precision not in PRECISIONS:
+            raise UserError(f"choose {' or '.join(PRECISIONS)}", setting="precision", value=precision)
+        folder = Path(folder)
+        refuse_unwritable(folder, folder=True)
+        with fill_folder_atomically(folder) as beside:
+            write_merged_model(self.decoder, self.resolved.folder, beside, dtype=PRECISIONS[precision])
+            self.tokenizer.save(beside)
+        return folder
+
+
+def build_decoding(settings: Mapping[str, Any]) -> Decoding:
+    """Return the decoding settings with these changes."""
+    settings = {"repetition_penalty": DEFAULT_PENALTY, **settings}
+    return Decoding(**settings)
+
+
+def load_tuned_model(
+    adapters: Sequence[Path],
+    *,
+    model: str | None = None,
+    template: str | None = None,
+    threads: int = 0,
+    device: str = "auto",
+) -> TunedModel:
+    """Load adapters of one base model, trained here or by another tool, and the base.
+
+    Args:
+        adapters: their folders; the first one answers.
+        model: the base model; None: the one that the first adapter was trained on.
+        template: a name or file; None: the one that the adapters were trained with.
+        threads: of the CPU; 0: one for each physical core.
+        device: auto, cpu or cuda.
+
+    Raises:
+        UserError: an adapter or the base is missing or broken, or they do not belong together: another base,
+            template, or beginning of prompts.
+    """
+    check_adapters_exist(adapters)
+    metadata = [read_adapter_metadata(adapter) for adapter in adapters]
+    device = choose_device(threads, device)
+    resolved = resolve_model(model) if model else resolve_adapter_base(adapters[0], metadata[0])
+    for adapter, facts in zip(adapters, metadata, strict=True):
+        check_adapter_base(adapter, facts, resolved, is_chosen=model is not None)
+    templates = [
+        resolve_template(adapter, facts, template) for adapter, facts in zip(adapters, metadata, strict=True)
+    ]
+    check_templates_equal(adapters, templates)
+    base = load_model(resolved, device=device)
+    tokenizer = resolve_bos(base.tokenizer, adapters, metadata)
+    loras = [read_adapter(base.decoder, adapter) for adapter in adapters]
+    for adapter, facts in zip(adapters, metadata, strict=True):
+        check_adapter_files(adapter, facts)
+    mention_chat_template(base, templates[0].name)
+    loaded = [LoadedAdapter(*parts) for parts in zip(adapters, loras, metadata, strict=True)]
+    return TunedModel(base.decoder, tokenizer, templates[0], resolved=resolved, adapters=loaded)
+
+
+def check_adapters_exist(adapters: Sequence[Path]) -> None:
+    """Raise UserError with every folder that is missing, or that holds no adapter."""
+    remedy = "train an adapter with `loratune train`"
+    missing = [adapter for adapter in adapters if not adapter.is_dir()]
+    if missing:
+        problem = "there is no such folder"
+        raise UserError(*(Problem(problem, "adapter", adapter, remedy) for adapter in missing))
+    for adapter in adapters:
+        check_adapter_exists(adapter)
+
+
+def resolve_template(adapter: Path, metadata: Mapping[str, Any], choice: str | None) -> Template:
+    """Return the adapter's own template, unless the user chooses another."""
+    own = None
+    if "template" in metadata:
+        own = Template.from_dict(metadata["template"], f"{adapter / ADAPTER_METADATA_FILE}: template")
+    if choice is not None:
+        chosen = load_template(choice)
+        if own and chosen != own:
+            warn(
+                f"the adapter was trained with the template {own.name!r}; with {chosen.name!r} it will "
+                "answer worse"
+            )
+        return chosen
+    if own is None:
+        say("The adapter was made by another tool and names no template; the default one is used.")
+    return own or load_template("instruction")
+
+
+def check_templates_equal(adapters: Sequence[Path], templates: Sequence[Template]) -> None:
+    """Raise UserError where an adapter was trained with another template than the first."""
+    for adapter, template in zip(adapters, templates, strict=True):
+        if template != templates[0]:
+            raise adapter_error(
+                adapter,
+                f"trained with the template {template.name!r}, but {adapters[0]} with {templates[0].name!r}",
+                remedy="evaluate it by itself, or choose one for all with `template`",
+            )
