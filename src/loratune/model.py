@@ -99,7 +99,8 @@ class TunedModel:
             ValueError, TypeError: a setting is out of range or unknown.
         """
         instructions = [prompts] if isinstance(prompts, str) else list(prompts)
-        encoded = [self.encode(instruction, input) for instruction in instructions]
+        encoded = self.encode(instructions, input)
+        self.check_room(encoded)
         requests = build_requests(encoded, build_decoding(decoding))
         answers = generate(self.decoder, requests, self.tokenizer.end_ids)
         texts = [self.decode(answer.ids) for answer in answers]
@@ -110,7 +111,9 @@ class TunedModel:
 
         The pieces, joined, are what `generate` returns; the arguments are the same.
         """
-        request = Request(self.encode(prompt, input), build_decoding(decoding))
+        (encoded,) = self.encode([prompt], input)
+        self.check_room([encoded])
+        request = Request(encoded, build_decoding(decoding))
         with self.session():
             engine = Engine(self.decoder, self.tokenizer.end_ids, max_slots=1)
             ids: list[int] = []
@@ -125,18 +128,19 @@ class TunedModel:
             if rest := self.decode(ids)[len(written) :]:
                 yield rest
 
-    def encode(self, instruction: str, input: str = "") -> list[int]:
-        """Return the ids of a prompt.
+    def encode(self, instructions: Sequence[str], input: str = "") -> list[list[int]]:
+        """Return the ids of the instructions' prompts; no text in them becomes a special token."""
+        return self.tokenizer.encode_prompts(
+            [self.template.split_prompt(instruction, input) for instruction in instructions]
+        )
 
-        Raises:
-            UserError: it leaves no room for an answer.
-        """
-        (ids,) = self.tokenizer.encode_prompts([self.template.split_prompt(instruction, input)])
-        if len(ids) >= (positions := self.decoder.spec.max_positions):
+    def check_room(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Raise UserError where a prompt leaves no room for an answer."""
+        longest = max(map(len, prompts), default=0)
+        if longest >= (positions := self.decoder.spec.max_positions):
             raise UserError(
-                f"the prompt has {len(ids):,} tokens, and this model takes {positions - 1:,}; shorten it"
+                f"a prompt has {longest:,} tokens, and this model takes {positions - 1:,}; shorten it"
             )
-        return ids
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of an answer's ids."""

@@ -407,8 +407,8 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "models/test_special_tokens.py::test_each_name_alone_and_among_others",
                 ),
                 Fault(
-                    "encode_prompts([tuned.template.split_prompt(prompt) for prompt in prompts])",
-                    'encode_prompts([(tuned.template.render(prompt), "") for prompt in prompts])',
+                    "[self.template.split_prompt(instruction, input) for instruction in instructions]",
+                    '[(self.template.render(instruction, input), "") for instruction in instructions]',
                     "commands/test_bos_everywhere.py::test_questions_are_asked_as_the_adapter_was_trained",
                 ),
             ),
@@ -426,9 +426,8 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "commands/test_end_markers.py::test_training_is_the_same_with_and_without_them",
                 ),
                 Fault(
-                    "[replace(record, output=strip_end_markers(record.output, markers)) for record in "
-                    "kept], rows, counts",
-                    "kept, rows, counts",
+                    "[replace(record, output=strip_end_markers(record.output, markers)) for record in whole]",
+                    "whole",
                     "commands/test_end_markers.py::test_evaluation_wants_what_training_learned",
                 ),
             ),
@@ -456,7 +455,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "commands/test_bos_everywhere.py::test_the_base_is_measured_with_bos_if_the_adapter_was_trained_with_it",
                 ),
                 Fault(
-                    "    return tokenizer if with_bos[0] else tokenizer.without_bos()\n",
+                    "    return tokenizer if first else tokenizer.without_bos()\n",
                     "    return tokenizer\n",
                     "commands/test_bos_everywhere.py::test_questions_are_asked_as_the_adapter_was_trained",
                 ),
@@ -789,7 +788,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "interop/test_peft.py::test_an_adapter_with_matrices_that_have_no_place_here_is_refused",
                 ),
                 Fault(
-                    "        load_adapter(base.decoder, adapter)\n",
+                    "        attach_adapter(decoder, self.adapter.loras)\n",
                     "        pass\n",
                     "commands/test_compare.py::test_json_contract",
                 ),
@@ -952,7 +951,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "compared",
             (
                 Fault(
-                    'if made_for and made_for["fingerprint"] != found.fingerprint:',
+                    'if made_for["fingerprint"] != base.fingerprint:',
                     "if False:",
                     "commands/test_compare.py::test_an_adapter_made_for_another_base_is_refused",
                 ),
@@ -1011,7 +1010,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "commands/test_train.py::test_the_best_adapter_is_kept_not_the_last",
                 ),
                 Fault(
-                    "    if finished and not state.best_step:",
+                    "    if not result.best_step:",
                     "    if False:",
                     "commands/test_train.py::test_an_adapter_that_learned_nothing_is_warned_of",
                 ),

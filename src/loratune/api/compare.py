@@ -46,7 +46,7 @@ def run_comparison(
         prompts: the instructions.
         evaluation: the adapter's, for the report.
     """
-    encoded = encode_prompts(model, prompts)
+    encoded = model.encode(prompts)
     refuse_too_long(encoded, config, model.decoder.spec.max_positions)
     base, tuned = generate_base_and_tuned(model, encoded, build_answer_settings(config))
     metadata = model.adapter.metadata
@@ -67,10 +67,6 @@ def run_comparison(
         versions={"This report": f"loratune {__version__}", **read_versions(metadata)},
         commands=build_command_lines(config, metadata, evaluation),
     )
-
-
-def encode_prompts(model: TunedModel, prompts: Sequence[str]) -> list[list[int]]:
-    return model.tokenizer.encode_prompts([model.template.split_prompt(prompt) for prompt in prompts])
 
 
 def write_report(comparison: Comparison, path: AnyPath) -> Path:

@@ -102,9 +102,7 @@ def build_record(
 
 
 def generate_program(record: Record, model: TunedModel, settings: AskConfig) -> str:
-    (prompt,) = model.tokenizer.encode_prompts(
-        [model.template.split_prompt(record.instruction, record.input)]
-    )
+    (prompt,) = model.encode([record.instruction], record.input)
     most = model.decoder.spec.max_positions - settings.max_new_tokens
     if len(prompt) > most:
         raise UserError(

@@ -7,7 +7,6 @@ from loratune.api.compare import (
     choose_prompts_file,
     choose_report_paths,
     describe_prompts_file,
-    encode_prompts,
     read_prompts,
     refuse_too_long,
     run_comparison,
@@ -32,7 +31,7 @@ def run(config: CompareConfig) -> dict:
     evaluation = find_evaluation(config)
     model = load_for(config)
     if config.dry_run:
-        encoded = encode_prompts(model, prompts)
+        encoded = model.encode(prompts)
         refuse_too_long(encoded, config, model.decoder.spec.max_positions)
         return show_plan(plan_comparison(model.decoder, encoded, config, reports=reports))
     comparison = run_comparison(config, model, prompts, evaluation=evaluation)
