@@ -226,7 +226,7 @@ def test_a_question_without_a_gold_program_is_answered_and_scored_and_in_no_loss
     write_rows(place, [*rows, *(without_program(number, split_ids=4) for number in (2, 3))])
     result = measured(place, "--generate", "9")
     said = " ".join(capsys.readouterr().out.split())
-    assert "Rows without a wanted response, which are answered and scored, and in no loss: 2." in said
+    assert "Rows without a reference response, which are answered and scored, but in no loss: 2." in said
     for path in ((), ("by_source", "finqa")):
         before, after = (functools.reduce(dict.__getitem__, path, one) for one in (alone, result))
         assert (after["rows"], after["answered_rows"], after["without_target"]) == (

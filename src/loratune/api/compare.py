@@ -111,7 +111,11 @@ def generate_base_and_tuned(
 
 
 def choose_report_paths(out: Path, report_format: str) -> dict[str, Path]:
-    """Format -> file. Raises UserError, before any work is done, where no file can be written."""
+    """Return the report's file for each format.
+
+    Raises:
+        UserError: a file cannot be written; found before any work is done.
+    """
     refuse_unwritable(out)
     reports = {kind: out.with_suffix(f".{kind}") for kind in RENDERERS if report_format in (kind, "both")}
     for kind, path in reports.items():
@@ -141,7 +145,11 @@ def describe_prompts_file(chosen: Path | None) -> str:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """Raises UserError, naming the entries, unless the file is a JSON list of texts."""
+    """Read a JSON list of texts.
+
+    Raises:
+        UserError: the file is something else; each wrong entry is named.
+    """
     prompts = read_json(path)
     if not isinstance(prompts, list):
         raise UserError(
@@ -150,12 +158,12 @@ def read_prompts(path: Path) -> list[str]:
         )
     if not prompts:
         raise UserError(f"{path}: the list is empty; give at least one prompt")
-    found = [
+    wrong = [
         (number, describe_kind(prompt))
         for number, prompt in enumerate(prompts, 1)
         if describe_kind(prompt) != "a text"
     ]
-    raise_problems([f"{path}, entry {number}: a text is needed, not {what}" for number, what in found])
+    raise_problems([f"{path}, entry {number}: a text is needed, not {what}" for number, what in wrong])
     return prompts
 
 
@@ -170,7 +178,7 @@ def describe_kind(value) -> str:
 
 
 def refuse_too_long(prompts: Sequence[Sequence[int]], config: CompareConfig, positions: int) -> None:
-    """A prompt must leave room for an answer; a shortened answer is only warned of."""
+    """Raise UserError for prompts that leave no room for an answer; warn of those that shorten it."""
     name, most = describe_prompts_file(config.prompts), positions - 1
     raise_problems(
         [
@@ -189,7 +197,7 @@ def refuse_too_long(prompts: Sequence[Sequence[int]], config: CompareConfig, pos
 
 
 def build_row(answers: dict[str, Answer], model: TunedModel) -> dict:
-    """The two texts first, then what is known of each; a program's result only where an answer is one."""
+    """Return both answers and what is known of each; a result only where the answer is a program."""
     texts = {side: model.decode(answer.ids) for side, answer in answers.items()}
     row: dict = dict(texts)
     for side, answer in answers.items():

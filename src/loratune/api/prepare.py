@@ -145,7 +145,7 @@ def write_options(count: dict) -> dict:
 
 
 def refuse_unusable_sources(config: PrepareConfig) -> None:
-    """Refuse all names of data that can be seen to be wrong before anything is read."""
+    """Raise UserError for every name of data that is wrong, before anything is read."""
     problems: list[str | Problem] = [
         f"`data` {problem}" for name in config.data if (problem := find_source_problem(name, SOURCES))
     ]
@@ -169,13 +169,13 @@ def find_data_sets(config: PrepareConfig) -> list[DataSet]:
 
 
 def list_user_names(config: PrepareConfig) -> list[str]:
-    """Return the names that stand for the user's own files."""
+    """Return the names of the user's own files and folders."""
     names = [*config.data, *config.val, *config.test]
     return [name for name in names if (source := find_source(name, SOURCES)) and source.gathers_files]
 
 
 def show_splits(data_sets: Sequence[DataSet]) -> None:
-    """Say which of the user's own files are held out, and which one could take for held out."""
+    """Say which of the user's own files are held out, and which only look as if they were."""
     for data_set in data_sets:
         held_out = {split: paths for split, paths in data_set.paths().items() if split}
         for split, paths in held_out.items():
@@ -200,7 +200,7 @@ def load_all(config: PrepareConfig, tokenizer: Tokenizer) -> list[SourceData]:
 
 
 def build_source_options(config: PrepareConfig, tokenizer: Tokenizer) -> SourceOptions:
-    """Collect what sources may be asked; whether the hub answers is only tried where that matters."""
+    """Collect what sources need to know; the hub is asked only if a data set may come from it."""
     wants_shipped = bool(set(list_shipped(SOURCES)) & set(config.data))
     of_sources = {name for source in SOURCES.values() for name in source.settings}
     return SourceOptions(
@@ -236,8 +236,12 @@ def count_tokens(tokenizer: Tokenizer, texts: Sequence[str], title: str) -> list
 def refuse_empty_parts(
     parts: dict[str, list[Record]], config: PrepareConfig, own: Collection[str] = ()
 ) -> None:
-    """Raise UserError where a part that is needed has no rows. `own` are those that files of the user's own
-    are for.
+    """Raise UserError where a part that is needed has no rows.
+
+    Args:
+        parts: the records of each split.
+        config: what was asked for.
+        own: the splits that files of the user's own are for.
     """
     if own and (lost := [split for split in SPLITS if not parts[split] and split in ("train", *own)]):
         raise UserError(
@@ -276,7 +280,7 @@ def show_notes(counts: dict[str, dict]) -> None:
 def encode_all(
     records: Sequence[Record], template: Template, tokenizer: Tokenizer, max_tokens: int
 ) -> tuple[list[Example], dict[str, dict[str, int]]]:
-    """The rows as training will see them, and for each source how many were shortened or dropped."""
+    """Tokenise the records as training will, and count what was shortened or dropped in each source."""
     rows: list[Example] = []
     shortened: dict[str, Counter[str]] = {record.source: Counter() for record in records}
     with progress("tokens of the rows", len(records)) as advance:

@@ -44,7 +44,7 @@ OnEvent = Callable[[Event], object]
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training run came to; `runs/NAME/summary.json` holds the same."""
+    """The result of a training run, as `runs/NAME/summary.json` holds it."""
 
     run: str  # its name, which resumes it
     finished: bool  # False for a run that was stopped: it can be resumed
@@ -95,7 +95,7 @@ def run_training(setup: Setup, on_event: OnEvent) -> TrainResult:
 
 @contextmanager
 def resume_hint(run: Path) -> Iterator[None]:
-    """Let a run that the file system stopped say how it goes on."""
+    """Add how to resume to the error of a run that the file system stopped."""
     try:
         yield
     except FileError as error:
@@ -124,7 +124,7 @@ def run_locked(setup: Setup, on_event: OnEvent) -> TrainResult:
 
 
 def open_run(setup: Setup) -> RunFolder:
-    """Make the run's folder, or open the old one's, in which accepted changes are recorded."""
+    """Create the run's folder; of a resumed run, open it and record the changes that were accepted."""
     config, inputs, folder = setup.config, setup.inputs, run_folder_of(setup.config)
     run_inputs = collect_run_inputs(
         inputs.model.found,
@@ -156,7 +156,7 @@ def run_events(job: TrainingJob, on_event: OnEvent) -> Finished:
 
 
 def announce(setup: Setup) -> None:
-    """Say what is about to happen, and what the limits on length did to the data."""
+    """Say what will be trained on what, and how many rows were cut."""
     config, plan, inputs = setup.config, setup.plan, setup.inputs
     decoder, tokenizer = inputs.model.decoder, inputs.model.tokenizer
     trainable = sum(parameter.numel() for parameter in adapter_parameters(decoder).values())
@@ -200,7 +200,7 @@ def build_val_batches(examples: list[Example], plan: TrainPlan) -> list[Batch]:
 
 
 def write_adapter_folder(setup: Setup, state: TrainingState) -> None:
-    """Write PEFT's two files, the tokenizer, what loratune needs to know, and the model card."""
+    """Write PEFT's two files, the tokenizer, loratune.json and the model card."""
     inputs, model, base = setup.inputs, setup.inputs.model, setup.inputs.model.found
     card = render_model_card(
         setup.plan.step.adapter,
@@ -254,7 +254,7 @@ def build_result(setup: Setup, finished: Finished) -> TrainResult:
 
 
 def announce_result(result: TrainResult, folder: RunFolder) -> None:
-    """Say what a finished run came to."""
+    """Say how far the validation loss fell, and what to do next."""
     if not result.finished:
         return
     if not result.best_step:

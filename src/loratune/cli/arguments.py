@@ -1,4 +1,4 @@
-"""The options of the command line, made from the fields of each command's configuration."""
+"""Make the options of the command line from the fields of each command's configuration."""
 
 import argparse
 import types
@@ -103,7 +103,7 @@ def add_options(command: argparse.ArgumentParser, config_class: type[Config]) ->
 
 
 def format_help(field: FieldInfo) -> str:
-    """Return a field's description, with its default where it has one that says something."""
+    """Return a field's description, with its default unless that is empty or off."""
     description = field.description or ""
     if field.is_required() or field.default is None or field.default is False or field.default in ([], {}):
         return description
@@ -111,7 +111,7 @@ def format_help(field: FieldInfo) -> str:
 
 
 class KeyValueAction(argparse.Action):
-    """`a=b c=d` to {"a": "b", "c": "d"}."""
+    """Turn `a=b c=d` into {"a": "b", "c": "d"}."""
 
     def __call__(
         self,
@@ -127,7 +127,7 @@ class KeyValueAction(argparse.Action):
 
 
 def unwrap_type(annotation: Any) -> Any:
-    """`str | None` to str, `list[str]` to list, `Literal[...]` to Literal."""
+    """Return str for `str | None`, list for `list[str]`, Literal for `Literal[...]`."""
     if isinstance(annotation, types.UnionType):
         annotation = next(kind for kind in typing.get_args(annotation) if kind is not type(None))
     return typing.get_origin(annotation) or annotation

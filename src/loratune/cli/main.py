@@ -1,4 +1,4 @@
-"""The command line: it runs one command, and turns errors and signals into messages and exit codes."""
+"""Run a command of the command line; errors and signals become messages and exit codes."""
 
 import importlib
 import io
@@ -24,8 +24,10 @@ OUT_OF_MEMORY = (
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0 done, 2 the user's input is at fault, 1 anything else, 128 +
-    N: signal N.
+    """Run one command.
+
+    Returns:
+        The exit code: 0 for success, 2 for bad input, 1 for any other failure, 128 + N for signal N.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -42,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_to_exit_code(argv: list[str]) -> tuple[int, list[str]]:
-    """The exit code, and what is to be said on stderr."""
+    """Run one command; return the exit code and the lines for stderr."""
     try:
         with interrupting_cleanly():
             return run(argv), []
@@ -61,9 +63,7 @@ def run_to_exit_code(argv: list[str]) -> tuple[int, list[str]]:
 
 
 def drop_unwritable_output() -> None:
-    """What stdout or stderr cannot take (`| head`, a full disk) is given up, or Python would fail over it at
-    the very end.
-    """
+    """Give up output that cannot be written (`| head`, a full disk): Python would fail over it at the end."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

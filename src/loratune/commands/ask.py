@@ -1,4 +1,4 @@
-"""`loratune ask`: a question about one's own page of figures, answered by a program that is then executed."""
+"""`loratune ask`: answer a question about a page of figures with a program, and execute it."""
 
 import re
 from pathlib import Path
@@ -92,13 +92,13 @@ def build_record(
         "program", fact_tokens, lambda texts: [len(ids) for ids in model.tokenizer.encode_batch(list(texts))]
     )
     (record,) = build_finqa_records([question], "test", options)
-    kept = record.meta["kept_facts"]
-    if not kept:
+    shown = record.meta["kept_facts"]
+    if not shown:
         raise UserError(
             "pre_text, table and post_text hold nothing of three words or more; there is nothing to show",
             value=page,
         )
-    return record, dict(zip(kept, record.input.split("\n"), strict=True))
+    return record, dict(zip(shown, record.input.split("\n"), strict=True))
 
 
 def generate_program(record: Record, model: TunedModel, settings: AskConfig) -> str:

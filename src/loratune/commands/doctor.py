@@ -32,15 +32,15 @@ def run(settings: DoctorConfig) -> dict:
 
 
 def examine(settings: DoctorConfig) -> dict[str, list[Finding]]:
-    """Facts are gathered first, then judged: the checks themselves look at nothing else."""
-    facts = {
+    """Inspect the machine, then run the checks, which look at nothing but what was inspected."""
+    rooms = {
         "machine": (hardware.CHECKS, hardware.inspect_hardware(settings.threads, settings.device)),
         "programs": (packages.CHECKS, packages.inspect_packages()),
         "places": (storage.CHECKS, storage.inspect_storage(Path("."), OUTPUTS, RUNS_FOLDER)),
     }
     return {
-        name: [write_options(finding) for check in checks for finding in check(found)]
-        for name, (checks, found) in facts.items()
+        name: [write_options(finding) for check in checks for finding in check(facts)]
+        for name, (checks, facts) in rooms.items()
     }
 
 

@@ -1,4 +1,4 @@
-"""What a command would do, for --dry-run: what it reads and writes, and an estimate of its time."""
+"""Show what a command would read and write, and how long it would take, for --dry-run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ class Plan:
 
 
 def show_plan(plan: Plan) -> dict:
-    """Print the plan; returns it as the command's result."""
-    there = [path for path in plan.writes if path.exists()]
+    """Print the plan, and return it as the command's result."""
+    existing = [path for path in plan.writes if path.exists()]
     for what, amount in plan.reads.items():
         say(f"Would read {what}: {amount}")
     for path in plan.writes:
-        say(f"Would {'overwrite' if path in there else 'write'} {path}")
+        say(f"Would {'overwrite' if path in existing else 'write'} {path}")
     length = (
         "How long it takes is not known"
         if plan.seconds is None
@@ -35,13 +35,13 @@ def show_plan(plan: Plan) -> dict:
         "dry_run": True,
         "reads": dict(plan.reads),
         "writes": list(map(str, plan.writes)),
-        "overwrites": list(map(str, there)),
+        "overwrites": list(map(str, existing)),
         "about_seconds": plan.seconds and round(plan.seconds, 1),
     }
 
 
 def format_duration(seconds: float) -> str:
-    """No more digits than a forecast has."""
+    """Format seconds with no more digits than an estimate deserves."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -40,7 +40,7 @@ def run(settings: PrepareConfig) -> dict:
 def plan_preparation(
     settings: PrepareConfig, surveys: Sequence[Survey], template: Template, *, tokenizer: Tokenizer
 ) -> Plan:
-    """Tokens are counted for some rows of each source, and that is timed."""
+    """Estimate the time by counting the tokens of some rows of each source."""
     reads = {
         one.name: f"{one.origin}, {'not downloaded yet' if one.rows is None else f'{one.rows:,} rows'}"
         for one in surveys
@@ -65,6 +65,6 @@ def estimate_encoding_seconds(
 
 
 def survey_all(settings: PrepareConfig, tokenizer: Tokenizer) -> list[Survey]:
-    """Tell what each data set holds, without a download."""
+    """Survey what each data set holds, without a download."""
     options = build_source_options(settings, tokenizer)
     return [data_set.source.survey(data_set, options) for data_set in find_data_sets(settings)]

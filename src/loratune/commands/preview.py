@@ -1,4 +1,4 @@
-"""`loratune preview`: rows as the model sees them, and what became of all of them."""
+"""`loratune preview`: rows as the model sees them, and counts of all rows."""
 
 from collections import Counter
 from collections.abc import Sequence

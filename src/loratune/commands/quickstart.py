@@ -1,4 +1,4 @@
-"""`loratune quickstart`: the main job once, from the shipped data to a measured comparison."""
+"""`loratune quickstart`: prepare, train, evaluate and compare once, with the shipped data."""
 
 from dataclasses import dataclass
 
@@ -39,9 +39,7 @@ class CommandConfigs:
 
 
 def run(settings: QuickstartConfig) -> dict:
-    """Each part is the command that a person would run; their settings are printed so that one can go on from
-    there.
-    """
+    """Run the four commands that a person would, and print each with its options, so that one can go on."""
     out = settings.out
     # Read now, so that a broken file is found before the training.
     prompts = read_prompts(choose_prompts_file(settings.prompts))
@@ -98,8 +96,9 @@ def build_command_configs(settings: QuickstartConfig, model: str) -> CommandConf
 
 
 def plan_quickstart(settings: QuickstartConfig, parts: CommandConfigs, prompts: list[str]) -> Plan:
-    """The base stands for the tuned model, and rows that have not been split yet for the held-out ones: they
-    take as long.
+    """Estimate the time with the base in place of the tuned model and unsplit rows in place of held-out ones.
+
+    They take as long.
     """
     choose_device(settings.threads, settings.device)
     base, template = load_model(resolve_model(parts.prepare.model)), load_template(parts.train.template)

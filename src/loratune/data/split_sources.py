@@ -70,8 +70,8 @@ def describe_missing_targets(source: str, parts: dict[str, list[Record]]) -> lis
         for split, part in parts.items()
     }
     return [
-        f"rows in {split} without a wanted response, which are answered and scored by their result, and in "
-        f"no loss: {count:,}"
+        f"rows in {split} without a reference response, which are answered and scored by their result, but "
+        f"are in no loss: {count:,}"
         for split, count in counts.items()
         if count
     ]

@@ -1,4 +1,4 @@
-"""Prompts and evaluated examples with both answers, in the words that every form of the report shows."""
+"""Format prompts and evaluated examples with both answers, for every form of the report."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -37,10 +37,9 @@ class Card(NamedTuple):
 
 
 def select_examples(evaluation: Evaluation) -> list[tuple[EvaluatedExample, str]]:
-    """As many as a page takes, each with what it is an instance of (such as the largest gain; blank for
-    most).
+    """Select as many examples as a page takes, each with its kind, such as "largest gain"; most have none.
 
-    The telling ones come first, then the others with answers.
+    The notable ones come first, then the others with answers.
     """
     kinds = {id_: kind.replace("_", " ") for kind, ids in evaluation.telling.items() for id_ in ids}
     pairs = [(example, kinds.get(example.id, "")) for example in evaluation.examples]

@@ -1,4 +1,4 @@
-"""Charts for the report, as SVG text."""
+"""Draw charts for the report, as SVG text."""
 
 import io
 import math
@@ -42,7 +42,7 @@ CHART_STYLE = {
 
 
 def draw_loss_chart(rows: Sequence[dict]) -> str:
-    """`plot_losses` as SVG text."""
+    """Draw the curves of `plot_losses`."""
 
     def draw(axes: "Axes") -> None:
         draw_losses(axes, rows, COLOURS["soft"], COLOURS["better"])
@@ -52,8 +52,9 @@ def draw_loss_chart(rows: Sequence[dict]) -> str:
 
 
 def outer_fences(values: Sequence[float]) -> tuple[float, float]:
-    """Where the bulk of the values ends: three interquartile ranges beyond the quartiles (Tukey 1977, section
-    2D).
+    """Return where the bulk of the values ends: three interquartile ranges beyond the quartiles.
+
+    Tukey 1977, "Exploratory Data Analysis", section 2D.
     """
     import numpy as np
 
@@ -63,11 +64,9 @@ def outer_fences(values: Sequence[float]) -> tuple[float, float]:
 
 
 def draw_changes_chart(changes: Sequence[float], tie: float, ends: tuple[float, float]) -> str:
-    """SVG text: a histogram of the rows' changes in nats a token; a bar's colours say improved, tied,
-    regressed.
+    """Draw a histogram of the rows' changes in nats a token; colours say improved, tied or regressed.
 
-    Rows from beyond `ends` are in the outermost bars, so that a few far ones do not squeeze all others into
-    one.
+    Rows beyond `ends` are in the outermost bars, so that a few far ones do not squeeze all others into one.
     """
     import numpy as np
 
@@ -96,7 +95,7 @@ def draw_changes_chart(changes: Sequence[float], tie: float, ends: tuple[float, 
 
 
 def draw_parts_chart(changes: Mapping[str, ScoreChange]) -> str:
-    """SVG text: for each part of the rows the change of the loss, with its 95 % interval."""
+    """Draw the change of the loss and its 95 % interval for each part of the rows."""
 
     def draw(axes: "Axes") -> None:
         for place, part in enumerate(changes.values()):
@@ -122,7 +121,7 @@ def choose_colour(change: ScoreChange) -> str:
 
 
 def shorten_label(name: str) -> str:
-    """Return a name from a file, fit for XML and for the width."""
+    """Return a name from a file, shortened and without characters that XML forbids."""
     name = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
     return name if len(name) <= MAX_LABEL_LENGTH else name[: MAX_LABEL_LENGTH - 1] + "…"
 
@@ -150,7 +149,7 @@ def render_svg(figure: "Figure") -> bytes:
 
 
 def clean_svg(svg: bytes) -> str:
-    """The drawing alone: without the file's head, size, font names, and the ids that nothing refers to."""
+    """Return the drawing alone, without the file's head, size, font names and unused ids."""
     root = ElementTree.fromstring(svg)
     referred = set(re.findall(rb"#(\w+)", svg))
     for parent in list(root.iter()):

@@ -1,4 +1,4 @@
-"""Where two texts differ, in words."""
+"""Find where two texts differ, word by word."""
 
 from collections.abc import Iterator
 from difflib import SequenceMatcher
@@ -17,8 +17,9 @@ class Piece(NamedTuple):
 
 
 def find_differences(first: str, second: str) -> tuple[list[Piece], list[Piece]]:
-    """Each text cut in pieces that, joined, are the text again; the shared pieces of both are the same, in
-    the same order.
+    """Cut both texts into pieces, shared or not.
+
+    The pieces of a text, joined, are the text; the shared pieces of both are the same, in the same order.
     """
     a, b = tokens_of(first), tokens_of(second)
     matches = [
@@ -31,7 +32,7 @@ def find_differences(first: str, second: str) -> tuple[list[Piece], list[Piece]]
 
 
 def is_notable(match, a: list[str], b: list[str]) -> bool:
-    """Not a match by chance: of some words, or where both texts begin or end."""
+    """Return whether a match is more than chance: several words, or at the beginning or end of both."""
     words = sum(token[0].isalnum() for token in a[match.a : match.a + match.size])
     begin = match.a == match.b == 0
     end = match.a + match.size == len(a) and match.b + match.size == len(b)

@@ -1,4 +1,4 @@
-"""The loss curve of a run, as loss.png."""
+"""Plot the losses of a run, as loss.png."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +13,7 @@ MAX_POINTS = 500  # of a curve
 
 
 def plot_losses(rows: Sequence[dict], path: Path) -> None:
-    """The training loss of each step (thin), its moving average, and the validation loss, over the tokens
-    seen.
-    """
+    """Plot the training loss (thin), its moving average and the validation loss over the tokens seen."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -51,7 +49,10 @@ def draw_losses(axes: "Axes", rows: Sequence[dict], training_colour: str, valida
 
 
 def moving_average(values: Sequence[float], keep: float = 0.95) -> list[float]:
-    """Exponential, corrected for its start (Kingma & Ba 2015, section 3; arXiv:1412.6980)."""
+    """Return exponential moving averages, corrected for their start.
+
+    Kingma & Ba 2015, section 3; arXiv:1412.6980.
+    """
     averages, sum_, weight = [], 0.0, 0.0
     for value in values:
         sum_, weight = keep * sum_ + (1 - keep) * value, keep * weight + (1 - keep)

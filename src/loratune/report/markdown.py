@@ -75,7 +75,7 @@ def render_card(place: int, card: Card) -> Iterator[str]:
         yield f"{answer.side}: {escape_markdown(answer.facts)}{result}"
         yield fence_text("".join(piece.text for piece in answer.pieces))
     if card.wanted:
-        yield f"wanted{f' (= {escape_markdown(card.wanted_result)})' if card.wanted_result else ''}:"
+        yield f"reference{f' (= {escape_markdown(card.wanted_result)})' if card.wanted_result else ''}:"
         yield fence_text(card.wanted)
 
 
@@ -88,11 +88,11 @@ def render_table(head: Sequence[str], rows) -> str:
 
 
 def fence_text(text: str) -> str:
-    """In a fence that is longer than any in the text."""
+    """Return the text in a code fence that is longer than any in it."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}text\n{text}\n{fence}"
 
 
 def escape_markdown(text: str) -> str:
-    """One line in which every character stands for itself."""
+    """Return the text as one line without markup."""
     return re.sub(r"([\\`*_\[\]<>|#@&~$!])", r"\\\1", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""The model card beside an adapter."""
+"""Render the model card beside an adapter."""
 
 import json
 import math
@@ -121,6 +121,6 @@ def render_model_card(
 
 
 def quote(text: str) -> str:
-    """The text in quotation marks, as YAML and Python both read it."""
+    """Return the text in quotation marks, as both YAML and Python read it."""
     written = json.dumps(text, ensure_ascii=False)
     return "".join(letter if letter.isprintable() else f"\\U{ord(letter):08x}" for letter in written)

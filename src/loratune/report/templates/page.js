@@ -5,12 +5,12 @@
   const groups = [...document.querySelectorAll(".group")];
   const show = () => {
     const words = form.elements.search.value.toLowerCase().split(/\s+/);
-    const wanted = name => form.elements[name] ? form.elements[name].value : "";
+    const chosen = name => form.elements[name] ? form.elements[name].value : "";
     let shown = 0;
     for (const { card, text } of cards) {
       const fits = words.every(word => text.includes(word))
-        && (!wanted("state") || card.dataset.state === wanted("state"))
-        && (!wanted("source") || card.dataset.source === wanted("source"));
+        && (!chosen("state") || card.dataset.state === chosen("state"))
+        && (!chosen("source") || card.dataset.source === chosen("source"));
       card.hidden = !fits;
       shown += fits;
     }

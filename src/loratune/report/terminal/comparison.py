@@ -1,4 +1,4 @@
-"""The comparison on the terminal."""
+"""Show a comparison on the terminal."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,9 +12,9 @@ SIDE_NAMES = {"fine_tuned": "fine-tuned", "regular": "regular (base)"}
 
 
 def show_comparison(rows: Sequence[dict], summary: Mapping[str, dict[str, float]]) -> None:
-    for number_, row in enumerate(rows, 1):
+    for number, row in enumerate(rows, 1):
         table = Table(
-            title=Text(f"{number_}. {make_printable(row['prompt'])}"),
+            title=Text(f"{number}. {make_printable(row['prompt'])}"),
             title_justify="left",
             title_style="bold",
             expand=True,

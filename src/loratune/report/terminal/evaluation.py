@@ -146,7 +146,7 @@ def explain_columns(evaluation: Evaluation) -> Iterator[str]:
         yield f"FinQA's rows show {evaluation.chosen_facts} facts."
     if evaluation.without_target:
         yield (
-            "Rows without a wanted response, which are answered and scored, and in no loss: "
+            "Rows without a reference response, which are answered and scored, but in no loss: "
             f"{evaluation.without_target:,}."
         )
     if evaluation.over_samples:

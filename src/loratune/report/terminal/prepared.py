@@ -1,4 +1,4 @@
-"""What `loratune prepare` shows on the terminal."""
+"""Show on the terminal what `loratune prepare` did."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,10 +51,10 @@ def show_summary(report: dict, out: Path, task_lines: Sequence[str]) -> None:
 
 
 def show_file_notes(notes: dict) -> None:
-    """What was taken from a file of the user's, and what was not."""
-    taken = ", ".join(f"{role} = {column}" for role, column in notes["columns"].items())
+    """Show which columns of a user's file were used, and what was left out."""
+    used = ", ".join(f"{role} = {column}" for role, column in notes["columns"].items())
     unused = f"; unused columns: {', '.join(map(str, notes['unused']))}" if notes["unused"] else ""
-    say(f"{notes['file']}: {taken}{unused}")
+    say(f"{notes['file']}: {used}{unused}")
     for what, count in notes["counts"].items():
         say(f"{notes['file']}: {count:,} {what}")
     for problem in notes["warnings"]:
@@ -68,7 +68,7 @@ def show_file_notes(notes: dict) -> None:
 def show_truncation(name: str, source: dict, max_tokens: int) -> None:
     cut = {what: source[what] for what in ("inputs_cut", "responses_cut", "dropped") if source[what]}
     if cut:
-        told = ", ".join(f"{number:,} {what.replace('_', ' ')}" for what, number in cut.items())
+        amounts = ", ".join(f"{number:,} {what.replace('_', ' ')}" for what, number in cut.items())
         tell = warn if sum(cut.values()) > WARN_SHARE * source["rows"] else say
         turns = (
             f"; of chats the {source['turns_cut']:,} turns that are oldest give way"
@@ -76,6 +76,6 @@ def show_truncation(name: str, source: dict, max_tokens: int) -> None:
             else ""
         )
         tell(
-            f"{name}: {told} when rows are shortened to {max_tokens} tokens for training (the files hold "
+            f"{name}: {amounts} when rows are shortened to {max_tokens} tokens for training (the files hold "
             f"them whole){turns}"
         )

@@ -1,6 +1,4 @@
-"""Rows on the terminal as the model sees them: the prompt dim, each token that is learned in a colour of its
-own.
-"""
+"""Show rows as the model sees them: the prompt dim, each learned token in a colour."""
 
 from collections.abc import Callable, Sequence
 from itertools import cycle
@@ -55,18 +53,18 @@ def show_rows(rows: Sequence[Truncation], tokenizer) -> None:
 
 
 def build_legend(coloured: bool) -> Text:
-    told = Text.assemble(
+    text = Text.assemble(
         ("the prompt", PROMPT_STYLE), "   ", *format_target(["what ", "is ", "learned"], coloured, ended=True)
     )
-    return told.append("   ↵ end of a line   ").append("✂ cut here", CUT_STYLE)
+    return text.append("   ↵ end of a line   ").append("✂ cut here", CUT_STYLE)
 
 
 def build_heading(number: int, row: Truncation) -> Text:
-    told = Text(f"{number}. {escape_invisible(row.record.id)}", style="bold")
+    text = Text(f"{number}. {escape_invisible(row.record.id)}", style="bold")
     if row.example is None:
-        return told.append(f"  {escape_invisible(row.record.source)}: dropped", CUT_STYLE)
+        return text.append(f"  {escape_invisible(row.record.source)}: dropped", CUT_STYLE)
     prompt, response = len(row.example.prompt), len(row.example.response)
-    return told.append(
+    return text.append(
         f"  {escape_invisible(row.record.source)}: {prompt + response:,} tokens, {response:,} learned",
         "not bold",
     )
@@ -86,18 +84,18 @@ def build_body(row: Truncation, tokenizer, coloured: bool) -> Text:
                 CUT_STYLE,
             ),
         )
-    told = Text.assemble(format_prompt(row.example.prompt[: row.input_cut_position], tokenizer))
+    text = Text.assemble(format_prompt(row.example.prompt[: row.input_cut_position], tokenizer))
     if row.input_tokens_cut:
-        told.append(f" ✂ {row.input_tokens_cut:,} tokens of the input left out ✂ ", CUT_STYLE)
-    told.append(format_prompt(row.example.prompt[row.input_cut_position :], tokenizer))
+        text.append(f" ✂ {row.input_tokens_cut:,} tokens of the input left out ✂ ", CUT_STYLE)
+    text.append(format_prompt(row.example.prompt[row.input_cut_position :], tokenizer))
     if not row.untruncated.response:  # a row without a target: nothing is learned
-        return told
+        return text
     ended = row.response_tokens_cut == 0
     ids = row.example.response[:-1] if ended else row.example.response
-    told.append(Text.assemble(*format_target(decode_pieces(tokenizer.decode_to_bytes(ids)), coloured, ended)))
+    text.append(Text.assemble(*format_target(decode_pieces(tokenizer.decode_to_bytes(ids)), coloured, ended)))
     if not ended:
-        told.append(f" ✂ {row.response_tokens_cut:,} tokens of the response and the end left out", CUT_STYLE)
-    return told
+        text.append(f" ✂ {row.response_tokens_cut:,} tokens of the response and the end left out", CUT_STYLE)
+    return text
 
 
 def format_prompt(ids: Sequence[int], tokenizer) -> Text:
@@ -115,24 +113,22 @@ def format_target(texts: Sequence[str], coloured: bool, ended: bool) -> list[str
 
 
 def decode_pieces(spelled: Sequence[bytes]) -> list[str]:
-    """The text of each token; tokens that share a letter stand together, and what is no letter at all is
-    escaped.
-    """
-    found, waiting = [], b""
+    """Return the text of each token; tokens that share a character are joined, stray bytes are escaped."""
+    pieces, waiting = [], b""
     for token in spelled:
         waiting += token
         try:
-            found.append(waiting.decode())
+            pieces.append(waiting.decode())
         except UnicodeDecodeError as error:
             if error.reason == "unexpected end of data":
                 continue
-            found.append(waiting.decode(errors="backslashreplace"))
+            pieces.append(waiting.decode(errors="backslashreplace"))
         waiting = b""
-    return [*found, waiting.decode(errors="backslashreplace")] if waiting else found
+    return [*pieces, waiting.decode(errors="backslashreplace")] if waiting else pieces
 
 
 def escape_invisible(text: str) -> str:
-    """Line ends with a sign, and whatever would steer the terminal, or not be seen, as an escape."""
+    """Mark line ends, and escape whatever would control the terminal or not be seen."""
     return "".join(map(escape_character, text))
 
 

@@ -32,7 +32,7 @@ class FinqaTask(Task):
                 100,
                 1,
                 stands_out=True,
-                labels=("another program", "the wanted program"),
+                labels=("another program", "the gold program"),
             ),
             "execution_accuracy_all": Metric("right results (all), % ↑", 100, 1),
             "program_accuracy_all": Metric("right programs (all), % ↑", 100, 1),
