@@ -6,7 +6,7 @@ process's resident memory is noted. The table has a line for each stretch: the m
 and its evaluation held, what was left when both were over (answers differ in length, and an evaluation's
 memory with them; what is left must not grow), its speed, and what lies in the run's folder.
 
-    python benchmarks/soak.py --config recipes/finqa.toml --budget 2h --stretch 8m
+    python benchmarks/soak.py --config finqa --budget 2h --stretch 8m
 
 The run's own settings come after these two; `--out`, `--run` and the rest are those of `loratune train`.
 """
@@ -23,6 +23,7 @@ from tempfile import TemporaryDirectory
 from loratune.commands import evaluate, train
 from loratune.config.base import read_toml
 from loratune.config.evaluate import EvaluateConfig
+from loratune.config.recipes import find_settings_file
 from loratune.config.shared import RUNS_FOLDER, parse_duration
 from loratune.config.train import TrainConfig
 from loratune.system.memory import release_finished_work, resident_memory
@@ -59,13 +60,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", type=Path)
+    parser.add_argument("--config")
     parser.add_argument("--budget", type=parse_duration, required=True)
     parser.add_argument("--stretch", type=parse_duration, default=480.0)
     parser.add_argument("--run", default="soak")
     given = parser.parse_args()
     settings = TrainConfig.validate_all(
-        {**(read_toml(given.config) if given.config else {}), "budget": given.budget, "run": given.run}
+        {
+            **(read_toml(find_settings_file(given.config)) if given.config else {}),
+            "budget": given.budget,
+            "run": given.run,
+        }
     )
     signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell has it ignored
     watch, stretches, finished = Watch(), [], False
