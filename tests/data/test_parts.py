@@ -28,7 +28,7 @@ from loratune.data.sources.parts import detect_split, detect_splits, strip_split
         ("device.csv", None, "device"),
     ],
 )
-def test_the_part_is_in_the_files_name(file, part, name):
+def test_split_is_detected_in_the_file_name(file, part, name):
     assert detect_split(file) == part
     assert strip_split_name(file.rpartition(".")[0]) == name
 
@@ -48,10 +48,10 @@ def test_the_part_is_in_the_files_name(file, part, name):
         ([], []),
     ],
 )
-def test_a_part_counts_where_something_else_is_there_to_train_on(files, parts):
+def test_detected_splits_count_only_if_training_data_remains(files, parts):
     assert detect_splits(files) == parts
 
 
-def test_other_data_is_something_to_train_on():
+def test_other_data_counts_as_training_data():
     assert detect_splits(["test.jsonl"], beside=True) == ["test"]
     assert detect_splits(["train.jsonl"], beside=True) == [None]

@@ -38,8 +38,8 @@ def of(parts, source: str, split: str):
     return [record for record in parts[split] if record.source == source]
 
 
-def test_the_snapshot_holds_what_sources_md_says():
-    told = resources.files("loratune.data.snapshot").joinpath("SOURCES.md").read_text()
+def test_snapshot_matches_sources_md():
+    sources_md = resources.files("loratune.data.snapshot").joinpath("SOURCES.md").read_text()
     assert len(snapshot.read("dolly")) == 15_003
     for split in ("train", "dev", "test"):
         rows = snapshot.read(f"finqa_{split}")
@@ -49,11 +49,11 @@ def test_the_snapshot_holds_what_sources_md_says():
             len(pages),
             *(sum(bool(row[field]) for row in rows) for field in ("program", "gold_inds")),
         )
-        (line,) = (line for line in told.splitlines() if line.startswith(f"| {split} |"))
+        (line,) = (line for line in sources_md.splitlines() if line.startswith(f"| {split} |"))
         assert [int(cell.replace(",", "")) for cell in line.split("|")[3:-1]] == list(counts)
 
 
-def test_the_snapshot_is_small_and_comes_with_its_licences():
+def test_snapshot_is_small_and_includes_its_licences():
     folder = resources.files("loratune.data.snapshot")
     assert sum(len(file.read_bytes()) for file in folder.iterdir() if file.name.endswith(".xz")) < 5e6
     licences = folder.joinpath("LICENCES.md").read_text()
@@ -64,20 +64,20 @@ def test_the_snapshot_is_small_and_comes_with_its_licences():
     assert all(lzma.decompress(file.read_bytes()) for file in folder.iterdir() if file.name.endswith(".xz"))
 
 
-def test_every_gold_fact_is_a_fact_of_its_page():
+def test_gold_facts_are_facts_of_their_page():
     for split in ("train", "dev", "test"):
         for row in snapshot.read(f"finqa_{split}"):
             facts = build_page_facts(row["pre_text"], row["post_text"], row["table"])
             assert all(facts[name].strip() for name in row["gold_inds"] or []), row["id"]
 
 
-def test_all_of_dolly_and_finqa_is_used(parts):
+def test_every_row_of_dolly_and_finqa_is_used(parts):
     assert sum(len(of(parts, "dolly", split)) for split in SPLITS) == 15_003 - 8
     assert len(of(parts, "finqa", "train")) == pytest.approx(4400, abs=30)
     assert all(400 < len(of(parts, "dolly", split)) < 1100 for split in ("val", "test"))
 
 
-def test_no_group_id_or_content_is_in_two_parts(parts):
+def test_no_group_id_or_content_is_in_two_splits(parts):
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         for key in (
             lambda record: record.group,
@@ -92,7 +92,7 @@ def test_no_group_id_or_content_is_in_two_parts(parts):
             assert not set(map(key, parts[one])) & set(map(key, parts[other])), (one, other)
 
 
-def test_held_out_parts_of_finqa_have_all_ids(parts):
+def test_held_out_finqa_splits_have_all_ids(parts):
     for split, name, ids in (("val", "dev", 883), ("test", "test", 1147)):
         records, rows = of(parts, "finqa", split), snapshot.read(f"finqa_{name}")
         assert [record.id for record in records] == [row["id"] for row in rows]
@@ -104,14 +104,14 @@ def test_held_out_parts_of_finqa_have_all_ids(parts):
         assert {record.meta["split_ids"] for record in records} == {ids}
 
 
-def test_every_row_to_train_on_has_a_target(parts):
+def test_every_training_row_has_a_target(parts):
     assert all(record.has_target for record in parts["train"]) and all(
         record.has_target for record in parts["val"]
     )
     assert sum(not record.has_target for record in parts["test"]) == 15
 
 
-def test_no_held_out_question_or_page_of_finqa_is_trained_on(parts):
+def test_no_held_out_finqa_question_or_page_is_in_training(parts):
     """Word for word, and against all held-out questions, those left out for want of a program, too."""
     official = [row for name in ("dev", "test") for row in snapshot.read(f"finqa_{name}")]
     records = of(parts, "finqa", "train")
@@ -127,7 +127,7 @@ def test_no_held_out_question_or_page_of_finqa_is_trained_on(parts):
 @pytest.mark.parametrize(
     ("field", "similarity"), [("instruction", INSTRUCTION_SIMILARITY), ("input", INPUT_SIMILARITY)]
 )
-def test_no_held_out_row_of_dolly_is_nearly_one_that_is_trained_on(parts, field, similarity):
+def test_no_held_out_dolly_row_is_a_near_duplicate_of_training(parts, field, similarity):
     """Compares all pairs, unlike the code that groups."""
     sets = {
         split: [build_word_set(getattr(record, field)) for record in of(parts, "dolly", split)]
@@ -157,39 +157,41 @@ def matrix(rows, columns: int) -> sparse.csr_matrix:
     )
 
 
-def test_groups_are_near_duplicates_and_not_half_of_the_data(parts):
+def test_groups_are_small(parts):
     sizes = Counter(record.group for split in SPLITS for record in of(parts, "dolly", split))
     assert max(sizes.values()) < 60
     assert len(sizes) > 13_500
 
 
-def test_held_out_finqa_rows_see_retrieved_facts_and_carry_what_scoring_needs(parts):
+def test_held_out_finqa_rows_have_retrieved_facts_and_scoring_data(parts):
     for split in ("val", "test"):
         for record in of(parts, "finqa", split):
             meta = record.meta
             assert meta["facts"] == "retrieved"
             assert meta["table"] and meta["page"] == record.id.rpartition("-")[0] and wants_program(record)
-            wanted = (meta["program"], None) if record.has_target else (str(meta["exe_ans"]), meta["program"])
-            assert (record.output, None) == wanted
+            expected = (
+                (meta["program"], None) if record.has_target else (str(meta["exe_ans"]), meta["program"])
+            )
+            assert (record.output, None) == expected
             assert meta["answer"] or meta["exe_ans"] is not None
     recall = compute_fact_recall(parts["val"])
     assert recall["rows"] > 800 and recall["all_gold_facts"] > 0.88 and recall["recall_at_3"] > 0.79
 
 
-def test_gold_facts_are_the_annotators_in_the_order_of_the_page(parts):
+def test_gold_facts_are_annotated_and_in_page_order(parts):
     known = 0
     for split, name in (("val", "dev"), ("test", "test")):
         rows = {row["id"]: row for row in snapshot.read(f"finqa_{name}")}
         for record in of(parts, "finqa", split):
             row, gold = rows[record.id], replace_with_gold_facts(record)
             facts = build_page_facts(row["pre_text"], row["post_text"], row["table"])
-            wanted = [text for fact, text in facts.items() if fact in (row["gold_inds"] or [])]
-            assert (gold.input.split("\n") if gold else []) == wanted
+            expected = [text for fact, text in facts.items() if fact in (row["gold_inds"] or [])]
+            assert (gold.input.split("\n") if gold else []) == expected
             known += bool(gold)
     assert known == pytest.approx(854 + 122, abs=10)
 
 
-def test_training_rows_of_finqa_see_their_gold_facts(parts):
+def test_finqa_training_rows_have_their_gold_facts(parts):
     gold = {row["id"]: row for row in snapshot.read("finqa_train") if row["gold_inds"]}
     complete = total = 0
     for record in of(parts, "finqa", "train"):

@@ -106,7 +106,7 @@ def chat(number: int, system: str, greeting: bool = False) -> Record:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("greeting", [False, True])
 @pytest.mark.parametrize(("count", "personas"), [(400, 1), (40, 1), (400, 3), (400, 8), (60, 2)])
-def test_chats_with_few_system_messages_are_split_as_if_they_had_none(count, personas, greeting, seed):
+def test_shared_system_messages_do_not_affect_the_split(count, personas, greeting, seed):
     found = divided([chat(number, PERSONAS[number % personas], greeting) for number in range(count)], seed)
     assert ordinary(found, count), counts(found)
     # Every persona with more rows than a handful of each part is in them.
@@ -119,7 +119,7 @@ def test_chats_with_few_system_messages_are_split_as_if_they_had_none(count, per
     )
 
 
-def test_near_duplicates_behind_a_system_message_stay_together():
+def test_near_duplicates_with_a_system_message_stay_together():
     chats = [chat(number, PERSONAS[number % 8]) for number in range(400)]
     again = [
         Record(f"{one.instruction} Please!", one.input, one.output, f"again {one.id}", one.source)
@@ -133,7 +133,7 @@ def test_near_duplicates_behind_a_system_message_stay_together():
     )
 
 
-def test_personas_of_eight_are_held_out_together_with_others():
+def test_rows_of_each_persona_are_held_out_with_others():
     found = divided([chat(number, PERSONAS[number % 8]) for number in range(400)])
     for held_out in ("val", "test"):
         inputs = {
@@ -160,7 +160,7 @@ def test_personas_of_eight_are_held_out_together_with_others():
         '"fifty", "question": "{}"}}',
     ],
 )
-def test_a_fixed_preamble_is_no_likeness_and_near_duplicates_behind_it_are(preamble):
+def test_shared_preamble_is_ignored_when_comparing_rows(preamble):
     asked = unlike(300)
     records = [row(number, preamble.format(question)) for number, question in enumerate(asked)]
     again = [
@@ -175,7 +175,7 @@ def test_a_fixed_preamble_is_no_likeness_and_near_duplicates_behind_it_are(pream
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_three_schemas_of_sql(seed):
+def test_rows_of_three_sql_schemas_are_split_like_ordinary_rows(seed):
     schemas = [
         f"CREATE TABLE {thing} (id INTEGER, {thing}_name TEXT, p REAL);\nCREATE TABLE {place} (id INTEGER, "
         f"{thing}_id INTEGER);"
@@ -191,11 +191,11 @@ def test_three_schemas_of_sql(seed):
 
 
 @pytest.mark.parametrize("count", [3, 5, 10, 20, 30, 31, 40, 100])
-def test_one_context_for_all_rows(count):
+def test_rows_with_one_common_context_fill_all_splits(count):
     context = PASSAGE.format("tower", "Bern", "grey", 1405, "ten", "Ulm", "work", "peace") * 3
     found = divided([row(number, question, context) for number, question in enumerate(unlike(count))])
-    wanted = max(1, round(0.05 * count))
-    assert min(counts(found).values()) >= max(1, wanted / 2) and counts(found)["train"] >= count / 3
+    expected = max(1, round(0.05 * count))
+    assert min(counts(found).values()) >= max(1, expected / 2) and counts(found)["train"] >= count / 3
     (note,) = found.notes["mine"]
     assert "The tower of Bern was built" in note
 
@@ -217,7 +217,7 @@ def passages(count: int, questions: int) -> list[Record]:
 @pytest.mark.parametrize(
     ("count", "questions"), [(200, 5), (8, 5), (60, 25), (10, LARGE_GROUP_ROWS), (20, SHARED_LIMIT_MIN)]
 )
-def test_a_passage_with_its_questions_stays_whole(count, questions):
+def test_passage_and_its_questions_stay_in_one_split(count, questions):
     for seed in range(3):
         found = divided(passages(count, questions), seed)
         assert all(len(parts) == 1 for parts in parts_by(found, lambda record: record.input).values())
@@ -225,10 +225,10 @@ def test_a_passage_with_its_questions_stays_whole(count, questions):
         assert not any("row by row" in note for notes in found.notes.values() for note in notes)
 
 
-def test_a_part_of_one_group_alone_is_told_and_a_larger_fraction_helps():
+def test_split_of_a_single_group_is_noted():
     found = divided(passages(20, SHARED_LIMIT_MIN))
-    told = [note for note in found.notes["mine"] if "are of one group" in note]
-    assert told and "a larger `val_fraction` holds out more groups" in told[0]
+    of_one_group = [note for note in found.notes["mine"] if "are of one group" in note]
+    assert of_one_group and "a larger `val_fraction` holds out more groups" in of_one_group[0]
     assert not divided(passages(20, SHARED_LIMIT_MIN), val_fraction=0.2).notes
 
 
@@ -253,30 +253,30 @@ def test_chinese_rows_are_split_and_near_duplicates_stay_together():
 
 
 @pytest.mark.parametrize("count", [3, 4, 5, 10, 40, 100, 400])
-def test_unlike_rows_of_a_small_file_fill_all_parts(count):
+def test_dissimilar_rows_of_a_small_file_fill_all_splits(count):
     for seed in range(20):
         found = divided([row(number, question) for number, question in enumerate(unlike(count))], seed)
-        wanted = max(1, round(0.05 * count))
+        expected = max(1, round(0.05 * count))
         held_out = [counts(found)[split] for split in ("val", "test")]
-        assert all(max(1, 0.05 * count / 2) <= rows <= 3 * wanted for rows in held_out) and not found.notes
+        assert all(max(1, 0.05 * count / 2) <= rows <= 3 * expected for rows in held_out) and not found.notes
         assert counts(found)["train"] >= count / 3
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, (1, 0, 0)), (2, (1, 1, 0)), (3, (1, 1, 1))])
-def test_as_many_parts_as_there_are_rows(count, expected):
+def test_tiny_file_fills_as_many_splits_as_it_has_rows(count, expected):
     assert (
         tuple(counts(divided([row(number, "Write a poem.") for number in range(count)])).values()) == expected
     )
 
 
-def test_one_prompt_for_all_rows_is_divided_and_told():
+def test_single_prompt_is_split_by_row_and_noted():
     found = divided([row(number, "Write a poem about the sea.") for number in range(200)])
     assert ordinary(found, 200)
     (note,) = found.notes["mine"]
     assert "200 of 200 rows are so similar" in note and '200 rows with "Write a poem about the sea."' in note
 
 
-def test_a_large_group_is_divided_but_its_equal_prompts_stay_together():
+def test_large_group_is_split_but_equal_prompts_stay_together():
     """A chain: each question shares most words with the next one, so that all are one group."""
     words = [f"word{number}" for number in range(400)]
     chain = [" ".join(words[number : number + 12]) for number in range(300)]
@@ -295,7 +295,7 @@ def test_a_large_group_is_divided_but_its_equal_prompts_stay_together():
     assert all(len(parts) == 1 for parts in parts_by(found, lambda record: record.instruction).values())
 
 
-def test_groups_of_the_users_are_never_divided():
+def test_user_groups_are_never_split():
     records = [
         row(number, text, group="large" if number < 30 else f"g{number}")
         for number, text in enumerate(unlike(50))
@@ -310,7 +310,7 @@ def test_groups_of_the_users_are_never_divided():
     assert counts(alone) == {"train": 50, "val": 0, "test": 0} and len(alone.notes["mine"]) == 1
 
 
-def test_groups_of_the_users_that_are_alike_are_parted_from_each_other_only():
+def test_similar_user_groups_are_separated_but_not_split():
     records = [
         row(number, "Write a poem about the sea.", f"Note {number % 20}", group=f"g{number % 20}")
         for number in range(200)
@@ -322,7 +322,7 @@ def test_groups_of_the_users_that_are_alike_are_parted_from_each_other_only():
     )
 
 
-def test_each_source_is_divided_by_itself():
+def test_each_source_is_split_on_its_own():
     ordinary_rows = [row(number, text, source="large") for number, text in enumerate(unlike(3000))]
     chats = [
         Record(f"Thing{n} xx{n} yy{n}?", f"System: {PERSONAS[n % 8]}", "x", f"chat {n}", "chats")
@@ -333,14 +333,14 @@ def test_each_source_is_divided_by_itself():
     assert ordinary(SplitResult([], both.splits[3000:], {}), 400)
 
 
-def test_of_ordinary_data_the_part_is_a_function_of_group_and_seed():
+def test_ordinary_split_depends_on_group_and_seed_alone():
     records = [row(number, text) for number, text in enumerate(unlike(2000))]
     found = divided(records, seed=3)
     assert found.splits == [assign_split(record.group, 3, 0.05) for record in found.records]
     assert found.records == assign_groups(records)
 
 
-def test_a_missing_part_of_a_source_is_taken_from_its_training_rows():
+def test_missing_validation_split_is_drawn_from_training_rows():
     records = [row(number, text) for number, text in enumerate(unlike(440))]
     own = {record.id: "train" if number < 400 else "test" for number, record in enumerate(records)}
     drawn = ALL_DRAWN | {"train": {"val"}}
@@ -366,7 +366,7 @@ CORPUS = [
 
 @settings(max_examples=20, deadline=None)
 @given(st.permutations(CORPUS))
-def test_the_order_of_the_rows_changes_nothing(records):
+def test_split_does_not_depend_on_row_order(records):
     def by_id(found):
         return {
             one.id: (one.group, split) for one, split in zip(found.records, found.splits, strict=True)
@@ -384,7 +384,7 @@ TEXTS = st.lists(st.sampled_from(["a b c.", "d e f.", "g h i", "j", "k l m n"]),
     st.sampled_from([0.05, 0.2, 0.49]),
 )
 @example([("", "", "")] * 2 + [("", "", "x")] * 3, 0.49)
-def test_whatever_the_rows_a_part_is_empty_only_where_it_must_be(texts, val_fraction):
+def test_split_is_empty_only_if_it_must_be(texts, val_fraction):
     records = [row(number, asked, input, group) for number, (asked, input, group) in enumerate(texts)]
     found = divided(records, val_fraction=val_fraction)
     users = Counter(group for *_, group in texts if group)

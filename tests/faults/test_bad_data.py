@@ -35,7 +35,7 @@ from loratune.report.schema import read_evaluation
 from loratune.system.read import read_json
 from loratune.tasks.finqa.records import FinqaOptions
 from loratune.tasks.finqa.source import FILES, load_finqa
-from support.deadline import deadline
+from support.deadline import enforce_deadline
 
 FEW, MANY = 60, 1000
 
@@ -106,7 +106,7 @@ rows = (
 
 def outcome(read, path: Path):
     """What `read` gives, or the problems that it names; each of them names the file."""
-    with deadline():
+    with enforce_deadline():
         try:
             return read(path)
         except UserError as error:
@@ -228,7 +228,7 @@ counts = pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.
 
 @counts
 @pytest.mark.parametrize("kind", DATA_SUFFIXES)
-def test_files_with_rows(tmp_path, kind, count):
+def test_mutated_row_files_are_read_or_refused(tmp_path, kind, count):
     run(
         lambda rows, random: check_rows(tmp_path, kind, rows, random),
         [st.lists(rows, max_size=4), randoms],
@@ -285,7 +285,7 @@ JSON_READERS = {
 
 @counts
 @pytest.mark.parametrize("name", JSON_READERS)
-def test_other_json(tmp_path, name, count):
+def test_mutated_json_files_are_read_or_refused(tmp_path, name, count):
     read, content = JSON_READERS[name]
     folder_named = name in ("adapter_config.json", "loratune.json")
 
@@ -305,7 +305,7 @@ def test_other_json(tmp_path, name, count):
 
 
 @counts
-def test_finqas_own_files(tmp_path, count):
+def test_mutated_finqa_files_are_read_or_refused(tmp_path, count):
     options = FinqaOptions("program", 64, lambda texts: [len(text.encode()) for text in texts])
 
     def check(rows, random):
@@ -316,7 +316,7 @@ def test_finqas_own_files(tmp_path, count):
             ]
             (tmp_path / file).write_text(json.dumps(good))
         (tmp_path / "dev.json").write_bytes(damaged(as_json(rows, random), random))
-        with deadline():
+        with enforce_deadline():
             try:
                 loaded = load_finqa(tmp_path, options)
             except UserError as error:
@@ -359,7 +359,7 @@ tomls = st.lists(
 
 
 @counts
-def test_settings_and_templates(tmp_path, count):
+def test_mutated_settings_and_templates_are_read_or_refused(tmp_path, count):
     path = tmp_path / "mine.toml"
 
     def check(text, random):
@@ -373,7 +373,7 @@ def test_settings_and_templates(tmp_path, count):
 
 
 @counts
-def test_plain_text(tmp_path, count):
+def test_mutated_plain_text_is_read_or_refused(tmp_path, count):
     path = tmp_path / "mine.txt"
 
     def check(text, random):
@@ -406,7 +406,7 @@ BAD_LINES = [
 
 @given(st.lists(st.sampled_from([GOOD_LINE, "", *BAD_LINES]), max_size=60))
 @settings(max_examples=FEW, deadline=None)
-def test_every_line_is_taken_or_named_and_counted(tmp_path_factory, lines):
+def test_every_line_is_read_or_reported_and_counted(tmp_path_factory, lines):
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     path.write_text("\n".join([GOOD_LINE, *lines]), encoding="utf-8")
     bad = [number for number, line in enumerate(lines, 2) if line in BAD_LINES]
@@ -424,7 +424,7 @@ def test_every_line_is_taken_or_named_and_counted(tmp_path_factory, lines):
 
 @pytest.mark.parametrize("kind", [*DATA_SUFFIXES, ".toml", ".txt"])
 @pytest.mark.parametrize("place", ["pipe", "device", "folder", "loop", "missing", "null"])
-def test_what_is_no_file_is_refused_at_once(tmp_path, kind, place):
+def test_special_files_are_refused_immediately(tmp_path, kind, place):
     path = tmp_path / f"mine{kind}"
     if place == "pipe":
         os.mkfifo(path)
@@ -443,7 +443,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, kind, place):
 
 
 @pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv", ".tsv"])
-def test_a_line_of_ten_megabytes(tmp_path, kind):
+def test_line_of_ten_megabytes_is_read(tmp_path, kind):
     path = tmp_path / f"mine{kind}"
     long = "word " * 2_000_000 + "end"
     path.write_bytes(WRITERS[kind]([{"instruction": long, "output": long}], random.Random(3)))
@@ -458,7 +458,7 @@ def test_a_line_of_ten_megabytes(tmp_path, kind):
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf", b" \r\n\t\n"])
 @pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv", ".tsv"])
-def test_a_file_without_anything_is_said_to_be_empty(tmp_path, kind, content):
+def test_empty_file_is_reported_as_empty(tmp_path, kind, content):
     path = tmp_path / f"mine{kind}"
     path.write_bytes(content)
     found = outcome(read_rows, path)
@@ -467,7 +467,7 @@ def test_a_file_without_anything_is_said_to_be_empty(tmp_path, kind, content):
 
 
 @pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv", ".tsv"])
-def test_utf_16_is_read_where_its_mark_says_so(tmp_path, kind):
+def test_utf_16_with_byte_order_mark_is_read(tmp_path, kind):
     path = tmp_path / f"mine{kind}"
     content = WRITERS[kind]([{"instruction": "é", "output": "b"}], random.Random(3)).decode()
     path.write_bytes(content.encode("utf-16"))
@@ -482,7 +482,7 @@ def test_utf_16_is_read_where_its_mark_says_so(tmp_path, kind):
     )
 
 
-def test_columns_that_have_one_name_are_refused(tmp_path):
+def test_duplicate_column_names_are_refused(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("prompt,completion,prompt,,\na,b,c,,\n")
     assert (
@@ -492,7 +492,7 @@ def test_columns_that_have_one_name_are_refused(tmp_path):
     assert len(outcome(read_rows, path)) == 1  # a spreadsheet's empty columns are no harm
 
 
-def test_a_line_separator_inside_of_a_text_ends_no_line(tmp_path):
+def test_line_separator_inside_a_text_ends_no_line(tmp_path):
     text = "one\u2028two\u2029three\x85four\x0cfive"
     for kind, write in WRITERS.items():
         path = tmp_path / f"mine{kind}"
@@ -501,7 +501,7 @@ def test_a_line_separator_inside_of_a_text_ends_no_line(tmp_path):
         assert record.instruction == text
 
 
-def test_composed_and_decomposed_letters_stay_what_they_are(tmp_path):
+def test_composed_and_decomposed_letters_are_kept(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_bytes(
         as_jsonl([{"instruction": text, "output": "b"} for text in ("e\u0301", "\xe9")], random.Random(3))
@@ -511,7 +511,7 @@ def test_composed_and_decomposed_letters_stay_what_they_are(tmp_path):
     assert one.id == compute_content_id("e\u0301", "", "b")
 
 
-def test_a_name_that_stands_twice_among_very_many_is_found_soon(tmp_path):
+def test_duplicate_name_among_many_is_found_quickly(tmp_path):
     path = tmp_path / "mine.jsonl"
     names = [*map(str, range(200_000)), "7"]
     path.write_text("{" + ", ".join(f'"{name}": 1' for name in names) + "}")

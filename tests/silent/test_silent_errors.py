@@ -26,7 +26,7 @@ names = [f"{fault.test.partition('::')[2]} {number}" for number, fault in enumer
 
 
 @pytest.mark.parametrize("fault", faults(), ids=names)
-def test_each_fault_still_fits_the_source(fault):
+def test_each_fault_applies_to_the_source(fault):
     _, place = fault.find(SOURCE)
     assert fault.new != fault.old
     ast.parse(fault.changed(place))
@@ -39,7 +39,7 @@ def test_each_fault_still_fits_the_source(fault):
     assert test.partition("[")[0] in functions
 
 
-def test_the_document_is_that_of_the_list():
+def test_document_is_up_to_date():
     assert DOCS.read_text(encoding="utf-8") == document(), "run python tests/silent/errors.py"
 
 
@@ -59,13 +59,13 @@ def copied(tmp_path):
 
 
 @pytest.mark.slow
-def test_without_a_fault_all_pass(processes, copied):
+def test_all_named_tests_pass_without_a_fault(processes, copied):
     assert outcome(processes, sorted({fault.test for fault in faults()}), copied) == (0, [])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", faults(), ids=names)
-def test_a_fault_is_found(fault, processes, copied):
+def test_fault_makes_its_test_fail(fault, processes, copied):
     put_in(fault, copied / "src" / "loratune")
     code, failures = outcome(processes, [fault.test], copied)
     assert code == 1 and failures

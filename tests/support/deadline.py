@@ -9,7 +9,7 @@ SECONDS = 60  # an example takes milliseconds; a busy machine is no fault
 
 
 @contextmanager
-def deadline(seconds: float = SECONDS):
+def enforce_deadline(seconds: float = SECONDS):
     def late(*_):
         raise AssertionError(f"still at work after {seconds} seconds")
 

@@ -61,13 +61,13 @@ def start(
     return process
 
 
-def ended(process: multiprocessing.Process) -> int:
+def wait_for_exit_code(process: multiprocessing.Process) -> int:
     process.join()
     return process.exitcode
 
 
 def finish(place: Path, name: str, *options: str, save_every: float = AT_EACH_STEP) -> None:
-    assert ended(start(place, name, *options, save_every=save_every)) == DONE
+    assert wait_for_exit_code(start(place, name, *options, save_every=save_every)) == DONE
 
 
 def train(
@@ -90,7 +90,7 @@ def train(
             if kill_at == len(writes):
                 os.kill(os.getpid(), signal.SIGKILL)
             if copies:
-                copy(place, name, copies / str(len(writes)))
+                copy_run(place, name, copies / str(len(writes)))
             writes.append(f"{event} {arguments[0]}")
 
     sys.addaudithook(watch)
@@ -99,7 +99,7 @@ def train(
     os._exit(code)
 
 
-def copy(place: Path, name: str, to: Path) -> None:
+def copy_run(place: Path, name: str, to: Path) -> None:
     """The run `name` and its adapter as they are now, in a place where it can go on."""
     for folder in ("runs", "adapters"):
         (to / folder).mkdir(parents=True)
@@ -120,11 +120,11 @@ def is_write(event: str, arguments: tuple, place: Path) -> bool:
     return not isinstance(path, int) and os.path.abspath(os.fsdecode(path)).startswith(f"{place}{os.sep}")
 
 
-def writes_of_last_run(place: Path) -> list[str]:
+def list_writes_of_last_run(place: Path) -> list[str]:
     return json.loads(place.with_name("writes.json").read_text())
 
 
-def assert_ended_alike(whole: Path, killed: Path) -> None:
+def assert_same_end(whole: Path, killed: Path) -> None:
     """The same adapter to the last bit, the same log, and nothing left lying about; both are folders in a
     place's `runs`.
     """
@@ -134,7 +134,7 @@ def assert_ended_alike(whole: Path, killed: Path) -> None:
         other / "adapter_model.safetensors"
     ).read_bytes()
     assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in other.iterdir())
-    assert log_of(whole) == log_of(killed)
+    assert read_log_rows(whole) == read_log_rows(killed)
     run = RunFolder(killed)
     assert len(run.list_checkpoints()) <= CHECKPOINTS_TO_KEEP + 1 and all(
         find_damage(checkpoint) is None for checkpoint in run.list_checkpoints()
@@ -144,17 +144,17 @@ def assert_ended_alike(whole: Path, killed: Path) -> None:
     assert all(
         best[name].equal(tensor) for name, tensor in load_file(other / "adapter_model.safetensors").items()
     )
-    left = [
+    leftovers = [
         path
         for folder in (run.folder, other.parent)
         for path in folder.rglob("*")
         if path.name.endswith(".tmp")
     ]
-    assert not left
+    assert not leftovers
     assert "damaged" not in (place / "output.txt").read_text()
 
 
-def log_of(run: Path) -> list[tuple]:
+def read_log_rows(run: Path) -> list[tuple]:
     """What each row says that does not depend on the clock."""
     rows = RunFolder(run).read_log()
     steps = [row["step"] for row in rows if "loss" in row]

@@ -8,7 +8,7 @@ import torch
 from loratune.system import hardware
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, fault: str = "") -> None:
+def simulate_gpu(monkeypatch: pytest.MonkeyPatch, fault: str = "") -> None:
     """Let torch find a GPU that computes, or fails with the text `fault`."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Abacus 3")

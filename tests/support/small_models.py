@@ -60,7 +60,7 @@ LLAMA_SHAPES = {
 }
 
 
-def reference(config: PretrainedConfig, seed: int = 0):
+def build_reference(config: PretrainedConfig, seed: int = 0):
     """A random model as `transformers` computes it; biases and norms are random, too, so that none can be
     forgotten.
     """
@@ -74,11 +74,11 @@ def reference(config: PretrainedConfig, seed: int = 0):
     return model
 
 
-def ours(model) -> Decoder:
+def convert_to_decoder(model) -> Decoder:
     return build_decoder(build_spec(model.config), model.state_dict())
 
 
-def logits(decoder: Decoder, ids: torch.Tensor) -> torch.Tensor:
+def compute_logits(decoder: Decoder, ids: torch.Tensor) -> torch.Tensor:
     """[tokens] to [tokens, vocabulary], one document, no cache."""
     return decoder.logits(decoder(ids, torch.arange(len(ids)), packed_attention([len(ids)])))
 
@@ -115,7 +115,7 @@ def save_model(
     tokenizer = Tokenizer(models.BPE(vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    reference(config, seed).save_pretrained(folder)
+    build_reference(config, seed).save_pretrained(folder)
     if begins or ends:
         around = [(text, vocabulary[text]) for text in (begins, ends) if text]
         single = f"{begins} $A {ends}".strip()

@@ -118,7 +118,7 @@ SPELLING = [
 ]  # give back each text
 
 
-def make(kind: str, front: str = "", behind: str = "") -> Tokenizer:
+def build_tokenizer(kind: str, front: str = "", behind: str = "") -> Tokenizer:
     """A tokenizer that, where it is told so, puts special tokens in front of and behind each text."""
     backend = KINDS[kind]()
     if front or behind:
@@ -132,4 +132,4 @@ def make(kind: str, front: str = "", behind: str = "") -> Tokenizer:
     )
 
 
-made = cache(make)
+get_tokenizer = cache(build_tokenizer)

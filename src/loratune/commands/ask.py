@@ -112,7 +112,9 @@ def generate_program(record: Record, tuned: TunedModel, settings: AskConfig) -> 
             f"this model takes {max(most, 0):,}",
             remedy="lower `fact_tokens`",
         )
-    vocabulary = TokenBytes(tuned.tokenizer.pieces(), tuned.tokenizer.eos_id) if settings.constrain else None
+    vocabulary = (
+        TokenBytes(tuned.tokenizer.get_token_bytes(), tuned.tokenizer.eos_id) if settings.constrain else None
+    )
     constraint = build_program_constraint(record, vocabulary) if vocabulary else None
     request = Request(prompt, build_decoding(settings), constraint)
     (answer,) = generate(tuned.decoder, [request], tuned.tokenizer.end_ids)

@@ -173,7 +173,7 @@ def encode_records(
     """
     limit = limit_tokens(tuned, max_tokens)
     numbered = [replace(record, id=str(number)) for number, record in enumerate(records)]
-    rows, counts = tokenize_records(numbered, tuned.template, tuned.tokenizer, limit)
+    rows, counts = tokenize_records(numbered, tuned.template, tuned.tokenizer, max_tokens=limit)
     if not rows:
         raise UserError(
             "none of the rows has room for a target", setting="max_tokens", value=limit, remedy="raise it"
@@ -289,8 +289,8 @@ def measure_baselines(
         evaluation_set.records,
         rows,
         WITHOUT_TEMPLATE,
-        tuned.tokenizer,
-        limit_tokens(tuned, settings.max_tokens),
+        tokenizer=tuned.tokenizer,
+        max_tokens=limit_tokens(tuned, settings.max_tokens),
     )
     return {
         "base": base,

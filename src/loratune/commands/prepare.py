@@ -184,7 +184,7 @@ def estimate_encoding_seconds(
 ) -> float:
     some = draw_stratified_sample(survey.sample, TIMED_ROWS, seed=0)
     started = time.perf_counter()
-    tokenize_records(some, template, tokenizer, max_tokens)
+    tokenize_records(some, template, tokenizer, max_tokens=max_tokens)
     return (time.perf_counter() - started) * (survey.rows or 0) / max(len(some), 1)
 
 
@@ -276,7 +276,7 @@ def split_all(
     )
     parts, leaks = remove_leaks(parts, kept)
     return parts, {
-        name: count_source_rows(name, loaded, distinct, parts, copies + leaks)
+        name: count_source_rows(name, loaded, distinct, splits=parts, leaks=copies + leaks)
         | {"notes": [*divided.notes.get(name, []), *describe_missing_targets(name, parts)]}
         for name in dict.fromkeys(one.name for one in loaded)
     }
@@ -344,7 +344,7 @@ def encode_all(
     with progress("tokens of the rows", len(records)) as advance:
         for start in range(0, len(records), ENCODE_CHUNK_ROWS):
             chunk = records[start : start + ENCODE_CHUNK_ROWS]
-            encoded, counts = tokenize_records(chunk, template, tokenizer, max_tokens)
+            encoded, counts = tokenize_records(chunk, template, tokenizer, max_tokens=max_tokens)
             rows += encoded
             for source, count in counts.items():
                 shortened[source].update(count)

@@ -43,19 +43,19 @@ class Truncation:
 
 
 def compute_truncations(
-    records: Sequence[Record], template: Template, tokenizer, max_tokens: int
+    records: Sequence[Record], template: Template, tokenizer, *, max_tokens: int
 ) -> list[Truncation]:
     """Tokenise records as in training and say of each, in their order, what was left out."""
     numbered = [replace(record, id=str(number)) for number, record in enumerate(records)]
     untruncated = tokenize_without_limit(numbered, template, tokenizer)
-    by_id = {row.id: row for row in tokenize_records(numbered, template, tokenizer, max_tokens)[0]}
+    by_id = {row.id: row for row in tokenize_records(numbered, template, tokenizer, max_tokens=max_tokens)[0]}
     return [
         Truncation(record, row, by_id.get(row.id)) for record, row in zip(records, untruncated, strict=True)
     ]
 
 
 def find_truncated(
-    records: Sequence[Record], count: int, template: Template, tokenizer, max_tokens: int
+    records: Sequence[Record], count: int, template: Template, *, tokenizer, max_tokens: int
 ) -> list[Truncation]:
     """Return the first `count` records, or fewer, that are shortened or dropped."""
     truncated: list[Truncation] = []
@@ -65,7 +65,7 @@ def find_truncated(
         truncated += [
             row
             for row in compute_truncations(
-                records[start : start + SEARCH_CHUNK], template, tokenizer, max_tokens
+                records[start : start + SEARCH_CHUNK], template, tokenizer, max_tokens=max_tokens
             )
             if row.is_truncated
         ]

@@ -107,7 +107,7 @@ def pack_best_fit(lengths: Sequence[int], rows: Sequence[int], limit: int) -> li
 
 
 def plan_epoch(
-    lengths: Sequence[int], batch_tokens: int, micro_tokens: int, seed: int, epoch: int
+    lengths: Sequence[int], batch_tokens: int, micro_tokens: int, *, seed: int, epoch: int
 ) -> list[list[list[int]]]:
     """Plan the optimiser steps of one epoch; the order of rows depends on (seed, epoch) alone.
 
@@ -128,22 +128,23 @@ def plan_epoch(
 
 
 def iterate_steps(
-    lengths: Sequence[int], batch_tokens: int, micro_tokens: int, seed: int, start: int = 0
+    lengths: Sequence[int], batch_tokens: int, micro_tokens: int, *, seed: int, start: int = 0
 ) -> Iterator[list[list[int]]]:
     """Yield the optimiser steps of all epochs, without end, from step `start` on."""
     epoch = 0
     while True:
-        steps = plan_epoch(lengths, batch_tokens, micro_tokens, seed, epoch)
+        steps = plan_epoch(lengths, batch_tokens, micro_tokens, seed=seed, epoch=epoch)
         yield from steps[start:]
         start, epoch = max(start - len(steps), 0), epoch + 1
 
 
 def count_steps(
-    epochs: float, lengths: Sequence[int], batch_tokens: int, micro_tokens: int, seed: int
+    epochs: float, lengths: Sequence[int], batch_tokens: int, *, micro_tokens: int, seed: int
 ) -> int:
     """Count the optimiser steps of `epochs`; a fraction is that share of an epoch's steps, rounded up."""
     full_epochs = int(epochs)
     counts = [
-        len(plan_epoch(lengths, batch_tokens, micro_tokens, seed, epoch)) for epoch in range(full_epochs + 1)
+        len(plan_epoch(lengths, batch_tokens, micro_tokens, seed=seed, epoch=epoch))
+        for epoch in range(full_epochs + 1)
     ]
     return sum(counts[:full_epochs]) + math.ceil((epochs - full_epochs) * counts[full_epochs])

@@ -17,6 +17,7 @@ def count_source_rows(
     name: str,
     loaded: Sequence[SourceData],
     distinct: Sequence[Record],
+    *,
     splits: dict[str, list[Record]],
     leaks: RemovedCounts,
 ) -> dict:

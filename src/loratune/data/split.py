@@ -156,7 +156,7 @@ def assign_splits(
         val_fraction: the share of each held-out split.
     """
     by_chance = {
-        group: assigned.get(group) or assign_split(group, seed, val_fraction, drawn) for group in sizes
+        group: assigned.get(group) or assign_split(group, seed, val_fraction, drawn=drawn) for group in sizes
     }
     rows = Counter({split: 0 for split in ("train", *drawn)})
     for group, split in by_chance.items():
@@ -315,7 +315,7 @@ def choose_drawn_splits(loaded: Sequence[SourceData]) -> dict[str | None, Collec
     return drawn
 
 
-def assign_split(group: str, seed: int, val_fraction: float, drawn: Sequence[str] = HELD_OUT) -> str:
+def assign_split(group: str, seed: int, val_fraction: float, *, drawn: Sequence[str] = HELD_OUT) -> str:
     """Assign a group to one of the `drawn` splits with probability `val_fraction` each, else to train."""
     share = hash_to_fraction(group, seed)
     return next((split for number, split in enumerate(drawn, 1) if share < number * val_fraction), "train")

@@ -26,7 +26,7 @@ def load_or_tokenize(
 
 
 def make_token_cache_key(
-    data: str, base: Mapping[str, str], template: Template, max_tokens: int, *, bos: Sequence[int]
+    data: str, base: Mapping[str, str], template: Template, *, max_tokens: int, bos: Sequence[int]
 ) -> str:
     """Compute the key of all that the tokens depend on.
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from loratune.errors import UserError
 from loratune.models.gguf.header import check_gguf_sizes, read_gguf_header
 from loratune.models.resolve import BUNDLED_MODELS, resolve_model
-from support.deadline import deadline
+from support.deadline import enforce_deadline
 
 WIDTH, LAYERS, MLP, VOCABULARY = 8, 2, 16, 10
 
@@ -42,13 +42,13 @@ def good(tmp_path_factory) -> bytes:
 def checked(folder: Path, content: bytes):
     path = folder / "some.gguf"
     path.write_bytes(content)
-    with deadline():
+    with enforce_deadline():
         header = read_gguf_header(path)
         check_gguf_sizes(header)
     return header
 
 
-def test_the_header_is_what_the_package_reads(tmp_path, good):
+def test_header_equals_what_the_gguf_package_reads(tmp_path, good):
     header = checked(tmp_path, good)
     theirs = GGUFReader(tmp_path / "some.gguf")
     assert {tensor.name: tuple(tensor.shape.tolist()) for tensor in theirs.tensors} == {
@@ -59,7 +59,7 @@ def test_the_header_is_what_the_package_reads(tmp_path, good):
     assert header.values["llama.block_count"] == LAYERS and header.values["tokenizer.ggml.tokens"] is None
 
 
-def test_the_bundled_model_is_accepted():
+def test_bundled_model_is_accepted():
     from importlib.util import find_spec
 
     module, file, *_ = BUNDLED_MODELS["smollm2-135m"]
@@ -124,14 +124,14 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_lies_are_refused(tmp_path, monkeypatch, good, lie):
+def test_inconsistent_header_is_refused(tmp_path, monkeypatch, good, lie):
     content = LIES[lie](good)
     assert content != good
     with pytest.raises(ValueError):
         checked(tmp_path, content)
     monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "some.gguf"
-    with deadline(), pytest.raises(UserError) as refused:
+    with enforce_deadline(), pytest.raises(UserError) as refused:
         resolve_model(str(path))
     assert str(refused.value).startswith(f"model={path}: cannot be read as a GGUF model: ")
     assert not list((tmp_path / "cache").glob("*"))
@@ -146,7 +146,7 @@ def check_any_change(folder: Path, good: bytes, changes) -> None:
     except ValueError:
         return
     # What is accepted here, the package reads without more than the file holds.
-    with deadline():
+    with enforce_deadline():
         try:
             theirs = GGUFReader(folder / "some.gguf")
         except ValueError:  # it refuses some that are harmless, such as two of its own names
@@ -169,7 +169,7 @@ CHANGES = st.lists(
 
 
 @pytest.mark.parametrize("count", [100, pytest.param(5000, marks=pytest.mark.slow)])
-def test_no_change_makes_it_hang(tmp_path, good, count):
+def test_corrupted_file_never_hangs_the_reader(tmp_path, good, count):
     run = settings(max_examples=count, deadline=None, database=None)(
         given(CHANGES)(lambda changes: check_any_change(tmp_path, good, changes))
     )
@@ -178,6 +178,6 @@ def test_no_change_makes_it_hang(tmp_path, good, count):
 
 @given(st.binary(max_size=300))
 @settings(max_examples=100, deadline=None)
-def test_no_bytes_break_it(tmp_path_factory, content):
+def test_random_bytes_raise_value_error(tmp_path_factory, content):
     with pytest.raises(ValueError):
         checked(tmp_path_factory.mktemp("gguf"), b"GGUF\x03\x00\x00\x00" + content)

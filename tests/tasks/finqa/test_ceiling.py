@@ -12,7 +12,7 @@ def parts():
     return read_questions("snapshot")[1]
 
 
-def test_dev(parts):
+def test_dev_ceiling(parts):
     found = compute_ceiling(parts["val"])
     assert (found.programs, round(found.execution_accuracy, 4)) == (883, 0.9977)
     assert [(failure.id, failure.reason.partition(": ")[2]) for failure in found.failures] == [
@@ -21,7 +21,7 @@ def test_dev(parts):
     ]
 
 
-def test_test(parts):
+def test_test_ceiling(parts):
     found = compute_ceiling(parts["test"])
     assert (found.programs, len(found.failures)) == (1132, 5)
     assert all(
@@ -29,7 +29,7 @@ def test_test(parts):
     )
 
 
-def test_a_wrong_result_is_told():
+def test_wrong_recorded_result_is_explained():
     questions = [
         Question(str(number), "page", "?", [], [], [], "", recorded, program, None)
         for number, (program, recorded) in enumerate(

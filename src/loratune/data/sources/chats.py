@@ -102,7 +102,7 @@ def parse_json_list(value: Any) -> Any:
     return value
 
 
-def convert_chat(values: dict, columns: ChatColumns, source: str, counts: Counter[str]) -> Record | None:
+def convert_chat(values: dict, columns: ChatColumns, source: str, *, counts: Counter[str]) -> Record | None:
     """Convert a row's chat to a record.
 
     Args:

@@ -50,7 +50,7 @@ def build_finqa_records(questions: Sequence[Question], split: str, options: Finq
     # One token more, for the line feed.
     lengths = {text: count + 1 for text, count in zip(texts, options.count_tokens(texts), strict=True)}
     for question in questions:
-        yield build_finqa_record(question, split, pages[question.page], lengths, options)
+        yield build_finqa_record(question, split, pages[question.page], lengths=lengths, options=options)
 
 
 def get_target(question: Question, target: str) -> str:
@@ -67,7 +67,7 @@ def is_scored(question: Question) -> bool:
 
 
 def build_finqa_record(
-    question: Question, split: str, facts: dict[str, str], lengths: dict[str, int], options: FinqaOptions
+    question: Question, split: str, facts: dict[str, str], *, lengths: dict[str, int], options: FinqaOptions
 ) -> Record:
     """Build a record: training rows have their gold facts, held-out rows retrieved ones, as in use.
 
@@ -83,7 +83,7 @@ def build_finqa_record(
         ranked, {name: lengths[text] for name, text in facts.items()}, options.fact_tokens
     )
     meta: dict[str, Any] = {"facts": how, "page": question.page}
-    if question.found:
+    if question.program_found:
         meta["program_found"] = True
     if split in HELD_OUT:
         meta |= {

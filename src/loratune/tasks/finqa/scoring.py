@@ -2,6 +2,7 @@
 
 from loratune.data.example import Record
 from loratune.tasks.base import TaskScore
+from loratune.tasks.finqa.equivalence import is_same_program
 from loratune.tasks.finqa.program import (
     Program,
     ProgramError,
@@ -9,7 +10,6 @@ from loratune.tasks.finqa.program import (
     Value,
     execute_program,
     execute_text,
-    is_same_program,
     is_same_result,
     parse_program,
 )

@@ -85,7 +85,9 @@ def load_finqa(source: str | Path, options: FinqaOptions) -> list[SourceData]:
     origin, by_split = read_questions(source)
     held_out = {normalize_text(question.text) for split in HELD_OUT for question in by_split[split]}
     return [
-        build_source_data(split, questions, held_out if split == "train" else set(), origin, options)
+        build_source_data(
+            split, questions, held_out if split == "train" else set(), origin=origin, options=options
+        )
         for split, questions in by_split.items()
     ]
 
@@ -130,7 +132,7 @@ def read_test_prose() -> list[str]:
 
 
 def build_source_data(
-    split: str, questions: list[Question], held_out: set[str], origin: str, options: FinqaOptions
+    split: str, questions: list[Question], held_out: set[str], *, origin: str, options: FinqaOptions
 ) -> SourceData:
     """Make the records of one split, without the questions whose text is in `held_out`.
 
