@@ -1,6 +1,4 @@
-"""Chats become records: whatever the turns, nothing is lost without a count and nothing marked bad is
-learned.
-"""
+"""Chats: every turn is trained on, used as context or counted."""
 
 from collections import Counter
 from itertools import pairwise
@@ -79,12 +77,12 @@ def test_every_turn_is_trained_on_used_as_context_or_counted(turns_spec):
     assert "\n".join(text for number, text in enumerate(before) if number != asked) == record.input
 
 
-def rows(*values: dict) -> list[FileRow]:
+def build_rows(*values: dict) -> list[FileRow]:
     return [FileRow(f"row {number}", value) for number, value in enumerate(values)]
 
 
 def test_requested_columns_take_precedence_over_a_chat():
-    found = rows({"messages": [{"role": "user", "content": "Hi"}], "question": "a", "answer": "b"})
+    found = build_rows({"messages": [{"role": "user", "content": "Hi"}], "question": "a", "answer": "b"})
     assert (
         find_chat_columns(found, list(found[0].values), {"instruction": "question", "output": "answer"})
         is None
@@ -94,5 +92,5 @@ def test_requested_columns_take_precedence_over_a_chat():
 
 def test_text_that_starts_like_a_list_is_not_a_chat():
     """A column named chat, or a prompt that begins with a bracket, is a text like any other."""
-    found = rows({"prompt": "[1, 2] sorted?", "completion": "[1, 2]", "chat": "[sic]"})
+    found = build_rows({"prompt": "[1, 2] sorted?", "completion": "[1, 2]", "chat": "[sic]"})
     assert find_chat_columns(found, list(found[0].values), {}) is None

@@ -1,3 +1,5 @@
+"""Duplicates, near-duplicate groups, and leakage between splits."""
+
 from itertools import combinations
 
 import numpy as np
@@ -39,7 +41,7 @@ def content_id_of(*texts: str) -> str:
     return "|".join(texts)
 
 
-def groups_of(records: list[Record]) -> set[frozenset[str]]:
+def collect_groups(records: list[Record]) -> set[frozenset[str]]:
     members: dict[str, set[str]] = {}
     for one in assign_groups(records):
         members.setdefault(one.group, set()).add(one.id)
@@ -115,7 +117,7 @@ def test_repeated_prompt_counts_once_for_shared_text():
         for number in range(3 * SHARED_LIMIT_MIN)
     ]
     assert find_shared_sentences([row.input for row in rows], [row.input for row in rows]) == {}
-    assert len(groups_of(rows)) == 1
+    assert len(collect_groups(rows)) == 1
 
 
 def test_near_duplicates_share_a_group_and_others_do_not():
@@ -127,7 +129,7 @@ def test_near_duplicates_share_a_group_and_others_do_not():
         record("Name a fruit."),
     ]
     together = frozenset(one.id for one in records[:3])
-    assert groups_of(records) == {together, frozenset([records[3].id]), frozenset([records[4].id])}
+    assert collect_groups(records) == {together, frozenset([records[3].id]), frozenset([records[4].id])}
 
 
 def test_equal_inputs_and_user_groups_join_records():
@@ -140,7 +142,7 @@ def test_equal_inputs_and_user_groups_join_records():
         record("Name a fruit.", group="mine"),
         record("Colour of grass?", group="mine"),
     ]
-    assert groups_of(records) == {
+    assert collect_groups(records) == {
         frozenset(one.id for one in records[:2]),
         frozenset(one.id for one in records[2:]),
     }
@@ -151,8 +153,8 @@ def test_task_instruction_does_not_join_its_rows():
         record("Classify this review.", f"{word} film number {word}")
         for word in map(str, range(TASK_INPUTS + 1))
     ]
-    assert len(groups_of(reviews)) == len(reviews)
-    assert len(groups_of(reviews[:TASK_INPUTS])) == 1
+    assert len(collect_groups(reviews)) == len(reviews)
+    assert len(collect_groups(reviews[:TASK_INPUTS])) == 1
 
 
 @pytest.mark.parametrize(
@@ -173,7 +175,7 @@ def test_question_with_one_input_is_not_a_task():
     rows = [
         record("How high is it?", "Mount Everest", output=str(number)) for number in range(TASK_INPUTS + 1)
     ]
-    assert len(groups_of([*rows, record("How high is it?", "A page about the Himalayas")])) == 1
+    assert len(collect_groups([*rows, record("How high is it?", "A page about the Himalayas")])) == 1
 
 
 @given(
@@ -216,7 +218,7 @@ def test_duplicates_within_a_held_out_list_may_stay():
 
 def test_many_equal_instructions_are_fast():
     """All pairs of 20,000 would be 200 million."""
-    assert len(groups_of([record("Write a poem.", output=str(number)) for number in range(20_000)])) == 1
+    assert len(collect_groups([record("Write a poem.", output=str(number)) for number in range(20_000)])) == 1
 
 
 def test_assigned_split_has_the_requested_share_and_depends_on_group_and_seed_alone():
@@ -256,9 +258,9 @@ def test_near_duplicates_of_fixed_rows_in_other_splits_are_removed():
         split: [record(text, source="mine", group=text) for text in texts] for split, texts in mine.items()
     }
     by_input = {split: record("Sum up", "b c d e f g h k l", id=split, source="mine") for split in mine}
-    parts = {split: [*fixed[split], *others[split], by_input[split]] for split in fixed}
-    kept, removed = remove_near_duplicates(parts, [one for part in fixed.values() for one in part])
-    assert {split: [one.id for one in part] for split, part in kept.items()} == {
+    splits = {split: [*fixed[split], *others[split], by_input[split]] for split in fixed}
+    remaining, removed = remove_near_duplicates(splits, [one for rows in fixed.values() for one in rows])
+    assert {split: [one.id for one in rows] for split, rows in remaining.items()} == {
         "train": [fixed["train"][0].id, "the tax of 2009||x"],
         "val": [fixed["val"][0].id, "the tax of 2010||x"],
         "test": [fixed["test"][0].id, "The revenue of 2008||x", "the tax of 2011||x", "test"],
@@ -268,7 +270,7 @@ def test_near_duplicates_of_fixed_rows_in_other_splits_are_removed():
 
 
 def test_between_fixed_sources_the_earlier_split_loses_near_duplicates():
-    parts = {
+    splits = {
         "train": [
             record("net income of 2007", source="a", group="1"),
             record("tax of 2009", source="b", group="2"),
@@ -279,8 +281,8 @@ def test_between_fixed_sources_the_earlier_split_loses_near_duplicates():
             record("tax of 2010", source="a", group="4"),
         ],
     }
-    kept, removed = remove_near_duplicates(parts, [*parts["train"], *parts["test"]])
-    assert kept == {"train": parts["train"][1:], "val": [], "test": parts["test"]}
+    remaining, removed = remove_near_duplicates(splits, [*splits["train"], *splits["test"]])
+    assert remaining == {"train": splits["train"][1:], "val": [], "test": splits["test"]}
     assert removed == {("a", LIKE_HELD_OUT): 1}
 
 
@@ -289,18 +291,20 @@ def test_held_out_near_duplicate_of_a_fixed_training_row_is_removed():
         record("net income of 2007", group="1"),
         record("Net income of 2007?", source="mine", group="2"),
     )
-    kept, removed = remove_near_duplicates({"train": [standing], "val": [], "test": [free]}, [standing])
-    assert kept == {"train": [standing], "val": [], "test": []} and removed == {("mine", LIKE_TRAINING): 1}
+    remaining, removed = remove_near_duplicates({"train": [standing], "val": [], "test": [free]}, [standing])
+    assert remaining == {"train": [standing], "val": [], "test": []} and removed == {
+        ("mine", LIKE_TRAINING): 1
+    }
 
 
 def test_groups_held_out_later_are_removed_from_earlier_splits():
-    parts = {
+    splits = {
         "train": [record("a", group="1"), record("b", group="2"), record("c", group="3")],
         "val": [record("d", group="2"), record("e", group="3")],
         "test": [record("f", group="3")],
     }
-    kept, removed = remove_leaks(parts)
-    assert {split: [one.instruction for one in part] for split, part in kept.items()} == {
+    remaining, removed = remove_leaks(splits)
+    assert {split: [one.instruction for one in rows] for split, rows in remaining.items()} == {
         "train": ["a"],
         "val": ["d"],
         "test": ["f"],

@@ -1,3 +1,5 @@
+"""JSON Lines files of records: written, read back, and refused with the line."""
+
 import json
 
 import pytest
@@ -14,7 +16,7 @@ filled = text.filter(str.strip)
 meta = st.dictionaries(text, st.none() | st.booleans() | st.integers() | text, max_size=3)
 
 
-def problems(path) -> tuple[str, ...]:
+def read_problems(path) -> tuple[str, ...]:
     with pytest.raises(UserError) as caught:
         read_records(path)
     return caught.value.problems
@@ -86,14 +88,14 @@ def test_content_id_depends_on_the_fields():
 def test_bad_line_is_reported(tmp_path, line, message):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"instruction": "a", "output": "b"}\n' + line + "\n")
-    (problem,) = problems(path)
+    (problem,) = read_problems(path)
     assert problem.startswith(f"{path}, line 2: ") and message in problem
 
 
 def test_bad_lines_are_reported_up_to_a_limit(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("x\n" * (MAX_LISTED + 5))
-    found = problems(path)
+    found = read_problems(path)
     assert [problem.split(":")[0] for problem in found[:-1]] == [
         f"{path}, line {number}" for number in range(1, MAX_LISTED + 1)
     ]
@@ -115,19 +117,19 @@ def test_unicode_line_separators_do_not_end_a_line(tmp_path):
 def test_line_that_is_not_utf8_is_reported(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"instruction": "a", "output": "b"}\n{"instruction": "\xe4", "output": "b"}\n')
-    assert problems(path) == (f"{path}, line 2: not UTF-8 text; save the file as UTF-8",)
+    assert read_problems(path) == (f"{path}, line 2: not UTF-8 text; save the file as UTF-8",)
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "\ufeff"])
 def test_an_empty_file_is_refused(tmp_path, content):
     path = tmp_path / "rows.jsonl"
     path.write_text(content, encoding="utf-8")
-    assert "the file is empty" in problems(path)[0]
+    assert "the file is empty" in read_problems(path)[0]
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    assert "there is no such file" in problems(tmp_path / "rows.jsonl")[0]
-    assert "this is a folder" in problems(tmp_path)[0]
+    assert "there is no such file" in read_problems(tmp_path / "rows.jsonl")[0]
+    assert "this is a folder" in read_problems(tmp_path)[0]
 
 
 def test_record_is_written_as_one_line_of_json():

@@ -1,4 +1,4 @@
-"""Packing loses nothing, adds nothing, and the order is a function of (seed, step)."""
+"""Sequence packing: no row is lost, and the order depends on (seed, step) alone."""
 
 import itertools
 from itertools import islice

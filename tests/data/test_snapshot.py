@@ -1,4 +1,4 @@
-"""The real data, as the package ships it: complete, and nothing held out leaks into training."""
+"""The shipped data is complete, and nothing held out leaks into training."""
 
 import lzma
 import re
@@ -17,7 +17,7 @@ from loratune.data.sources.dolly import load_dolly
 from loratune.tasks.finqa.evidence import compute_fact_recall, replace_with_gold_facts
 from loratune.tasks.finqa.facts import build_page_facts
 from loratune.tasks.finqa.records import FinqaOptions
-from loratune.tasks.finqa.scoring import wants_program
+from loratune.tasks.finqa.scoring import asks_for_program
 from loratune.tasks.finqa.source import load_finqa
 
 SPLITS = ("train", "val", "test")
@@ -29,13 +29,13 @@ def count_words(texts):
 
 
 @pytest.fixture(scope="module")
-def parts():
+def records_by_split():
     loaded = [load_dolly(from_hub=False), *load_finqa("snapshot", FinqaOptions("program", 320, count_words))]
     return split_all(loaded, PrepareConfig())[0]
 
 
-def of(parts, source: str, split: str):
-    return [record for record in parts[split] if record.source == source]
+def select_records(records_by_split, source: str, split: str):
+    return [record for record in records_by_split[split] if record.source == source]
 
 
 def test_snapshot_matches_sources_md():
@@ -71,13 +71,15 @@ def test_gold_facts_are_facts_of_their_page():
             assert all(facts[name].strip() for name in row["gold_inds"] or []), row["id"]
 
 
-def test_every_row_of_dolly_and_finqa_is_used(parts):
-    assert sum(len(of(parts, "dolly", split)) for split in SPLITS) == 15_003 - 8
-    assert len(of(parts, "finqa", "train")) == pytest.approx(4400, abs=30)
-    assert all(400 < len(of(parts, "dolly", split)) < 1100 for split in ("val", "test"))
+def test_every_row_of_dolly_and_finqa_is_used(records_by_split):
+    assert sum(len(select_records(records_by_split, "dolly", split)) for split in SPLITS) == 15_003 - 8
+    assert len(select_records(records_by_split, "finqa", "train")) == pytest.approx(4400, abs=30)
+    assert all(
+        400 < len(select_records(records_by_split, "dolly", split)) < 1100 for split in ("val", "test")
+    )
 
 
-def test_no_group_id_or_content_is_in_two_splits(parts):
+def test_no_group_id_or_content_is_in_two_splits(records_by_split):
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         for key in (
             lambda record: record.group,
@@ -89,12 +91,15 @@ def test_no_group_id_or_content_is_in_two_splits(parts):
                 else record.id
             ),
         ):
-            assert not set(map(key, parts[one])) & set(map(key, parts[other])), (one, other)
+            assert not set(map(key, records_by_split[one])) & set(map(key, records_by_split[other])), (
+                one,
+                other,
+            )
 
 
-def test_held_out_finqa_splits_have_all_ids(parts):
+def test_held_out_finqa_splits_have_all_ids(records_by_split):
     for split, name, ids in (("val", "dev", 883), ("test", "test", 1147)):
-        records, rows = of(parts, "finqa", split), snapshot.read(f"finqa_{name}")
+        records, rows = select_records(records_by_split, "finqa", split), snapshot.read(f"finqa_{name}")
         assert [record.id for record in records] == [row["id"] for row in rows]
         assert len(records) == ids
         assert {record.id for record in records if not record.has_target} == {
@@ -104,17 +109,17 @@ def test_held_out_finqa_splits_have_all_ids(parts):
         assert {record.meta["split_ids"] for record in records} == {ids}
 
 
-def test_every_training_row_has_a_target(parts):
-    assert all(record.has_target for record in parts["train"]) and all(
-        record.has_target for record in parts["val"]
+def test_every_training_row_has_a_target(records_by_split):
+    assert all(record.has_target for record in records_by_split["train"]) and all(
+        record.has_target for record in records_by_split["val"]
     )
-    assert sum(not record.has_target for record in parts["test"]) == 15
+    assert sum(not record.has_target for record in records_by_split["test"]) == 15
 
 
-def test_no_held_out_finqa_question_or_page_is_in_training(parts):
+def test_no_held_out_finqa_question_or_page_is_in_training(records_by_split):
     """Word for word, and against all held-out questions, those left out for want of a program, too."""
     official = [row for name in ("dev", "test") for row in snapshot.read(f"finqa_{name}")]
-    records = of(parts, "finqa", "train")
+    records = select_records(records_by_split, "finqa", "train")
     assert not {normalize_text(row["question"]) for row in official} & {
         normalize_text(record.instruction.rpartition("\n")[0]) for record in records
     }
@@ -127,22 +132,25 @@ def test_no_held_out_finqa_question_or_page_is_in_training(parts):
 @pytest.mark.parametrize(
     ("field", "similarity"), [("instruction", INSTRUCTION_SIMILARITY), ("input", INPUT_SIMILARITY)]
 )
-def test_no_held_out_dolly_row_is_a_near_duplicate_of_training(parts, field, similarity):
+def test_no_held_out_dolly_row_is_a_near_duplicate_of_training(records_by_split, field, similarity):
     """Compares all pairs, unlike the code that groups."""
     sets = {
-        split: [build_word_set(getattr(record, field)) for record in of(parts, "dolly", split)]
+        split: [
+            build_word_set(getattr(record, field))
+            for record in select_records(records_by_split, "dolly", split)
+        ]
         for split in SPLITS
     }
-    sets = {split: [found for found in part if found] for split, part in sets.items()}
+    sets = {split: [words for words in split_sets if words] for split, split_sets in sets.items()}
     column = {
         word: number
         for number, word in enumerate(
-            sorted(set().union(*(found for part in sets.values() for found in part)))
+            sorted(set().union(*(words for split_sets in sets.values() for words in split_sets)))
         )
     }
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         left, right = (
-            matrix([[column[word] for word in found] for found in sets[split]], len(column))
+            build_matrix([[column[word] for word in words] for words in sets[split]], len(column))
             for split in (one, other)
         )
         shared = (left @ right.T).tocoo()
@@ -150,39 +158,41 @@ def test_no_held_out_dolly_row_is_a_near_duplicate_of_training(parts, field, sim
         assert (shared.data / sizes).max() < similarity
 
 
-def matrix(rows, columns: int) -> sparse.csr_matrix:
+def build_matrix(rows, columns: int) -> sparse.csr_matrix:
     numbers = np.concatenate([np.array(row) for row in rows])
     return sparse.csr_matrix(
         (np.ones(len(numbers)), numbers, np.cumsum([0, *map(len, rows)])), shape=(len(rows), columns)
     )
 
 
-def test_groups_are_small(parts):
-    sizes = Counter(record.group for split in SPLITS for record in of(parts, "dolly", split))
+def test_groups_are_small(records_by_split):
+    sizes = Counter(
+        record.group for split in SPLITS for record in select_records(records_by_split, "dolly", split)
+    )
     assert max(sizes.values()) < 60
     assert len(sizes) > 13_500
 
 
-def test_held_out_finqa_rows_have_retrieved_facts_and_scoring_data(parts):
+def test_held_out_finqa_rows_have_retrieved_facts_and_scoring_data(records_by_split):
     for split in ("val", "test"):
-        for record in of(parts, "finqa", split):
+        for record in select_records(records_by_split, "finqa", split):
             meta = record.meta
             assert meta["facts"] == "retrieved"
-            assert meta["table"] and meta["page"] == record.id.rpartition("-")[0] and wants_program(record)
+            assert meta["table"] and meta["page"] == record.id.rpartition("-")[0] and asks_for_program(record)
             expected = (
                 (meta["program"], None) if record.has_target else (str(meta["exe_ans"]), meta["program"])
             )
             assert (record.output, None) == expected
             assert meta["answer"] or meta["exe_ans"] is not None
-    recall = compute_fact_recall(parts["val"])
+    recall = compute_fact_recall(records_by_split["val"])
     assert recall["rows"] > 800 and recall["all_gold_facts"] > 0.88 and recall["recall_at_3"] > 0.79
 
 
-def test_gold_facts_are_annotated_and_in_page_order(parts):
+def test_gold_facts_are_annotated_and_in_page_order(records_by_split):
     known = 0
     for split, name in (("val", "dev"), ("test", "test")):
         rows = {row["id"]: row for row in snapshot.read(f"finqa_{name}")}
-        for record in of(parts, "finqa", split):
+        for record in select_records(records_by_split, "finqa", split):
             row, gold = rows[record.id], replace_with_gold_facts(record)
             facts = build_page_facts(row["pre_text"], row["post_text"], row["table"])
             expected = [text for fact, text in facts.items() if fact in (row["gold_inds"] or [])]
@@ -191,10 +201,10 @@ def test_gold_facts_are_annotated_and_in_page_order(parts):
     assert known == pytest.approx(854 + 122, abs=10)
 
 
-def test_finqa_training_rows_have_their_gold_facts(parts):
+def test_finqa_training_rows_have_their_gold_facts(records_by_split):
     gold = {row["id"]: row for row in snapshot.read("finqa_train") if row["gold_inds"]}
     complete = total = 0
-    for record in of(parts, "finqa", "train"):
+    for record in select_records(records_by_split, "finqa", "train"):
         if row := gold.get(record.id):
             facts = build_page_facts(row["pre_text"], row["post_text"], row["table"])
             total += 1

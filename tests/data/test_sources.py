@@ -1,4 +1,4 @@
-"""Dolly and FinQA as copies of them elsewhere may have them."""
+"""Dolly and FinQA in the forms of other copies."""
 
 import pytest
 

@@ -1,3 +1,5 @@
+"""Prompt templates: built-in, custom and broken ones."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,3 +1,5 @@
+"""The token cache: its files and its key."""
+
 import os
 
 import pytest

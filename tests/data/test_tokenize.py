@@ -1,3 +1,5 @@
+"""Tokenised records: loss mask, truncation, end markers and BOS."""
+
 import re
 from collections import Counter
 from dataclasses import replace
@@ -41,12 +43,12 @@ anything = st.lists(st.characters(exclude_categories=["Cs"]) | st.sampled_from(M
 much = anything.map(lambda text: 20 * text)
 
 
-def learned(output: str) -> str:
+def strip_markers_by_pattern(output: str) -> str:
     """The output without end markers at its end, as a pattern finds them."""
     return re.sub(r"(?:(?:<\|end\|>|<\|endoftext\|>)\s*)+\Z", "", output)
 
 
-def encoded(record: Record, max_tokens: int):
+def tokenize_one(record: Record, max_tokens: int):
     rows, counts = tokenize_records([record], TEMPLATE, TOKENIZER, max_tokens=max_tokens)
     return (rows[0] if rows else None), counts[record.source]
 
@@ -56,7 +58,7 @@ def encoded(record: Record, max_tokens: int):
 )  # a response that is cut: chance does not always draw one
 @given(filled, words, filled, st.integers(8, 200))
 def test_truncation_keeps_the_instruction_and_then_the_response(instruction, input, output, max_tokens):
-    row, count = encoded(Record(instruction, input, output, id="1", source="s"), max_tokens)
+    row, count = tokenize_one(Record(instruction, input, output, id="1", source="s"), max_tokens)
     whole = [*TOKENIZER.encode(output), TOKENIZER.eos_id]
     bare = len(TOKENIZER.encode(TEMPLATE.render(instruction)))
     if row is None:
@@ -85,7 +87,7 @@ def test_truncation_keeps_the_instruction_and_then_the_response(instruction, inp
 @settings(suppress_health_check=[HealthCheck.filter_too_much])  # few texts are just too long; enough are
 @given(filled, filled, filled, st.integers(30, 120))
 def test_truncated_input_is_a_prefix_and_barely_shorter_than_needed(instruction, input, output, max_tokens):
-    row, count = encoded(Record(instruction, input, output, id="1", source="s"), max_tokens)
+    row, count = tokenize_one(Record(instruction, input, output, id="1", source="s"), max_tokens)
     assume(row is not None and count["inputs_cut"] and not count["responses_cut"])
     prompt = TOKENIZER.decode(row.prompt)
     kept = prompt.removeprefix(f"### Instruction:\n{instruction}\n\n").removesuffix("### Response:\n")
@@ -135,7 +137,7 @@ def test_batch_tokenisation_equals_single_rows():
 @given(filled, words, filled, st.integers(8, 200), st.sampled_from(["plain", "chatml", "instruction"]))
 def test_retokenised_prompts_keep_targets_and_limit(instruction, input, output, max_tokens, name):
     record, template = Record(instruction, input, output, id="1", source="s"), load_template(name)
-    row, count = encoded(record, max_tokens)
+    row, count = tokenize_one(record, max_tokens)
     assume(row is not None)
     (other,) = retokenize_prompts([record], [row], template, tokenizer=TOKENIZER, max_tokens=max_tokens)
     assert other.response == row.response and other.id == row.id
@@ -161,7 +163,7 @@ def check_the_mask(tokenizer, instruction, input, output):
     return row
 
 
-@given(anything, anything, anything.filter(lambda text: learned(text) == text))
+@given(anything, anything, anything.filter(lambda text: strip_markers_by_pattern(text) == text))
 def test_loss_mask_is_the_response_for_any_text(instruction, input, output):
     row = check_the_mask(TOKENIZER, instruction, input, output)
     assert TOKENIZER.decode(row.prompt) == TEMPLATE.render(instruction, input)
@@ -169,24 +171,26 @@ def test_loss_mask_is_the_response_for_any_text(instruction, input, output):
 
 
 @settings(max_examples=50, deadline=None)
-@given(anything, anything, anything.filter(lambda text: learned(text) == text))
+@given(anything, anything, anything.filter(lambda text: strip_markers_by_pattern(text) == text))
 def test_loss_mask_is_the_response_with_smollm2(instruction, input, output):
-    check_the_mask(quickstarts_tokenizer(), instruction, input, output)
+    check_the_mask(load_smollm2_tokenizer(), instruction, input, output)
 
 
 @cache
-def quickstarts_tokenizer() -> Tokenizer:
+def load_smollm2_tokenizer() -> Tokenizer:
     return Tokenizer.load(resolve_model("smollm2-135m").folder)
 
 
 @given(anything.filter(str.strip), much, much, st.integers(1, 400))
 def test_truncation_is_counted(instruction, input, output, max_tokens):
-    row, count = encoded(Record(instruction, input, output, id="1", source="s"), max_tokens)
-    whole = [*TOKENIZER.encode(learned(output)), TOKENIZER.eos_id]
+    row, count = tokenize_one(Record(instruction, input, output, id="1", source="s"), max_tokens)
+    whole = [*TOKENIZER.encode(strip_markers_by_pattern(output)), TOKENIZER.eos_id]
     assert count["rows"] == 1 and count["dropped"] == (row is None)
-    assert count["end_markers_removed"] == (learned(output) != output)
+    assert count["end_markers_removed"] == (strip_markers_by_pattern(output) != output)
     if row is None:
-        only_a_marker = learned(output) != output and not learned(output).strip()
+        only_a_marker = (
+            strip_markers_by_pattern(output) != output and not strip_markers_by_pattern(output).strip()
+        )
         assert only_a_marker or len(TOKENIZER.encode(TEMPLATE.render(instruction))) >= max_tokens
         return
     assert (
@@ -202,7 +206,7 @@ def test_truncation_is_counted(instruction, input, output, max_tokens):
 @given(filled, words, st.integers(8, 200))
 def test_no_target_row_has_an_empty_response(instruction, input, max_tokens):
     record = Record(instruction, input, "0.5", id="1", source="s", meta={"no_target": True})
-    row, count = encoded(record, max_tokens)
+    row, count = tokenize_one(record, max_tokens)
     if row is None:
         assert count["dropped"] == 1
     else:
@@ -246,17 +250,17 @@ def test_tokenizers_own_eos_is_an_end_marker():
 )
 def test_end_markers_are_removed_and_counted(instruction, output, markers, max_tokens):
     record = Record(instruction, "", f"{output}{''.join(markers)}\n", id="1", source="s")
-    row, count = encoded(record, max_tokens)
+    row, count = tokenize_one(record, max_tokens)
     assert count["end_markers_removed"] == 1
     if not output.strip():
         assert row is None and count["dropped"] == 1
         return
-    plain, plain_count = encoded(replace(record, output=output), max_tokens)
+    plain, plain_count = tokenize_one(replace(record, output=output), max_tokens)
     assert row == plain and Counter(count) == Counter(plain_count) + Counter(end_markers_removed=1)
 
 
 def test_end_marker_inside_an_output_stays_text():
-    row, count = encoded(Record("Say it.", "", "Write <|end|> last.", id="1", source="s"), 100)
+    row, count = tokenize_one(Record("Say it.", "", "Write <|end|> last.", id="1", source="s"), 100)
     assert (
         row.response.count(TOKENIZER.eos_id) == 1 and TOKENIZER.decode(row.response) == "Write <|end|> last."
     )
@@ -292,7 +296,7 @@ def chat_record(turns: list[str]) -> Record:
 @given(chat_turns, st.booleans(), st.integers(60, 200))
 def test_chat_loses_as_few_oldest_turns_as_needed(turns, has_system, max_tokens):
     turns = ["System: be brief"] * has_system + turns
-    row, count = encoded(chat_record(turns), max_tokens)
+    row, count = tokenize_one(chat_record(turns), max_tokens)
 
     def length(turns_kept: list[str]) -> int:
         text = TEMPLATE.render("And now?", "\n".join(turns_kept)) + "Now."
@@ -317,4 +321,7 @@ def test_input_with_invalid_turn_starts_is_ordinary_text(starts):
         "And now?", "User: a\nAssistant: b", "Now.", id="1", source="s", meta={"turn_starts": starts}
     )
     plain = replace(record, meta={})
-    assert encoded(record, 64)[0] == encoded(plain, 64)[0] and encoded(record, 64)[1]["turns_cut"] == 0
+    assert (
+        tokenize_one(record, 64)[0] == tokenize_one(plain, 64)[0]
+        and tokenize_one(record, 64)[1]["turns_cut"] == 0
+    )

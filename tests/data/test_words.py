@@ -1,6 +1,4 @@
-"""Words in any script: English as the package rouge-score has them, others by what Unicode says of their
-characters.
-"""
+"""Words in any script: English as in rouge-score, others by Unicode's character classes."""
 
 import re
 import unicodedata

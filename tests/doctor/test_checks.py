@@ -1,4 +1,4 @@
-"""What the doctor says of machines that are made up."""
+"""The doctor's findings for simulated machines."""
 
 import os
 from dataclasses import replace

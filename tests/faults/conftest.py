@@ -1,4 +1,4 @@
-"""A small model, data and an adapter, made once and copied to where each test works."""
+"""A small model, data and an adapter, built once and copied for each test."""
 
 import json
 
@@ -34,7 +34,7 @@ def place(template, cache, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def whole(template, cache, tmp_path_factory):
-    """The adapter of a run of three steps that nothing befell."""
+    """The adapter of a run of three steps without a fault."""
     with pytest.MonkeyPatch.context() as patch:
         place = enter_copy(tmp_path_factory.mktemp("whole"), template, cache, patch)
         assert main([*RUN, "--run", "whole", "--out", "whole"]) == 0

@@ -104,7 +104,7 @@ rows = (
 )
 
 
-def outcome(read, path: Path):
+def read_or_refuse(read, path: Path):
     """What `read` gives, or the problems that it names; each of them names the file."""
     with enforce_deadline():
         try:
@@ -118,7 +118,7 @@ def outcome(read, path: Path):
             return error
 
 
-def damaged(content: bytes, random: random.Random) -> bytes:
+def damage(content: bytes, random: random.Random) -> bytes:
     """With some bytes changed, cut, doubled or put in."""
     for _ in range(random.randint(-3, 3)):
         at, to = sorted(random.randint(0, len(content)) for _ in range(2))
@@ -137,7 +137,7 @@ def damaged(content: bytes, random: random.Random) -> bytes:
     return content
 
 
-def encoded(content: str, random: random.Random) -> bytes:
+def encode(content: str, random: random.Random) -> bytes:
     raw = content.encode("utf-8", "surrogatepass")
     kind = random.randint(0, 9)
     if kind == 0:
@@ -146,13 +146,11 @@ def encoded(content: str, random: random.Random) -> bytes:
 
 
 def as_jsonl(rows, random) -> bytes:
-    return encoded(
-        "".join(json.dumps(row, ensure_ascii=random.random() < 0.5) + "\n" for row in rows), random
-    )
+    return encode("".join(json.dumps(row, ensure_ascii=random.random() < 0.5) + "\n" for row in rows), random)
 
 
 def as_json(rows, random) -> bytes:
-    return encoded(
+    return encode(
         json.dumps(rows if random.random() < 0.8 else {"data": rows}, ensure_ascii=random.random() < 0.5),
         random,
     )
@@ -164,7 +162,7 @@ def as_csv(rows, random, delimiter=",") -> bytes:
     writer = csv.writer(text, delimiter=delimiter, quoting=random.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
     writer.writerow(names)
     writer.writerows([[row.get(name, "") for name in names] for row in rows])
-    return encoded(text.getvalue(), random)
+    return encode(text.getvalue(), random)
 
 
 def as_tsv(rows, random) -> bytes:
@@ -186,13 +184,13 @@ randoms = st.randoms(use_true_random=False)
 
 def check_rows(folder: Path, kind: str, rows: list, random) -> None:
     path = folder / f"mine{kind}"
-    path.write_bytes(damaged(WRITERS[kind](rows, random), random))
+    path.write_bytes(damage(WRITERS[kind](rows, random), random))
     columns = random.choice([{}, {}, {"instruction": "prompt", "output": "a"}])
-    found = outcome(lambda path: read_file_records(path, columns, "mine"), path)
+    found = read_or_refuse(lambda path: read_file_records(path, columns, "mine"), path)
     if not isinstance(found, UserError):
         check_records(folder, found)
     if kind == ".jsonl":
-        found = outcome(read_records, path)
+        found = read_or_refuse(read_records, path)
         if not isinstance(found, UserError):
             check_records(folder, found)
 
@@ -209,8 +207,8 @@ def check_records(folder: Path, records: list[Record]) -> None:
 
 def check_value(folder: Path, read, name: str, value, random) -> None:
     path = folder / name
-    path.write_bytes(damaged(encoded(json.dumps(value, ensure_ascii=random.random() < 0.5), random), random))
-    outcome(read, path)
+    path.write_bytes(damage(encode(json.dumps(value, ensure_ascii=random.random() < 0.5), random), random))
+    read_or_refuse(read, path)
 
 
 def run(check, strategies, count):
@@ -315,7 +313,7 @@ def test_mutated_finqa_files_are_read_or_refused(tmp_path, count):
                 for number in range(2)
             ]
             (tmp_path / file).write_text(json.dumps(good))
-        (tmp_path / "dev.json").write_bytes(damaged(as_json(rows, random), random))
+        (tmp_path / "dev.json").write_bytes(damage(as_json(rows, random), random))
         with enforce_deadline():
             try:
                 loaded = load_finqa(tmp_path, options)
@@ -363,9 +361,9 @@ def test_mutated_settings_and_templates_are_read_or_refused(tmp_path, count):
     path = tmp_path / "mine.toml"
 
     def check(text, random):
-        path.write_bytes(damaged(encoded(text, random), random))
-        outcome(lambda path: TrainConfig.validate_all(read_toml(path), where=str(path)), path)
-        template = outcome(lambda path: load_template(str(path)), path)
+        path.write_bytes(damage(encode(text, random), random))
+        read_or_refuse(lambda path: TrainConfig.validate_all(read_toml(path), where=str(path)), path)
+        template = read_or_refuse(lambda path: load_template(str(path)), path)
         if not isinstance(template, UserError):
             assert template.render("one", "two").count("one") == 1 and "{i" not in template.render("one")
 
@@ -377,8 +375,8 @@ def test_mutated_plain_text_is_read_or_refused(tmp_path, count):
     path = tmp_path / "mine.txt"
 
     def check(text, random):
-        path.write_bytes(damaged(encoded(text, random), random))
-        outcome(load_prose, path)
+        path.write_bytes(damage(encode(text, random), random))
+        read_or_refuse(load_prose, path)
 
     run(check, [texts, randoms], count)
 
@@ -410,7 +408,7 @@ def test_every_line_is_read_or_reported_and_counted(tmp_path_factory, lines):
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     path.write_text("\n".join([GOOD_LINE, *lines]), encoding="utf-8")
     bad = [number for number, line in enumerate(lines, 2) if line in BAD_LINES]
-    found = outcome(read_records, path)
+    found = read_or_refuse(read_records, path)
     if not bad:
         assert len(found) == 1 + lines.count(GOOD_LINE)
         return
@@ -438,7 +436,7 @@ def test_special_files_are_refused_immediately(tmp_path, kind, place):
         path = tmp_path / f"mi\0ne{kind}"
     readers = {".toml": [read_toml, lambda path: load_template(str(path))], ".txt": [load_prose]}
     for read in readers.get(kind, [read_rows, read_json, read_records, read_prompts]):
-        found = outcome(read, path)
+        found = read_or_refuse(read, path)
         assert isinstance(found, UserError) and len(found.problems) == 1
 
 
@@ -447,10 +445,12 @@ def test_line_of_ten_megabytes_is_read(tmp_path, kind):
     path = tmp_path / f"mine{kind}"
     long = "word " * 2_000_000 + "end"
     path.write_bytes(WRITERS[kind]([{"instruction": long, "output": long}], random.Random(3)))
-    (record,) = outcome(lambda path: read_file_records(path, {}, "mine"), path)
+    (record,) = read_or_refuse(lambda path: read_file_records(path, {}, "mine"), path)
     assert record.instruction == record.output == long
     path.write_bytes(path.read_bytes().replace(b"word end", b'"'))
-    assert isinstance(outcome(lambda path: read_file_records(path, {}, "mine"), path), UserError) or kind in (
+    assert isinstance(
+        read_or_refuse(lambda path: read_file_records(path, {}, "mine"), path), UserError
+    ) or kind in (
         ".csv",
         ".tsv",
     )
@@ -461,9 +461,9 @@ def test_line_of_ten_megabytes_is_read(tmp_path, kind):
 def test_empty_file_is_reported_as_empty(tmp_path, kind, content):
     path = tmp_path / f"mine{kind}"
     path.write_bytes(content)
-    found = outcome(read_rows, path)
+    found = read_or_refuse(read_rows, path)
     assert "the file is empty" in str(found) or kind in (".csv", ".tsv")
-    assert isinstance(outcome(lambda path: read_file_records(path, {}, "mine"), path), UserError)
+    assert isinstance(read_or_refuse(lambda path: read_file_records(path, {}, "mine"), path), UserError)
 
 
 @pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv", ".tsv"])
@@ -471,12 +471,14 @@ def test_utf_16_with_byte_order_mark_is_read(tmp_path, kind):
     path = tmp_path / f"mine{kind}"
     content = WRITERS[kind]([{"instruction": "é", "output": "b"}], random.Random(3)).decode()
     path.write_bytes(content.encode("utf-16"))
-    (row,) = outcome(read_rows, path)
+    (row,) = read_or_refuse(read_rows, path)
     assert row.values == {"instruction": "é", "output": "b"}
     path.write_bytes(content.encode("utf-16") + b"a")
-    assert str(outcome(read_rows, path)).endswith("not UTF-16 text; save the file as UTF-8")
+    assert str(read_or_refuse(read_rows, path)).endswith("not UTF-16 text; save the file as UTF-8")
     path.write_bytes(content.encode("cp1252"))
-    assert str(outcome(read_rows, path)).endswith("not UTF-8 text; save the file as UTF-8") or kind in (
+    assert str(read_or_refuse(read_rows, path)).endswith(
+        "not UTF-8 text; save the file as UTF-8"
+    ) or kind in (
         ".json",
         ".jsonl",
     )
@@ -486,10 +488,11 @@ def test_duplicate_column_names_are_refused(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("prompt,completion,prompt,,\na,b,c,,\n")
     assert (
-        str(outcome(read_rows, path)) == f"{path}, line 1: the header names 'prompt' twice; rename one column"
+        str(read_or_refuse(read_rows, path))
+        == f"{path}, line 1: the header names 'prompt' twice; rename one column"
     )
     path.write_text("prompt,completion,,\na,b,,\n")
-    assert len(outcome(read_rows, path)) == 1  # a spreadsheet's empty columns are no harm
+    assert len(read_or_refuse(read_rows, path)) == 1  # a spreadsheet's empty columns are no harm
 
 
 def test_line_separator_inside_a_text_ends_no_line(tmp_path):
@@ -516,6 +519,6 @@ def test_duplicate_name_among_many_is_found_quickly(tmp_path):
     names = [*map(str, range(200_000)), "7"]
     path.write_text("{" + ", ".join(f'"{name}": 1' for name in names) + "}")
     assert (
-        str(outcome(read_rows, path))
+        str(read_or_refuse(read_rows, path))
         == f"{path}, line 1: '7' stands twice in one object; only one of them can be meant"
     )

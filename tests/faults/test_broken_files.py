@@ -1,4 +1,4 @@
-"""Weights, tokenizers and rows that are broken: found before they do harm, and named."""
+"""Broken weights, tokenizers and rows are reported before they do harm."""
 
 import json
 import math

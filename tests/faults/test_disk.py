@@ -71,7 +71,7 @@ def disk(template, cache, tmp_path, monkeypatch):
         subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
-def hidden(disk) -> list[str]:
+def list_temporary_files(disk) -> list[str]:
     """Temporary files and locks that were left."""
     return [str(path) for path in disk.path.rglob(".*")]
 
@@ -80,7 +80,7 @@ def fill_and_go_on(disk, capsys, file: int | str) -> None:
     """Let the disk fill up at one write of a run, make room, and go on."""
     with disk.fill_before_opening(file):
         error = assert_refused(capsys, *ONE)
-    assert "no room left on the disk" in error and hidden(disk) == []
+    assert "no room left on the disk" in error and list_temporary_files(disk) == []
     begun = (disk.path / "runs" / "one").exists()
     assert ("go on with: loratune train --run one --resume" in error) == begun
     assert main(["train", "--run", "one", "--resume"] if begun else ONE) == 0

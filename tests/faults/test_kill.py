@@ -1,6 +1,4 @@
-"""Killed at any instant and resumed, a run ends as if nothing had happened: the same bits, each step once in
-the log.
-"""
+"""A run that is killed at any instant and resumed ends with the same bits and the same log."""
 
 import json
 import os

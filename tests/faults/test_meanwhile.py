@@ -1,4 +1,4 @@
-"""What happens to a run from outside: another run, files that change, a clock that is set."""
+"""Outside influences on a run: another run, changing files, a clock that is set."""
 
 import json
 import os

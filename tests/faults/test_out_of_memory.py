@@ -1,6 +1,4 @@
-"""Memory that does not suffice: fewer tokens at once, with the same result; and where no row fits, a clear
-end.
-"""
+"""Out of memory: smaller micro-batches with the same result, or a clear error."""
 
 import json
 import os

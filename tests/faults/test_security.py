@@ -1,4 +1,4 @@
-"""Files from strangers run no code, and lead to no file outside of their folder. See docs/security.md."""
+"""Untrusted files run no code and name no file outside their folder. See docs/security.md."""
 
 import ast
 import json
@@ -44,7 +44,7 @@ UNSAFE_CALLS = {
 }
 
 
-def unsafe(source: str) -> list[str]:
+def find_unsafe_calls(source: str) -> list[str]:
     """What a program does that could run code from a file."""
     found = []
     for node in ast.walk(ast.parse(source)):
@@ -76,7 +76,7 @@ def unsafe(source: str) -> list[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_package_calls_nothing_unsafe(path):
-    assert unsafe(path.read_text(encoding="utf-8")) == []
+    assert find_unsafe_calls(path.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_package_calls_nothing_unsafe(path):
     ],
 )
 def test_unsafe_calls_are_detected(line):
-    assert unsafe(line)
+    assert find_unsafe_calls(line)
 
 
 class Trap:
@@ -234,7 +234,7 @@ def test_weight_index_cannot_name_other_files(tmp_path, trap, name):
     index = {"metadata": {}, "weight_map": {"a": "part.safetensors", "b": name}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(
-        UserError, match=r"index\.json: weight_map: b: .* is no \.safetensors file of this folder"
+        UserError, match=r"index\.json: weight_map: b: .* is not a \.safetensors file of this folder"
     ):
         resolve_model(str(folder))
 

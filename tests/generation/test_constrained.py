@@ -1,6 +1,4 @@
-"""A constrained answer is the likeliest, or a drawn, text of the language: as if the other tokens did not
-exist.
-"""
+"""Constrained answers equal those of a model without the forbidden tokens."""
 
 from collections.abc import Iterator
 
@@ -146,7 +144,7 @@ def test_constrained_answers_are_valid_and_independent_of_batch_and_guesses(deco
             assert constraint.language.is_complete(constraint.read(answer.ids))
 
 
-def chosen(rows: torch.Tensor, decoding: Decoding, count: int) -> Iterator[int]:
+def choose(rows: torch.Tensor, decoding: Decoding, count: int) -> Iterator[int]:
     return choose_constrained(rows, CONSTRAINTS[0], [], decoding=decoding, generator=make_generator(0, count))
 
 
@@ -157,7 +155,7 @@ def test_constrained_sampling_renormalises_over_allowed_tokens(sampling):
     allowed = CONSTRAINTS[0].list_allowed(CONSTRAINTS[0].language.start)
     masked[allowed] = row[allowed]
     for count in range(200):
-        assert next(chosen(row[None], decoding, count)) == next(
+        assert next(choose(row[None], decoding, count)) == next(
             choose_tokens(masked[None], decoding, make_generator(0, count))
         )
 

@@ -1,4 +1,4 @@
-"""Batched equals single, cached equals uncached, ours equals `transformers`."""
+"""Batched equals single, cached equals uncached, and both equal `transformers`."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def model(request):
     return build_reference(SHAPES[request.param])
 
 
-def expected(model, prompt, count, end_ids=NO_END, **options):
+def generate_with_transformers(model, prompt, count, end_ids=NO_END, **options):
     """What `transformers` writes, greedily and without a batch."""
     ids = torch.tensor([prompt])
     options |= {"eos_token_id": sorted(end_ids)} if end_ids else {}
@@ -61,7 +61,7 @@ def test_greedy_answers_equal_transformers(model):
         convert_to_decoder(model), PROMPTS, NO_END, Decoding(max_new_tokens=20), batch_size=4
     )
     for prompt, answer in zip(PROMPTS, answers, strict=True):
-        assert answer.ids == expected(model, prompt, 20)
+        assert answer.ids == generate_with_transformers(model, prompt, 20)
         assert answer.ended == "length"
 
 
@@ -74,7 +74,7 @@ def test_eos_ends_an_answer_as_in_transformers(model):
         first = min(place for place, token in enumerate(free[number].ids) if token in end_ids)
         assert answers[number].ended == "eos" and answers[number].ids == free[number].ids[:first]
     for prompt, answer in zip(PROMPTS, answers, strict=True):
-        theirs = expected(model, prompt, 30, end_ids)
+        theirs = generate_with_transformers(model, prompt, 30, end_ids)
         assert (answer.ended == "eos") == (theirs[-1] in end_ids)
         assert answer.ids == (theirs[:-1] if answer.ended == "eos" else theirs)
 
@@ -89,7 +89,7 @@ def test_repetition_penalty_equals_transformers(model, penalty):
         ignore = {
             "logits_processor": [RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=len(prompt))]
         }
-        assert answer.ids == expected(model, prompt, 30, **ignore)
+        assert answer.ids == generate_with_transformers(model, prompt, 30, **ignore)
 
 
 SAMPLINGS = [
@@ -311,5 +311,5 @@ def test_real_smollm2(smollm2):
     batched = answer_all(smollm2.decoder, prompts, end_ids, Decoding(max_new_tokens=16), batch_size=3)
     assert batched == answer_all(smollm2.decoder, prompts, end_ids, Decoding(max_new_tokens=16), batch_size=1)
     for prompt, answer in zip(prompts, batched, strict=True):
-        theirs = expected(model, prompt, 16, end_ids)
+        theirs = generate_with_transformers(model, prompt, 16, end_ids)
         assert answer.ids == (theirs[:-1] if answer.ended == "eos" else theirs)

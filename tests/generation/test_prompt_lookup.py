@@ -1,6 +1,4 @@
-"""Guesses from an index are those of a search, and answers with guesses are those without, token for token
-and draw for draw.
-"""
+"""Guesses equal those of a search, and answers with guesses equal those without."""
 
 import pytest
 from hypothesis import given
@@ -18,7 +16,7 @@ NO_END = frozenset()
 FEW_TOKENS = st.lists(st.integers(0, 2), max_size=40)  # of few kinds, so that clues come again
 
 
-def searched(tokens: list[int], count: int) -> list[int]:
+def guess_by_search(tokens: list[int], count: int) -> list[int]:
     """What `Text.guess` says it gives, found by comparing every place."""
     for place in reversed(range(NGRAM_SIZE, len(tokens))):
         if tokens[place - NGRAM_SIZE : place] == tokens[-NGRAM_SIZE:]:
@@ -30,10 +28,10 @@ def searched(tokens: list[int], count: int) -> list[int]:
 @given(FEW_TOKENS, FEW_TOKENS, st.integers(0, 20))
 def test_guess_is_what_followed_the_last_occurrence(prompt, answer, count):
     text = NgramIndex(prompt)
-    assert text.guess(count) == searched(prompt, count)
+    assert text.guess(count) == guess_by_search(prompt, count)
     for number, token in enumerate(answer, 1):
         text.append(token)
-        assert text.guess(count) == searched(prompt + answer[:number], count)
+        assert text.guess(count) == guess_by_search(prompt + answer[:number], count)
 
 
 def test_repetition_is_guessed_to_continue():
@@ -46,7 +44,7 @@ def writing(room: int = 100) -> RunningAnswer:
     return RunningAnswer(0, Request([1, 2, 3, 4, 5, 6, 7, 1, 2]), room)
 
 
-def looked_ahead(room: int, cheap: int) -> RunningAnswer:
+def build_looking_ahead(room: int, cheap: int) -> RunningAnswer:
     answer = writing(room)
     assert answer.add(iter([3]), NO_END) is None
     answer.look_ahead(cheap)
@@ -64,7 +62,7 @@ def looked_ahead(room: int, cheap: int) -> RunningAnswer:
     ],
 )
 def test_choices_are_kept_up_to_the_first_wrong_guess(choices, ids, ended):
-    answer = looked_ahead(100, cheap=3)
+    answer = build_looking_ahead(100, cheap=3)
     assert answer.guess == [4, 5, 6]
     asked = iter(choices)
     finished = answer.add(asked, end_ids={0})
@@ -75,20 +73,20 @@ def test_choices_are_kept_up_to_the_first_wrong_guess(choices, ids, ended):
 
 
 def test_guessed_eos_ends_the_answer():
-    answer = looked_ahead(100, cheap=3)
+    answer = build_looking_ahead(100, cheap=3)
     assert answer.add(iter([4, 5, 6, 7]), end_ids={5}) == Answer([3, 4], "eos")
 
 
 @pytest.mark.parametrize("room", [2, 3, 4, 20])
 def test_guesses_respect_the_token_limit(room):
-    answer = looked_ahead(room, cheap=3)
+    answer = build_looking_ahead(room, cheap=3)
     assert answer.guess == [4, 5, 6][: room - 2]
     finished = answer.add(iter([4, 5, 6, 7][: room - 1]), NO_END)
     assert finished == (Answer([3, 4, 5, 6, 7][:room], "length") if room <= 5 else None)
 
 
 def test_guess_count_follows_the_last_success():
-    answer = looked_ahead(100, cheap=0)
+    answer = build_looking_ahead(100, cheap=0)
     assert answer.guess == [4]
     answer.add(iter([4, 5]), NO_END)
     answer.look_ahead(0)

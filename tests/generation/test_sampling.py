@@ -1,4 +1,4 @@
-"""Draws follow the distribution that temperature, top-k and top-p leave."""
+"""Samples follow the distribution of temperature, top-k and top-p."""
 
 import numpy as np
 import pytest
@@ -11,13 +11,13 @@ from loratune.generation.sampling import choose_tokens, make_generator, sample_t
 LOGITS = torch.tensor([1.0, -2.0, 3.0, 0.5, 2.0, -1.0])
 
 
-def shares(decoding: Decoding, draws: int = 4000) -> np.ndarray:
+def sample_shares(decoding: Decoding, draws: int = 4000) -> np.ndarray:
     """How often each token comes up, over evenly spread draws: exact up to 1 / draws."""
     tokens = [sample_token(LOGITS, decoding, (draw + 0.5) / draws) for draw in range(draws)]
     return np.bincount(tokens, minlength=len(LOGITS)) / draws
 
 
-def kept(temperature: float, tokens: list[int]) -> np.ndarray:
+def compute_expected_shares(temperature: float, tokens: list[int]) -> np.ndarray:
     logits = torch.full_like(LOGITS, -torch.inf)
     logits[tokens] = LOGITS[tokens]
     return (logits / temperature).softmax(-1).numpy()
@@ -38,14 +38,16 @@ def kept(temperature: float, tokens: list[int]) -> np.ndarray:
     ],
 )
 def test_sampled_shares_match_the_probabilities(decoding, tokens):
-    assert np.abs(shares(decoding) - kept(decoding.temperature, tokens)).max() < 1e-3
+    assert (
+        np.abs(sample_shares(decoding) - compute_expected_shares(decoding.temperature, tokens)).max() < 1e-3
+    )
 
 
 def test_top_p_beyond_the_candidates_sorts_all_tokens(monkeypatch):
     decoding = Decoding(temperature=1.0, top_p=0.95)
-    whole = shares(decoding)
+    whole = sample_shares(decoding)
     monkeypatch.setattr(sampling, "TOP_P_CANDIDATES", 2)
-    assert (shares(decoding) == whole).all()
+    assert (sample_shares(decoding) == whole).all()
 
 
 def test_extreme_draws_give_possible_tokens():
@@ -55,7 +57,7 @@ def test_extreme_draws_give_possible_tokens():
         Decoding(temperature=1e-6),
     ):
         for draw in (0.0, 1 - 2**-53):
-            assert kept(1.0, [0, 1, 2, 3, 4, 5])[sample_token(LOGITS, decoding, draw)] > 0
+            assert compute_expected_shares(1.0, [0, 1, 2, 3, 4, 5])[sample_token(LOGITS, decoding, draw)] > 0
 
 
 def test_greedy_takes_the_first_maximum_without_drawing():

@@ -1,6 +1,4 @@
-"""An engine in use: requests come, are streamed, cancelled and answered in any order, and each answer is the
-one that its request gets alone.
-"""
+"""The engine in use: requests are streamed, cancelled and answered in any order."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Adapters are PEFT's: ours work there, theirs work here, and both train by the same gradients."""
+"""Adapters are exchanged with PEFT in both directions, and both train with the same gradients."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""An architecture is one file and one line: a new name in the table is all that the rest needs."""
+"""A new architecture is one file and one line in a table."""
 
 import pytest
 import torch

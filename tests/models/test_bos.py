@@ -1,4 +1,4 @@
-"""Prompts begin with BOS exactly where the tokenizer's own configuration puts it in front of a text."""
+"""Prompts begin with BOS exactly if the tokenizer's own configuration adds it."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Our decoder gives the logits of `transformers`, for every supported shape."""
+"""The decoder gives the logits of `transformers` for every supported architecture."""
 
 import pytest
 import torch

@@ -1,6 +1,4 @@
-"""Merged and packed for decoding: the same logits as the adapter apart, and afterwards the very same
-weights.
-"""
+"""The merged, prepacked model gives the same logits, and the weights are restored afterwards."""
 
 import pytest
 import torch
@@ -31,14 +29,14 @@ def tuned(request):
     return decoder.eval()
 
 
-def weights(decoder) -> list[tuple[torch.Tensor, bool]]:
+def collect_weights(decoder) -> list[tuple[torch.Tensor, bool]]:
     return [(linear.weight.clone(), linear.adapter_enabled) for _, linear in named_linears(decoder)]
 
 
-def unchanged(before, decoder) -> bool:
+def are_weights_unchanged(before, decoder) -> bool:
     return all(
         one.equal(other) and was == now
-        for (one, was), (other, now) in zip(before, weights(decoder), strict=True)
+        for (one, was), (other, now) in zip(before, collect_weights(decoder), strict=True)
     )
 
 
@@ -53,31 +51,31 @@ def product(request, monkeypatch):
 @pytest.mark.usefixtures("product")
 @torch.no_grad()
 def test_merged_logits_equal_unmerged_and_weights_are_restored(tuned):
-    before, ids = weights(tuned), torch.arange(50)
+    before, ids = collect_weights(tuned), torch.arange(50)
     apart = compute_logits(tuned, ids)
     with merge_adapter(tuned):
-        assert not unchanged(before, tuned)
+        assert not are_weights_unchanged(before, tuned)
         assert (compute_logits(tuned, ids) - apart).abs().max() < 1e-4
-    assert unchanged(before, tuned)
+    assert are_weights_unchanged(before, tuned)
     assert compute_logits(tuned, ids).equal(apart)
 
 
 @pytest.mark.usefixtures("product")
 def test_weights_are_restored_after_an_error(tuned):
-    before = weights(tuned)
+    before = collect_weights(tuned)
     with pytest.raises(KeyboardInterrupt), merge_adapter(tuned):
         raise KeyboardInterrupt
-    assert unchanged(before, tuned)
+    assert are_weights_unchanged(before, tuned)
 
 
 @pytest.mark.usefixtures("product")
 def test_merging_with_the_adapter_off_keeps_the_base(tuned):
-    before = weights(tuned)
+    before = collect_weights(tuned)
     with without_adapter(tuned):
         base = compute_logits(tuned, torch.arange(20))
         with merge_adapter(tuned):
             assert (compute_logits(tuned, torch.arange(20)) - base).abs().max() < 1e-5
-    assert unchanged(before, tuned)
+    assert are_weights_unchanged(before, tuned)
 
 
 @torch.no_grad()

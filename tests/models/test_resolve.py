@@ -1,4 +1,4 @@
-"""What a base model is: its weights, its configuration and its tokenizer, each told apart by content."""
+"""Base models are identified by the content of weights, configuration and tokenizer."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def folder(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "model")
 
 
-def changed_parts(folder, name: str) -> set[str]:
+def find_changed_hashes(folder, name: str) -> set[str]:
     """The parts of the model that are other ones when the file is."""
     path = folder / name
     path.parent.mkdir(exist_ok=True)
@@ -61,11 +61,11 @@ def changed_parts(folder, name: str) -> set[str]:
 
 @pytest.mark.parametrize("name", TOKENIZER_FILES)
 def test_tokenizer_hash_covers_every_file_that_decides_ids(folder, name):
-    assert changed_parts(folder, name) == {"tokenizer"}
+    assert find_changed_hashes(folder, name) == {"tokenizer"}
 
 
 def test_config_hash_covers_the_configuration(folder):
-    assert changed_parts(folder, "config.json") == {"config"}
+    assert find_changed_hashes(folder, "config.json") == {"config"}
 
 
 def test_config_hash_covers_the_weight_index(folder):
@@ -78,7 +78,7 @@ def test_config_hash_covers_the_weight_index(folder):
 
 
 def test_fingerprint_covers_weights_but_not_notes(folder):
-    assert changed_parts(folder, "README.md") == set()
+    assert find_changed_hashes(folder, "README.md") == set()
     before = resolve_model(str(folder)).content
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")

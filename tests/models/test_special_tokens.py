@@ -1,6 +1,4 @@
-"""No text becomes a special token, with any kind of tokenizer, and texts without their names are encoded as
-ever.
-"""
+"""No text becomes a special token, with any kind of tokenizer."""
 
 import pytest
 from hypothesis import given, settings
@@ -47,7 +45,7 @@ anything = st.lists(
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
-def plainly(tokenizer: Tokenizer, text: str) -> list[int]:
+def encode_with_transformers(tokenizer: Tokenizer, text: str) -> list[int]:
     """As it always was."""
     return tokenizer.hugging_face(text, add_special_tokens=False)["input_ids"]
 
@@ -73,13 +71,13 @@ def test_special_tokens_are_collected(kind):
 @given(instruction=ordinary, input=ordinary)
 def test_text_without_special_tokens_is_encoded_as_by_transformers(kind, instruction, input):
     tokenizer = get_tokenizer(kind)
-    assert tokenizer.encode(instruction) == plainly(tokenizer, instruction)
+    assert tokenizer.encode(instruction) == encode_with_transformers(tokenizer, instruction)
     assert tokenizer.encode_batch([instruction, input]) == [
-        plainly(tokenizer, text) for text in (instruction, input)
+        encode_with_transformers(tokenizer, text) for text in (instruction, input)
     ]
     for template in TEMPLATES:
         assert tokenizer.encode_prompts([template.split_prompt(instruction, input)]) == [
-            plainly(tokenizer, template.render(instruction, input))
+            encode_with_transformers(tokenizer, template.render(instruction, input))
         ]
 
 
@@ -91,7 +89,7 @@ def test_renamed_tokenizer_gives_the_same_ids(kind, instruction, input):
     tokenizer = get_tokenizer(kind)
     for template in TEMPLATES:
         assert tokenizer._encode_protected([template.split_prompt(instruction, input)]) == [
-            plainly(tokenizer, template.render(instruction, input))
+            encode_with_transformers(tokenizer, template.render(instruction, input))
         ]
 
 
@@ -114,7 +112,7 @@ def test_user_text_never_becomes_a_special_token(kind, instruction, input):
     assert special_in(tokenizer, tokenizer.encode(instruction)) == []
     for template in TEMPLATES:
         (ids,) = tokenizer.encode_prompts([template.split_prompt(instruction, input)])
-        empty = plainly(tokenizer, template.render("none", input and "none"))
+        empty = encode_with_transformers(tokenizer, template.render("none", input and "none"))
         assert special_in(tokenizer, ids) == special_in(tokenizer, empty)
 
 
@@ -122,7 +120,7 @@ def test_user_text_never_becomes_a_special_token(kind, instruction, input):
 @pytest.mark.parametrize("text", SPECIAL)
 def test_special_token_names_in_text_stay_text(kind, text):
     tokenizer = get_tokenizer(kind)
-    assert tokenizer.special_tokens[text] in plainly(tokenizer, text)  # which is the error
+    assert tokenizer.special_tokens[text] in encode_with_transformers(tokenizer, text)  # which is the error
     for written in (text, f"the {text} answer", 3 * text):
         assert special_in(tokenizer, tokenizer.encode(written)) == []
     if kind != "whole words":
@@ -175,7 +173,7 @@ def test_original_tokenizer_is_not_changed(kind, tmp_path):
         tokenizer.hugging_face.backend_tokenizer.to_str() == untouched.hugging_face.backend_tokenizer.to_str()
     )
     assert not tokenizer.hugging_face.backend_tokenizer.encode_special_tokens
-    assert plainly(tokenizer, "</s>") == plainly(untouched, "</s>")
+    assert encode_with_transformers(tokenizer, "</s>") == encode_with_transformers(untouched, "</s>")
 
 
 @kinds
@@ -189,7 +187,7 @@ def test_renaming_changes_no_other_ids(kind, text):
         number: text for text, number in tokenizer.special_tokens.items()
     }
     assert all(other.token_to_id(text) is None for text in SPECIAL)
-    assert other.encode(text, add_special_tokens=False).ids == plainly(tokenizer, text)
+    assert other.encode(text, add_special_tokens=False).ids == encode_with_transformers(tokenizer, text)
 
 
 def test_added_tokens_that_are_not_special_stay_tokens():
@@ -211,7 +209,10 @@ def test_single_character_is_never_special():
     """Some bases name "!" as their padding; texts that lost it would be worse."""
     backend = KINDS["byte-level"]()
     tokenizer = Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="!"))
-    assert tokenizer.encode("the!") == plainly(tokenizer, "the!") and "!" not in tokenizer.special_tokens
+    assert (
+        tokenizer.encode("the!") == encode_with_transformers(tokenizer, "the!")
+        and "!" not in tokenizer.special_tokens
+    )
 
 
 def test_small_test_model_encodes_markers_as_text(tmp_path):
@@ -230,9 +231,11 @@ def test_smollm2_prompts_equal_transformers(smollm2, instruction, input):
         assert (
             tokenizer.encode_prompts([parts])
             == tokenizer._encode_protected([parts])
-            == [plainly(tokenizer, text)]
+            == [encode_with_transformers(tokenizer, text)]
         )
-        assert tokenizer.hugging_face(text)["input_ids"] == plainly(tokenizer, text)  # no BOS
+        assert tokenizer.hugging_face(text)["input_ids"] == encode_with_transformers(
+            tokenizer, text
+        )  # no BOS
 
 
 @settings(max_examples=50, deadline=None)

@@ -1,4 +1,4 @@
-"""Tokens as bytes: what they spell is what the tokenizer's own decoding gives."""
+"""The tokenizer: bytes of tokens, end-of-text, and tokens without an embedding."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def test_token_bytes_need_a_byte_level_tokenizer(tmp_path):
         tokenizer.get_token_bytes()
 
 
-def adding(tokenizer: Tokenizer) -> Tokenizer:
+def add_tokens_around_texts(tokenizer: Tokenizer) -> Tokenizer:
     """A tokenizer that puts a token before and one after each text unless told not to, as Llama's and Gemma's
     do.
     """
@@ -79,7 +79,7 @@ def adding(tokenizer: Tokenizer) -> Tokenizer:
 def test_encoding_a_text_adds_no_token(tmp_path):
     save_model(tmp_path)
     plain = Tokenizer.load(tmp_path)
-    other = Tokenizer(adding(Tokenizer.load(tmp_path)).hugging_face)
+    other = Tokenizer(add_tokens_around_texts(Tokenizer.load(tmp_path)).hugging_face)
     assert len(other.hugging_face("Hi")["input_ids"]) == 4
     assert other.encode("Hi") == plain.encode("Hi") and len(other.encode("Hi")) == 2
     assert other.encode_batch(["Hi", "you"]) == [other.encode("Hi"), other.encode("you")]
@@ -102,11 +102,11 @@ def test_missing_tokenizer_file_is_refused(tmp_path):
 
 def test_decoding_keeps_spaces(smollm2):
     for text in ("x != y , he said .", "the party . . . in other 'words' ?", "  two  spaces\n\n"):
-        for tokenizer in (smollm2.tokenizer, cleaning(smollm2)):
+        for tokenizer in (smollm2.tokenizer, load_with_clean_up(smollm2)):
             assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def cleaning(base) -> Tokenizer:
+def load_with_clean_up(base) -> Tokenizer:
     """The tokenizer of a model whose configuration asks for tidier texts, as that of Llama 3 does."""
     return Tokenizer.load(
         base.resolved.folder,

@@ -1,4 +1,4 @@
-"""The silent errors of the field: where each was seen, what loratune does, and how to put it into our code.
+"""The silent errors of the field: where each was seen, what loratune does, and a fault that reproduces it.
 
 A fault is a small change to our source with which the error is there, and the test that fails then. Its code
 is found wherever it stands and however it is laid out, so moving or reformatting code breaks no fault.

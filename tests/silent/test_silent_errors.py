@@ -1,4 +1,4 @@
-"""Each silent error is put into a copy of our source, and the test that is named for it fails."""
+"""Each silent error, inserted into a copy of the source, makes its test fail."""
 
 import ast
 import multiprocessing
@@ -60,14 +60,14 @@ def copied(tmp_path):
 
 @pytest.mark.slow
 def test_all_named_tests_pass_without_a_fault(processes, copied):
-    assert outcome(processes, sorted({fault.test for fault in faults()}), copied) == (0, [])
+    assert run_tests(processes, sorted({fault.test for fault in faults()}), copied) == (0, [])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", faults(), ids=names)
 def test_fault_makes_its_test_fail(fault, processes, copied):
-    put_in(fault, copied / "src" / "loratune")
-    code, failures = outcome(processes, [fault.test], copied)
+    insert_fault(fault, copied / "src" / "loratune")
+    code, failures = run_tests(processes, [fault.test], copied)
     assert code == 1 and failures
     # Not by a crash: the program runs on, and its result is wrong.
     assert all(
@@ -75,12 +75,12 @@ def test_fault_makes_its_test_fail(fault, processes, copied):
     )
 
 
-def put_in(fault: Fault, source: Path) -> None:
+def insert_fault(fault: Fault, source: Path) -> None:
     path, place = fault.find(source)
     path.write_text(fault.changed(place), encoding="utf-8")
 
 
-def outcome(processes, tests: list[str], folder: Path) -> tuple[int, list[str]]:
+def run_tests(processes, tests: list[str], folder: Path) -> tuple[int, list[str]]:
     """The exit code of pytest on the source in `folder`, and the first line of what each failed test says."""
     process = processes.Process(target=run, args=(tests, folder))
     process.start()

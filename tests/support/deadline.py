@@ -1,6 +1,4 @@
-"""A limit on the time of one example: what hangs, or waits for a pipe, fails instead of stopping the tests
-for ever.
-"""
+"""Limit the time of one example, so that a hang fails instead of stopping the tests."""
 
 import signal
 from contextlib import contextmanager

@@ -1,6 +1,4 @@
-"""What the tests of faults have in common: commands, what they leave, and a disk that fills up when a test
-says so.
-"""
+"""Helpers of the fault tests: commands, file contents, and a disk that fills up on demand."""
 
 import os
 import re
@@ -18,7 +16,7 @@ RUN = [*TRAIN, "--steps", "3", "--validations", "2"]
 
 
 def enter_copy(place: Path, template: Path, cache: Path, monkeypatch) -> Path:
-    """A copy of what was made, in this place, which becomes the working directory."""
+    """Copy the template to `place` and make that the working directory."""
     shutil.copytree(template, place, dirs_exist_ok=True)
     monkeypatch.chdir(place)
     monkeypatch.setenv("LORATUNE_CACHE", str(cache))
@@ -29,7 +27,7 @@ def enter_copy(place: Path, template: Path, cache: Path, monkeypatch) -> Path:
 
 
 def assert_refused(capsys, *words: str) -> str:
-    """What a command says that ends with code 2."""
+    """Run a command that must end with code 2, and return its error message."""
     capsys.readouterr()
     assert main([*words]) == 2
     error = capsys.readouterr().err
@@ -83,7 +81,7 @@ class SmallDisk:
             self.free()
 
     def watch_before(self, save_file):
-        """`save_file(tensors, path)`, of which the disk is told before."""
+        """Wrap `save_file(tensors, path)`, which Python does not see, to call `watch` before it."""
 
         def save(tensors, path, **options):
             self.watch(path)
@@ -107,7 +105,7 @@ watchers: list[SmallDisk] = []
 
 
 def notice(event: str, arguments: tuple) -> None:
-    """One of Python's own events (docs.python.org/3/library/audit_events.html)."""
+    """Watch Python's audit events (docs.python.org/3/library/audit_events.html)."""
     if event == "open" and watchers and isinstance(arguments[0], str | bytes | os.PathLike):
         flags = arguments[2]
         if flags & os.O_CREAT:

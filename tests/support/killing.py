@@ -73,7 +73,7 @@ def finish(place: Path, name: str, *options: str, save_every: float = AT_EACH_ST
 def train(
     place: Path, name: str, words: list[str], kill_at: int | None, copies: Path | None, save_every: float
 ) -> None:
-    """In the new process."""
+    """Train, in the new process."""
     from loratune.cli.main import main
     from loratune.training import loop
 
@@ -100,7 +100,7 @@ def train(
 
 
 def copy_run(place: Path, name: str, to: Path) -> None:
-    """The run `name` and its adapter as they are now, in a place where it can go on."""
+    """Copy the run `name` and its adapter as they are now, so that the copy can be resumed."""
     for folder in ("runs", "adapters"):
         (to / folder).mkdir(parents=True)
         for path in place.glob(f"{folder}/*{name}*"):
@@ -113,7 +113,7 @@ def copy_run(place: Path, name: str, to: Path) -> None:
 
 
 def is_write(event: str, arguments: tuple, place: Path) -> bool:
-    """Of something in the run's or the adapter's folders?"""
+    """Return whether an audit event writes to the run's or the adapter's folders."""
     path = arguments[1] if event in ("os.symlink", "os.link") else arguments[0]
     if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
         return False
@@ -155,7 +155,7 @@ def assert_same_end(whole: Path, killed: Path) -> None:
 
 
 def read_log_rows(run: Path) -> list[tuple]:
-    """What each row says that does not depend on the clock."""
+    """Return the log's rows without the values that depend on the clock."""
     rows = RunFolder(run).read_log()
     steps = [row["step"] for row in rows if "loss" in row]
     assert steps == list(range(1, len(steps) + 1))

@@ -1,4 +1,4 @@
-"""Rows to train on, and the plain computations that the training step is compared with."""
+"""Training examples, and the plain computations that the training step is compared with."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def build_example(prompt: list[int], response: list[int]) -> Example:
 
 
 def build_random_examples(lengths: list[tuple[int, int]], vocabulary: int) -> list[Example]:
-    """Rows of so many prompt and response tokens."""
+    """Build random examples with these numbers of prompt and response tokens."""
     generator = torch.Generator().manual_seed(5)
     draw = lambda count: torch.randint(1, vocabulary, (count,), generator=generator).tolist()  # noqa: E731
     return [build_example(draw(prompt), draw(response)) for prompt, response in lengths]
@@ -52,7 +52,7 @@ def build_adapted_decoder(name: str, dropout: float = 0.0):
 
 
 def compute_gradients(decoder, groups: list[list[Example]]) -> tuple[float, list[torch.Tensor]]:
-    """Loss (mean over all targets) and gradients, the groups accumulated."""
+    """Compute the loss, a mean over all targets, and the gradients, accumulated over the groups."""
     targets = sum(len(pack(group).targets) for group in groups)
     total = 0.0
     for group in groups:
@@ -64,7 +64,7 @@ def compute_gradients(decoder, groups: list[list[Example]]) -> tuple[float, list
 
 
 def compute_peft_gradients(model, decoder, rows: list[Example]) -> tuple[float, list[torch.Tensor]]:
-    """The same by `transformers` and PEFT, with the decoder's adapter on `model`, each row alone."""
+    """Compute the same with `transformers` and PEFT, with the decoder's adapter, row by row."""
     kind = decoder.spec.architecture
     config = LoraConfig(
         r=RANK,
@@ -92,7 +92,7 @@ def compute_peft_gradients(model, decoder, rows: list[Example]) -> tuple[float, 
 
 
 def assert_same(first, second, tolerance):
-    """Loss and gradients, each matrix relative to its norm."""
+    """Assert that losses and gradients are equal, each matrix relative to its norm."""
     assert first[0] == pytest.approx(second[0], rel=tolerance)
     for mine, yours in zip(first[1], second[1], strict=True):
         assert (mine - yours).norm() <= tolerance * yours.norm()

@@ -1,6 +1,4 @@
-"""A GPU that is not there: "cuda" stands for the CPU. What it computes is right; how it would compute it is
-not tested.
-"""
+"""Simulate a GPU: "cuda" stands for the CPU, so results are right, but speed is not tested."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Small random models of every supported shape, as `transformers` has them and as we have them."""
+"""Small random models of every supported architecture, of `transformers` and of ours."""
 
 import copy
 
@@ -79,12 +79,12 @@ def convert_to_decoder(model) -> Decoder:
 
 
 def compute_logits(decoder: Decoder, ids: torch.Tensor) -> torch.Tensor:
-    """[tokens] to [tokens, vocabulary], one document, no cache."""
+    """Compute the logits, [tokens, vocabulary], of one document without a cache."""
     return decoder.logits(decoder(ids, torch.arange(len(ids)), packed_attention([len(ids)])))
 
 
 def randomise_lora(decoder: Decoder, seed: int = 1, std: float = 0.1) -> None:
-    """B is zero at first, which would hide every mistake."""
+    """Make the adapter random, because B is zero at first, which would hide mistakes."""
     from loratune.models.lora import adapter_parameters
 
     generator = torch.Generator().manual_seed(seed)

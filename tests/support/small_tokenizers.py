@@ -1,4 +1,4 @@
-"""Small tokenizers of every kind that comes with language models, each of which knows some special tokens."""
+"""Small tokenizers of every common kind, each with some special tokens."""
 
 import json
 from collections.abc import Callable
@@ -119,7 +119,7 @@ SPELLING = [
 
 
 def build_tokenizer(kind: str, front: str = "", behind: str = "") -> Tokenizer:
-    """A tokenizer that, where it is told so, puts special tokens in front of and behind each text."""
+    """Build a tokenizer that puts the special tokens `front` and `behind`, if given, around each text."""
     backend = KINDS[kind]()
     if front or behind:
         around = [(text, backend.token_to_id(text)) for text in (front, behind) if text]

@@ -1,4 +1,4 @@
-"""`loratune train` on a model of a few thousand numbers: its data, and a short run."""
+"""`loratune train` on a model of a few thousand parameters: its data, and a short run."""
 
 import json
 
@@ -13,7 +13,7 @@ ROWS = [
 
 
 def write_run_inputs(place) -> None:
-    """Put data and a model there."""
+    """Write data and a model to a folder."""
     from support.small_models import save_model  # not in each process that is started and killed
 
     save_model(place / "base")

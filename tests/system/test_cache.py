@@ -1,6 +1,4 @@
-"""The cache's keys: other parts, other code or another library, another key. And its files: read, written and
-pruned in one way.
-"""
+"""The cache: keys cover parts, code and libraries; files are read, written and pruned."""
 
 import os
 from pathlib import Path

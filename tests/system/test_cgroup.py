@@ -1,4 +1,4 @@
-"""Limits of containers, in both versions of control groups, from made-up files."""
+"""Container limits in both versions of control groups, from simulated files."""
 
 import psutil
 import pytest

@@ -1,4 +1,4 @@
-"""What is shown cannot steer the terminal, whatever it says and wherever it came from."""
+"""No output can control the terminal, wherever its text comes from."""
 
 import contextlib
 import io
@@ -30,7 +30,7 @@ ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066
 OURS = re.compile(r"\x1b\[[0-9;]*m")  # what rich itself writes: colours
 
 
-def shown(show) -> str:
+def render(show) -> str:
     """What `show(console)` writes to a terminal, without its colours."""
     terminal = TolerantConsole(
         file=io.StringIO(),
@@ -74,7 +74,7 @@ def test_no_output_carries_control_characters(text):
     table = Table(text, title=text, caption=text)
     table.add_row(text)
     for show in (lambda to: to.print(text), lambda to: to.print(table), lambda to: to.rule(text)):
-        output = shown(show)
+        output = render(show)
         assert not ACTING.search(output)
         if text in MARKUP:
             assert text in output

@@ -1,4 +1,4 @@
-"""What is known about the machine, against a machine that is made up."""
+"""The machine's cores, GPU and memory, on a simulated machine."""
 
 import errno
 import gc
@@ -108,7 +108,7 @@ def test_all_cores_are_used_if_topology_is_unknown(monkeypatch):
 
 
 @pytest.fixture
-def found(monkeypatch):
+def gpu(monkeypatch):
     """Torch finds a GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     about = SimpleNamespace(name="Abacus 3", total_memory=8 * 10**9)
@@ -116,26 +116,26 @@ def found(monkeypatch):
     return monkeypatch
 
 
-def test_gpu_is_tried_before_use(found):
+def test_gpu_is_tried_before_use(gpu):
     ones = torch.ones
-    found.setattr(torch, "ones", lambda *shape, dtype, device: ones(*shape, dtype=dtype))
+    gpu.setattr(torch, "ones", lambda *shape, dtype, device: ones(*shape, dtype=dtype))
     assert hardware.detect_gpu() == hardware.Gpu("Abacus 3", 8 * 10**9, "")
     assert hardware.set_up_device(1, "auto") == hardware.Device("cuda") == hardware.set_up_device(1, "cuda")
     assert hardware.set_up_device(1, "cpu") == hardware.Device("cpu")
-    found.setattr(torch, "ones", lambda *shape, dtype, device: ones(*shape, dtype=dtype) / 2)
+    gpu.setattr(torch, "ones", lambda *shape, dtype, device: ones(*shape, dtype=dtype) / 2)
     assert hardware.detect_gpu().fault == "a small product of it is wrong"
 
 
 @pytest.mark.parametrize(
     "error", [RuntimeError, torch.AcceleratorError, torch.OutOfMemoryError, AssertionError]
 )
-def test_failing_gpu_is_not_used(found, error):
+def test_failing_gpu_is_not_used(gpu, error):
     def fail(*_, **__):
         raise error(
             "CUDA error: CUDA-capable device(s) is/are busy\nSearch for `cudaErrorDevicesUnavailable'"
         )
 
-    found.setattr(torch, "ones", fail)
+    gpu.setattr(torch, "ones", fail)
     fault = "CUDA error: CUDA-capable device(s) is/are busy"
     assert hardware.detect_gpu() == hardware.Gpu("Abacus 3", 8 * 10**9, fault)
     assert hardware.set_up_device(1, "auto") == hardware.Device("cpu", f"Abacus 3 cannot compute: {fault}")
@@ -145,7 +145,7 @@ def test_failing_gpu_is_not_used(found, error):
     assert refused.value.problems == (
         f"device=cuda: Abacus 3 cannot compute: {fault}; {hardware.CPU_REMEDY}",
     )
-    found.setattr(torch.cuda, "get_device_properties", fail)
+    gpu.setattr(torch.cuda, "get_device_properties", fail)
     assert hardware.detect_gpu() == hardware.Gpu("a GPU", 0, fault)
 
 

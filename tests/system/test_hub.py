@@ -1,6 +1,4 @@
-"""The hub's protocol as `huggingface_hub` speaks it, against a stand-in on this machine; each command in a
-process of its own.
-"""
+"""The hub's protocol against a local server, each command in its own process."""
 
 import json
 import os

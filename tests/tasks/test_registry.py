@@ -1,4 +1,4 @@
-"""A source, a task and a metric that somebody adds, one line in a table each: every command knows them."""
+"""A new source, task and metric, one line in a table each, work in every command."""
 
 import json
 from types import MappingProxyType

@@ -1,4 +1,4 @@
-"""What is said before a run: counted and timed on a few layers, equal to what the whole model needs."""
+"""Autotune: measurements of a few layers equal those of the whole model."""
 
 import gc
 import weakref
@@ -35,7 +35,7 @@ ROOM = 9e9
 STEP = make_step(rank=RANK)
 
 
-def deep(layers: int):
+def build_deep_decoder(layers: int):
     return convert_to_decoder(
         build_reference(
             LlamaConfig(**SMALL | {"num_hidden_layers": layers}, num_attention_heads=6, num_key_value_heads=2)
@@ -43,12 +43,12 @@ def deep(layers: int):
     )
 
 
-def rows() -> list:
+def build_rows() -> list:
     return build_random_examples([(7, 3), (1, 1), (20, 12), (4, 30), (11, 2)] * 4, 200)
 
 
 def test_activation_bytes_are_linear_in_depth():
-    decoder, batch = deep(7), pack(rows())
+    decoder, batch = build_deep_decoder(7), pack(build_rows())
     two, four = (
         measure_activation_bytes(build_shallow_decoder(decoder, depth, STEP, precision="fp32"), batch)
         for depth in (2, 4)
@@ -66,7 +66,9 @@ def test_measured_activations_are_freed(monkeypatch):
             yield block
 
     monkeypatch.setattr(attention, "split_into_blocks", watched)
-    assert measure_activation_bytes(build_shallow_decoder(deep(2), 2, STEP, precision="fp32"), pack(rows()))
+    assert measure_activation_bytes(
+        build_shallow_decoder(build_deep_decoder(2), 2, STEP, precision="fp32"), pack(build_rows())
+    )
     gc.collect()
     assert seen and all(block() is None for block in seen)
 
@@ -76,7 +78,9 @@ def test_measurement_extrapolates_to_any_depth(layers, monkeypatch):
     monkeypatch.setattr(
         autotune, "time_per_token", lambda shallow, *_: [100.0 * one.spec.layers + 7 for one in shallow]
     )
-    measurement = autotune.measure_few_layers(deep(layers), rows(), STEP, precision="fp32", micro_tokens=256)
+    measurement = autotune.measure_few_layers(
+        build_deep_decoder(layers), build_rows(), STEP, precision="fp32", micro_tokens=256
+    )
     assert measurement.train_seconds == pytest.approx(100 * layers + 7)
 
 
@@ -91,9 +95,11 @@ def test_depths_are_timed_in_turns(monkeypatch):
 
     monkeypatch.setattr(autotune, "run_batches", compute)
     monkeypatch.setattr(autotune, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    shallow = [build_shallow_decoder(deep(4), depth, STEP, precision="fp32") for depth in (2, 4)]
-    tokens = len(pack(rows()).input_ids)
-    assert autotune.time_per_token(shallow, [pack(rows())], True) == pytest.approx(
+    shallow = [
+        build_shallow_decoder(build_deep_decoder(4), depth, STEP, precision="fp32") for depth in (2, 4)
+    ]
+    tokens = len(pack(build_rows()).input_ids)
+    assert autotune.time_per_token(shallow, [pack(build_rows())], True) == pytest.approx(
         [0.002 / tokens, 0.004 / tokens]
     )
 
@@ -103,7 +109,12 @@ def test_disturbed_timing_never_gives_a_negative_time(monkeypatch, tmp_path):
         autotune, "time_per_token", lambda shallow, *_: [{2: 9.0, 4: 4.0}[one.spec.layers] for one in shallow]
     )
     measurement = run_autotune(
-        deep(7), rows(), STEP, candidates=[("fp32", 256), ("bf16", 256)], cache=tmp_path, memory_limit=ROOM
+        build_deep_decoder(7),
+        build_rows(),
+        STEP,
+        candidates=[("fp32", 256), ("bf16", 256)],
+        cache=tmp_path,
+        memory_limit=ROOM,
     )
     assert measurement.train_seconds == measurement.validation_seconds == pytest.approx(9 + 5 * 4 / 4)
 
@@ -114,7 +125,7 @@ def test_measuring_does_not_change_the_decoder(name, tmp_path):
     before = {key: tensor.clone() for key, tensor in decoder.state_dict().items()}
     for precision in ("fp32", "bf16"):
         measurement = run_autotune(
-            decoder, rows(), STEP, candidates=[(precision, 256)], cache=tmp_path, memory_limit=ROOM
+            decoder, build_rows(), STEP, candidates=[(precision, 256)], cache=tmp_path, memory_limit=ROOM
         )
         assert (measurement.precision, measurement.micro_tokens) == (precision, 256)
         assert measurement.train_seconds > 0 < measurement.memory
@@ -138,18 +149,32 @@ def measured(monkeypatch) -> list:
 
 
 def test_measurement_is_cached_per_machine_model_and_candidate(measured, tmp_path):
-    decoder = deep(2)
+    decoder = build_deep_decoder(2)
     for choice in ("fp32", "fp32", "bf16", "fp32"):
-        run_autotune(decoder, rows(), STEP, candidates=[(choice, 256)], cache=tmp_path, memory_limit=ROOM)
+        run_autotune(
+            decoder, build_rows(), STEP, candidates=[(choice, 256)], cache=tmp_path, memory_limit=ROOM
+        )
     assert measured == ["fp32", "bf16"]
     run_autotune(
-        decoder, rows(), make_step(rank=64), candidates=[("fp32", 256)], cache=tmp_path, memory_limit=ROOM
+        decoder,
+        build_rows(),
+        make_step(rank=64),
+        candidates=[("fp32", 256)],
+        cache=tmp_path,
+        memory_limit=ROOM,
     )
-    run_autotune(deep(3), rows(), STEP, candidates=[("fp32", 256)], cache=tmp_path, memory_limit=ROOM)
+    run_autotune(
+        build_deep_decoder(3),
+        build_rows(),
+        STEP,
+        candidates=[("fp32", 256)],
+        cache=tmp_path,
+        memory_limit=ROOM,
+    )
     assert len(measured) == 4
 
 
-ROWS = rows()
+ROWS = build_rows()
 
 
 @pytest.mark.parametrize(
@@ -173,7 +198,7 @@ def test_measurement_is_repeated_if_its_inputs_changed(measured, tmp_path, monke
         layers: int = 2, precision: str = "fp32", micro_tokens: int = 256, rows: list = ROWS, **chosen
     ) -> None:
         run_autotune(
-            deep(layers),
+            build_deep_decoder(layers),
             rows,
             make_step(**chosen),
             candidates=[(precision, micro_tokens)],
@@ -208,8 +233,8 @@ def test_unused_cached_measurements_are_removed(measured, tmp_path, monkeypatch)
     monkeypatch.setattr(autotune, "MEASUREMENTS", replace(cache.MEASUREMENTS, max_files=2))
     for rank in (1, 2, 3):
         run_autotune(
-            deep(2),
-            rows(),
+            build_deep_decoder(2),
+            build_rows(),
             make_step(rank=rank),
             candidates=[("fp32", 256)],
             cache=tmp_path,
@@ -221,25 +246,37 @@ def test_unused_cached_measurements_are_removed(measured, tmp_path, monkeypatch)
 def test_measurement_on_a_busy_machine_is_not_cached(measured, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(autotune.OtherPrograms, "are_busy", lambda *_: True)
     for _ in range(2):
-        run_autotune(deep(2), rows(), STEP, candidates=[("fp32", 256)], cache=tmp_path, memory_limit=ROOM)
+        run_autotune(
+            build_deep_decoder(2),
+            build_rows(),
+            STEP,
+            candidates=[("fp32", 256)],
+            cache=tmp_path,
+            memory_limit=ROOM,
+        )
     assert len(measured) == 2 and not list(tmp_path.iterdir())
     assert "measured again next time" in capsys.readouterr().out
 
 
 def test_measure_all_layers_replaces_the_times_and_keeps_the_decoder(measured, tmp_path, monkeypatch):
-    decoder = deep(7)
+    decoder = build_deep_decoder(7)
     measurement = run_autotune(
-        decoder, rows(), STEP, candidates=[("fp32", 256), ("bf16", 256)], cache=tmp_path, memory_limit=ROOM
+        decoder,
+        build_rows(),
+        STEP,
+        candidates=[("fp32", 256), ("bf16", 256)],
+        cache=tmp_path,
+        memory_limit=ROOM,
     )
     add_lora(decoder, RANK, 8, dropout=0.1, targets=["all"])
     before = {key: tensor.clone() for key, tensor in decoder.state_dict().items()}
     monkeypatch.setattr(autotune, "MIN_TIMING_SECONDS", 1e-6)
-    whole = measure_all_layers(decoder, rows(), STEP, measurement=measurement, cache=tmp_path)
+    whole = measure_all_layers(decoder, build_rows(), STEP, measurement=measurement, cache=tmp_path)
     assert (whole.precision, whole.memory) == ("bf16", measurement.memory)
     assert 0 < whole.validation_seconds < whole.train_seconds < measurement.train_seconds
     assert all(before[key].equal(tensor) for key, tensor in decoder.state_dict().items())
     monkeypatch.setattr(autotune, "time_per_token", lambda *_: pytest.fail("it was in the cache"))
-    assert measure_all_layers(decoder, rows(), STEP, measurement=measurement, cache=tmp_path) == whole
+    assert measure_all_layers(decoder, build_rows(), STEP, measurement=measurement, cache=tmp_path) == whole
 
 
 def test_only_open_settings_are_candidates():
@@ -320,7 +357,7 @@ def test_fastest_fitting_measurement_is_chosen_and_the_smaller_of_equals():
 @pytest.mark.parametrize("dropout", [0.0, 0.1])  # two ways through a layer
 @pytest.mark.parametrize("name", MODELS)
 def test_gradient_checkpointing_gives_the_same_gradients_and_stores_no_inner_activations(name, dropout):
-    batch = pack(rows())
+    batch = pack(build_rows())
     results, kept = [], []
     for low_memory in (False, True):
         decoder = convert_to_decoder(build_reference(MODELS[name]))

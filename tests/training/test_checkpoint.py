@@ -1,4 +1,4 @@
-"""A run on disk: whole checkpoints come back bit for bit, damaged ones are never used without a word."""
+"""Checkpoints restore bit for bit, and damaged ones are never used silently."""
 
 import json
 import math
@@ -74,7 +74,7 @@ def run(written, tmp_path) -> RunFolder:
     return RunFolder(shutil.copytree(written.folder, tmp_path / "one", symlinks=True))
 
 
-def restored(run: RunFolder) -> tuple[TrainingState, dict, dict]:
+def restore(run: RunFolder) -> tuple[TrainingState, dict, dict]:
     """The state, the adapter and the moments of a new process."""
     decoder = new_decoder()
     optimizer = adamw(decoder, 0.0)
@@ -82,7 +82,7 @@ def restored(run: RunFolder) -> tuple[TrainingState, dict, dict]:
     return state, get_adapter_weights(decoder), optimizer.state
 
 
-def of_step(step: int) -> dict:
+def build_adapter_of_step(step: int) -> dict:
     decoder = new_decoder()
     randomise_lora(decoder, seed=step)
     return get_adapter_weights(decoder)
@@ -92,30 +92,33 @@ def same(one: dict, other: dict) -> bool:
     return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
 
 
-def names(run: RunFolder) -> list[str]:
+def list_checkpoint_names(run: RunFolder) -> list[str]:
     return sorted(path.name for path in (run.folder / "checkpoints").iterdir())
 
 
-def steps_logged(run: RunFolder) -> list[int]:
+def read_logged_steps(run: RunFolder) -> list[int]:
     return [row["step"] for row in run.read_log() if "loss" in row]
 
 
 def test_checkpoint_restores_bit_for_bit(run):
-    state, weights, moments = restored(run)
+    state, weights, moments = restore(run)
     assert (state.step, state.best_step, state.best_nll) == (50, 50, 1.0)
-    assert same(weights, of_step(50))
+    assert same(weights, build_adapter_of_step(50))
     first = next(iter(moments.values()))
     assert first["step"] == 50 and first["exp_avg"].equal(
-        torch.rand(first["exp_avg"].shape, generator=seeded(50))
+        torch.rand(first["exp_avg"].shape, generator=seed_generator(50))
     )
 
 
-def seeded(seed: int) -> torch.Generator:
+def seed_generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
 def test_only_the_newest_checkpoints_are_kept(run):
-    assert names(run) == ["step-000040", "step-000050"] and len(names(run)) == CHECKPOINTS_TO_KEEP
+    assert (
+        list_checkpoint_names(run) == ["step-000040", "step-000050"]
+        and len(list_checkpoint_names(run)) == CHECKPOINTS_TO_KEEP
+    )
     assert run.find_best() == run.checkpoint_path(50).resolve()
 
 
@@ -134,7 +137,7 @@ def test_best_checkpoint_is_kept(decoder, tmp_path):
     optimizer = adamw(decoder, 0.0)
     for step in STEPS:
         fill(run, decoder, optimizer, step, nll=float(step), best=step == 10)
-    assert names(run) == ["step-000010", "step-000040", "step-000050"]
+    assert list_checkpoint_names(run) == ["step-000010", "step-000040", "step-000050"]
 
 
 def test_checkpoints_beyond_a_million_steps_are_in_order(tmp_path):
@@ -178,7 +181,7 @@ def test_damaged_checkpoint_is_reported_and_the_previous_one_used(run, capsys, n
     path.write_bytes(b"" if how == "empty" else content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
     if how == "missing":
         path.unlink()
-    state, weights, _ = restored(run)
+    state, weights, _ = restore(run)
     output = capsys.readouterr().out
     assert (
         "step-000050: damaged: " in output
@@ -186,10 +189,12 @@ def test_damaged_checkpoint_is_reported_and_the_previous_one_used(run, capsys, n
         and "goes on from step-000040" in output
     )
     assert (state.step, state.best_step, state.best_nll) == (40, 40, 2.0)
-    assert same(weights, of_step(40)) and same(load_best_weights(run), of_step(40))
-    assert names(run) == ["damaged-step-000050", "step-000040"]
-    assert steps_logged(run) == list(range(1, 41))
-    restored(run)
+    assert same(weights, build_adapter_of_step(40)) and same(
+        load_best_weights(run), build_adapter_of_step(40)
+    )
+    assert list_checkpoint_names(run) == ["damaged-step-000050", "step-000040"]
+    assert read_logged_steps(run) == list(range(1, 41))
+    restore(run)
     assert "damaged" not in capsys.readouterr().out  # said once
 
 
@@ -202,11 +207,13 @@ def test_lost_best_checkpoint_is_reported_and_replaced(decoder, tmp_path, capsys
         # Only the first was ever the best.
         rewrite(run, step, best_step=10, best_nll=1.0)
     (run.checkpoint_path(10) / ADAPTER_WEIGHTS_FILE).write_bytes(b"")
-    state, weights, _ = restored(run)
+    state, weights, _ = restore(run)
     output = " ".join(capsys.readouterr().out.split())
     assert "step-000010: the best checkpoint so far is lost; step-000040 takes its place" in output
     assert (state.step, state.best_step, state.best_nll, state.best_validation) == (50, 40, 2.5, 5)
-    assert same(weights, of_step(50)) and same(load_best_weights(run), of_step(40))
+    assert same(weights, build_adapter_of_step(50)) and same(
+        load_best_weights(run), build_adapter_of_step(40)
+    )
 
 
 def rewrite(run: RunFolder, step: int, **values) -> None:
@@ -228,16 +235,16 @@ def test_next_validation_is_the_best_if_no_validated_checkpoint_is_left(run):
     rewrite(run, 50, best_step=20, best_nll=4.0, validated_step=20)
     shutil.rmtree(run.checkpoint_path(40))
     for _ in range(2):
-        state, _, _ = restored(run)
+        state, _, _ = restore(run)
         assert state.best_nll == math.inf and state.validated_step == -1 and state.step == 50
 
 
 def test_validation_after_the_checkpoint_is_repeated(run):
     """A run that was stopped at a step, resumed to end there, and killed after its last measurement."""
     rewrite(run, 50, best_step=40, best_nll=2.0, validated_step=40)
-    state, _, _ = restored(run)
+    state, _, _ = restore(run)
     assert [row["step"] for row in run.read_log() if "val_nll" in row] == [10, 20, 30, 40]
-    assert steps_logged(run) == list(range(1, 51)) and (state.best_step, run.find_best()) == (
+    assert read_logged_steps(run) == list(range(1, 51)) and (state.best_step, run.find_best()) == (
         40,
         run.checkpoint_path(40).resolve(),
     )
@@ -247,22 +254,22 @@ def test_only_damaged_checkpoints_are_an_error_not_a_new_run(run):
     for step in (40, 50):
         (run.checkpoint_path(step) / STATE_FILE).write_bytes(b"{}")
     with pytest.raises(UserError, match="no whole checkpoint") as error:
-        restored(run)
+        restore(run)
     assert all(f"step-{step:06d}: damaged: state.json" in str(error.value) for step in (40, 50))
-    assert names(run) == ["step-000040", "step-000050"] and len(run.read_log()) == 55
+    assert list_checkpoint_names(run) == ["step-000040", "step-000050"] and len(run.read_log()) == 55
 
 
 def test_logged_steps_without_a_checkpoint_are_an_error(run):
     shutil.rmtree(run.folder / "checkpoints")
     with pytest.raises(UserError, match="no whole checkpoint"):
-        restored(run)
+        restore(run)
 
 
 def test_run_killed_before_its_first_checkpoint_starts_over(tmp_path):
     run = RunFolder(tmp_path / "one")
     run.create("", {})
     run.append_log({"step": 0, "val_nll": 3.0})
-    state, weights, _ = restored(run)
+    state, weights, _ = restore(run)
     assert (
         state == TrainingState()
         and run.read_log() == []
@@ -273,8 +280,8 @@ def test_run_killed_before_its_first_checkpoint_starts_over(tmp_path):
 def test_outdated_best_link_is_repaired(run):
     (run.folder / "best").unlink()
     (run.folder / "best").symlink_to("checkpoints/step-000040")
-    restored(run)
-    assert same(load_best_weights(run), of_step(50))
+    restore(run)
+    assert same(load_best_weights(run), build_adapter_of_step(50))
 
 
 def test_damaged_best_checkpoint_never_becomes_the_adapter(run):
@@ -293,9 +300,9 @@ def test_leftovers_of_a_killed_process_are_removed(run):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("half")
     (run.folder / ".best.tmp").symlink_to("checkpoints/step-000040")
-    restored(run)
+    restore(run)
     assert not [path for path in run.folder.rglob("*") if path.name.endswith(".tmp")]
-    assert names(run) == ["step-000040", "step-000050"]
+    assert list_checkpoint_names(run) == ["step-000040", "step-000050"]
 
 
 @given(
@@ -309,13 +316,13 @@ def test_log_with_a_torn_end_has_each_step_once(written, tmp_path_factory, cut, 
         run.append_log({"step": step, "loss": 1.0})
     log = run.metrics.read_bytes()
     run.metrics.write_bytes(log[: len(log) - cut] + garbage)
-    restored(run)
-    assert steps_logged(run) == list(range(1, 51))
+    restore(run)
+    assert read_logged_steps(run) == list(range(1, 51))
 
 
 def test_log_with_missing_steps_is_reported(run, capsys):
     run.metrics.write_text(run.metrics.read_text().replace('{"step": 7, "loss": 1.0}\n', ""))
-    assert restored(run)[0].step == 50
+    assert restore(run)[0].step == 50
     assert "1 of the 50 steps so far are missing here" in " ".join(capsys.readouterr().out.split())
 
 

@@ -1,4 +1,4 @@
-"""The step adds up what its processes computed: the same step as one process takes with all of it."""
+"""Several processes take the same step as one process with all micro-batches."""
 
 import pytest
 import torch

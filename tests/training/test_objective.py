@@ -1,4 +1,4 @@
-"""An objective is one class: the step and the validation take any that collates, weighs and gives losses."""
+"""An objective is one class, which the step and the validation use."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Rows of the shipped data through models of full size."""
+"""Shipped data through models of full size."""
 
 import pytest
 import torch

@@ -1,3 +1,5 @@
+"""The stop rule and the learning rate schedule."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

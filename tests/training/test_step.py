@@ -1,6 +1,4 @@
-"""The training step against the plain computation: packed, accumulated, in `transformers` and PEFT, it is one
-and the same.
-"""
+"""The training step equals the plain computation of `transformers` and PEFT."""
 
 import pytest
 import torch
@@ -326,7 +324,7 @@ def test_out_of_memory_changes_neither_adapter_nor_optimiser():
     decoder, rows = build_adapted_decoder("llama"), build_examples()
     optimizer = adamw(decoder, 0.0)
     train_step(decoder, optimizer, [pack(rows)], objective=OBJECTIVE, learning_rate=1e-2, clip=1.0)
-    before = [value.clone() for value in all_of(decoder, optimizer)]
+    before = [value.clone() for value in collect_state(decoder, optimizer)]
 
     class TooLarge(ResponseNll):
         def losses(self, decoder, batch):
@@ -345,10 +343,10 @@ def test_out_of_memory_changes_neither_adapter_nor_optimiser():
             learning_rate=1e-2,
             clip=1.0,
         )
-    assert all(now.equal(then) for now, then in zip(all_of(decoder, optimizer), before, strict=True))
+    assert all(now.equal(then) for now, then in zip(collect_state(decoder, optimizer), before, strict=True))
 
 
-def all_of(decoder, optimizer) -> list[torch.Tensor]:
+def collect_state(decoder, optimizer) -> list[torch.Tensor]:
     moments = [value for state in optimizer.state.values() for value in state.values()]
     return [
         *adapter_parameters(decoder).values(),

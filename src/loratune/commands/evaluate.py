@@ -13,7 +13,7 @@ from loratune.config.evaluate import EvaluateConfig
 from loratune.data.example import Example, Record
 from loratune.data.jsonl import read_records
 from loratune.data.sample import draw_stratified_sample
-from loratune.data.sources.places import list_shipped
+from loratune.data.sources.resolve import list_shipped
 from loratune.data.template import BUILT_IN_TEMPLATES
 from loratune.data.tokenize import list_end_markers, retokenize_prompts, strip_end_markers, tokenize_records
 from loratune.errors import UserError

@@ -16,16 +16,16 @@ from loratune.data.prepare_report import compute_token_statistics, count_source_
 from loratune.data.sample import draw_stratified_sample
 from loratune.data.sources.base import DataSet, SourceOptions, Survey
 from loratune.data.sources.loaded import SourceData
-from loratune.data.sources.other_kinds import REMEDIES
-from loratune.data.sources.parts import detect_split
 from loratune.data.sources.paths import find_file_problem
-from loratune.data.sources.places import (
+from loratune.data.sources.resolve import (
     find_source,
     find_source_problem,
     list_shipped,
     list_unread_spreadsheets,
     resolve_data_sets,
 )
+from loratune.data.sources.split_names import detect_split
+from loratune.data.sources.unsupported_files import REMEDIES
 from loratune.data.sources.user_files import format_paths
 from loratune.data.split import HELD_OUT, SPLITS, choose_drawn_splits, split_records
 from loratune.data.template import Template, load_template

@@ -8,12 +8,12 @@ import numpy as np
 
 from loratune.commands.prepare import encode_all
 from loratune.config.preview import PreviewConfig
-from loratune.data.cuts import Truncation, compute_truncations, find_truncated
 from loratune.data.example import Example, Record
 from loratune.data.jsonl import read_records
 from loratune.data.sample import draw_stratified_sample
 from loratune.data.template import load_template
 from loratune.data.token_cache import load_or_tokenize, make_token_cache_key
+from loratune.data.truncated_rows import Truncation, compute_truncations, find_truncated
 from loratune.errors import UserError
 from loratune.models.resolve import resolve_model
 from loratune.models.tokenizer import Tokenizer

@@ -1,12 +1,12 @@
-"""Sequence packing: rows laid end to end without padding, and which rows form which optimiser step.
+"""Sequence packing: join rows without padding, and plan which rows form which optimiser step.
 
 Three rows with 2, 3 and 1 prompt tokens (p) and 2, 1 and 2 response tokens (r); the last response token is
-only a target, so it is no input:
+only a target, not an input:
 
     input      p p r   p p p   p r
     position   0 1 2   0 1 2   0 1
     target       r r       r   r r
-    row          0 0       1   2 2
+    example      0 0       1   2 2
 
 The loss of a target belongs to the hidden state one token before it.
 """
@@ -31,7 +31,7 @@ class Batch:
     lengths: list[int]  # tokens of each document
     target_index: Tensor  # [targets]: the token whose hidden state predicts the target
     targets: Tensor  # [targets]: token ids
-    example_index: Tensor  # [targets]: number of the document
+    example_index: Tensor  # [targets]: index of the document
 
     def to(self, device: str | torch.device) -> "Batch":
         return replace(
@@ -45,7 +45,7 @@ class Batch:
 
 
 def input_length(example: Example) -> int:
-    """Count the tokens that a row puts into the model: all but the last one."""
+    """Return the number of a row's input tokens: all but the last one."""
     return len(example.prompt) + len(example.response) - 1
 
 

@@ -1,4 +1,4 @@
-"""A GGUF file to a model folder."""
+"""A GGUF file becomes a model folder."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_tokenizer_beside_a_gguf_file_is_ignored(tmp_path, monkeypatch):
     save_model(tmp_path / "model")
     file = tmp_path / "model" / "some.gguf"
     file.symlink_to(find_bundled_file("smollm2-135m"))
-    found = resolve_model(str(file))
-    tokenizer = Tokenizer.load(found.folder)
+    resolved = resolve_model(str(file))
+    tokenizer = Tokenizer.load(resolved.folder)
     assert tokenizer.size == 49152
     assert tokenizer.hugging_face.convert_ids_to_tokens(tokenizer.eos_id) == "<|im_end|>"

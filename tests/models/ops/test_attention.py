@@ -1,4 +1,4 @@
-"""Attention in blocks against the plain formula, one document at a time."""
+"""Block attention equals the plain formula for each document."""
 
 import math
 

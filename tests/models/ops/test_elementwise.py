@@ -1,4 +1,4 @@
-"""The hand-written backward passes against autograd through the plain form."""
+"""Handwritten backward passes equal autograd."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The plain forms of the ops: the whole decoder computed by them is the decoder computed by the fast ones."""
+"""The decoder computed with reference ops equals the decoder computed with fast ops."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Pieces computed by several threads against the same pieces in a loop."""
+"""Work in parallel threads gives the same results as a loop."""
 
 import threading
 

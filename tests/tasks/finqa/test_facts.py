@@ -1,3 +1,5 @@
+"""The facts of a page: their texts, their order and their selection."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

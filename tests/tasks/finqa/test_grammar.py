@@ -1,6 +1,4 @@
-"""The language of programs: all gold ones are in it, what is in it can be carried out, and each beginning can
-be finished.
-"""
+"""The program grammar accepts all gold programs, and all that it accepts can be executed."""
 
 import random
 import re
@@ -192,7 +190,7 @@ TABLES = st.lists(
 )
 
 
-def carried_out(text: str, table) -> None:
+def assert_executable(text: str, table) -> None:
     """Raises for all but arithmetic that fails."""
     program = parse_program(text)
     assert format_program(program) == text
@@ -214,7 +212,7 @@ def test_random_walk_ends_in_an_executable_program(page, table, random: random.R
         letter = random.choice(ways)
         place, text = language.after(place, letter), text + letter
     assert language.is_complete(place)  # there was a way on wherever no program ended
-    carried_out(text.decode(), table)
+    assert_executable(text.decode(), table)
 
 
 @given(PAGES, TABLES, st.randoms(use_true_random=False), st.lists(st.integers(0, 60), max_size=5))

@@ -1,4 +1,4 @@
-"""FinQA's programs: all gold ones of the shipped data, the grammar, and what counts as the same program."""
+"""FinQA's programs: all gold programs of the shipped data, parsing, results and equivalence."""
 
 import math
 

@@ -1,3 +1,5 @@
+"""The ranking of a page's facts."""
+
 import json
 
 import numpy as np

@@ -74,15 +74,18 @@ def build_finqa_record(
     The `meta` of held-out rows has all that scoring needs.
     """
     ranked = rank_facts(question.text, facts)
-    how = "retrieved"
+    origin = "retrieved"
     if split == "train" and question.gold:
-        how, ranked = "gold", put_first([name for name in question.gold if name in facts], ranked)
+        origin, ranked = "gold", put_first([name for name in question.gold if name in facts], ranked)
     elif split == "train" and question.program:
-        how, ranked = "matched", put_first(match_facts(question.program, facts).intersection(ranked), ranked)
-    kept = select_best_facts(
+        origin, ranked = (
+            "matched",
+            put_first(match_facts(question.program, facts).intersection(ranked), ranked),
+        )
+    selected = select_best_facts(
         ranked, {name: lengths[text] for name, text in facts.items()}, options.fact_tokens
     )
-    meta: dict[str, Any] = {"facts": how, "page": question.page}
+    meta: dict[str, Any] = {"facts": origin, "page": question.page}
     if question.program_found:
         meta["program_found"] = True
     if split in HELD_OUT:
@@ -92,7 +95,7 @@ def build_finqa_record(
             "answer": question.answer or None,
             "exe_ans": question.exe_ans,
             "first_facts": ranked[:RECALL_AT],
-            "kept_facts": [name for name in facts if name in kept],
+            "kept_facts": [name for name in facts if name in selected],
             "gold_facts": {name: text for name, text in facts.items() if name in question.gold}
             if question.gold
             else None,
@@ -104,7 +107,7 @@ def build_finqa_record(
         target = format_recorded_result(question)
     return Record(
         f"{question.text}\n{ANSWER_REQUESTS[options.target]}",
-        format_facts(facts, kept),
+        format_facts(facts, selected),
         target,
         id=question.id,
         source="finqa",

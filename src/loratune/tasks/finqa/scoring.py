@@ -16,7 +16,7 @@ from loratune.tasks.finqa.program import (
 
 
 def score_program(text: str, record: Record) -> TaskScore:
-    """Score an answer to a row for which a program is wanted.
+    """Score an answer to a row that asks for a program.
 
     If the gold program is unknown, no program counts as right, as in the paper's own evaluation.
     """
@@ -47,7 +47,7 @@ def execute_or_none(program: Program | None, table: Table | None) -> Value | Non
         return None
 
 
-def wants_program(record: Record) -> bool:
+def asks_for_program(record: Record) -> bool:
     """Tell whether the row's target is its program or, if none is known, whether a result is recorded."""
     program = record.meta.get("program")
     if not record.has_target:

@@ -1,14 +1,14 @@
-"""What was cut, against what the encoding itself counts."""
+"""Truncated rows agree with the counts of `tokenize_records`."""
 
 import re
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratune.data.cuts import compute_truncations, find_truncated
 from loratune.data.example import Record
 from loratune.data.template import load_template
 from loratune.data.tokenize import tokenize_records
+from loratune.data.truncated_rows import compute_truncations, find_truncated
 from support.bpe_tokenizer import small_tokenizer
 
 TEMPLATE = load_template("instruction")
