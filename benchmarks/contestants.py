@@ -30,7 +30,7 @@ from loratune.models.lora import add_lora
 from loratune.models.resolve import resolve_model
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.hardware import count_usable_cores
-from loratune.system.memory import return_freed_memory_at_once
+from loratune.system.memory import release_memory_when_freed
 from loratune.tasks.finqa.records import FinqaOptions
 from loratune.tasks.finqa.source import load_finqa
 from loratune.training.objective import ResponseNll
@@ -46,9 +46,9 @@ TARGETS = {
 
 def loratune(rows: list[Example], options, folder: Path) -> float:
     if options.low_memory:
-        return_freed_memory_at_once()
+        release_memory_when_freed()
     decoder = set_precision(load_model(resolve_model(options.base)).decoder, PRECISIONS[options.precision])
-    add_lora(decoder, RANK, ALPHA, 0.0, ["all"])
+    add_lora(decoder, RANK, ALPHA, dropout=0.0, targets=["all"])
     decoder.gradient_checkpointing = options.low_memory
     optimizer = adamw(decoder.train(), 0.0)
     clock = Clock()
@@ -201,7 +201,7 @@ def real_rows(tokenizer, count: int) -> tuple[list[Example], list[Example]]:
     )
     order = torch.randperm(len(records), generator=torch.Generator().manual_seed(0)).tolist()
     rows, _ = tokenize_records(
-        [records[number] for number in order], load_template("instruction"), tokenizer, 1024
+        [records[number] for number in order], load_template("instruction"), tokenizer, max_tokens=1024
     )
     return rows[:count], rows[count:]
 

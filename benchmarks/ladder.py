@@ -52,7 +52,7 @@ from loratune.models.ops.reference import Op, use_reference
 from loratune.models.resolve import resolve_model
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.hardware import is_bf16_fast, set_up_device
-from loratune.system.memory import peak_memory_mb, return_freed_memory_at_once
+from loratune.system.memory import peak_memory_mb, release_memory_when_freed
 from loratune.training.objective import Objective, ResponseNll
 from loratune.training.step import adamw, train_step
 
@@ -99,7 +99,7 @@ def prefers_bf16(base: str) -> bool:
 def measure(rung: int, precision: str, base: str, rows: list[Example]) -> dict:
     set_up_device(0, "cpu")
     if rung == LOW_MEMORY:
-        return_freed_memory_at_once()
+        release_memory_when_freed()
     decoder = adapted(base, precision)
     decoder.gradient_checkpointing = rung == LOW_MEMORY
     optimizer, clock, results = adamw(decoder.train(), 0.0), Clock(), []
@@ -123,7 +123,7 @@ def measure(rung: int, precision: str, base: str, rows: list[Example]) -> dict:
 
 def adapted(base: str, precision: str) -> Decoder:
     decoder = set_precision(load_model(resolve_model(base)).decoder, PRECISIONS[precision])
-    add_lora(decoder, RANK, ALPHA, 0.0, ["all"])
+    add_lora(decoder, RANK, ALPHA, dropout=0.0, targets=["all"])
     torch.manual_seed(0)
     for B in (one for name, one in adapter_parameters(decoder).items() if ".lora_B." in name):
         torch.nn.init.normal_(B, std=0.01)

@@ -87,7 +87,7 @@ def speed(decoder: Decoder, length: int, rank: int, precision: str) -> tuple[flo
     batches = [pack([row] * (AT_ONCE // length))] * (TOKENS // AT_ONCE)
     adapter = AdapterSettings(rank, alpha=rank, dropout=0.0, targets=("all",), seed=0)
     step = StepSettings(adapter, batch_tokens=AT_ONCE, low_memory=False, seed=0)
-    shallow = [build_shallow_decoder(decoder, depth, step, precision) for depth in MEASURED_DEPTHS]
+    shallow = [build_shallow_decoder(decoder, depth, step, precision=precision) for depth in MEASURED_DEPTHS]
     rounds = [
         (*time_per_token(shallow, batches, training=True), product_seconds(decoder, precision))
         for _ in range(ROUNDS)

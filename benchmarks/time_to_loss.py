@@ -127,7 +127,10 @@ def encoded(options, part: str) -> list[Example]:
     if part == "test":
         records = draw_stratified_sample(records, options.held_out, seed=0)
     return tokenize_records(
-        records, load_template("instruction"), Tokenizer.load(Path(options.base)), DEFAULTS.max_tokens
+        records,
+        load_template("instruction"),
+        Tokenizer.load(Path(options.base)),
+        max_tokens=DEFAULTS.max_tokens,
     )[0]
 
 

@@ -30,7 +30,7 @@ def smollm2():
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
-    """For LORATUNE_CACHE: what one run of the tests has timed and measured is nothing for the next."""
+    """A folder for LORATUNE_CACHE, so that runs of the tests share no measurements."""
     return tmp_path_factory.mktemp("cache")
 
 

@@ -19,7 +19,7 @@ from loratune.config.recipes import find_settings_file, list_recipes
 from loratune.config.shared import parse_duration
 from loratune.config.train import TrainConfig
 from loratune.errors import UserError
-from support.deadline import deadline
+from support.deadline import enforce_deadline
 
 ROOT = Path(__file__).parents[2]
 
@@ -145,7 +145,7 @@ def test_durations(text, seconds):
     "text", ["soon", "10x", "m10", "1h30", "", "1" * 10**5, "1" * 10**5 + "x", "1h" * 10**5, "\u0661h"]
 )
 def test_durations_that_are_none(text):
-    with deadline():
+    with enforce_deadline():
         try:
             assert parse_duration(text) == math.inf  # which is more than the setting takes
         except ValueError as error:
@@ -181,7 +181,7 @@ def test_numbers_of_thousands_of_digits_are_refused():
 def test_settings_files_that_cannot_be_read(tmp_path, content, told):
     path = tmp_path / "mine.toml"
     path.write_bytes(content.encode("latin-1"))
-    with deadline(), pytest.raises(UserError, match=r"mine\.toml") as refused:
+    with enforce_deadline(), pytest.raises(UserError, match=r"mine\.toml") as refused:
         read_toml(path)
     assert told in str(refused.value)
 

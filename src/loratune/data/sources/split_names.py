@@ -1,4 +1,4 @@
-"""Detect the split that a file's name says: train, val or test."""
+"""Detect the split in a file's name: train, val or test."""
 
 import re
 from collections.abc import Sequence
@@ -16,21 +16,21 @@ SHARD = re.compile(r"\d+-of-\d+")
 
 
 def detect_split(file: str) -> str | None:
-    """Return the split that a file's name says, or None; the last word counts, such as dev in train_dev."""
+    """Return the split in a file's name, or None; the last word counts, such as dev in train_dev."""
     words = SPLIT_NAME.findall(file.lower())
     return SPLIT_WORDS[words[-1]] if words else None
 
 
 def detect_splits(files: Sequence[str], beside: bool = False) -> list[str | None]:
-    """Return the split of each file, as the names say.
+    """Return the split of each file, by its name.
 
     Args:
         files: the files' names.
         beside: whether there is other data to train on.
 
     Returns:
-        The splits; None for every file unless one is held out and there is something else to train on. So a
-        single file named "test" is all the data there is.
+        The splits; None for every file unless some are held out and others remain to train on. So a single
+        file named "test" is used as all of the data.
     """
     splits = [detect_split(file) for file in files]
     distinct = {*splits, None} if beside else set(splits)

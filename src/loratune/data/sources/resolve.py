@@ -4,10 +4,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from loratune.data.sources.base import DataSet, DataSource, UserFile
-from loratune.data.sources.other_kinds import SPREADSHEETS
-from loratune.data.sources.parts import detect_split, detect_splits, strip_split_name
 from loratune.data.sources.paths import is_folder, list_user_files
 from loratune.data.sources.readers import DATA_SUFFIXES
+from loratune.data.sources.split_names import detect_split, detect_splits, strip_split_name
+from loratune.data.sources.unsupported_files import SPREADSHEETS
 from loratune.data.split import HELD_OUT
 from loratune.errors import UserError
 
@@ -78,16 +78,16 @@ def resolve_data_sets(
         paths = ", ".join(str(file.path) for file in (*files.values(), *held_out.values()))
         raise UserError(f"{paths}: named for validation or the test alone; name a file to train on, too")
     folders = {Path(name).resolve() for name in (*user_paths, *val, *test) if is_folder(name)}
-    divided = any(file.split for file in (*files.values(), *held_out.values()))
+    has_splits = any(file.split for file in (*files.values(), *held_out.values()))
     reserved = list_shipped(sources)
     data_sets: list[DataSet] = []
     by_title: dict[str, DataSet] = {}
 
     def add_file(file: UserFile, source: DataSource) -> None:
-        set_title = choose_title(file.path, folders, divided, reserved=reserved)
-        if set_title not in by_title:
-            data_sets.append(by_title.setdefault(set_title, DataSet(source, set_title)))
-        by_title[set_title].files.append(file)
+        title = choose_title(file.path, folders, has_splits, reserved=reserved)
+        if title not in by_title:
+            data_sets.append(by_title.setdefault(title, DataSet(source, title)))
+        by_title[title].files.append(file)
 
     for name, source in named.items():
         if not source.gathers_files:
@@ -101,19 +101,21 @@ def resolve_data_sets(
     return data_sets
 
 
-def choose_title(path: Path, folders: Collection[Path], divided: bool, *, reserved: Collection[str]) -> str:
+def choose_title(
+    path: Path, folders: Collection[Path], has_splits: bool, *, reserved: Collection[str]
+) -> str:
     """Name a file's data set after its folder or itself, without the word that says which split it is.
 
     Args:
         path: the file.
-        folders: the folders that the user named whole.
-        divided: whether some files are for one split alone.
+        folders: the folders of which the user named all files.
+        has_splits: whether some files are for one split alone.
         reserved: names of shipped data sets, by which their rows are scored.
     """
     folder = path.resolve().parent
     title = path.stem
     if folder in folders:
         title = folder.name or path.stem
-    elif divided and detect_split(path.name):
+    elif has_splits and detect_split(path.name):
         title = strip_split_name(path.stem) or folder.name or path.stem
-    return f"own {title}" if divided and title in reserved else title
+    return f"own {title}" if has_splits and title in reserved else title

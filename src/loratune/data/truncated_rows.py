@@ -1,4 +1,4 @@
-"""Truncation of single rows: what the token limit removes, found by tokenising with and without it."""
+"""Truncated rows: what the token limit removes from each row, by tokenising with and without it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +12,8 @@ SEARCH_CHUNK = 256  # records
 
 @dataclass(frozen=True)
 class Truncation:
+    """A row without a token limit, and as it is truncated."""
+
     record: Record
     untruncated: Example  # without a limit; its response is empty where the output is only an end marker
     example: Example | None  # as the model sees it; None where the row is dropped
@@ -43,19 +45,19 @@ class Truncation:
 
 
 def compute_truncations(
-    records: Sequence[Record], template: Template, tokenizer, max_tokens: int
+    records: Sequence[Record], template: Template, tokenizer, *, max_tokens: int
 ) -> list[Truncation]:
-    """Tokenise records as in training and say of each, in their order, what was left out."""
+    """Tokenise records as in training, and return the truncation of each, in their order."""
     numbered = [replace(record, id=str(number)) for number, record in enumerate(records)]
     untruncated = tokenize_without_limit(numbered, template, tokenizer)
-    by_id = {row.id: row for row in tokenize_records(numbered, template, tokenizer, max_tokens)[0]}
+    by_id = {row.id: row for row in tokenize_records(numbered, template, tokenizer, max_tokens=max_tokens)[0]}
     return [
         Truncation(record, row, by_id.get(row.id)) for record, row in zip(records, untruncated, strict=True)
     ]
 
 
 def find_truncated(
-    records: Sequence[Record], count: int, template: Template, tokenizer, max_tokens: int
+    records: Sequence[Record], count: int, template: Template, *, tokenizer, max_tokens: int
 ) -> list[Truncation]:
     """Return the first `count` records, or fewer, that are shortened or dropped."""
     truncated: list[Truncation] = []
@@ -65,7 +67,7 @@ def find_truncated(
         truncated += [
             row
             for row in compute_truncations(
-                records[start : start + SEARCH_CHUNK], template, tokenizer, max_tokens
+                records[start : start + SEARCH_CHUNK], template, tokenizer, max_tokens=max_tokens
             )
             if row.is_truncated
         ]

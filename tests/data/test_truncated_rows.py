@@ -1,14 +1,14 @@
-"""What was cut, against what the encoding itself counts."""
+"""Truncated rows agree with the counts of `tokenize_records`."""
 
 import re
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratune.data.cuts import compute_truncations, find_truncated
 from loratune.data.example import Record
 from loratune.data.template import load_template
 from loratune.data.tokenize import tokenize_records
+from loratune.data.truncated_rows import compute_truncations, find_truncated
 from support.bpe_tokenizer import small_tokenizer
 
 TEMPLATE = load_template("instruction")
@@ -25,9 +25,9 @@ records = st.lists(
 
 
 @given(records, st.integers(8, 200))
-def test_cuts_are_those_that_the_encoding_counts(records, max_tokens):
-    rows, counts = tokenize_records(records, TEMPLATE, TOKENIZER, max_tokens)
-    found = compute_truncations(records, TEMPLATE, TOKENIZER, max_tokens)
+def test_truncations_match_the_counts_of_tokenize_records(records, max_tokens):
+    rows, counts = tokenize_records(records, TEMPLATE, TOKENIZER, max_tokens=max_tokens)
+    found = compute_truncations(records, TEMPLATE, TOKENIZER, max_tokens=max_tokens)
     kept = [one.example for one in found if one.example]
     assert [(row.prompt, row.response) for row in kept] == [(row.prompt, row.response) for row in rows]
     count = counts["s"]
@@ -44,8 +44,8 @@ def test_cuts_are_those_that_the_encoding_counts(records, max_tokens):
 
 
 @given(records, st.integers(8, 200))
-def test_the_place_of_a_cut(records, max_tokens):
-    for one in compute_truncations(records, TEMPLATE, TOKENIZER, max_tokens):
+def test_input_cut_position_is_where_the_prompts_differ(records, max_tokens):
+    for one in compute_truncations(records, TEMPLATE, TOKENIZER, max_tokens=max_tokens):
         if not one.example:
             continue
         at = one.input_cut_position
@@ -64,7 +64,11 @@ def test_the_place_of_a_cut(records, max_tokens):
 
 
 @given(records, st.integers(8, 200), st.integers(1, 4))
-def test_the_first_cut_rows_are_found_in_their_order(records, max_tokens, count):
-    cut = [one for one in compute_truncations(records, TEMPLATE, TOKENIZER, max_tokens) if one.is_truncated]
-    found = find_truncated(records, count, TEMPLATE, TOKENIZER, max_tokens)
+def test_first_truncated_rows_are_found_in_order(records, max_tokens, count):
+    cut = [
+        one
+        for one in compute_truncations(records, TEMPLATE, TOKENIZER, max_tokens=max_tokens)
+        if one.is_truncated
+    ]
+    found = find_truncated(records, count, TEMPLATE, tokenizer=TOKENIZER, max_tokens=max_tokens)
     assert [one.record for one in found] == [one.record for one in cut[:count]]

@@ -1,12 +1,12 @@
-"""Which part a file is for, as its name says, and whether that counts."""
+"""Which split a file is for, by its name, and whether that counts."""
 
 import pytest
 
-from loratune.data.sources.parts import detect_split, detect_splits, strip_split_name
+from loratune.data.sources.split_names import detect_split, detect_splits, strip_split_name
 
 
 @pytest.mark.parametrize(
-    ("file", "part", "name"),
+    ("file", "split", "name"),
     [
         ("train-00000-of-00001.parquet", "train", ""),
         ("validation.csv", "val", ""),
@@ -28,13 +28,13 @@ from loratune.data.sources.parts import detect_split, detect_splits, strip_split
         ("device.csv", None, "device"),
     ],
 )
-def test_the_part_is_in_the_files_name(file, part, name):
-    assert detect_split(file) == part
+def test_split_is_detected_in_the_file_name(file, split, name):
+    assert detect_split(file) == split
     assert strip_split_name(file.rpartition(".")[0]) == name
 
 
 @pytest.mark.parametrize(
-    ("files", "parts"),
+    ("files", "splits"),
     [
         (["train.jsonl", "valid.jsonl"], ["train", "val"]),
         (["train.jsonl", "test.jsonl"], ["train", "test"]),
@@ -48,10 +48,10 @@ def test_the_part_is_in_the_files_name(file, part, name):
         ([], []),
     ],
 )
-def test_a_part_counts_where_something_else_is_there_to_train_on(files, parts):
-    assert detect_splits(files) == parts
+def test_detected_splits_count_only_if_training_data_remains(files, splits):
+    assert detect_splits(files) == splits
 
 
-def test_other_data_is_something_to_train_on():
+def test_other_data_counts_as_training_data():
     assert detect_splits(["test.jsonl"], beside=True) == ["test"]
     assert detect_splits(["train.jsonl"], beside=True) == [None]

@@ -1,4 +1,4 @@
-"""Kinds of files that are not read, such as spreadsheets, and how to convert them."""
+"""Unsupported file types, such as spreadsheets, and how to convert them."""
 
 import shlex
 from pathlib import Path
@@ -36,7 +36,7 @@ REMEDIES = {
 
 
 def suggest_conversion(path: Path) -> list[str]:
-    """Return a sentence that says how to convert a file; none where the kind is unknown."""
+    """Return a sentence that says how to convert a file; none if its type is unknown."""
     kind = path.suffix.lower()
     if kind in DECOMPRESS_COMMANDS:
         return [f"unpack it and name what was in it: {DECOMPRESS_COMMANDS[kind]} {shlex.quote(str(path))}"]
