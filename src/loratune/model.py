@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
+from loratune.data.chat_template import ChatTemplate
 from loratune.data.template import Template, load_template
 from loratune.errors import Problem, UserError
 from loratune.generation.decoding import Decoding
@@ -43,6 +45,17 @@ class LoadedAdapter:
     folder: Path
     loras: Mapping[str, Lora]  # our names of the adapted layers -> their adapters
     metadata: Mapping[str, Any]  # its loratune.json; empty for another tool's adapter
+
+
+@dataclass(frozen=True)
+class OwnFormat:
+    """How the base model's makers ask it: its chat template, and how that is encoded."""
+
+    template: ChatTemplate
+    tokenizer: (
+        Tokenizer  # without BOS, which the template brings itself; the template's end token ends answers
+    )
+    end_id: int  # of the token that ends an answer
 
 
 class TunedModel:
@@ -145,6 +158,21 @@ class TunedModel:
     def decode(self, ids: list[int]) -> str:
         """Return the text of an answer's ids."""
         return self.tokenizer.decode(ids).strip()
+
+    @cached_property
+    def own_format(self) -> OwnFormat | None:
+        """The base model's own chat template; None where it has none that can be used."""
+        tokenizer = self.tokenizer
+        if tokenizer.chat_template is None:
+            return None
+        markers = frozenset(tokenizer.special_tokens)
+        template = ChatTemplate(tokenizer.chat_template, tokenizer.template_tokens, markers)
+        try:
+            end_id = tokenizer.special_tokens[template.find_end_token()]
+        except UserError as error:
+            warn(f"The base's own chat template is not used: {error}")
+            return None
+        return OwnFormat(template, tokenizer.without_bos(end_id), end_id)
 
     @contextmanager
     def base(self) -> Iterator[None]:

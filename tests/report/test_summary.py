@@ -1,5 +1,4 @@
 import math
-from dataclasses import astuple
 
 import pytest
 from hypothesis import given
@@ -37,15 +36,27 @@ def test_a_measure_and_its_mirror_have_mirrored_verdicts(one, other):
 
 def test_measures_of_a_part():
     lines = {line.name: line for line in format_measures(parse(EvaluationPart, part()))}
-    assert astuple(lines["loss, nats a token ↓"])[1:] == (
-        "3.200",
+    loss, rouge = lines["loss, nats a token ↓"], lines["ROUGE-L, % ↑"]
+    assert loss.bases == {"base_bare": "3.200", "base": "2.700", "base_chat": ""}
+    assert (loss.strongest, loss.base, loss.mark_base("base"), loss.mark_base("base_bare")) == (
+        "base",
         "2.700",
+        "2.700*",
+        "3.200",
+    )
+    assert (loss.tuned, loss.change, loss.interval, loss.verdict) == (
         "2.100",
         "-0.600",
         "-0.700 to -0.500",
         "better",
     )
-    assert astuple(lines["ROUGE-L, % ↑"])[1:] == ("", "10.0", "30.0", "+20.0", "+10.0 to +30.0", "better")
+    assert (rouge.mark_base("base"), rouge.tuned, rouge.change, rouge.interval, rouge.verdict) == (
+        "10.0",
+        "30.0",
+        "+20.0",
+        "+10.0 to +30.0",
+        "better",
+    )
     assert lines["stopped at EOS, %"].verdict == "changed"
     assert lines["perplexity ↓"].change == f"-{100 * (1 - math.exp(-0.6)):.1f}%"
     assert "facts" not in parse(EvaluationPart, part()).base
@@ -63,7 +74,7 @@ def test_several_samples_have_a_standard_deviation():
     lines = {
         line.name: line for line in format_measures(parse(EvaluationPart, part() | {"over_samples": spread}))
     }
-    assert astuple(lines["ROUGE-L, % ↑"])[1:4] == ("", "10.0", "30.0±1.5")
+    assert (lines["ROUGE-L, % ↑"].base, lines["ROUGE-L, % ↑"].tuned) == ("10.0", "30.0±1.5")
     assert lines["ROUGE-L, % ↑"].typeset().tuned == "30.0\u00a0±\u00a01.5"
     assert lines["loss, nats a token ↓"].tuned == "2.100"
 

@@ -1,14 +1,27 @@
 """Prompt templates: the one place where an instruction becomes a prompt, in training and in every use."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 from loratune.data.jsonl import has_lone_surrogate
 from loratune.errors import Problem, UserError
 from loratune.system.read import load_toml
 
 PLACEHOLDER = re.compile(r"\{instruction\}|\{input\}")
+
+
+class PromptTemplate(Protocol):
+    """What turns an instruction into a prompt: a `Template`, or a model's own `ChatTemplate`."""
+
+    @property
+    def name(self) -> str: ...
+
+    def split_prompt(self, instruction: str, input: str = "") -> Sequence[str]:
+        """Split a prompt into the template's texts and the user's, in turn, starting with the template's."""
+        ...
 
 
 @dataclass(frozen=True)

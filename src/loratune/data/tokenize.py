@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from loratune.data.example import Example, Record
-from loratune.data.template import Template
+from loratune.data.template import PromptTemplate, Template
 from loratune.data.truncation import count_excess_tokens, shorten_prompt
 
 # End markers of all model families, which data sets made for one of them hold as text. </s> is not among
@@ -114,7 +114,12 @@ def describe_end_markers(count: Mapping[str, int]) -> str:
 
 
 def retokenize_prompts(
-    records: Sequence[Record], examples: Sequence[Example], template: Template, *, tokenizer, max_tokens: int
+    records: Sequence[Record],
+    examples: Sequence[Example],
+    template: PromptTemplate,
+    *,
+    tokenizer,
+    max_tokens: int,
 ) -> list[Example]:
     """Give examples the prompts of another template; their responses, cut or not, stay as they are.
 

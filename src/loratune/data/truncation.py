@@ -4,7 +4,7 @@ from bisect import bisect_left
 from itertools import pairwise
 
 from loratune.data.example import Example, Record
-from loratune.data.template import Template
+from loratune.data.template import PromptTemplate
 
 TURN_STARTS = "turn_starts"  # in a record's meta: the index of each turn's first character in the input
 SYSTEM_PREFIX = "System: "  # of the turn that is never removed
@@ -44,7 +44,7 @@ def count_excess_tokens(example: Example, max_tokens: int) -> int:
 
 
 def shorten_prompt(
-    record: Record, example: Example, template: Template, *, tokenizer, max_tokens: int
+    record: Record, example: Example, template: PromptTemplate, *, tokenizer, max_tokens: int
 ) -> tuple[list[int], int]:
     """Build the prompt with as much of the input as fits.
 

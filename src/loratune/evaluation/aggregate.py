@@ -1,6 +1,7 @@
 """Aggregate scores and losses over all rows, each source and each category.
 
-`models` holds up to three results: `base`, `base_bare` (the base without template) and `tuned`.
+`models` holds the results of `base` and `tuned`, and perhaps of `base_bare` (the base without template) and
+`base_chat` (the base in its own chat template).
 """
 
 import math
@@ -15,6 +16,7 @@ from loratune.data.example import Example, Record
 from loratune.evaluation.likelihood import compute_likelihood_means, compute_token_means, count_targets
 from loratune.evaluation.metrics import METRICS
 from loratune.evaluation.result import (
+    BASES,
     AdapterEvaluation,
     EvaluationPart,
     Forgetting,
@@ -28,6 +30,13 @@ from loratune.evaluation.statistics import count_flips, mean_and_deviation, pair
 from loratune.tasks.registry import TASKS, task_of
 
 TIE_THRESHOLD = 0.01  # nats a token: a row's loss that changes by less is tied
+
+
+def find_strongest_base(evaluation_set: EvaluationSet, models: dict[str, ModelResult]) -> str:
+    """Return the base with the lowest loss: rows are counted as improved or regressed against it."""
+    with_target = select_with_target(evaluation_set, range(len(evaluation_set.records)))
+    bases = [name for name in BASES if name in models]
+    return min(bases, key=lambda name: float(models[name].nll[with_target].sum()))
 
 
 def aggregate_by(
@@ -69,10 +78,16 @@ def aggregate_rows(
         rows: the numbers of the rows.
         seed: of the bootstrap.
     """
-    base, tuned = models["base"], models["tuned"]
+    tuned = models["tuned"]
+    reference = models[find_strongest_base(evaluation_set, models)]
     answered = [number for number in rows if number in tuned.answers[0]]
     has_samples = bool(answered) and len(tuned.answers) > 1
     measures = {name: summarize_model(evaluation_set, model, rows) for name, model in models.items()}
+    differences = {
+        name: compute_difference(evaluation_set, models[name], tuned, rows=rows, seed=seed)
+        for name in BASES
+        if name in models
+    }
     return EvaluationPart(
         rows=len(rows),
         without_target=len(rows) - len(select_with_target(evaluation_set, rows)),
@@ -80,15 +95,13 @@ def aggregate_rows(
         split_ids=sum(evaluation_set.split_ids[task] for task in count_missing_ids(evaluation_set, rows)),
         base=measures["base"],
         base_bare=measures.get("base_bare"),
+        base_chat=measures.get("base_chat"),
         tuned=measures["tuned"],
         over_samples=compute_deviations(evaluation_set, models, rows) if has_samples else {},
-        difference=compute_difference(evaluation_set, base, tuned, rows=rows, seed=seed),
-        difference_bare=(
-            compute_difference(evaluation_set, models["base_bare"], tuned, rows=rows, seed=seed)
-            if "base_bare" in models
-            else {}
-        ),
-        **summarize_flips(evaluation_set, base, tuned, rows=rows),
+        difference=differences["base"],
+        difference_bare=differences.get("base_bare", {}),
+        difference_chat=differences.get("base_chat", {}),
+        **summarize_flips(evaluation_set, reference, tuned, rows=rows),
         tie_threshold=TIE_THRESHOLD,
         chosen_facts=describe_fact_choice([evaluation_set.records[number] for number in answered]),
     )

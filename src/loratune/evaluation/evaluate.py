@@ -1,13 +1,13 @@
 """Evaluate adapters and their base: measure every model on the same held-out rows, and compare them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from loratune.data.example import Example
-from loratune.data.template import BUILT_IN_TEMPLATES
+from loratune.data.template import BUILT_IN_TEMPLATES, PromptTemplate
 from loratune.data.tokenize import (
     retokenize_prompts,
 )
@@ -16,6 +16,7 @@ from loratune.evaluation.aggregate import (
     aggregate_by,
     aggregate_rows,
     compute_forgetting,
+    find_strongest_base,
     get_category,
     get_source,
     summarize_adapters,
@@ -33,7 +34,9 @@ from loratune.evaluation.runner import (
     measure_model,
 )
 from loratune.model import LoadedAdapter, TunedModel
+from loratune.models.tokenizer import Tokenizer
 from loratune.system.cache import get_cache_folder
+from loratune.system.messages import warn
 from loratune.tasks.registry import build_constraints
 
 WITHOUT_TEMPLATE = BUILT_IN_TEMPLATES["plain"]
@@ -119,12 +122,13 @@ def measure(
     *,
     evaluation_set: EvaluationSet,
     cache: ResultCache,
+    tokenizer: Tokenizer | None = None,
 ) -> ModelResult:
-    """Measure the model in its current state, adapter on or off."""
+    """Measure the model in its current state, adapter on or off; `tokenizer` says what ends its answers."""
     return measure_model(
         name,
         inputs.model.decoder,
-        inputs.model.tokenizer,
+        tokenizer or inputs.model.tokenizer,
         evaluation_set=evaluation_set,
         examples=examples,
         settings=inputs.settings.answers,
@@ -135,26 +139,48 @@ def measure(
 def measure_baselines(
     inputs: EvaluationInputs, evaluation_set: EvaluationSet, cache: ResultCache
 ) -> dict[str, ModelResult]:
-    """Measure the base with the adapter's template and without one; where they are the same, only once."""
+    """Measure the base in the adapter's template, without one, and in its own chat template if it has one.
+
+    Where two of these are the same, the base is measured only once.
+    """
     model, held_out = inputs.model, inputs.held_out
-    base = measure("base", held_out.examples, inputs, evaluation_set=evaluation_set, cache=cache)
-    if not inputs.settings.bare:
-        return {"base": base}
-    if model.template == WITHOUT_TEMPLATE:
-        return {"base": base, "base_bare": base}
-    limit = limit_tokens(model, inputs.settings.max_tokens)
-    untemplated = retokenize_prompts(
-        held_out.records,
-        held_out.examples,
-        WITHOUT_TEMPLATE,
-        tokenizer=model.tokenizer,
-        max_tokens=limit,
+    options = {"evaluation_set": evaluation_set, "cache": cache}
+    results = {"base": measure("base", held_out.examples, inputs, **options)}
+    if inputs.settings.bare:
+        results["base_bare"] = results["base"]
+        if model.template != WITHOUT_TEMPLATE:
+            untemplated = retemplate(inputs, WITHOUT_TEMPLATE, model.tokenizer)
+            results["base_bare"] = measure("base without template", untemplated, inputs, **options)
+    if own := model.own_format:
+        try:
+            chats = [
+                replace_end(example, model.tokenizer.eos_id, own.end_id)
+                for example in retemplate(inputs, own.template, own.tokenizer)
+            ]
+        except UserError as error:
+            warn(f"The base is not measured in its own chat template: {error}")
+            return results
+        title = "base in its own chat template"
+        results["base_chat"] = measure(title, chats, inputs, tokenizer=own.tokenizer, **options)
+    return results
+
+
+def retemplate(inputs: EvaluationInputs, template: PromptTemplate, tokenizer: Tokenizer) -> list[Example]:
+    """Return the held-out examples with the prompts of another template."""
+    return retokenize_prompts(
+        inputs.held_out.records,
+        inputs.held_out.examples,
+        template,
+        tokenizer=tokenizer,
+        max_tokens=limit_tokens(inputs.model, inputs.settings.max_tokens),
     )
-    title = "base without template"
-    return {
-        "base": base,
-        "base_bare": measure(title, untemplated, inputs, evaluation_set=evaluation_set, cache=cache),
-    }
+
+
+def replace_end(example: Example, eos_id: int, end_id: int) -> Example:
+    """Let a response that was not cut end with another token."""
+    if example.response[-1:] != [eos_id]:
+        return example
+    return replace(example, response=[*example.response[:-1], end_id])
 
 
 def open_cache(model: TunedModel, adapter: LoadedAdapter | None) -> ResultCache:
@@ -195,6 +221,7 @@ def compare_models(
         seed: of the bootstrap.
         forgetting: the comparison on plain text.
     """
+    strongest = find_strongest_base(evaluation_set, models)
     all_rows = aggregate_rows(evaluation_set, models, range(len(evaluation_set.records)), seed=seed)
     return AdapterEvaluation(
         **vars(all_rows),
@@ -202,7 +229,8 @@ def compare_models(
         by_source=aggregate_by(evaluation_set, models, get_source, seed=seed),
         by_category=aggregate_by(evaluation_set, models, get_category, seed=seed),
         forgetting=forgetting,
-        telling=select_notable(evaluation_set, models["base"], models["tuned"]),
+        strongest_base=strongest,
+        telling=select_notable(evaluation_set, models[strongest], models["tuned"]),
     )
 
 

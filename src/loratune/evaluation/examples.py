@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from loratune.evaluation.aggregate import TIE_THRESHOLD, get_category
+from loratune.evaluation.aggregate import TIE_THRESHOLD, find_strongest_base, get_category
 from loratune.evaluation.result import AdapterExample, AnswerResult, EvaluatedExample, ModelExample
 from loratune.evaluation.runner import EvaluationSet, ModelResult
 from loratune.evaluation.scoring import ScoredAnswer
@@ -31,10 +31,11 @@ def build_example(
     record, targets = evaluation_set.records[number], int(evaluation_set.targets[number])
     task = task_of(record)
     models = {name: describe_model(model, number, targets) for name, model in baselines.items()}
+    reference = baselines[find_strongest_base(evaluation_set, baselines)]
     adapters = [
         AdapterExample(
             tuned=describe_model(model, number, targets),
-            change=compute_nll_change(baselines["base"], model, number=number, targets=targets),
+            change=compute_nll_change(reference, model, number=number, targets=targets),
         )
         for model in tuned
     ]

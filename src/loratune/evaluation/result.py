@@ -28,7 +28,8 @@ def is_finite_number(value: Any) -> bool:
 Measures = Annotated[dict[str, float], BeforeValidator(keep_finite_numbers)]  # metric -> value
 Count = Annotated[int, Field(ge=0, le=10**15)]
 ChartNumber = Annotated[float, Field(ge=-1e6, le=1e6)]  # what fits on a chart
-MODELS = ("base", "base_bare", "tuned")
+BASES = ("base", "base_bare", "base_chat")  # the base in the adapter's template, in none, in its own
+MODELS = (*BASES, "tuned")
 
 
 class FromFile:
@@ -66,8 +67,10 @@ class PairedScores(FromFile):
     base: Measures
     tuned: Measures
     base_bare: Measures | None = None  # the base without template; None where it was not measured
+    base_chat: Measures | None = None  # the base in its own chat template; None if it was not measured
     difference: dict[str, ScoreChange] = field(default_factory=dict)  # tuned minus base
     difference_bare: dict[str, ScoreChange] = field(default_factory=dict)  # tuned minus base_bare
+    difference_chat: dict[str, ScoreChange] = field(default_factory=dict)  # tuned minus base_chat
     over_samples: dict[str, dict[str, Spread]] = field(default_factory=dict)  # model -> score
 
     @property
@@ -76,8 +79,16 @@ class PairedScores(FromFile):
         raise NotImplementedError
 
     def get_measures(self, model: str) -> Measures | None:
-        """Return the measures of `base`, `base_bare` or `tuned`."""
+        """Return the measures of `tuned` or of one of the bases."""
         return getattr(self, model)
+
+    def get_difference(self, base: str) -> dict[str, ScoreChange]:
+        """Return the changes from one of the bases to `tuned`."""
+        return {
+            "base": self.difference,
+            "base_bare": self.difference_bare,
+            "base_chat": self.difference_chat,
+        }[base]
 
     def measures_to_json(self) -> dict:
         return {
@@ -85,6 +96,7 @@ class PairedScores(FromFile):
             **omit_empty(over_samples=to_json(self.over_samples)),
             "difference": to_json(self.difference),
             **({"difference_bare": to_json(self.difference_bare)} if self.base_bare is not None else {}),
+            **({"difference_chat": to_json(self.difference_chat)} if self.base_chat is not None else {}),
         }
 
 
@@ -147,6 +159,8 @@ class AdapterEvaluation(EvaluationPart):
     by_source: dict[str, EvaluationPart] = field(default_factory=dict)
     by_category: dict[str, EvaluationPart] = field(default_factory=dict)
     forgetting: Forgetting | None = None
+    # By the loss: `improved`, `regressed` and each example's `change` are against this one.
+    strongest_base: str = "base"
     telling: dict[str, list[str]] = field(default_factory=dict)  # such as largest_gain -> ids of examples
 
     def to_json(self) -> dict:
@@ -156,6 +170,7 @@ class AdapterEvaluation(EvaluationPart):
             "by_source": to_json(self.by_source),
             "by_category": to_json(self.by_category),
             "forgetting": to_json(self.forgetting),
+            "strongest_base": self.strongest_base,
             "telling": self.telling,
         }
 
@@ -222,12 +237,16 @@ class EvaluatedExample(AdapterExample):
     target_tokens: Count = 0
     base: ModelExample = field(default_factory=ModelExample)
     base_bare: ModelExample | None = None
+    base_chat: ModelExample | None = None
     adapters: list[AdapterExample] = field(default_factory=list)
     has_results: bool = False  # whether answers to it have a value
 
     def to_json(self) -> dict:
         results = self.has_results
-        base_bare = self.base_bare and self.base_bare.to_json(results)
+        others = {
+            "base_bare": self.base_bare and self.base_bare.to_json(results),
+            "base_chat": self.base_chat and self.base_chat.to_json(results),
+        }
         return {
             "id": self.id,
             "source": self.source,
@@ -238,7 +257,7 @@ class EvaluatedExample(AdapterExample):
             **({"wanted_result": self.wanted_result} if results else {}),
             "target_tokens": self.target_tokens,
             "base": self.base.to_json(results),
-            **omit_empty(base_bare=base_bare),
+            **omit_empty(**others),
             **super().to_json(results),
             **omit_empty(adapters=[one.to_json(results) for one in self.adapters]),
         }

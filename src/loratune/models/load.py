@@ -167,7 +167,7 @@ def mention_chat_template(model: LoadedModel, template: str) -> None:
         model: the base model.
         template: the name of the prompt template that is used instead.
     """
-    if model.tokenizer.has_chat_template:
+    if model.tokenizer.chat_template:
         say(
             f"{model.resolved.title} has a chat template of its own: it may have been tuned to answer "
             f"already. It is asked in the template {template!r} instead, in which it may answer worse than "

@@ -71,9 +71,16 @@ class Tokenizer:
         return cls(tokenizer, read_end_ids(folder / "generation_config.json"))
 
     @property
-    def has_chat_template(self) -> bool:
-        """Whether the tokenizer has a chat template: then the model may be instruction-tuned already."""
-        return bool(self.hugging_face.chat_template)
+    def chat_template(self) -> str | None:
+        """The model's own prompt format, a program in Jinja; None for a model without one."""
+        template = self.hugging_face.chat_template
+        return template.get("default") if isinstance(template, dict) else template
+
+    @property
+    def template_tokens(self) -> dict[str, str]:
+        """The special tokens that chat templates may name, such as bos_token."""
+        tokens = self.hugging_face.special_tokens_map
+        return {name: token for name, token in tokens.items() if isinstance(token, str)}
 
     @property
     def size(self) -> int:
@@ -85,9 +92,9 @@ class Tokenizer:
         """The text of the BOS tokens; empty without BOS."""
         return "".join(self.hugging_face.convert_ids_to_tokens(self.bos))
 
-    def without_bos(self) -> "Tokenizer":
-        """Return this tokenizer without BOS, for adapters that were trained without it."""
-        return Tokenizer(self.hugging_face, self.end_ids, bos=())
+    def without_bos(self, *extra_end_ids: int) -> "Tokenizer":
+        """Return this tokenizer without BOS in front of prompts, and with these ids that end answers, too."""
+        return Tokenizer(self.hugging_face, {*self.end_ids, *extra_end_ids}, bos=())
 
     def encode(self, text: str) -> list[int]:
         """Encode a text, without special tokens."""

@@ -15,8 +15,10 @@ from loratune.evaluation.result import Evaluation
 from loratune.report.answers import build_example_cards, build_prompt_card, classify_change
 from loratune.report.charts import draw_changes_chart, draw_loss_chart, draw_parts_chart, outer_fences
 from loratune.report.summary import (
+    BASE_COLUMNS,
     Comparison,
     MeasureLine,
+    Section,
     build_sections,
     describe_comparison,
     describe_forgetting,
@@ -44,7 +46,7 @@ def render_comparison_page(comparison: Comparison) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    pages.globals |= {"percent": format_percent, "counted": format_count}
+    pages.globals |= {"percent": format_percent, "counted": format_count, "bases_of": list_base_columns}
     evaluation = comparison.evaluation
     script = pages.get_template("page.js").render()
     return pages.get_template("page.html").render(
@@ -59,6 +61,15 @@ def render_comparison_page(comparison: Comparison) -> str:
         examples=build_example_cards(evaluation) if evaluation else [],
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def list_base_columns(section: Section) -> dict[str, str]:
+    """Return the columns of a table for the ways to ask the base that were measured."""
+    return {
+        base: title
+        for base, title in BASE_COLUMNS.items()
+        if base == "base" or any(line.bases[base] for line in section.lines)
+    }
 
 
 def format_headlines(evaluation: Evaluation) -> list[MeasureLine]:

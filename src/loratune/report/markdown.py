@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from loratune.report.answers import Card, build_example_cards, build_prompt_card
-from loratune.report.summary import Comparison, Section, build_sections, describe_comparison
+from loratune.report.summary import BASE_COLUMNS, Comparison, Section, build_sections, describe_comparison
 
 COUNT_COLUMNS = {
     "rows": "rows",
@@ -47,14 +47,12 @@ def render_measures_table(section: Section) -> str:
     lines = section.lines
     columns = {
         "": [line.name for line in lines],
-        "base, no template": [line.base_bare for line in lines],
-        "base": [line.base for line in lines],
+        **{title: [line.mark_base(base) for line in lines] for base, title in BASE_COLUMNS.items()},
         "tuned": [line.tuned for line in lines],
         "change": [line.change for line in lines],
         "95 % interval": [line.interval for line in lines],
     }
-    if not any(columns["base, no template"]):
-        del columns["base, no template"]
+    columns = {title: cells for title, cells in columns.items() if any(cells) or title == "base"}
     return render_table(list(columns), zip(*columns.values(), strict=True))
 
 

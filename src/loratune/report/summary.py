@@ -7,9 +7,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loratune.evaluation.metrics import METRICS, list_shown_metrics
-from loratune.evaluation.result import Evaluation, EvaluationPart, PairedScores, ScoreChange, Spread
+from loratune.evaluation.result import (
+    BASES,
+    Evaluation,
+    EvaluationPart,
+    PairedScores,
+    ScoreChange,
+    Spread,
+)
 from loratune.report.schema import LogRow
 
+BASE_NAMES = {
+    "base": "the base",
+    "base_bare": "the base without template",
+    "base_chat": "the base in its own chat template",
+}
+# The columns of tables, in their order.
+BASE_COLUMNS = {"base_bare": "base, no template", "base": "base", "base_chat": "base, own template"}
+STRONGEST_MARK = "*"  # beside the number of the base that the change is measured against
 MAX_NATS = 13.0  # of a change of the loss: a perplexity 440,000 times as high is as bad as any
 
 
@@ -36,20 +51,31 @@ class Comparison:
 
 @dataclass(frozen=True)
 class MeasureLine:
-    """A line of a table, formatted."""
+    """A line of a table, formatted. The change is measured against the strongest base."""
 
     name: str
-    base_bare: str  # the base without template; blank where that was not measured
-    base: str
+    bases: dict[str, str]  # base, base_bare, base_chat -> the number; blank where it was not measured
+    strongest: str  # which of the bases
     tuned: str
     change: str = ""  # blank, as the interval, where none was measured
     interval: str = ""
     verdict: str = "unclear"  # better | worse | unclear | changed
 
+    @property
+    def base(self) -> str:
+        """The number of the strongest base."""
+        return self.bases[self.strongest]
+
+    def mark_base(self, name: str) -> str:
+        """Return a base's number, marked where it is the strongest of several."""
+        is_marked = name == self.strongest and sum(map(bool, self.bases.values())) > 1
+        return f"{self.bases[name]}{STRONGEST_MARK if is_marked else ''}"
+
     def typeset(self) -> "MeasureLine":
         """Return the line with typographic signs, for the page and Markdown."""
-        names = ("base_bare", "base", "tuned", "change", "interval")
-        return replace(self, **{name: typeset(getattr(self, name)) for name in names})
+        names = ("tuned", "change", "interval")
+        bases = {name: typeset(text) for name, text in self.bases.items()}
+        return replace(self, bases=bases, **{name: typeset(getattr(self, name)) for name in names})
 
 
 @dataclass(frozen=True)
@@ -92,23 +118,38 @@ def format_measures(part: PairedScores, names: Iterable[str] | None = None) -> l
 
 def format_measure(name: str, part: PairedScores) -> MeasureLine:
     """Format one metric. Of a single text no change is shown: its interval would look like certainty."""
-    metric = METRICS[name]
+    metric, strongest = METRICS[name], find_strongest_base(name, part)
     factor, decimals, unit = metric.factor, metric.decimals, ""
     line = MeasureLine(
         metric.title,
-        format_figure(name, part, "base_bare"),
-        format_figure(name, part, "base"),
+        {base: format_figure(name, part, base) for base in BASES},
+        strongest,
         tuned=format_figure(name, part, "tuned"),
     )
-    change = part.difference.get(name)
+    difference = part.get_difference(strongest)
+    change = difference.get(name)
     if name == "perplexity":
-        change = compute_relative_change(part.difference.get("nll"))
+        change = compute_relative_change(difference.get("nll"))
         factor, decimals, unit = 100, 1, "%"
     if change is None or part.text_count == 1:
         return line
     mean, low, high = (f"{factor * value:+,.{decimals}f}{unit}" for value in (change.mean, *change.interval))
     verdict = judge_change(metric.title, change)
     return replace(line, change=mean, interval=f"{low} to {high}", verdict=verdict)
+
+
+def find_strongest_base(name: str, part: PairedScores) -> str:
+    """Return the base that is best by this metric; by the loss, where more is neither better nor worse."""
+    title = METRICS[name].title
+    if "↑" not in title and "↓" not in title and name != "nll" and "nll" in part.base:
+        return find_strongest_base("nll", part)
+    values = {
+        base: measures[name]
+        for base in BASES
+        if (measures := part.get_measures(base)) is not None and name in measures
+    }
+    best = min if "↓" in title else max
+    return best(values, key=lambda base: values[base]) if values else "base"
 
 
 def format_figure(name: str, part: PairedScores, model: str) -> str:
@@ -176,6 +217,9 @@ def describe_comparison(comparison: Comparison) -> str:
     perplexity = format_measure("perplexity", part).typeset()
     verb = {"better": "lowers", "worse": "raises"}.get(perplexity.verdict, "does not clearly change")
     change = f" ({perplexity.change}, 95 % interval {perplexity.interval})" if perplexity.change else ""
+    of_base = ""
+    if perplexity.strongest != "base":
+        of_base = f" ({BASE_NAMES[perplexity.strongest]}, which is stronger)"
     scores = "".join(
         f", and {METRICS[name].phrase} go from {line.base} to {line.tuned} %"
         for name in METRICS
@@ -184,7 +228,7 @@ def describe_comparison(comparison: Comparison) -> str:
     )
     return (
         f"On {format_count(part.rows - part.without_target, 'held-out row')} the adapter {verb} the "
-        f"perplexity from {perplexity.base} to {perplexity.tuned}{change}: "
+        f"perplexity from {perplexity.base}{of_base} to {perplexity.tuned}{change}: "
         f"{part.improved:,} improved, {part.regressed:,} regressed{scores}."
     )
 

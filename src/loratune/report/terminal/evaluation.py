@@ -10,8 +10,16 @@ from rich.table import Table
 from loratune.evaluation.metrics import list_shown_metrics
 from loratune.evaluation.result import AdapterEvaluation, Evaluation, EvaluationPart, PairedScores, Spread
 from loratune.evaluation.statistics import mean_and_deviation
-from loratune.report.summary import format_count, format_measure, format_spread
+from loratune.report.summary import BASE_NAMES, STRONGEST_MARK, format_count, format_measure, format_spread
 from loratune.system.console import console, say
+
+# The ways to ask the base: the names of their columns, in order, and what they mean.
+COLUMNS = {"base_bare": "plain", "base": "base", "base_chat": "own"}
+EXPLANATIONS = {
+    "base_bare": "plain: the base without template, with the instruction and the input alone",
+    "base": "base: in the adapter's template",
+    "base_chat": "own: in its own chat template",
+}
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class TableSection:
 
 def show_evaluation(evaluation: Evaluation) -> None:
     adapters = evaluation.all_adapters
-    has_untemplated = evaluation.base_bare is not None
+    bases = list_measured_bases(evaluation)
     table = Table(
         title="Held-out rows, base against tuned",
         title_justify="left",
@@ -40,7 +48,7 @@ def show_evaluation(evaluation: Evaluation) -> None:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    for column in list_columns(adapters, has_untemplated):
+    for column in list_columns(adapters, bases):
         # Where the terminal is narrow, words give way, not digits.
         is_kept_whole = len(adapters) == 1 and column != ""
         table.add_column(
@@ -51,7 +59,7 @@ def show_evaluation(evaluation: Evaluation) -> None:
         filler = [""] * (len(table.columns) - 2)
         table.add_row(section.heading, *filler, section.note, style="bold")
         for line in section.lines:
-            table.add_row(f"  {line.label}", *format_cells(line, has_untemplated))
+            table.add_row(f"  {line.label}", *format_cells(line, bases))
     console.print(table)
     for sentence in explain_columns(evaluation):
         say(sentence)
@@ -70,8 +78,20 @@ def show_improvement(evaluation: Evaluation) -> None:
     console.print(table)
 
 
-def list_columns(adapters: Sequence[AdapterEvaluation], has_untemplated: bool) -> list[str]:
-    first = ["", "plain", "base"] if has_untemplated else ["", "base"]
+def describe_reference(evaluation: AdapterEvaluation) -> str:
+    """Say against which base rows improved, where that is not the one in the adapter's template."""
+    if evaluation.strongest_base == "base":
+        return ""
+    return f", against {BASE_NAMES[evaluation.strongest_base]}"
+
+
+def list_measured_bases(evaluation: Evaluation) -> list[str]:
+    """Return which ways to ask the base were measured, in the order of the columns."""
+    return [base for base in COLUMNS if evaluation.get_measures(base) is not None]
+
+
+def list_columns(adapters: Sequence[AdapterEvaluation], bases: Sequence[str]) -> list[str]:
+    first = ["", *(COLUMNS[base] for base in bases)]
     if len(adapters) == 1:
         return [*first, "tuned", "change", "95 % interval"]
     return [*first, *shorten_names(adapters), "mean±deviation"]
@@ -118,15 +138,15 @@ def build_lines(parts: Sequence[PairedScores]) -> list[Line]:
     ]
 
 
-def format_cells(line: Line, has_untemplated: bool) -> list[str]:
-    """Format the base's numbers, then the tuned one with its change, or several tuned ones and their mean."""
+def format_cells(line: Line, bases: Sequence[str]) -> list[str]:
+    """Format the bases' numbers, then the tuned one with its change, or several tuned ones and their mean."""
     first = format_measure(line.metric, line.parts[0])
-    base = [first.base_bare, first.base] if has_untemplated else [first.base]
+    cells = [first.mark_base(base) for base in bases]
     if len(line.parts) == 1:
-        return [*base, first.tuned, first.change, first.interval]
+        return [*cells, first.tuned, first.change, first.interval]
     tuned = [format_measure(line.metric, part).tuned for part in line.parts]
     spread = Spread(**mean_and_deviation([part.tuned[line.metric] for part in line.parts]))
-    return [*base, *tuned, format_spread(line.metric, spread)]
+    return [*cells, *tuned, format_spread(line.metric, spread)]
 
 
 def explain_columns(evaluation: Evaluation) -> Iterator[str]:
@@ -136,7 +156,8 @@ def explain_columns(evaluation: Evaluation) -> Iterator[str]:
         prefix = "" if len(adapters) == 1 else f"{name}: "
         yield (
             f"{prefix}Of {one.rows - one.without_target:,} rows {one.improved:,} improved, {one.tied:,} "
-            f"changed by at most {one.tie_threshold} nats a token, {one.regressed:,} regressed."
+            f"changed by at most {one.tie_threshold} nats a token, {one.regressed:,} regressed"
+            f"{describe_reference(one)}."
         )
     if len(adapters) > 1:
         yield (
@@ -159,11 +180,10 @@ def explain_columns(evaluation: Evaluation) -> Iterator[str]:
             f"(all): of all {evaluation.split_ids:,} questions in FinQA's part; those without an answer "
             "count as wrong."
         )
-    if evaluation.base_bare is not None:
-        yield (
-            "plain: the base without template, with the instruction and the input alone; base: with the "
-            "adapter's template."
-        )
+    bases = list_measured_bases(evaluation)
+    if len(bases) > 1:
+        yield f"{'; '.join(EXPLANATIONS[base] for base in bases)}."
+        yield f"{STRONGEST_MARK}: the strongest way to ask the base, which the change is measured against."
     if evaluation.forgetting:
         yield (
             f"plain text: {evaluation.forgetting.text}, without a prompt; where the loss rises, something "
