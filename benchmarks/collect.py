@@ -20,14 +20,14 @@ from benchmarks.record import Column, Row, add_record_option, parse_options, sho
 from loratune.evaluation.metrics import list_shown_metrics
 from loratune.models.resolve import resolve_model
 from loratune.models.tokenizer import Tokenizer
+from loratune.tasks.base import Metric
 
 # Side of evaluation.json -> title of its column.
 SIDES = {"base_bare": "base without template", "base": "base", "tuned": "tuned"}
-DECIMALS = 3
 COLUMNS = [
-    *(Column(key=side, title=title, decimals=DECIMALS) for side, title in SIDES.items()),
-    Column(key="change", title="change", decimals=DECIMALS, signed=True),
-    Column(key="interval", title="95 % interval", decimals=DECIMALS, signed=True, separator=" to "),
+    *(Column(key=side, title=title) for side, title in SIDES.items()),
+    Column(key="change", title="change", signed=True),
+    Column(key="interval", title="95 % interval", signed=True, separator=" to "),
 ]
 
 
@@ -61,19 +61,19 @@ def build_rows(evaluation: dict[str, Any]) -> Iterator[Row]:
         for metric, shown in list_shown_metrics().items():
             if part and metric in part["base"] and (metric == "nll" or name != "plain text"):
                 title = shown.title.rstrip(" ↑↓")
-                yield build_row(f"{name}: {title}" if name else title, metric, part, factor=shown.factor)
+                yield build_row(f"{name}: {title}" if name else title, metric, part, shown)
 
 
-def build_row(name: str, metric: str, part: dict[str, Any], *, factor: float) -> Row:
+def build_row(name: str, metric: str, part: dict[str, Any], shown: Metric) -> Row:
     def scale(value: float) -> float:
-        return round(factor * value, DECIMALS)
+        return round(shown.factor * value, shown.decimals)
 
     values: dict[str, float | list[float]] = {
         side: scale(part[side][metric]) for side in SIDES if metric in part.get(side, {})
     }
     if change := part["difference"].get(metric):
         values |= {"change": scale(change["mean"]), "interval": [scale(end) for end in change["interval"]]}
-    return Row(name=name, values=values)
+    return Row(name=name, values=values, decimals=shown.decimals)
 
 
 def describe_rows(evaluation: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Annotated
@@ -42,15 +42,16 @@ class Column(RecordModel):
     signed: bool = False  # +0.12 for a change
     separator: str = ", "  # between a cell's numbers: " to " for an interval
 
-    def format(self, cell: float | list[float]) -> str:
+    def format(self, cell: float | list[float], decimals: int | None) -> str:
         cells = cell if isinstance(cell, list) else [cell]
-        sign = "+" if self.signed else ""
-        return self.separator.join(f"{one:{sign},.{self.decimals}f}" for one in cells) + self.unit
+        sign, places = "+" if self.signed else "", self.decimals if decimals is None else decimals
+        return self.separator.join(f"{one:{sign},.{places}f}" for one in cells) + self.unit
 
 
 class Row(RecordModel):
     name: Text
     values: Mapping[Key, float | list[float]]  # by column; blank where one is missing
+    decimals: int | None = Field(default=None, ge=0, le=6)  # where they are the row's and not the columns'
 
     def number(self, key: str) -> float:
         """Return the only number of a cell."""
@@ -89,16 +90,17 @@ class Result(RecordModel):
 
     def format_cell(self, row: str, key: str) -> str:
         """Return one number as tables show it. Raises StopIteration or KeyError where it is not there."""
-        values = next(one.values for one in self.rows if one.name == row)
-        return self.column(key).format(values[key])
+        found = next(one for one in self.rows if one.name == row)
+        return self.column(key).format(found.values[key], found.decimals)
 
-    def format_table(self) -> str:
-        """Return the table in Markdown."""
-        lines = [["", *(column.title for column in self.columns)], ["---"] * (1 + len(self.columns))]
+    def format_table(self, keys: Sequence[str] = ()) -> str:
+        """Return the table, or these columns of it, in Markdown."""
+        columns = [self.column(key) for key in keys] or self.columns
+        lines = [["", *(column.title for column in columns)], ["---"] * (1 + len(columns))]
         for row in self.rows:
             cells = (
-                column.format(row.values[column.key]) if column.key in row.values else ""
-                for column in self.columns
+                column.format(row.values[column.key], row.decimals) if column.key in row.values else ""
+                for column in columns
             )
             lines.append([row.name, *cells])
         return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
@@ -159,7 +161,7 @@ def show_and_record(
         base_in_own_template=base_in_own_template,
         notes=notes,
     )
-    print(f"\n{result.title}: {result.what}\n\n{result.format_table()}\n\n{result.machine}")
+    print(f"\n{result.title}\n{result.what}\n\n{result.format_table()}\n\n{result.machine}")
     if result.notes:
         print(result.notes)
     if options.record:
