@@ -13,7 +13,7 @@ from loratune.training.distributed import ONE_PROCESS, World
 from loratune.training.objective import Objective
 
 # The first is 0.9 by default: runs of minutes, with some hundred steps, reach a lower loss with a shorter
-# momentum (RESULTS.md, Momentum).
+# momentum.
 ADAMW_BETAS = (0.5, 0.999)
 
 
