@@ -1,4 +1,7 @@
-"""Write `docs/options.md`, the reference of all options, from the configurations: `python -m tools.options`."""
+"""Write the reference of all options, `docs/options.md`, from the configurations.
+
+python -m tools.options
+"""
 
 import types
 import typing
@@ -15,10 +18,10 @@ INTRODUCTION = """\
 <!-- `python -m tools.options` writes this file from src/loratune/config. -->
 # Options
 
-Every command also takes `--config FILE.toml`, a settings file with the same names (or the name of a
-[recipe](../src/loratune/recipes): dolly, finqa, gpt2, small_memory, smollm2), whose settings options override; and
-`--json`, which prints the result as one JSON object and everything else to stderr. In Python the options are
-arguments by the same names with underscores ([python-api.md](python-api.md)). A mistyped name is refused with a
+Every command also takes `--config FILE.toml`, a settings file with the same names, or the name of a
+[recipe](../src/loratune/recipes) (dolly, finqa, gpt2, small_memory, smollm2); options override it.
+`--json` prints the result as one JSON object, and everything else to stderr. In Python the options are arguments
+by the same names with underscores ([python-api.md](python-api.md)). A mistyped name is refused with a
 suggestion.
 """
 
@@ -33,7 +36,8 @@ def render_page() -> str:
 
 def render_command(name: str, config: type[Config]) -> str:
     rows = [
-        f"| {format_name(field, config)} | {format_type(field, info)} | {format_default(info)} | {escape(info)} |"
+        f"| {format_name(field, config)} | {format_type(field, info)} | {format_default(info)} "
+        f"| {escape(info)} |"
         for field, info in sort_own_first(config)
     ]
     title = f"## loratune {name}\n\n{(config.__doc__ or '').strip()}\n"
@@ -69,7 +73,7 @@ def format_type(field: str, info: FieldInfo) -> str:
     if origin is dict:
         return "NAME=COLUMN ..."
     names = {bool: "on or off", int: "whole number", float: "number", Path: "path", str: "text"}
-    return names[annotation] if annotation in names else "text"
+    return names.get(annotation, "text")
 
 
 def format_default(info: FieldInfo) -> str:
