@@ -19,10 +19,10 @@ INTRODUCTION = """\
 # Options
 
 Every command also takes `--config FILE.toml`, a settings file with the same names, or the name of a
-[recipe](../src/loratune/recipes) (dolly, finqa, gpt2, small_memory, smollm2); options override it.
-`--json` prints the result as one JSON object, and everything else to stderr. In Python the options are arguments
-by the same names with underscores ([python-api.md](python-api.md)). A mistyped name is refused with a
-suggestion.
+[recipe](../src/loratune/recipes): dolly, finqa, gpt2, small_memory, smollm2. Options override it.
+`--json` prints the result as one JSON object, and everything else to stderr. In Python the options are
+arguments by the same names with underscores ([python-api.md](python-api.md)). A mistyped name is refused
+with a suggestion.
 """
 
 
