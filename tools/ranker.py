@@ -1,7 +1,7 @@
 """Fit the ranker's weights to the shipped FinQA training questions: `python -m tools.ranker`.
 
-This takes about half a minute on one core and writes ranker.json. benchmarks/retrieval.py measures the ranker
-on held-out questions.
+This takes about half a minute on one core and writes ranker.json. `python -m benchmarks.retrieval` measures
+the ranker on held-out questions.
 """
 
 import argparse

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from support.deadline import deadline
+from support.deadline import enforce_deadline
 from tools import environment
 
 ROOT = Path(__file__).parents[2]
@@ -223,7 +223,7 @@ def test_an_index_that_does_not_answer_is_not_waited_for(machine, monkeypatch, c
     with socket.create_server(("127.0.0.1", 0)) as silent:
         machine.answer_at(f"http://127.0.0.1:{silent.getsockname()[1]}/whl/cpu")
         monkeypatch.setattr(environment, "REACH_SECONDS", 1.0)
-        with deadline():
+        with enforce_deadline():
             assert machine.set_up()[0] == "install torch==2.13.0"
     told = capfd.readouterr().out
     assert "PyPI's build, with several GB of CUDA" in told and "does not answer" in told

@@ -12,8 +12,8 @@ from loratune.system.memory import is_out_of_memory
 from loratune.training.distributed import ONE_PROCESS, World
 from loratune.training.objective import Objective
 
-# PyTorch's default for the first is 0.9; runs of minutes, with some hundred steps, reach a lower loss with a
-# shorter momentum (RESULTS.md, Momentum).
+# The first is 0.9 by default: runs of minutes, with some hundred steps, reach a lower loss with a shorter
+# momentum.
 ADAMW_BETAS = (0.5, 0.999)
 
 

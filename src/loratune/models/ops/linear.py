@@ -86,8 +86,8 @@ def forward_with_adapters(
     """Return the layers' outputs for their input h, and what the backward pass needs of the adapters.
 
     That is s A of all adapters, [ranks, in], the low-rank h (s A)ᵀ, [tokens, ranks], and each B; nothing
-    where there is no adapter. All A share one product, because beside the large products of a fast processor
-    each call and each pass over memory counts (RESULTS.md).
+    where there is no adapter. All A are one product: next to what a fast processor takes for the large
+    products, calls and passes over memory count.
     """
     outputs = tuple(layer(h) for layer in layers)
     adapted = [(update, y) for layer, y in zip(layers, outputs, strict=True) if (update := layer.active_lora)]

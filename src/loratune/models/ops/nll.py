@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from loratune.models.ops import reference
 from loratune.models.ops.reference import uses_reference
 
-# Vocabulary entries in one product: on AVX2, MKL is half again as fast as with all of them (RESULTS.md).
+# Vocabulary entries in one product: with all of them, MKL is slow on AVX2.
 VOCAB_BLOCK_SIZE = 1024
 
 

