@@ -22,7 +22,7 @@ from loratune.models.adapter import (
 )
 from loratune.models.adapter_base import check_adapter_base, resolve_adapter_base, resolve_bos
 from loratune.models.decoder import Decoder
-from loratune.models.load import PRECISIONS, load_model, mention_chat_template
+from loratune.models.load import PRECISIONS, load_model
 from loratune.models.lora import Lora, attach_adapter, without_adapter
 from loratune.models.merge import merge_adapter, write_merged_model
 from loratune.models.peft_config import adapter_error
@@ -290,7 +290,6 @@ def load_tuned_model(
     loras = [read_adapter(base.decoder, adapter) for adapter in adapters]
     for adapter, facts in zip(adapters, metadata, strict=True):
         check_adapter_files(adapter, facts)
-    mention_chat_template(base, templates[0].name)
     loaded = [LoadedAdapter(*parts) for parts in zip(adapters, loras, metadata, strict=True)]
     return TunedModel(base.decoder, tokenizer, templates[0], resolved=resolved, adapters=loaded)
 

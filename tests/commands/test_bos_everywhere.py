@@ -101,8 +101,8 @@ def test_the_base_is_measured_with_bos_if_the_adapter_was_trained_with_it(place,
 def prompts_of_compare(monkeypatch) -> list[list[int]]:
     asked = []
 
-    def answers(tuned, prompts, settings):
-        asked.extend(prompts)
+    def answers(model, prompts, settings, *, base_format):
+        asked.extend(model.encode(prompts))
         return [Answer([5], "eos")] * len(prompts), [Answer([5], "eos")] * len(prompts)
 
     monkeypatch.setattr(compare, "generate_base_and_tuned", answers)

@@ -81,7 +81,7 @@ def test_same_seed_same_answers_whatever_the_batch(place):
 def test_programs_are_executed_and_shown(place, monkeypatch, capsys):
     texts = {"fine_tuned": "subtract(5829, 5735), divide(#0, 5735)", "regular": "table_sum(net sales, none)"}
 
-    def answers(tuned, prompts, settings):
+    def answers(tuned, prompts, settings, *, base_format):
         return tuple(
             [Answer(tuned.tokenizer.encode(texts[side]), "eos")] * len(prompts)
             for side in ("regular", "fine_tuned")

@@ -209,7 +209,7 @@ PARTS = (
     "tied",
     "regressed",
 )
-PARTS += ("by_source", "by_category", "forgetting", "telling")
+PARTS += ("by_source", "by_category", "forgetting", "strongest_base", "telling")
 
 
 def test_adapters_side_by_side_are_what_each_is_alone(place, capsys):

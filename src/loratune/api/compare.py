@@ -19,7 +19,7 @@ from loratune.evaluation.runner import AnswerSettings
 from loratune.evaluation.text_metrics import rep_4
 from loratune.generation.progress import generate_with_progress
 from loratune.generation.request import Answer, build_requests
-from loratune.model import TunedModel
+from loratune.model import OwnFormat, TunedModel
 from loratune.report.html import render_comparison_page
 from loratune.report.markdown import render_comparison_markdown
 from loratune.report.summary import Comparison
@@ -46,9 +46,11 @@ def run_comparison(
         prompts: the instructions.
         evaluation: the adapter's, for the report.
     """
-    encoded = model.encode(prompts)
-    refuse_too_long(encoded, config, model.decoder.spec.max_positions)
-    base, tuned = generate_base_and_tuned(model, encoded, build_answer_settings(config))
+    base_format = choose_base_format(config, model)
+    refuse_too_long(model.encode(prompts), config, model.decoder.spec.max_positions)
+    base, tuned = generate_base_and_tuned(
+        model, prompts, build_answer_settings(config), base_format=base_format
+    )
     metadata = model.adapter.metadata
     training, training_counts = read_training_log(metadata)
     counts = {"training": training_counts, "evaluation": evaluation.shortened if evaluation else {}}
@@ -97,17 +99,51 @@ def write_comparison(comparison: Comparison, out: Path, *, reports: dict[str, Pa
     write_all_atomically({out: format_json(comparison.rows)} | texts)
 
 
+def choose_base_format(config: CompareConfig, model: TunedModel) -> OwnFormat | None:
+    """Return the base's own chat template, if it is to be asked in it; None: in the adapter's template."""
+    return model.own_format if config.base_template == "own" else None
+
+
 def generate_base_and_tuned(
-    model: TunedModel, prompts: Sequence[list[int]], settings: AnswerSettings
+    model: TunedModel,
+    prompts: Sequence[str],
+    settings: AnswerSettings,
+    *,
+    base_format: OwnFormat | None,
 ) -> tuple[list[Answer], list[Answer]]:
-    """Generate the base's answers and the tuned model's, from one set of weights with the same random
-    numbers.
+    """Generate the base's answers and the tuned model's, from one set of weights.
+
+    Both draw the same random numbers.
+
+    Args:
+        model: the tuned model.
+        prompts: the instructions.
+        settings: how both answer.
+        base_format: the base's own chat template; None: the base is asked in the adapter's template.
     """
-    requests = build_requests(prompts, settings.decoding)
-    options = {"end_ids": model.tokenizer.end_ids, "batch_size": settings.batch_size}
+    tuned_prompts, tokenizer = model.encode(prompts), model.tokenizer
+    base_prompts, base_tokenizer = tuned_prompts, tokenizer
+    if base_format:
+        base_tokenizer = base_format.tokenizer
+        base_prompts = base_tokenizer.encode_prompts(
+            [base_format.template.split_prompt(prompt) for prompt in prompts]
+        )
     with model.base():
-        base = generate_with_progress("base answers ", model.decoder, requests, **options)
-    return base, generate_with_progress("tuned answers", model.decoder, requests, **options)
+        base = generate_with_progress(
+            "base answers ",
+            model.decoder,
+            build_requests(base_prompts, settings.decoding),
+            end_ids=base_tokenizer.end_ids,
+            batch_size=settings.batch_size,
+        )
+    tuned = generate_with_progress(
+        "tuned answers",
+        model.decoder,
+        build_requests(tuned_prompts, settings.decoding),
+        end_ids=tokenizer.end_ids,
+        batch_size=settings.batch_size,
+    )
+    return base, tuned
 
 
 def choose_report_paths(out: Path, report_format: str) -> dict[str, Path]:
@@ -228,6 +264,7 @@ def describe_settings(
         "Base model": model.resolved.title,
         "Adapter": str(model.adapter.folder),
         "Template": model.template.name,
+        **({"Base asked in": "its own chat template"} if choose_base_format(config, model) else {}),
         "Decoding": describe_decoding(config),
         "Prompts": describe_prompts_file(config.prompts),
         **measured,

@@ -18,6 +18,7 @@ def build_evaluation_settings(config: EvaluateConfig) -> EvaluationSettings:
         rows=config.rows,
         generate=config.generate,
         bare=config.bare,
+        own_template=config.own_template,
         constrain=config.constrain,
         max_tokens=config.max_tokens,
         seed=config.seed,

@@ -42,6 +42,8 @@ def plan_evaluation(inputs: EvaluationInputs, config: EvaluateConfig) -> Plan:
     windows = draw_windows(inputs.prose, model.tokenizer, model.decoder.spec.max_positions, settings.seed)
     adapters = len(model.adapters)
     baselines = 2 if settings.bare and model.template != WITHOUT_TEMPLATE else 1
+    if settings.own_template and model.own_format:
+        baselines += 1
     models = adapters + baselines
     seconds = estimate_evaluation_seconds(
         model.decoder,

@@ -115,7 +115,7 @@ def plan_quickstart(settings: QuickstartConfig, parts: CommandConfigs, prompts: 
         rows,
         answered,
         windows=windows,
-        models=3,
+        models=4 if base.tokenizer.chat_template else 3,
         adapters=1,
         settings=build_evaluation_settings(parts.evaluate),
     )

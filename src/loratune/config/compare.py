@@ -21,6 +21,11 @@ class CompareConfig(AdapterConfig, DecodingConfig, DryRunConfig):
         default=1.1,  # without it, greedy answers of small models repeat themselves
         description="of both models: make tokens that the answer already contains less likely; 1 means off",
     )
+    base_template: Literal["own", "same"] = Field(
+        default="own",
+        description="how the base is asked: in its own chat template, if it has one, or in the same template "
+        "as the tuned model",
+    )
     prompts: Path | None = Field(default=None, description=PROMPTS_HELP)
     out: Path = Field(
         default=Path("model_comparison.json"), description="file to write; the report is written beside it"

@@ -59,6 +59,9 @@ class EvaluateConfig(BaseOverrideConfig, DecodingConfig, DryRunConfig):
         description="also measure the base without template: its prompt is the instruction and the input "
         "alone",
     )
+    own_template: bool = Field(
+        default=True, description="also measure the base in its own chat template, if it has one"
+    )
     forgetting: Path | None = Field(
         default=None,
         description="text file (UTF-8) on which to measure what the tuned model has forgotten; default: "

@@ -80,6 +80,7 @@ class EvaluateOptions(DecodingOptions, total=False):
     generate: int
     samples: int
     bare: bool
+    own_template: bool
     forgetting: AnyPath
     constrain: bool
     max_tokens: int
@@ -89,4 +90,5 @@ class EvaluateOptions(DecodingOptions, total=False):
 class CompareOptions(DecodingOptions, total=False):
     """Options of `loratune.compare`."""
 
+    base_template: str
     batch_size: int

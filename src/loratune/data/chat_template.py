@@ -72,13 +72,15 @@ class ChatTemplate:
         marked = [mark_content(message, start, end) for message in messages]
         rendered = self.render(marked, add_generation_prompt=add_generation_prompt)
         parts = re.split(f"[{start}{end}]", rendered)
-        if "".join(parts) == text:
+        # A template that drops the beginning or the end of a content drops the mark there.
+        marks = [mark for mark in rendered if mark in (start, end)]
+        if "".join(parts) == text and marks == [start, end] * (len(marks) // 2):
             return parts
         for message in messages:
             if spelled := self._find_markers().search(str(message.get("content"))):
                 raise UserError(
-                    f"the chat template takes contents apart, and one of them spells {spelled[0]}, which would "
-                    "become a special token; remove it from the text"
+                    f"the chat template takes contents apart, and one of them spells {spelled[0]}, which "
+                    "would become a special token; remove it from the text"
                 )
         return [text]
 
@@ -93,7 +95,7 @@ class ChatTemplate:
         Raises:
             UserError: there is none, so answers could not end.
         """
-        content = "x"
+        content = chr(PRIVATE_USE[0])  # which no special token contains
         text = self.render([{"role": "user", "content": content}, {"role": "assistant", "content": content}])
         end = self._find_markers().search(text, text.rindex(content) + len(content))
         if end is None:

@@ -151,7 +151,7 @@ def measure_baselines(
         if model.template != WITHOUT_TEMPLATE:
             untemplated = retemplate(inputs, WITHOUT_TEMPLATE, model.tokenizer)
             results["base_bare"] = measure("base without template", untemplated, inputs, **options)
-    if own := model.own_format:
+    if inputs.settings.own_template and (own := model.own_format):
         try:
             chats = [
                 replace_end(example, model.tokenizer.eos_id, own.end_id)

@@ -35,6 +35,7 @@ class EvaluationSettings:
     rows: int = 0  # rows that are measured; 0: all
     generate: int = 32  # rows that are answered
     bare: bool = True  # whether the base without template is measured, too
+    own_template: bool = True  # whether the base is measured in its own chat template, too
     constrain: bool = False  # whether answers are constrained to what their task can score
     max_tokens: int = 1024  # tokens of an example
     seed: int = 0  # of the choice of rows and of the bootstrap

@@ -161,7 +161,7 @@ def set_precision(decoder: Decoder, precision: torch.dtype) -> Decoder:
 
 
 def mention_chat_template(model: LoadedModel, template: str) -> None:
-    """Tell the user if the base model has a chat template, which is not used for its prompts.
+    """Tell the user if the base model has a chat template, which the training does not use.
 
     Args:
         model: the base model.
@@ -170,6 +170,6 @@ def mention_chat_template(model: LoadedModel, template: str) -> None:
     if model.tokenizer.chat_template:
         say(
             f"{model.resolved.title} has a chat template of its own: it may have been tuned to answer "
-            f"already. It is asked in the template {template!r} instead, in which it may answer worse than "
-            "it can."
+            f"already. The adapter learns the template {template!r} instead; `loratune evaluate` and "
+            "`loratune compare` ask the base in both."
         )
