@@ -1,17 +1,14 @@
-"""The three that `peers.py` compares; each trains the same rows once and prints what it measured as one JSON
-object.
+"""The three tools that `peers` compares: each trains the same rows once and prints its speed, peak memory and
+held-out loss as one JSON object.
 """
 
 import argparse
 import json
-import os
 import resource
 import tempfile
 import time
+from argparse import Namespace
 from pathlib import Path
-
-os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-os.environ |= {"GOMP_SPINCOUNT": "3000"}  # loratune.machine.share_cores; for all three
 
 import torch
 from transformers import TrainerCallback
@@ -30,7 +27,7 @@ from loratune.models.lora import add_lora
 from loratune.models.resolve import resolve_model
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.hardware import count_usable_cores
-from loratune.system.memory import return_freed_memory_at_once
+from loratune.system.memory import release_memory_when_freed
 from loratune.tasks.finqa.records import FinqaOptions
 from loratune.tasks.finqa.source import load_finqa
 from loratune.training.objective import ResponseNll
@@ -44,11 +41,11 @@ TARGETS = {
 }
 
 
-def loratune(rows: list[Example], options, folder: Path) -> float:
+def loratune(rows: list[Example], options: Namespace, folder: Path) -> float:
     if options.low_memory:
-        return_freed_memory_at_once()
+        release_memory_when_freed()
     decoder = set_precision(load_model(resolve_model(options.base)).decoder, PRECISIONS[options.precision])
-    add_lora(decoder, RANK, ALPHA, 0.0, ["all"])
+    add_lora(decoder, RANK, ALPHA, dropout=0.0, targets=["all"])
     decoder.gradient_checkpointing = options.low_memory
     optimizer = adamw(decoder.train(), 0.0)
     clock = Clock()
@@ -63,7 +60,7 @@ def loratune(rows: list[Example], options, folder: Path) -> float:
     return clock.tokens_per_second()
 
 
-def trl(rows: list[Example], options, folder: Path, *callbacks: TrainerCallback) -> float:
+def trl(rows: list[Example], options: Namespace, folder: Path, *callbacks: TrainerCallback) -> float:
     from trl import SFTConfig, SFTTrainer
 
     data = [{"input_ids": row.prompt + row.response, "completion_mask": mask_of(row)} for row in rows]
@@ -75,7 +72,7 @@ def trl(rows: list[Example], options, folder: Path, *callbacks: TrainerCallback)
     )
 
 
-def trainer(rows: list[Example], options, folder: Path) -> float:
+def trainer(rows: list[Example], options: Namespace, folder: Path) -> float:
     from peft import get_peft_model
     from transformers import Trainer, TrainingArguments
 
@@ -87,11 +84,16 @@ def trainer(rows: list[Example], options, folder: Path) -> float:
 
 
 def trained(
-    kind: type, settings, data: list[dict], rows: list[Example], options, folder: Path, *callbacks, **more
+    kind: type,
+    settings,
+    data: list[dict],
+    rows: list[Example],
+    options: Namespace,
+    folder: Path,
+    *callbacks,
+    **more,
 ) -> float:
-    """Train with one of the Trainers, the rows in their order; saves the adapter and returns real
-    tokens/s.
-    """
+    """Train with one of the Trainers, the rows in their order, and save the adapter; return real tokens/s."""
     from datasets import Dataset
 
     class InOrder(kind):
@@ -114,7 +116,7 @@ def trained(
     return clock.tokens_per_second()
 
 
-def common(options, folder: Path) -> dict:
+def common(options: Namespace, folder: Path) -> dict:
     return {
         "output_dir": str(folder),
         "per_device_train_batch_size": options.batch,
@@ -135,13 +137,13 @@ def common(options, folder: Path) -> dict:
     }
 
 
-def peft_base(options):
+def peft_base(options: Namespace):
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(options.base, dtype=torch.float32)
 
 
-def peft_config(options):
+def peft_config(options: Namespace):
     from peft import LoraConfig
     from transformers import AutoConfig
 
@@ -156,9 +158,7 @@ def peft_config(options):
 
 
 def padded(row: Example) -> dict:
-    """As most tutorials do: cut or padded to one length. The loss is of the response, so that losses can be
-    compared.
-    """
+    """Cut or pad a row to one length, as most tutorials do; its loss is the response's, as in the others."""
     ids, labels = (row.prompt + row.response)[:PADDED], ([-100] * len(row.prompt) + row.response)[:PADDED]
     room = PADDED - len(ids)
     return {
@@ -192,7 +192,9 @@ class Clock:
 
 
 def real_rows(tokenizer, count: int) -> tuple[list[Example], list[Example]]:
-    """`count` rows to train on, mixed lengths from both sources, and those that the loss is measured on."""
+    """Return `count` rows to train on, of both sources and all lengths, and those that the loss is measured
+    on.
+    """
     finqa = load_finqa(
         "snapshot", FinqaOptions("program", 320, lambda texts: list(map(len, tokenizer.encode_batch(texts))))
     )
@@ -201,7 +203,7 @@ def real_rows(tokenizer, count: int) -> tuple[list[Example], list[Example]]:
     )
     order = torch.randperm(len(records), generator=torch.Generator().manual_seed(0)).tolist()
     rows, _ = tokenize_records(
-        [records[number] for number in order], load_template("instruction"), tokenizer, 1024
+        [records[number] for number in order], load_template("instruction"), tokenizer, max_tokens=1024
     )
     return rows[:count], rows[count:]
 
@@ -211,26 +213,35 @@ def held_out_loss(base, rows: list[Example], folder: Path) -> float:
     return float(response_nll(base.decoder, rows).sum() / count_targets(rows).sum())
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("worker", choices=("loratune", "trl", "trainer"))
-    parser.add_argument("--base", required=True)
-    parser.add_argument("--rows", type=int, required=True)
-    parser.add_argument("--batch", type=int, required=True)
-    parser.add_argument("--precision", required=True)
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("tool", choices=("loratune", "trl", "trainer"))
+    parser.add_argument("--base", required=True, help="model folder")
+    parser.add_argument("--rows", type=int, default=24)
+    parser.add_argument("--batch", type=int, default=1, help="rows in a micro-batch of trl and trainer")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--low-memory", action="store_true")
-    options = parser.parse_args()
+    return parser
+
+
+def main(options: Namespace) -> None:
     torch.set_num_threads(count_usable_cores())
     torch.manual_seed(0)
     rows, held_out = real_rows(Tokenizer.load(Path(options.base)), options.rows)
+    tools = {"loratune": loratune, "trl": trl, "trainer": trainer}
     with tempfile.TemporaryDirectory() as folder:
-        speed = {"loratune": loratune, "trl": trl, "trainer": trainer}[options.worker](
-            rows, options, Path(folder)
-        )
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+        speed = tools[options.tool](rows, options, Path(folder))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
         loss = held_out_loss(load_model(resolve_model(options.base)), held_out, Path(folder))
-    print(
-        json.dumps(
-            {"tokens_per_second": round(speed, 1), "peak_memory_mb": round(peak), "loss": round(loss, 4)}
-        )
-    )
+    measured = {
+        "tokens_per_second": round(speed, 1),
+        "peak_memory_gb": round(peak, 3),
+        "loss": round(loss, 4),
+    }
+    print(json.dumps(measured))
+
+
+if __name__ == "__main__":
+    main(build_parser().parse_args())

@@ -1,26 +1,25 @@
 """loratune's batched decoding against `transformers.generate`: generated tokens/s, peak memory, and whether
 both write the same.
 
-    .venv/bin/python benchmarks/generation.py --model smollm2-135m --adapter model/gpt2_lora_finetuned   # or
-  no --adapter
+    python -m benchmarks.generation --model smollm2-135m --adapter model/dolly     # or no --adapter
 
 The prompts are rows of the shipped Dolly and FinQA in the default template: half are short, half carry a page
-of a report. Both write greedily, and their threads wait in the same way. A process of its own does each run,
-in turn, and the median of the rounds counts:
+of a report. Both decode greedily. A process of its own does each run, in turn, and the median of the rounds
+counts:
 
-loratune       `generate`, the prompts in their own order transformers   `generate` with a cache and sdpa
-  attention, the adapter merged into the weights by PEFT; the prompts sorted by length, so that little is
-  padded on the left
+loratune       `generate`, the prompts in their own order
+transformers   `generate` with a cache and sdpa attention, the adapter merged into the weights by PEFT; the
+               prompts sorted by length, so that little is padded on the left
 
-loratune has its default batch size, transformers the one that is its best for every second prompt. A
-generated token is one of an answer, end-of-text included; what is computed for a row after its end counts for
-nothing. Where the answers differ, the larger gap of the two logits says whether it is a tie, which rounding
-decides, or a mistake.
+loratune has its default batch size, transformers the one of --sizes that is its best for every second prompt.
+A generated token is one of an answer, end-of-text included; what is computed for a row after its end counts
+for nothing. Where the answers differ, the larger gap of the two logits says whether it is a tie, which
+rounding decides, or a mistake.
 """
 
 import argparse
-import os
 import time
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -29,16 +28,23 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-os.environ |= {"GOMP_SPINCOUNT": "3000"}  # loratune.machine.share_cores
-
-from peers import make_base, say
-
+from benchmarks.peers import count, make_base, say
+from benchmarks.record import MEMORY, Column, Row, add_record_option, parse_options, show_and_record
 from loratune.generation.decoding import Decoding
 from loratune.generation.engine import MAX_SLOTS
 from loratune.models.load import PRECISIONS
 
 TIE = 1e-3  # a gap of two logits that fp32 rounding can close
+
+
+COLUMNS = [
+    Column(key="tokens", title="generated tokens"),
+    Column(key="seconds", title="seconds"),
+    Column(key="tokens_per_second", title="tokens/s", decimals=1),
+    Column(key="rounds", title="in each round", decimals=1),
+    Column(key="ratio", title="against transformers", unit="x", decimals=2),
+    MEMORY,
+]
 
 
 @dataclass(frozen=True)
@@ -56,20 +62,29 @@ class Outcome:
         return self.tokens / self.seconds
 
 
-def main(options) -> None:
+def main(options: Namespace) -> None:
     with TemporaryDirectory() as folder:
         options.base = make_base(options.model, Path(folder))
         prompts = apart(read_prompts, options)
-        entries = [(loratune, MAX_SLOTS), (transformers, fastest(transformers, options, prompts))]
+        entries = [(loratune, MAX_SLOTS), (transformers, find_best_batch(options, prompts))]
         outcomes: dict[str, list[Outcome]] = {}
         for _ in range(options.rounds):
             for run, size in entries:
                 outcome = apart(run, options, prompts, size)
                 outcomes.setdefault(f"{run.__name__}, batch {size}", []).append(outcome)
                 say(f"{run.__name__}, batch {size}: {outcome.speed:.1f} tokens/s")
-        show(options, outcomes)
         ours, theirs = (runs[0].answers for runs in outcomes.values())
-        compare(options, prompts, ours, theirs)
+        compared = compare(options, prompts, ours, theirs)
+    adapter = "with an adapter" if options.adapter else "without an adapter"
+    show_and_record(
+        options,
+        title=f"Generation against transformers: {options.model}, {options.precision}",
+        what=f"{options.prompts} real prompts, at most {options.max_new_tokens} new tokens, {adapter}, "
+        f"greedy; median of {count(options.rounds, 'round')} in turn.",
+        columns=COLUMNS,
+        rows=build_rows(outcomes),
+        notes=compared,
+    )
 
 
 def apart(work: Callable, *arguments):
@@ -78,27 +93,28 @@ def apart(work: Callable, *arguments):
         return pool.submit(work, *arguments).result()
 
 
-def read_prompts(options) -> list[list[int]]:
-    from contestants import real_rows
-
+def read_prompts(options: Namespace) -> list[list[int]]:
+    from benchmarks.contestants import real_rows
     from loratune.models.tokenizer import Tokenizer
 
     rows, _ = real_rows(Tokenizer.load(Path(options.base)), options.prompts)
     return [row.prompt for row in rows]
 
 
-def fastest(run: Callable, options, prompts: list[list[int]]) -> int:
-    """The best batch size, tried on every second prompt: of all lengths, and enough for the largest size."""
+def find_best_batch(options: Namespace, prompts: list[list[int]]) -> int:
+    """Find the best batch size of transformers on every second prompt: of all lengths, and enough for the
+    largest size.
+    """
+    if len(options.sizes) == 1:
+        return options.sizes[0]
     some = sorted(prompts, key=len)[::2]
-    speeds = {size: apart(run, options, some, size).speed for size in options.sizes}
-    say(
-        f"{run.__name__} by batch size: "
-        + ", ".join(f"{size}: {speed:.1f} tokens/s" for size, speed in speeds.items())
-    )
-    return max(speeds, key=speeds.get)
+    speeds = {size: apart(transformers, options, some, size).speed for size in options.sizes}
+    tried = ", ".join(f"{size}: {speed:.1f} tokens/s" for size, speed in speeds.items())
+    say(f"transformers by batch size: {tried}")
+    return max(speeds, key=lambda size: speeds[size])
 
 
-def loratune(options, prompts: list[list[int]], size: int) -> Outcome:
+def loratune(options: Namespace, prompts: list[list[int]], size: int) -> Outcome:
     from loratune.generation.engine import generate
     from loratune.generation.request import build_requests
     from loratune.models.adapter import load_adapter
@@ -121,7 +137,7 @@ def loratune(options, prompts: list[list[int]], size: int) -> Outcome:
     )
 
 
-def transformers(options, prompts: list[list[int]], size: int) -> Outcome:
+def transformers(options: Namespace, prompts: list[list[int]], size: int) -> Outcome:
     from loratune.system.hardware import set_up_device
     from loratune.system.memory import peak_memory_mb
 
@@ -149,8 +165,8 @@ def padded_generate(model, prompts: Sequence[list[int]], eos: int, max_new_token
     return [row[: row.index(eos) + 1] if eos in row else row for row in rows]
 
 
-def reference(options):
-    """The model as `transformers` has it, the adapter merged in, and its end-of-text."""
+def reference(options: Namespace):
+    """Return the model as `transformers` has it, the adapter merged in, and its end-of-text."""
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     from loratune.models.tokenizer import Tokenizer
@@ -168,55 +184,51 @@ def reference(options):
     return model, eos
 
 
-def show(options, outcomes: dict[str, list[Outcome]]) -> None:
+def build_rows(outcomes: dict[str, list[Outcome]]) -> list[Row]:
     speeds = {name: median(run.speed for run in runs) for name, runs in outcomes.items()}
-    slowest = speeds[list(outcomes)[-1]]
-    with_adapter = "with an adapter" if options.adapter else "without an adapter"
-    print(
-        f"\n{options.model} {with_adapter}, {options.precision}, {options.prompts} prompts, median of "
-        f"{options.rounds}\n"
-    )
-    print(
-        "| | generated tokens | seconds | tokens/s | against transformers | peak memory "
-        "|\n|---|---|---|---|---|---|"
-    )
-    for name, runs in outcomes.items():
-        seconds, memory = median(run.seconds for run in runs), max(run.peak_memory_mb for run in runs)
-        speed = speeds[name]
-        row = [
-            name,
-            f"{runs[0].tokens:,}",
-            f"{seconds:.0f}",
-            f"{speed:.0f}",
-            f"{speed / slowest:.2f}x",
-            f"{memory / 1000:.2f} GB",
-        ]
-        print(f"| {' | '.join(row)} |")
+    theirs = speeds[list(outcomes)[-1]]
+    return [
+        Row(
+            name=name,
+            values={
+                "tokens": runs[0].tokens,
+                "seconds": round(median(run.seconds for run in runs), 1),
+                "tokens_per_second": round(speeds[name], 2),
+                "rounds": [round(run.speed, 2) for run in runs],
+                "ratio": round(speeds[name] / theirs, 4),
+                "peak_memory_gb": round(max(run.peak_memory_mb for run in runs) / 1000, 3),
+            },
+        )
+        for name, runs in outcomes.items()
+    ]
 
 
-def compare(options, prompts: list[list[int]], ours: list[list[int]], theirs: list[list[int]]) -> None:
-    """Prints how many answers differ, and by how much the first differing tokens' logits do."""
+def compare(
+    options: Namespace, prompts: list[list[int]], ours: list[list[int]], theirs: list[list[int]]
+) -> str:
+    """Say how many answers are equal, and how far apart the logits are where the others part."""
     contexts = [
         fork(prompt, *pair) for prompt, *pair in zip(prompts, ours, theirs, strict=True) if pair[0] != pair[1]
     ]
-    print(f"\n{len(prompts) - len(contexts)} of {len(prompts)} answers are equal token for token.")
-    if contexts:
-        gaps = sorted(apart(logit_gaps, options, contexts))
-        ties = sum(gap < TIE for gap in gaps)
-        print(
-            f"{len(gaps)} differ, {ties} by a tie: where they part, the two logits are {gaps[0]:.1e} to "
-            f"{gaps[-1]:.1e} apart."
-        )
+    equal = f"{len(prompts) - len(contexts)} of {len(prompts)} answers are equal token for token."
+    if not contexts:
+        return equal
+    gaps = sorted(apart(logit_gaps, options, contexts))
+    ties = sum(gap < TIE for gap in gaps)
+    return (
+        f"{equal} {len(gaps)} differ, {ties} by a tie: where they part, the two logits are {gaps[0]:.1e} to "
+        f"{gaps[-1]:.1e} apart."
+    )
 
 
 def fork(prompt: list[int], one: list[int], other: list[int]) -> tuple[list[int], int, int]:
-    """What stands before the first difference of two answers, and the two tokens there."""
+    """Return what stands before the first difference of two answers, and the two tokens there."""
     place = next(place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     return prompt + one[:place], one[place], other[place]
 
 
-def logit_gaps(options, contexts: list[tuple[list[int], int, int]]) -> list[float]:
-    """How far apart `transformers` finds the two tokens after each context, computed alone."""
+def logit_gaps(options: Namespace, contexts: list[tuple[list[int], int, int]]) -> list[float]:
+    """Return how far apart `transformers` finds the two tokens after each context, computed alone."""
     import torch
 
     model, _ = reference(options)
@@ -227,7 +239,7 @@ def logit_gaps(options, contexts: list[tuple[list[int], int, int]]) -> list[floa
     return [abs(float(row[one] - row[other])) for row, (_, one, other) in zip(logits, contexts, strict=True)]
 
 
-if __name__ == "__main__":
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -246,4 +258,9 @@ if __name__ == "__main__":
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
-    main(parser.parse_args())
+    add_record_option(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    main(parse_options(build_parser()))

@@ -1,7 +1,7 @@
 """What each optimisation of the training step brings: from a straightforward implementation to loratune's,
 one at a time.
 
-    .venv/bin/python benchmarks/ladder.py --model smollm2-135m
+    python -m benchmarks.ladder --model smollm2-135m
 
 `--model gpt2-shape` has 124M random weights in GPT-2's shape. Each line is loratune's own step with all that
 stands below it undone: it takes the plain forms of the ops (`models/ops/reference.py`) and objectives that
@@ -29,18 +29,20 @@ the gradients of A are not 0 either.
 """
 
 import argparse
+from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 import torch.nn.functional as F
-from contestants import ALPHA, MICRO_TOKENS, RANK, RATE, Clock, real_rows, tokens_of
-from peers import make_base, median_of, say
 from torch import Tensor
 
-from generation import apart
+from benchmarks.contestants import ALPHA, MICRO_TOKENS, RANK, RATE, Clock, real_rows, tokens_of
+from benchmarks.generation import apart
+from benchmarks.peers import Measured, count, make_base, median_of, round_values, say
+from benchmarks.record import MEMORY, SPEED, Column, Row, add_record_option, parse_options, show_and_record
 from loratune.data.example import Example
 from loratune.data.packing import Batch, batch_in_order, input_length, pack, pack_best_fit
 from loratune.models.decoder import Decoder
@@ -52,30 +54,49 @@ from loratune.models.ops.reference import Op, use_reference
 from loratune.models.resolve import resolve_model
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.hardware import is_bf16_fast, set_up_device
-from loratune.system.memory import peak_memory_mb, return_freed_memory_at_once
+from loratune.system.memory import peak_memory_mb, release_memory_when_freed
 from loratune.training.objective import Objective, ResponseNll
 from loratune.training.step import adamw, train_step
 
-STEP_TOKENS = 2048  # more than MICRO_TOKENS: a step that fits at once would not show what micro-batches cost
+STEP_TOKENS = 2048  # more than MICRO_TOKENS: a step of one micro-batch would not show what micro-batches cost
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}  # of loss and gradient norm, relative; bf16 has 3 digits
 LABELS = (
-    *(
-        "plain step",
-        "+ packed",
-        "+ head on target tokens, in blocks",
-        "+ last layer for target tokens",
-        "+ derivatives by hand",
-    ),
-    *("+ attention in blocks", "+ 1,024 tokens at once", "+ bf16", "+ low memory"),
+    "plain step",
+    "+ packed",
+    "+ head on target tokens, in blocks",
+    "+ last layer for target tokens",
+    "+ derivatives by hand",
+    "+ attention in blocks",
+    "+ micro-batches of 1,024 tokens",
+    "+ bf16",
+    "+ low memory",
 )
-PLAIN, PACKED, HEAD, LAST_LAYER, BY_HAND, BLOCKS, AT_ONCE, BF16, LOW_MEMORY = range(len(LABELS))
+PLAIN, PACKED, HEAD, LAST_LAYER, BY_HAND, BLOCKS, MICRO_BATCHES, BF16, LOW_MEMORY = range(len(LABELS))
+COLUMNS = [
+    SPEED,
+    Column(key="rounds", title="in each round"),
+    Column(key="over_above", title="over the line above", unit="x", decimals=2),
+    Column(key="over_plain", title="over the plain step", unit="x", decimals=2),
+    MEMORY,
+]
 
 
-def main(options) -> None:
+@dataclass(frozen=True)
+class Measurement:
+    precision: str
+    loss: float  # of the first step
+    grad_norm: float
+    tokens_per_second: float
+    peak_memory_gb: float
+
+
+def main(options: Namespace) -> None:
     with TemporaryDirectory() as folder:
         base = apart(make_base, options.model, Path(folder))
         rows, fast = apart(read_rows, base, options.rows), apart(prefers_bf16, base)
-        results: dict[int, list[dict]] = {rung: [] for rung in range(len(LABELS)) if fast or rung != BF16}
+        results: dict[int, list[Measurement]] = {
+            rung: [] for rung in range(len(LABELS)) if fast or rung != BF16
+        }
         for _ in range(options.rounds):
             for rung in results:
                 results[rung].append(
@@ -83,7 +104,15 @@ def main(options) -> None:
                 )
                 say(f"{LABELS[rung]}: {results[rung][-1]}")
     assert_same(results)
-    show(results, options)
+    show_and_record(
+        options,
+        title=f"The optimisation ladder: {options.model}",
+        what=f"Real Dolly and FinQA rows ({options.rows}), 2,048 tokens a step, rank 16 on all linear "
+        f"layers; median of {count(options.rounds, 'round')} in turn. Each line has the optimisations of all "
+        "lines above it. Loss and gradient norm of the first step are equal in all lines.",
+        columns=COLUMNS,
+        rows=build_rows(results),
+    )
 
 
 def read_rows(base: str, count: int) -> list[Example]:
@@ -96,10 +125,10 @@ def prefers_bf16(base: str) -> bool:
     return is_bf16_fast(spec.hidden_size, spec.intermediate_size)
 
 
-def measure(rung: int, precision: str, base: str, rows: list[Example]) -> dict:
+def measure(rung: int, precision: str, base: str, rows: list[Example]) -> Measurement:
     set_up_device(0, "cpu")
     if rung == LOW_MEMORY:
-        return_freed_memory_at_once()
+        release_memory_when_freed()
     decoder = adapted(base, precision)
     decoder.gradient_checkpointing = rung == LOW_MEMORY
     optimizer, clock, results = adamw(decoder.train(), 0.0), Clock(), []
@@ -117,13 +146,18 @@ def measure(rung: int, precision: str, base: str, rows: list[Example]) -> dict:
                 )
             )
             clock.tick(sum(map(tokens_of, chosen)))
-    first = {"precision": precision, "loss": results[0].loss, "grad_norm": results[0].grad_norm}
-    return first | {"tokens_per_second": clock.tokens_per_second(), "peak_memory_mb": peak_memory_mb()}
+    return Measurement(
+        precision=precision,
+        loss=results[0].loss,
+        grad_norm=results[0].grad_norm,
+        tokens_per_second=clock.tokens_per_second(),
+        peak_memory_gb=peak_memory_mb() / 1000,
+    )
 
 
 def adapted(base: str, precision: str) -> Decoder:
     decoder = set_precision(load_model(resolve_model(base)).decoder, PRECISIONS[precision])
-    add_lora(decoder, RANK, ALPHA, 0.0, ["all"])
+    add_lora(decoder, RANK, ALPHA, dropout=0.0, targets=["all"])
     torch.manual_seed(0)
     for B in (one for name, one in adapter_parameters(decoder).items() if ".lora_B." in name):
         torch.nn.init.normal_(B, std=0.01)
@@ -143,7 +177,7 @@ def batches(rung: int, rows: list[Example]) -> Iterator[Batch]:
     lengths = [input_length(row) for row in rows]
     if rung == PLAIN:
         yield from (padded([rows[number] for number in part]) for part in fill_padded(lengths))
-    elif rung < AT_ONCE:
+    elif rung < MICRO_BATCHES:
         yield pack(rows)
     else:
         yield from (
@@ -204,39 +238,41 @@ def choose_objective(rung: int) -> Objective:
     return WholeLayers() if rung < LAST_LAYER else ResponseNll()
 
 
-def assert_same(results: dict[int, list[dict]]) -> None:
-    ours = results[AT_ONCE][0]
+def assert_same(results: dict[int, list[Measurement]]) -> None:
+    ours = results[MICRO_BATCHES][0]
     for rung, runs in results.items():
         for run in runs:
-            off = max(abs(run[what] / ours[what] - 1) for what in ("loss", "grad_norm"))
-            assert off <= TOLERANCE[run["precision"]], (
+            off = max(abs(run.loss / ours.loss - 1), abs(run.grad_norm / ours.grad_norm - 1))
+            assert off <= TOLERANCE[run.precision], (
                 f"{LABELS[rung]}: the first step is {off:.1e} off: {run}, not {ours}"
             )
 
 
-def show(results: dict[int, list[dict]], options) -> None:
-    print(
-        f"\n{options.model}, {options.rows} rows, {torch.get_num_threads()} threads, median of "
-        f"{options.rounds}\n"
-    )
-    print(
-        "| | real tokens/s | over the line above | over the plain step | peak memory |\n|---|---|---|---|---|"
-    )
-    plain = before = median_of(results[PLAIN], "tokens_per_second")
+def build_rows(results: dict[int, list[Measurement]]) -> list[Row]:
+    rows, plain, above = [], 0.0, 0.0
     for rung, runs in results.items():
-        speed, memory = median_of(runs, "tokens_per_second"), median_of(runs, "peak_memory_mb")
-        print(
-            f"| {LABELS[rung]} | {speed:.0f} | {speed / before:.2f}x | {speed / plain:.2f}x | "
-            f"{memory / 1000:.2f} GB |"
+        values: Measured = median_of(
+            [{SPEED.key: run.tokens_per_second, MEMORY.key: run.peak_memory_gb} for run in runs]
         )
-        before = speed
+        speed = values[SPEED.key]
+        plain, above = plain or speed, above or speed
+        values |= {"over_above": speed / above, "over_plain": speed / plain}
+        rounds = [round(run.tokens_per_second, 1) for run in runs]
+        rows.append(Row(name=LABELS[rung], values={**round_values(values), "rounds": rounds}))
+        above = speed
+    return rows
 
 
-if __name__ == "__main__":
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--rows", type=int, default=72)
     parser.add_argument("--rounds", type=int, default=3)
-    main(parser.parse_args())
+    add_record_option(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    main(parse_options(build_parser()))

@@ -1,14 +1,12 @@
 """Does a long run stay as it was in its first minutes?
 
-Trains in one process, stopped as by Ctrl-C every few minutes; then the newest checkpoint is evaluated (loss
-and generation) and the run goes on with --resume, until its budget is used up. Every two seconds the
-process's resident memory is noted. The table has a line for each stretch: the most memory that its training
-and its evaluation held, what was left when both were over (answers differ in length, and an evaluation's
-memory with them; what is left must not grow), its speed, and what lies in the run's folder.
+    python -m benchmarks.soak --config finqa --budget 2h --stretch 8m
 
-    python benchmarks/soak.py --config recipes/finqa.toml --budget 2h --stretch 8m
-
-The run's own settings come after these two; `--out`, `--run` and the rest are those of `loratune train`.
+One process trains, is stopped as by Ctrl-C every few minutes, evaluates its newest checkpoint (loss and
+answers) and resumes, until its budget is used up. Its resident memory is read every two seconds. The table
+has a line for each stretch: the most memory that its training and its evaluation held, what was left when
+both were over (answers differ in length, and an evaluation's memory with them; what is left must not grow),
+its speed, and what lies in the run's folder.
 """
 
 import argparse
@@ -17,37 +15,43 @@ import os
 import signal
 import threading
 import time
+from argparse import Namespace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks.record import Column, Row, add_record_option, parse_options, show_and_record
 from loratune.commands import evaluate, train
 from loratune.config.base import read_toml
 from loratune.config.evaluate import EvaluateConfig
+from loratune.config.recipes import find_settings_file
 from loratune.config.shared import RUNS_FOLDER, parse_duration
 from loratune.config.train import TrainConfig
+from loratune.system.cache import RESULTS, get_cache_folder
 from loratune.system.memory import release_finished_work, resident_memory
 
 EVERY = 2.0  # seconds between two looks at the memory
 ANSWERED = 32  # rows answered after each stretch
-COLUMNS = {
-    "step": "step",
-    "speed": "tokens/s",
-    "train_mb": "training MB",
-    "evaluate_mb": "evaluating MB",
-    "resting_mb": "resting MB",
-    "open_files": "open files",
-    "checkpoints": "checkpoints",
-    "files": "files",
-    "folder_mb": "folder MB",
-}
+COLUMNS = [
+    Column(key="step", title="step"),
+    Column(key="speed", title="tokens/s"),
+    Column(key="train_mb", title="training", unit=" MB"),
+    Column(key="evaluate_mb", title="evaluating", unit=" MB"),
+    Column(key="resting_mb", title="resting", unit=" MB"),
+    Column(key="open_files", title="open files"),
+    Column(key="checkpoints", title="checkpoints"),
+    Column(key="files", title="files"),
+    Column(key="folder_mb", title="folder", unit=" MB"),
+]
+Stretch = dict[str, float]  # by column, and what it is computed from
 
 
 class Watch(threading.Thread):
-    """Notes the largest resident memory of each phase."""
+    """Keeps the largest resident memory of each phase."""
 
     def __init__(self):
         super().__init__(daemon=True)
-        self.phase, self.peaks = "", {}
+        self.phase = ""
+        self.peaks: dict[str, int] = {}
 
     def run(self) -> None:
         while True:
@@ -55,32 +59,50 @@ class Watch(threading.Thread):
             time.sleep(EVERY)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", type=Path)
-    parser.add_argument("--budget", type=parse_duration, required=True)
-    parser.add_argument("--stretch", type=parse_duration, default=480.0)
-    parser.add_argument("--run", default="soak")
-    given = parser.parse_args()
+def main(options: Namespace) -> None:
     settings = TrainConfig.validate_all(
-        {**(read_toml(given.config) if given.config else {}), "budget": given.budget, "run": given.run}
+        {
+            **(read_toml(find_settings_file(options.config)) if options.config else {}),
+            "budget": options.budget,
+            "run": options.run,
+        }
     )
     signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell has it ignored
-    watch, stretches, finished = Watch(), [], False
+    with TemporaryDirectory() as cache:
+        os.environ["LORATUNE_CACHE"] = cache
+        stretches = run_stretches(settings, options.stretch)
+    show_and_record(
+        options,
+        title="One process for hours: training, signals, evaluations, resumes",
+        what=f"A stretch ends with a signal after {options.stretch / 60:g} minutes; then the newest "
+        f"checkpoint is evaluated on {ANSWERED} rows, all of them answered, and the run resumes in the same "
+        "process.",
+        columns=COLUMNS,
+        rows=[
+            Row(name=f"stretch {number}", values={column.key: one[column.key] for column in COLUMNS})
+            for number, one in enumerate(stretches, start=1)
+        ],
+        notes=describe_change(stretches),
+    )
+
+
+def run_stretches(settings: TrainConfig, seconds: float) -> list[Stretch]:
+    """Train, evaluate and resume until the run's budget is used up."""
+    watch, finished = Watch(), False
+    stretches: list[Stretch] = []
     watch.start()
     while not finished:
         number = len(stretches)
-        finished = train_for(given.stretch, settings, number, watch)
-        accuracy = answered(settings, number, watch)
-        stretches.append(stretch(settings, number, watch.peaks) | accuracy)
+        finished = train_for(seconds, settings, number, watch)
+        evaluate_newest_checkpoint(settings, number, watch)
+        stretches.append(measure_stretch(settings, number, watch.peaks))
         print(json.dumps(stretches[-1]), flush=True)
-    show(stretches)
+    fill_in_speeds(stretches)
+    return stretches
 
 
 def train_for(seconds: float, settings: TrainConfig, number: int, watch: Watch) -> bool:
-    """A stretch of the run, ended by a signal; whether the run is finished."""
+    """Train for a stretch, ended by a signal; return whether the run is finished."""
     watch.phase = f"train {number}"
     ctrl_c = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
     ctrl_c.start()
@@ -92,8 +114,8 @@ def train_for(seconds: float, settings: TrainConfig, number: int, watch: Watch) 
         release_finished_work()  # else what the allocator happens to keep would count as the next phase's
 
 
-def answered(settings: TrainConfig, number: int, watch: Watch) -> dict:
-    """The newest checkpoint on some of the validation rows."""
+def evaluate_newest_checkpoint(settings: TrainConfig, number: int, watch: Watch) -> None:
+    """Evaluate it on some of the validation rows."""
     watch.phase = f"evaluate {number}"
     asked = EvaluateConfig(
         model=settings.model,
@@ -104,31 +126,23 @@ def answered(settings: TrainConfig, number: int, watch: Watch) -> dict:
         bare=False,
         out=folder(settings) / "evaluation.json",
     )
-    with TemporaryDirectory() as nothing_known:
-        evaluate.get_cache_folder = lambda: Path(
-            nothing_known
-        )  # or only the first stretch would compute the base's part
-        measured = evaluate.run(asked)
+    evaluate.run(asked)
+    for known in get_cache_folder().glob(RESULTS.pattern):
+        known.unlink()  # or only the first stretch would compute the base's part
     release_finished_work()
-    return {
-        name: measured["tuned"][name] for name in ("nll", "execution_accuracy") if name in measured["tuned"]
-    }
 
 
-def stretch(settings: TrainConfig, number: int, peaks: dict[str, int]) -> dict:
+def measure_stretch(settings: TrainConfig, number: int, peaks: dict[str, int]) -> Stretch:
     rows = [json.loads(line) for line in (folder(settings) / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if "loss" in row]
     files = [path for path in folder(settings).rglob("*") if path.is_file() and not path.is_symlink()]
     return {
-        "stretch": number,
         "step": steps[-1]["step"],
         "tokens": steps[-1]["tokens"],
-        "elapsed": steps[-1]["elapsed_seconds"],
         "stepping": steps[-1]["tokens"] / steps[-1]["tokens_per_second"],
         "train_mb": round(peaks[f"train {number}"] / 1e6, 1),
         "evaluate_mb": round(peaks[f"evaluate {number}"] / 1e6, 1),
         "resting_mb": round(resident_memory() / 1e6, 1),
-        "threads": threading.active_count(),
         "open_files": len(os.listdir("/proc/self/fd")),
         "checkpoints": len(checkpoints(settings)),
         "files": len(files),
@@ -137,6 +151,7 @@ def stretch(settings: TrainConfig, number: int, peaks: dict[str, int]) -> dict:
 
 
 def folder(settings: TrainConfig) -> Path:
+    assert settings.run  # --run has a default
     return RUNS_FOLDER / settings.run
 
 
@@ -144,25 +159,38 @@ def checkpoints(settings: TrainConfig) -> list[Path]:
     return sorted((folder(settings) / "checkpoints").glob("step-*"))
 
 
-def show(stretches: list[dict]) -> None:
-    """A table for RESULTS.md, and the change from the second stretch, when everything has been in use once,
-    to the last.
-    """
-    print("| stretch | " + " | ".join(COLUMNS.values()) + " |\n" + "|---" * (1 + len(COLUMNS)) + "|")
-    before = {"tokens": 0, "stepping": 0.0}
+def fill_in_speeds(stretches: list[Stretch]) -> None:
+    """Compute the speed of each stretch's own steps from the run's totals."""
+    tokens, seconds = 0.0, 0.0
     for one in stretches:
-        one["speed"] = (one["tokens"] - before["tokens"]) / max(one["stepping"] - before["stepping"], 1e-9)
-        before = one
-        print(f"| {one['stretch'] + 1} | " + " | ".join(f"{one[name]:,.0f}" for name in COLUMNS) + " |")
-    if len(stretches) > 2:
-        first, last = stretches[1], stretches[-2]  # the last one is short
-        for name in ("train_mb", "evaluate_mb", "resting_mb", "speed"):
-            change = last[name] / first[name] - 1
-            print(
-                f"{name}: {first[name]:,.0f} in the second stretch, {last[name]:,.0f} in the last whole one: "
-                f"{change:+.1%}"
-            )
+        one["speed"] = round((one["tokens"] - tokens) / max(one["stepping"] - seconds, 1e-9), 1)
+        tokens, seconds = one["tokens"], one["stepping"]
+
+
+def describe_change(stretches: list[Stretch]) -> str:
+    """Compare the last whole stretch with the second, when everything has been in use once."""
+    if len(stretches) < 3:
+        return ""
+    first, last = stretches[1], stretches[-2]  # the very last one is short
+    changes = (
+        f"{column.title} {last[column.key] / first[column.key] - 1:+.1%}"
+        for column in COLUMNS
+        if column.key in ("speed", "train_mb", "evaluate_mb", "resting_mb")
+    )
+    return f"From the second stretch to the last whole one: {', '.join(changes)}."
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", type=Path, help="settings of `loratune train`")
+    parser.add_argument("--budget", type=parse_duration, required=True)
+    parser.add_argument("--stretch", type=parse_duration, default=480.0)
+    parser.add_argument("--run", default="soak")
+    add_record_option(parser)
+    return parser
 
 
 if __name__ == "__main__":
-    main()
+    main(parse_options(build_parser()))

@@ -12,6 +12,11 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     os.sched_setaffinity(0, cores[int(worker[2:]) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])] or cores)
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no reason to fail.
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 # A shell starts what runs in the background with Ctrl-C ignored, which would be respected and go on to every
 # process here.
@@ -30,7 +35,7 @@ def smollm2():
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
-    """For LORATUNE_CACHE: what one run of the tests has timed and measured is nothing for the next."""
+    """A folder for LORATUNE_CACHE, so that runs of the tests share no measurements."""
     return tmp_path_factory.mktemp("cache")
 
 

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from loratune.errors import UserError
 from loratune.model import load_tuned_model
 from loratune.models.adapter import load_adapter
-from support.small_models import GPT2_SHAPES, logits, save_model
+from support.small_models import GPT2_SHAPES, compute_logits, save_model
 from support.tuned_models import save_tuned
 
 QUESTIONS = ["Name a colour.", "Why is the sky blue?", "Count to three."]
@@ -115,10 +115,10 @@ def test_the_merged_folder_gives_transformers_the_tuned_logits(model, tmp_path, 
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     ids = torch.tensor(tokenizer(QUESTIONS[1])["input_ids"])
-    tuned = logits(model.decoder, ids)
+    tuned = compute_logits(model.decoder, ids)
     assert (merged(ids[None]).logits[0] - tuned).abs().max() < tolerance
     with model.base():
-        assert (logits(model.decoder, ids) - tuned).abs().max() > 0.01
+        assert (compute_logits(model.decoder, ids) - tuned).abs().max() > 0.01
     assert (
         next(AutoModelForCausalLM.from_pretrained(tmp_path / "merged").parameters()).dtype
         == {
@@ -137,7 +137,7 @@ def test_gpt2_is_merged_in_its_own_layout(tmp_path, monkeypatch):
     model.merge("merged")
     merged = AutoModelForCausalLM.from_pretrained("merged")
     ids = torch.arange(3, 90)
-    assert (merged(ids[None]).logits[0] - logits(model.decoder, ids)).abs().max() < 1e-4
+    assert (merged(ids[None]).logits[0] - compute_logits(model.decoder, ids)).abs().max() < 1e-4
 
 
 def test_merging_refuses_what_cannot_be_written(model, tmp_path):

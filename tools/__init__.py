@@ -1,1 +1,1 @@
-"""Scripts that make the files in the package; the package does not import them."""
+"""Scripts that build files which the package ships; the package does not import them."""

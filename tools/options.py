@@ -15,6 +15,8 @@ from pydantic.fields import FieldInfo
 from loratune.cli.arguments import COMMANDS, format_default, unwrap_type
 from loratune.config import shared
 from loratune.config.base import Config, format_flag
+from loratune.config.recipes import list_recipes
+from loratune.system.atomic import write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "options.md"
 
@@ -30,12 +32,15 @@ the leading dashes and with underscores: `--batch-tokens 512` is `batch_tokens =
 line take precedence over the settings file. A mistyped name is refused with a suggestion.
 """
 
-EVERY_COMMAND = """\
+RECIPES = (
+    f"[recipe](../src/loratune/recipes) for `train`: {', '.join(f'`{name}`' for name in list_recipes())}"
+)
+EVERY_COMMAND = f"""\
 ## Every command
 
 | option | value | meaning |
 |---|---|---|
-| `--config` | a .toml file | read settings from this file |
+| `--config` | path or name | read settings from this .toml file or from a shipped {RECIPES} |
 | `--json` | switch | print the result as one JSON object on stdout; everything else goes to stderr |
 | `--help` | switch | list the command's options |
 
@@ -71,7 +76,7 @@ TITLES: dict[str, dict[str, str]] = {
 
 
 def main() -> None:
-    PAGE.write_text(build_page(), encoding="utf-8")
+    write_text(PAGE, build_page())
 
 
 def build_page() -> str:

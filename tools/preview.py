@@ -1,7 +1,7 @@
-"""Make the picture of `loratune preview` in the docs: `python -m tools.preview --data data/train.jsonl`.
+"""Render the picture of `loratune preview` in the docs: `python -m tools.preview --data data/train.jsonl`.
 
-The file is written by `loratune prepare --source snapshot --model smollm2-135m`. Three short rows of it are
-shown, with a small limit on their length, so that something is cut.
+`loratune prepare --source snapshot --model smollm2-135m` writes that file. Three short rows of it are shown,
+with a small token limit, so that one is truncated.
 """
 
 import argparse
@@ -9,7 +9,8 @@ import re
 import tempfile
 from pathlib import Path
 
-from rich.console import CONSOLE_SVG_FORMAT, Console
+from rich._export_format import CONSOLE_SVG_FORMAT
+from rich.console import Console
 
 from loratune.commands import preview
 from loratune.config.preview import PreviewConfig

@@ -1,8 +1,9 @@
-"""Find programs for FinQA questions with only a known result, by trying usual forms with the page's numbers.
+"""Search for the programs of FinQA questions of which only the result is recorded.
 
-Of 3,337 known programs, 86 % have one of 20 forms such as `subtract(N, N), divide(#0, N)`. A form filled
-with numbers of the page that gives the recorded result to five decimals is most likely the right program; of
-several, the question's words and the numbers' places decide. `python -m tools.programs` measures this.
+Of 3,337 known programs, 86 % have one of 20 forms such as `subtract(N, N), divide(#0, N)`. If such a form,
+filled with numbers of the page, gives the recorded result to five decimals, it is most likely the right
+program; where several do, the question's words and the ranks of the numbers decide. `python -m
+tools.programs` measures how often the right one is found.
 """
 
 import math
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from loratune.data import snapshot
+from loratune.tasks.finqa.equivalence import is_same_program
 from loratune.tasks.finqa.facts import build_page_facts
 from loratune.tasks.finqa.program import (
     DECIMALS,
@@ -21,7 +23,6 @@ from loratune.tasks.finqa.program import (
     Program,
     Step,
     execute_program,
-    is_same_program,
     is_same_result,
     parse_number,
     parse_program,
@@ -32,32 +33,38 @@ MIN_FORM_COUNT = 3  # rarer forms are not tried
 MAX_FORMS = 20  # the likeliest for the question
 MAX_FACTS = 14  # the best ranked
 MAX_NUMBERS = {1: 60, 2: 60, 3: 30}  # tried, by the form's number of placeholders
-MAX_HITS = 200  # candidates of each form
+MAX_CANDIDATES = 200  # of each form
 TOLERANCE = 0.6e-5  # results have five decimals; candidates as near as this are calculated again, exactly
 # A program needs this score, and this lead over the best one with another meaning.
 MIN_SCORE, MIN_LEAD = -12.0, 1.0
 
-ProgramForm = tuple[tuple[str, tuple[str, str]], ...]  # steps; N stands for a number of the page
+ProgramForm = tuple[Step, ...]  # a program in which N stands for each number of the page
 NUMPY_OPERATIONS = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide}
 
 
 def extract_form(program: Program) -> ProgramForm:
+    """Replace each number of a program by N; constants and references stay."""
+
+    def generalize(argument: str) -> str:
+        return argument if argument[0] in "#c" else "N"
+
     return tuple(
-        (step.operation, tuple(a if a[0] in "#c" else "N" for a in step.arguments)) for step in program
+        Step(step.operation, (generalize(step.arguments[0]), generalize(step.arguments[1])))
+        for step in program
     )
 
 
 def count_placeholders(form: ProgramForm) -> int:
-    return sum(argument == "N" for _, arguments in form for argument in arguments)
+    return sum(argument == "N" for step in form for argument in step.arguments)
 
 
 @dataclass
 class FormStatistics:
     """How often each form occurs, and with which words in the question (naive Bayes)."""
 
-    count: Counter = field(default_factory=Counter)
-    with_word: Counter = field(default_factory=Counter)  # (form, word)
-    word: Counter = field(default_factory=Counter)
+    count: Counter[ProgramForm] = field(default_factory=Counter)
+    with_word: Counter[tuple[ProgramForm, str]] = field(default_factory=Counter)
+    word: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def of(cls, known: Sequence[tuple[str, Program]]) -> "FormStatistics":
@@ -81,12 +88,13 @@ class FormStatistics:
         return score
 
     def rank_forms(self, question: str) -> list[tuple[float, ProgramForm]]:
+        """Return the scores and forms that are tried for a question, the best first."""
         usual = [
             form
             for form, count in self.count.items()
             if count >= MIN_FORM_COUNT
             and 1 <= count_placeholders(form) <= 3
-            and all(operation in NUMPY_OPERATIONS for operation, _ in form)
+            and all(step.operation in NUMPY_OPERATIONS for step in form)
         ]
         return sorted(((self.score(form, question), form) for form in usual), key=lambda one: -one[0])[
             :MAX_FORMS
@@ -97,32 +105,32 @@ def find_program(
     question: str, facts: dict[str, str], result: float, forms: FormStatistics
 ) -> Program | None:
     """Find the most plausible program over the facts' numbers with this result; None if none stands out."""
-    place = rank_numbers(facts, rank_facts(question, facts))
+    rank_by_number = rank_numbers(facts, rank_facts(question, facts))
     candidates = [
-        (score - compute_penalty(program, place), program)
+        (score - compute_penalty(program, rank_by_number), program)
         for score, form in forms.rank_forms(question)
-        for program in fill_form(form, list(place), result)
+        for program in fill_form(form, list(rank_by_number), result)
     ]
     if not candidates:
         return None
     score, best = max(candidates, key=lambda one: one[0])
-    rival = max(
+    next_score = max(
         (other for other, program in candidates if not is_same_program(best, program)), default=-math.inf
     )
-    return best if score >= MIN_SCORE and score - rival >= MIN_LEAD else None
+    return best if score >= MIN_SCORE and score - next_score >= MIN_LEAD else None
 
 
 def rank_numbers(facts: dict[str, str], ranked: Sequence[str]) -> dict[str, int]:
     """Map each number in the best ranked facts, as written, to the rank of the first fact that has it."""
-    place: dict[str, int] = {}
-    for number, name in enumerate(ranked[:MAX_FACTS]):
-        for text in extract_numbers(facts[name]):
-            place.setdefault(text, number)
-    return place
+    ranks: dict[str, int] = {}
+    for rank, name in enumerate(ranked[:MAX_FACTS]):
+        for number in extract_numbers(facts[name]):
+            ranks.setdefault(number, rank)
+    return ranks
 
 
 def extract_numbers(text: str) -> list[str]:
-    """Extract numbers as they are written, negative ones also without sign, since programs have both."""
+    """Extract numbers as written; negative ones also without their sign, because programs have both."""
     numbers = re.findall(r"-?\d+(?:\.\d+)?%?", text.replace(",", ""))
     return [written for number in numbers for written in dict.fromkeys((number.lstrip("-"), number))]
 
@@ -140,16 +148,10 @@ def fill_form(form: ProgramForm, numbers: list[str], result: float) -> list[Prog
     numbers = numbers[: MAX_NUMBERS[count]]
     if not numbers:
         return []
-    off = np.abs(evaluate_form(form, np.array([parse_number(text) for text in numbers])) - result)
+    errors = np.abs(evaluate_form(form, np.array([parse_number(text) for text in numbers])) - result)
     programs = []
-    for choice in np.argwhere(off <= TOLERANCE)[:MAX_HITS]:
-        texts = iter([numbers[number] for number in choice])
-        programs.append(
-            tuple(
-                Step(name, tuple(next(texts) if a == "N" else a for a in arguments))
-                for name, arguments in form
-            )
-        )
+    for choice in np.argwhere(errors <= TOLERANCE)[:MAX_CANDIDATES]:
+        programs.append(fill_placeholders(form, [numbers[index] for index in choice]))
     return [
         program
         for program in programs
@@ -157,22 +159,32 @@ def fill_form(form: ProgramForm, numbers: list[str], result: float) -> list[Prog
     ]
 
 
+def fill_placeholders(form: ProgramForm, numbers: Sequence[str]) -> Program:
+    """Replace the placeholders of a form, from left to right, by numbers."""
+    remaining = iter(numbers)
+    steps = []
+    for step in form:
+        first, second = (next(remaining) if argument == "N" else argument for argument in step.arguments)
+        steps.append(Step(step.operation, (first, second)))
+    return tuple(steps)
+
+
 def evaluate_form(form: ProgramForm, values: np.ndarray) -> np.ndarray:
     """Compute the form's result for every choice of values, with an axis of [values] per placeholder."""
-    count, axis, steps = count_placeholders(form), 0, []
-    for operation, arguments in form:
+    count, axis, results = count_placeholders(form), 0, []
+    for step in form:
         operands = []
-        for argument in arguments:
+        for argument in step.arguments:
             if argument == "N":
                 operands.append(values.reshape([-1 if axis == other else 1 for other in range(count)]))
                 axis += 1
+            elif argument[0] == "#":
+                operands.append(results[int(argument[1:])])
             else:
-                operands.append(
-                    steps[int(argument[1:])] if argument[0] == "#" else np.float64(parse_number(argument))
-                )
+                operands.append(np.float64(parse_number(argument)))
         with np.errstate(all="ignore"):
-            steps.append(NUMPY_OPERATIONS[operation](*operands))
-    return np.broadcast_to(steps[-1], (len(values),) * count)
+            results.append(NUMPY_OPERATIONS[step.operation](*operands))
+    return np.broadcast_to(results[-1], (len(values),) * count)
 
 
 def has_trivial_step(program: Program) -> bool:
@@ -184,10 +196,7 @@ def has_trivial_step(program: Program) -> bool:
 
 
 def compute_penalty(program: Program, rank_by_number: dict[str, int]) -> float:
-    """Compute a penalty for unlikely numbers.
-
-    Such are numbers of badly ranked or of several facts, small integers, years and percentages.
-    """
+    """Compute a penalty for numbers of low-ranked or several facts, small ones, years and percentages."""
     used = [argument for step in program for argument in step.arguments if argument in rank_by_number]
     ranks = [rank_by_number[text] for text in used]
     values = [parse_number(text) for text in used]
@@ -198,7 +207,7 @@ def compute_penalty(program: Program, rank_by_number: dict[str, int]) -> float:
 
 
 def measure_accuracy() -> None:
-    """Measure on half of the known programs, with the other's forms, how often the right one is found."""
+    """Measure on half of the known programs, with the forms of the other half, how many are found."""
     known = [
         row
         for row in snapshot.read("finqa_train")

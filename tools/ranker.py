@@ -1,7 +1,7 @@
 """Fit the ranker's weights to the shipped FinQA training questions: `python -m tools.ranker`.
 
-This takes about half a minute on one core and writes ranker.json. benchmarks/retrieval.py measures the ranker
-on held-out questions.
+This takes about half a minute on one core and writes ranker.json. `python -m benchmarks.retrieval` measures
+the ranker on held-out questions.
 """
 
 import argparse
@@ -41,21 +41,21 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    pages = load_training_facts()
-    mean, scale = pages.values.mean(0), pages.values.std(0) + 1e-6
-    hidden, bias, out = fit_ranker((pages.values - mean) / scale, pages)
+    facts = load_training_facts()
+    mean, scale = facts.values.mean(0), facts.values.std(0) + 1e-6
+    hidden, bias, out = fit_ranker((facts.values - mean) / scale, facts)
     # Mean and scale are folded into the weights, so that the package does not need them.
     hidden, bias = hidden / scale[:, None], bias - (mean / scale) @ hidden
     stored = {
-        "hidden": {title: round_values(row) for title, row in zip(pages.feature_names, hidden, strict=True)},
+        "hidden": {title: round_values(row) for title, row in zip(facts.feature_names, hidden, strict=True)},
         "bias": round_values(bias),
         "out": round_values(out),
     }
     lines = json.dumps(stored, indent=1).replace("\n   ", " ").replace("\n  ]", " ]")
     WEIGHTS_FILE.write_text(lines + "\n")
     print(
-        f"{WEIGHTS_FILE.name}: {len(pages.weight):,} questions, {len(pages.values):,} facts, "
-        f"{len(pages.feature_names)} features"
+        f"{WEIGHTS_FILE.name}: {len(facts.weight):,} questions, {len(facts.values):,} facts, "
+        f"{len(facts.feature_names)} features"
     )
 
 
@@ -87,7 +87,7 @@ def load_training_facts() -> TrainingFacts:
     )
 
 
-def fit_ranker(values: torch.Tensor, pages: TrainingFacts) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def fit_ranker(values: torch.Tensor, facts: TrainingFacts) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Fit the weights: hidden [features, units], bias [units], out [units]."""
     weights = [
         (torch.randn(shape, dtype=torch.float64) / shape[0] ** 0.5).requires_grad_()
@@ -100,7 +100,7 @@ def fit_ranker(values: torch.Tensor, pages: TrainingFacts) -> tuple[torch.Tensor
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         hidden, bias, out = weights
-        loss = listwise_loss(torch.tanh(values @ hidden + bias) @ out, pages)
+        loss = listwise_loss(torch.tanh(values @ hidden + bias) @ out, facts)
         loss = loss + WEIGHT_DECAY * sum(weight.square().sum() for weight in weights)
         loss.backward()
         return loss
@@ -110,11 +110,11 @@ def fit_ranker(values: torch.Tensor, pages: TrainingFacts) -> tuple[torch.Tensor
     return hidden, bias, out
 
 
-def listwise_loss(scores: torch.Tensor, pages: TrainingFacts) -> torch.Tensor:
+def listwise_loss(scores: torch.Tensor, facts: TrainingFacts) -> torch.Tensor:
     """Compute the weighted mean negative log-softmax of each needed fact among its page's other facts."""
-    others = torch.zeros_like(pages.weight).index_add(0, pages.question, scores.exp() * ~pages.needed)
-    needed, question = scores[pages.needed], pages.question[pages.needed]
-    weight = pages.weight[question]
+    others = torch.zeros_like(facts.weight).index_add(0, facts.question, scores.exp() * ~facts.needed)
+    needed, question = scores[facts.needed], facts.question[facts.needed]
+    weight = facts.weight[question]
     return (torch.log1p(others[question] * torch.exp(-needed)) * weight).sum() / weight.sum()
 
 

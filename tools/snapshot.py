@@ -1,10 +1,10 @@
-"""Make the shipped data: `python -m tools.snapshot --from DIR`.
+"""Build the shipped data: `python -m tools.snapshot --from DIR`.
 
 DIR holds dolly.jsonl.xz and finqa_{train,train_table_only,dev,test}.json.xz as they were collected;
 SOURCES.md says from where. The same input gives the same bytes.
 
-Training questions without a recorded program get one that gives their result (`programs.py`), in a field of
-its own. Questions of whose page only the table is known are included if their program needs nothing else.
+A training question without a recorded program gets one that `tools.programs` finds, in a field of its own. A
+question whose page is known only by its table is included if its program needs nothing else.
 """
 
 import argparse

@@ -15,10 +15,11 @@ from loratune.cli.main import main
 from loratune.config.base import format_flag, read_toml
 from loratune.config.evaluate import EvaluateConfig
 from loratune.config.prepare import PrepareConfig
+from loratune.config.recipes import find_settings_file, list_recipes
 from loratune.config.shared import parse_duration
 from loratune.config.train import TrainConfig
 from loratune.errors import UserError
-from support.deadline import deadline
+from support.deadline import enforce_deadline
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,9 +83,55 @@ def test_the_scripts_are_the_commands(script):
     assert "unknown setting" in result.stderr
 
 
-@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", list_recipes())
 def test_recipes_are_valid(recipe):
-    TrainConfig.validate_all(read_toml(recipe))
+    TrainConfig.validate_all(read_toml(find_settings_file(recipe)))
+
+
+def train_without_running(monkeypatch, *words):
+    """The exit code of `loratune train`, and the settings that it was to run with."""
+    runs = []
+    monkeypatch.setattr("loratune.commands.train.run", lambda settings: runs.append(settings) or {})
+    return main(["train", *map(str, words)]), *runs
+
+
+@pytest.mark.parametrize("name", ["dolly", "recipes/dolly.toml", "./recipes/dolly.toml"])
+def test_a_recipe_is_found_by_its_name(monkeypatch, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+    Path("dolly").mkdir()  # a folder is no settings file
+    code, settings = train_without_running(monkeypatch, "--config", name, "--rank", "8")
+    assert code == 0
+    assert (settings.data, settings.budget, settings.rank, settings.alpha) == (
+        Path("data/dolly"),
+        7200,
+        8,
+        64,
+    )
+
+
+@pytest.mark.parametrize("name", ["dolly", "recipes/dolly.toml"])
+def test_a_file_of_ones_own_wins_over_a_recipe(monkeypatch, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+    Path("recipes").mkdir()
+    Path(name).write_text("rank = 3")
+    code, settings = train_without_running(monkeypatch, "--config", name)
+    assert (code, settings.rank, settings.data) == (0, 3, TrainConfig().data)
+
+
+@pytest.mark.parametrize("name", ["doly", "dolly.toml", "mine/dolly.toml", "../recipes/dolly.toml", "a\0"])
+def test_a_name_of_no_recipe_is_refused_with_the_names_of_all(monkeypatch, tmp_path, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    assert train_without_running(monkeypatch, "--config", name) == (2,)
+    told = " ".join(capsys.readouterr().err.split())
+    assert (
+        "no such file and no such recipe; the recipes are dolly, finqa, gpt2, small_memory, smollm2" in told
+    )
+
+
+def test_help_names_the_recipes(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert "dolly, finqa, gpt2, small_memory, smollm2" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
@@ -98,7 +145,7 @@ def test_durations(text, seconds):
     "text", ["soon", "10x", "m10", "1h30", "", "1" * 10**5, "1" * 10**5 + "x", "1h" * 10**5, "\u0661h"]
 )
 def test_durations_that_are_none(text):
-    with deadline():
+    with enforce_deadline():
         try:
             assert parse_duration(text) == math.inf  # which is more than the setting takes
         except ValueError as error:
@@ -134,7 +181,7 @@ def test_numbers_of_thousands_of_digits_are_refused():
 def test_settings_files_that_cannot_be_read(tmp_path, content, told):
     path = tmp_path / "mine.toml"
     path.write_bytes(content.encode("latin-1"))
-    with deadline(), pytest.raises(UserError, match=r"mine\.toml") as refused:
+    with enforce_deadline(), pytest.raises(UserError, match=r"mine\.toml") as refused:
         read_toml(path)
     assert told in str(refused.value)
 

@@ -5,7 +5,7 @@ their own place.
 import pytest
 
 from support.evaluating import make_place
-from support.training_runs import fill
+from support.training_runs import write_run_inputs
 
 
 @pytest.fixture
@@ -20,5 +20,5 @@ def workplace(tmp_path, tmp_path_factory, monkeypatch):
     """A folder with data and a model, but no adapter yet; also the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
-    fill(tmp_path)
+    write_run_inputs(tmp_path)
     return tmp_path

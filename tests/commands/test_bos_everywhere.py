@@ -24,7 +24,7 @@ from loratune.system.read import read_json
 from support.evaluating import PROSE, ROWS, evaluate, measured, write_rows, written
 from support.small_models import save_model
 from support.training_runs import ROWS as TRAINED
-from support.training_runs import TRAIN, adapter, same
+from support.training_runs import TRAIN, are_same_tensors, load_adapter_tensors
 from support.tuned_models import save_tuned
 
 TOLD = "Each prompt begins with the BOS token <|begin|>"
@@ -201,7 +201,7 @@ def test_a_run_that_was_begun_without_it_goes_on_without(place, monkeypatch):
     write_json(facts, {name: value for name, value in read_json(facts).items() if name != "bos"})
     (place / "cache").rename(place / "old")  # its rows are those without
     assert main(["train", *options, "--resume"]) == 0
-    assert same(adapter(place / "whole"), adapter(place / "halves"))
+    assert are_same_tensors(load_adapter_tensors(place / "whole"), load_adapter_tensors(place / "halves"))
     assert read_json(place / "halves" / "loratune.json")["bos"] is False
 
 

@@ -9,7 +9,7 @@ import pytest
 from loratune.cli.main import main
 from loratune.models.tokenizer import Tokenizer
 from support.evaluating import evaluate, measured, write_rows, written
-from support.training_runs import TRAIN, adapter, same
+from support.training_runs import TRAIN, are_same_tensors, load_adapter_tensors
 
 THINGS = [
     "key",
@@ -50,7 +50,7 @@ def write(place, train, val=ROWS[:2]) -> None:
 def trained(place, train, *options: str) -> dict:
     write(place, train)
     assert main([*TRAIN, "--steps", "2", "--validations", "1", "--json", *options]) == 0
-    return adapter(place / options[options.index("--out") + 1])
+    return load_adapter_tensors(place / options[options.index("--out") + 1])
 
 
 def test_training_is_the_same_with_and_without_them(workplace, capsys):
@@ -67,7 +67,7 @@ def test_training_is_the_same_with_and_without_them(workplace, capsys):
     told = " ".join(captured.err.split())
     assert f"mine: 13 {TOLD}" in told
     assert "of 13 rows, 1 dropped" in told and "13 end markers removed" not in told
-    assert same(marked, trained(workplace, ROWS, "--run", "two", "--out", "plain"))
+    assert are_same_tensors(marked, trained(workplace, ROWS, "--run", "two", "--out", "plain"))
     assert TOLD not in capsys.readouterr().err
 
 

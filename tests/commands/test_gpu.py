@@ -11,7 +11,7 @@ from loratune.config.base import read_toml
 from loratune.config.shared import DEFAULT_ADAPTER
 from loratune.models.adapter import read_adapter_metadata
 from loratune.system.read import read_json
-from support.simulated_gpu import pretend
+from support.simulated_gpu import simulate_gpu
 
 NO_KERNEL = "CUDA error: no kernel image is available for execution on the device"
 LONG_ROWS = ["--batch-tokens", "200", "--max-tokens", "300", "--threads", "1", "--dropout", "0.1"]
@@ -22,7 +22,7 @@ RESUME = ["train", "--run", "one", "--resume"]
 @pytest.fixture
 def gpu(monkeypatch):
     with monkeypatch.context() as patch:
-        pretend(patch)
+        simulate_gpu(patch)
         yield patch
 
 
@@ -71,7 +71,7 @@ def test_a_run_goes_on_without_its_gpu_as_the_message_says(workplace, gpu, capsy
 
 
 def test_auto_says_why_it_does_not_take_a_gpu(workplace, monkeypatch, capsys):
-    pretend(monkeypatch, fault=NO_KERNEL)
+    simulate_gpu(monkeypatch, fault=NO_KERNEL)
     assert main([*TRAIN, "--precision", "fp32", "--micro-tokens", "300", "--json"]) == 0
     printed = capsys.readouterr()
     assert f"warning: Abacus 3 cannot compute: {NO_KERNEL}" in " ".join(printed.err.split())
@@ -87,7 +87,7 @@ def test_auto_says_why_it_does_not_take_a_gpu(workplace, monkeypatch, capsys):
 
 
 def test_a_gpu_that_is_asked_for_and_cannot_compute_is_refused(workplace, monkeypatch, capsys):
-    pretend(monkeypatch, fault=NO_KERNEL)
+    simulate_gpu(monkeypatch, fault=NO_KERNEL)
     assert main([*TRAIN, "--device", "cuda"]) == 2
     told = capsys.readouterr().err
     assert (

@@ -12,8 +12,8 @@ from loratune.cli.main import main
 from loratune.data import snapshot
 from loratune.data.example import Record
 from loratune.data.jsonl import read_records
-from loratune.data.sources.places import find_source, find_source_problem
 from loratune.data.sources.readers import read_rows
+from loratune.data.sources.resolve import find_source, find_source_problem
 from loratune.tasks.registry import SOURCES
 from support.small_models import save_model
 

@@ -170,7 +170,7 @@ def test_of_a_chat_that_is_too_long_the_oldest_turns_give_way(model, tmp_path, c
     records, source, told = prepared(model, data, capsys, "--max-tokens", "400")
     (record,) = (record for record in records if record.output == "The last.")
     tokenizer = Tokenizer.load(resolve_model(model).folder)
-    (row,), _ = tokenize_records([record], load_template("instruction"), tokenizer, 400)
+    (row,), _ = tokenize_records([record], load_template("instruction"), tokenizer, max_tokens=400)
     prompt = tokenizer.decode(row.prompt)
     kept = prompt.split("### Input:\n")[1].split("\n\n### Response")[0].split("\n")
     whole = [f"{role.capitalize()}: {text}" for role, text in turns]

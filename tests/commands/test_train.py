@@ -15,9 +15,10 @@ from loratune.cli.main import main
 from loratune.models.tokenizer import Tokenizer
 from loratune.training import setup
 from loratune.training.autotune import Measurement
-from loratune.training.setup import read_preparation
+from loratune.training.setup import defaults
+from loratune.training.setup.inputs import read_preparation
 from support.small_models import GPT2_SHAPES, save_model
-from support.training_runs import ROWS, TRAIN, adapter, refused, same, train
+from support.training_runs import ROWS, TRAIN, are_same_tensors, assert_refused, load_adapter_tensors, train
 
 
 def test_writes_everything_that_others_rely_on(workplace, capsys):
@@ -52,7 +53,7 @@ def test_writes_everything_that_others_rely_on(workplace, capsys):
     validations = [row["val_nll"] for row in rows if "val_nll" in row]
     assert min(validations) == printed["best_val_nll"] < printed["base_val_nll"] == validations[0]
     assert json.loads((run / "summary.json").read_text()) == printed
-    assert same(adapter(out), adapter(run / "best"))
+    assert are_same_tensors(load_adapter_tensors(out), load_adapter_tensors(run / "best"))
     facts = json.loads((out / "loratune.json").read_text())
     assert facts["base"]["name"] == "base"
     assert facts["template"]
@@ -69,7 +70,7 @@ def test_data_without_a_usable_report_says_nothing_of_how_it_was_prepared(tmp_pa
 def test_the_same_run_twice_gives_the_same_adapter(workplace):
     for name in ("one", "two"):
         assert train("--steps", "8", "--dropout", "0.2", "--run", name, "--out", name) == 0
-    assert same(adapter(workplace / "one"), adapter(workplace / "two"))
+    assert are_same_tensors(load_adapter_tensors(workplace / "one"), load_adapter_tensors(workplace / "two"))
 
 
 def test_a_row_without_a_wanted_response_is_never_trained_on_or_validated(workplace):
@@ -86,7 +87,7 @@ def test_a_row_without_a_wanted_response_is_never_trained_on_or_validated(workpl
         }
         path.write_text(json.dumps(row) + "\n" + path.read_text())
     assert train("--steps", "4", "--run", "two", "--out", "two") == 0
-    assert same(adapter(workplace / "one"), adapter(workplace / "two"))
+    assert are_same_tensors(load_adapter_tensors(workplace / "one"), load_adapter_tensors(workplace / "two"))
     summaries = [
         json.loads((workplace / "runs" / run / "summary.json").read_text()) for run in ("one", "two")
     ]
@@ -106,8 +107,13 @@ def test_repeated_trainings_are_those_of_one_seed_after_the_other(workplace, cap
     assert f"validation loss {(one + other) / 2:.4f}±{abs(one - other) / 2**0.5:.4f}" in printed.err
     for seed in (5, 6):
         assert train(*words, "--run", f"alone{seed}", "--out", f"alone{seed}", "--seed", str(seed)) == 0
-        assert same(adapter(workplace / f"alone{seed}"), adapter(workplace / "adapters" / f"r-seed{seed}"))
-    assert not same(adapter(workplace / "alone5"), adapter(workplace / "alone6"))
+        assert are_same_tensors(
+            load_adapter_tensors(workplace / f"alone{seed}"),
+            load_adapter_tensors(workplace / "adapters" / f"r-seed{seed}"),
+        )
+    assert not are_same_tensors(
+        load_adapter_tensors(workplace / "alone5"), load_adapter_tensors(workplace / "alone6")
+    )
 
 
 def test_a_repetition_is_not_resumed_as_one(workplace, capsys):
@@ -144,7 +150,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(workplace, monkeypatch):
     monkeypatch.undo()
     monkeypatch.chdir(workplace)
     assert main(["train", "--run", "parts", "--resume"]) == 0
-    assert same(adapter(workplace / "whole"), adapter(workplace / "parts"))
+    assert are_same_tensors(
+        load_adapter_tensors(workplace / "whole"), load_adapter_tensors(workplace / "parts")
+    )
     first, second = (
         [json.loads(line) for line in (workplace / f"runs/{name}/metrics.jsonl").read_text().splitlines()]
         for name in ("whole", "parts")
@@ -206,10 +214,10 @@ def test_the_best_adapter_is_kept_not_the_last(workplace, capsys, monkeypatch):
     assert list(by_step.values()) == [3.0, 2.0, 1.0, 1.5, 2.5]
     assert by_step[summary["best_step"]] == 1.0
     kept, newest = (
-        adapter(workplace / "model/gpt2_lora_finetuned"),
-        adapter(run / "checkpoints" / "step-000008"),
+        load_adapter_tensors(workplace / "model/gpt2_lora_finetuned"),
+        load_adapter_tensors(run / "checkpoints" / "step-000008"),
     )
-    assert same(kept, adapter(run / "best")) and not same(kept, newest)
+    assert are_same_tensors(kept, load_adapter_tensors(run / "best")) and not are_same_tensors(kept, newest)
 
 
 def test_a_step_is_validated_once(workplace):
@@ -221,7 +229,7 @@ def test_a_step_is_validated_once(workplace):
 
 
 def test_a_validation_loss_that_is_no_number_stops_the_run(workplace, capsys):
-    assert "the validation loss is nan" in refused(
+    assert "the validation loss is nan" in assert_refused(
         capsys, "--steps", "1", "--learning-rate", "1e36", "--warmup", "0"
     )
     assert list((workplace / "model").iterdir()) == []
@@ -231,7 +239,7 @@ def test_no_room_left_for_the_adapter_leaves_the_old_one(workplace, capsys, monk
     assert train("--steps", "2", "--run", "one") == 0
     before = {path.name: path.read_bytes() for path in (workplace / "model/gpt2_lora_finetuned").iterdir()}
     monkeypatch.setattr(Tokenizer, "save", full_disk)
-    assert "no room left on the disk" in refused(capsys, "--steps", "4", "--run", "two")
+    assert "no room left on the disk" in assert_refused(capsys, "--steps", "4", "--run", "two")
     assert {
         path.name: path.read_bytes() for path in (workplace / "model/gpt2_lora_finetuned").iterdir()
     } == before
@@ -245,9 +253,12 @@ def full_disk(*_):
 def test_an_adapter_that_could_not_be_saved_is_saved_elsewhere_on_resume(workplace, capsys, monkeypatch):
     with monkeypatch.context() as context:
         context.setattr(Tokenizer, "save", full_disk)
-        refused(capsys, "--steps", "4", "--run", "one")
+        assert_refused(capsys, "--steps", "4", "--run", "one")
     assert main(["train", "--run", "one", "--resume", "--out", "elsewhere"]) == 0
-    assert same(adapter(workplace / "elsewhere"), adapter(workplace / "runs" / "one" / "best"))
+    assert are_same_tensors(
+        load_adapter_tensors(workplace / "elsewhere"),
+        load_adapter_tensors(workplace / "runs" / "one" / "best"),
+    )
 
 
 def test_ctrl_c_in_a_terminal_saves_and_says_how_to_go_on(workplace):
@@ -280,7 +291,7 @@ def test_settings_file_and_its_mistakes(workplace, capsys):
     (workplace / "good.toml").write_text('steps = 2\nrank = 3\nrun = "from-file"\n')
     assert train("--config", "good.toml") == 0
     assert (
-        adapter(workplace / "model/gpt2_lora_finetuned")[
+        load_adapter_tensors(workplace / "model/gpt2_lora_finetuned")[
             "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"
         ].shape[0]
         == 3
@@ -288,10 +299,10 @@ def test_settings_file_and_its_mistakes(workplace, capsys):
     (workplace / "budget.toml").write_text('budget = "1h"\n', encoding="utf-8-sig")
     assert train("--config", "budget.toml", "--steps", "2") == 0  # a stop rule given here replaces the file's
     (workplace / "bad.toml").write_text("rnak = 3\nsteps = 'x'\n")
-    told = refused(capsys, "--config", "bad.toml")
+    told = assert_refused(capsys, "--config", "bad.toml")
     assert "did you mean --rank?" in told and "--steps" in told
     (workplace / "broken.toml").write_text("rank = = 3\n")
-    assert "line 1" in refused(capsys, "--config", "broken.toml")
+    assert "line 1" in assert_refused(capsys, "--config", "broken.toml")
 
 
 def test_a_resumed_run_keeps_its_settings_and_its_data(workplace, capsys, monkeypatch):
@@ -299,13 +310,13 @@ def test_a_resumed_run_keeps_its_settings_and_its_data(workplace, capsys, monkey
     assert train("--steps", "10", "--run", "one") == 1
     monkeypatch.undo()
     monkeypatch.chdir(workplace)
-    assert "--rank: 16 when the run began, 4 now" in refused(
+    assert "--rank: 16 when the run began, 4 now" in assert_refused(
         capsys, "--run", "one", "--resume", "--rank", "4", "--steps", "10"
     )
     with open(workplace / "data" / "train.jsonl", "a") as file:
         file.write(json.dumps(ROWS[0]) + "\n")
-    assert "train.jsonl: " in refused(capsys, "--run", "one", "--resume", "--steps", "10")
-    assert "exists; go on with it by" in refused(capsys, "--run", "one", "--steps", "10")
+    assert "train.jsonl: " in assert_refused(capsys, "--run", "one", "--resume", "--steps", "10")
+    assert "exists; go on with it by" in assert_refused(capsys, "--run", "one", "--steps", "10")
 
 
 def test_dry_run_writes_nothing_and_says_what_to_expect(workplace, capsys):
@@ -320,7 +331,9 @@ def test_dry_run_writes_nothing_and_says_what_to_expect(workplace, capsys):
 def test_low_memory_gives_the_same_adapter(workplace):
     assert train("--steps", "4", "--run", "usual", "--out", "usual") == 0
     assert train("--steps", "4", "--run", "low", "--out", "low", "--low-memory") == 0
-    assert same(adapter(workplace / "usual"), adapter(workplace / "low"))
+    assert are_same_tensors(
+        load_adapter_tensors(workplace / "usual"), load_adapter_tensors(workplace / "low")
+    )
 
 
 def test_micro_batches_change_neither_the_steps_nor_their_rates(workplace):
@@ -355,7 +368,9 @@ def test_an_adapter_that_learned_nothing_is_warned_of(workplace, capsys):
     ]
     assert train(*nothing, "--run", "none", "--out", "none") == 0
     assert "the adapter changes nothing" in " ".join(capsys.readouterr().out.split())
-    assert not any(matrix.any() for name, matrix in adapter(workplace / "none").items() if "lora_B" in name)
+    assert not any(
+        matrix.any() for name, matrix in load_adapter_tensors(workplace / "none").items() if "lora_B" in name
+    )
     assert train("--steps", "12", "--run", "some", "--out", "some") == 0
     assert "the adapter changes nothing" not in " ".join(capsys.readouterr().out.split())
 
@@ -389,8 +404,8 @@ def test_a_run_of_a_few_rows_takes_small_steps_which_a_resumed_one_keeps(workpla
 
 def test_how_long_a_run_is_the_whole_model_says_and_not_a_few_layers(workplace, monkeypatch, capsys):
     a_trial = Measurement("fp32", 1024, 1e-9, 1e-9, 1e9, 0)
-    monkeypatch.setattr(setup, "run_autotune", lambda *_: a_trial)
-    monkeypatch.setattr(setup, "measure_all_layers", lambda *_: replace(a_trial, train_seconds=1.0))
+    monkeypatch.setattr(defaults, "run_autotune", lambda *_, **__: a_trial)
+    monkeypatch.setattr(setup, "measure_all_layers", lambda *_, **__: replace(a_trial, train_seconds=1.0))
     options = ["--model", "base", "--max-tokens", "300", "--budget", "30m", "--dry-run", "--json"]
     assert main(["train", *options]) == 0
     assert json.loads(capsys.readouterr().out)["batch_tokens"] == 512
@@ -401,8 +416,8 @@ def test_how_long_a_run_is_the_whole_model_says_and_not_a_few_layers(workplace, 
 def test_a_short_budget_on_a_slow_machine_is_not_spent_on_validations(workplace, monkeypatch, capsys):
     (workplace / "data" / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[:12]))
     slow = Measurement("fp32", 1024, 1e-3, 1e-3, 1e9, 0)
-    monkeypatch.setattr(setup, "run_autotune", lambda *_: slow)
-    monkeypatch.setattr(setup, "measure_all_layers", lambda *_: slow)
+    monkeypatch.setattr(defaults, "run_autotune", lambda *_, **__: slow)
+    monkeypatch.setattr(setup, "measure_all_layers", lambda *_, **__: slow)
     options = [
         "--model",
         "base",
@@ -438,5 +453,5 @@ def test_a_row_longer_than_a_step_is_a_step(workplace):
 def test_gpt2_architecture_trains_too(workplace):
     save_model(workplace / "small-gpt2", GPT2_SHAPES["cerebras-gpt"])
     assert train("--model", "small-gpt2", "--steps", "3", "--targets", "attention", "mlp.c_fc") == 0
-    names = set(adapter(workplace / "model/gpt2_lora_finetuned"))
+    names = set(load_adapter_tensors(workplace / "model/gpt2_lora_finetuned"))
     assert any("attn.c_attn" in name for name in names) and not any("mlp.c_proj" in name for name in names)

@@ -5,11 +5,11 @@ import json
 import pytest
 from safetensors.torch import load_file, save_file
 
-from support.training_runs import refused, train
+from support.training_runs import assert_refused, train
 
 
 def test_mistakes_are_explained_all_at_once(workplace, capsys):
-    told = refused(capsys, "--learing-rate", "3", "--rank", "0", "--budget", "soon", "--steps", "4")
+    told = assert_refused(capsys, "--learing-rate", "3", "--rank", "0", "--budget", "soon", "--steps", "4")
     assert "did you mean --learning-rate?" in told
     assert "--rank: input should be greater than or equal to 1" in told
     assert "write it like 90s, 10m or 1h30m" in told
@@ -44,7 +44,7 @@ def test_mistakes_are_explained_all_at_once(workplace, capsys):
     ],
 )
 def test_bad_input(workplace, capsys, options, message):
-    assert message in refused(capsys, "--steps", "2", *options)
+    assert message in assert_refused(capsys, "--steps", "2", *options)
     assert not (workplace / "model").exists()
 
 
@@ -57,15 +57,15 @@ def test_broken_data_is_refused_with_file_and_line(workplace, capsys):
         ("[1]", "line 3"),
     ]:
         path.write_text("\n".join([*good[:2], broken, *good[3:]]))
-        told = refused(capsys, "--steps", "2")
+        told = assert_refused(capsys, "--steps", "2")
         assert "train.jsonl" in told and message in told
     path.write_text("")
-    assert "empty" in refused(capsys, "--steps", "2")
+    assert "empty" in assert_refused(capsys, "--steps", "2")
 
 
 def test_pickled_weights_are_refused(workplace, capsys):
     (workplace / "base" / "model.safetensors").rename(workplace / "base" / "pytorch_model.bin")
-    assert "is a pickle" in refused(capsys, "--steps", "2")
+    assert "is a pickle" in assert_refused(capsys, "--steps", "2")
 
 
 def test_a_model_whose_files_lack_weights_is_refused(workplace, capsys):
@@ -73,7 +73,7 @@ def test_a_model_whose_files_lack_weights_is_refused(workplace, capsys):
     weights = load_file(path)
     del weights["model.layers.0.mlp.up_proj.weight"]
     save_file(weights, path, metadata={"format": "pt"})
-    assert "lack 1 of the model's weights, such as model.layers.0.mlp.up_proj.weight" in refused(
+    assert "lack 1 of the model's weights, such as model.layers.0.mlp.up_proj.weight" in assert_refused(
         capsys, "--steps", "2"
     )
 
@@ -83,7 +83,9 @@ def test_a_tokenizer_with_more_entries_than_the_model_is_refused(workplace, caps
     tokenizer = json.loads(path.read_text())
     tokenizer["model"]["vocab"]["more"] = 257
     path.write_text(json.dumps(tokenizer))
-    assert "its tokenizer has ids up to 257, the model only up to 256" in refused(capsys, "--steps", "2")
+    assert "its tokenizer has ids up to 257, the model only up to 256" in assert_refused(
+        capsys, "--steps", "2"
+    )
 
 
 def test_a_token_that_the_model_does_not_have_is_text_in_the_data(workplace):
@@ -102,9 +104,9 @@ def test_a_token_that_the_model_does_not_have_is_text_in_the_data(workplace):
 @pytest.mark.parametrize("broken", ["config.json", "tokenizer.json"])
 def test_broken_model_files_are_refused(workplace, capsys, broken):
     (workplace / "base" / broken).write_text("[]")
-    assert refused(capsys, "--steps", "2").startswith("error: ")
+    assert assert_refused(capsys, "--steps", "2").startswith("error: ")
 
 
 def test_rows_longer_than_the_positions_are_refused_before_training(workplace, capsys):
     long = ["--max-tokens", "600", "--micro-tokens", "600", "--batch-tokens", "600"]
-    assert "this model has only 512 positions" in refused(capsys, "--steps", "2", *long)
+    assert "this model has only 512 positions" in assert_refused(capsys, "--steps", "2", *long)

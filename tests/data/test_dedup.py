@@ -1,3 +1,5 @@
+"""Duplicates, near-duplicate groups, and leakage between splits."""
+
 from itertools import combinations
 
 import numpy as np
@@ -39,7 +41,7 @@ def content_id_of(*texts: str) -> str:
     return "|".join(texts)
 
 
-def groups_of(records: list[Record]) -> set[frozenset[str]]:
+def collect_groups(records: list[Record]) -> set[frozenset[str]]:
     members: dict[str, set[str]] = {}
     for one in assign_groups(records):
         members.setdefault(one.group, set()).add(one.id)
@@ -47,7 +49,7 @@ def groups_of(records: list[Record]) -> set[frozenset[str]]:
 
 
 @given(word_sets, st.sampled_from([0.5, 0.7, 0.8, 1.0]))
-def test_similar_pairs_are_those_of_comparing_all(sets, similarity):
+def test_similar_pairs_equal_brute_force(sets, similarity):
     expected = {
         (one, other)
         for one, other in combinations(range(len(sets)), 2)
@@ -57,7 +59,7 @@ def test_similar_pairs_are_those_of_comparing_all(sets, similarity):
 
 
 @given(word_sets, word_sets, st.sampled_from([0.5, 0.7, 1.0]))
-def test_likes_are_those_of_comparing_all(ones, others, similarity):
+def test_similar_labels_equal_brute_force(ones, others, similarity):
     # Doubled, because some single letters are stop words.
     ones, others = (
         ["", *(" ".join(sorted(letter * 2 for letter in found)) for found in side)] for side in (ones, others)
@@ -92,7 +94,7 @@ def test_likes_are_those_of_comparing_all(ones, others, similarity):
         max_size=9,
     )
 )
-def test_texts_are_alike_with_and_without_what_many_share(pairs):
+def test_texts_must_be_similar_with_and_without_shared_text(pairs):
     """So that leaving out what is shared never joins rows."""
     texts = [WordSets(every, every & own) for every, own in pairs]
     found = find_components(link_similar(texts, 0.7), len(texts))
@@ -109,13 +111,13 @@ def test_texts_are_alike_with_and_without_what_many_share(pairs):
     assert [found.index(label) for label in found] == [expected.index(label) for label in expected]
 
 
-def test_the_same_prompt_with_many_responses_shares_nothing():
+def test_repeated_prompt_counts_once_for_shared_text():
     rows = [
         record("How high is it?", "Mount Everest. It stands in Nepal.", output=str(number))
         for number in range(3 * SHARED_LIMIT_MIN)
     ]
     assert find_shared_sentences([row.input for row in rows], [row.input for row in rows]) == {}
-    assert len(groups_of(rows)) == 1
+    assert len(collect_groups(rows)) == 1
 
 
 def test_near_duplicates_share_a_group_and_others_do_not():
@@ -127,10 +129,10 @@ def test_near_duplicates_share_a_group_and_others_do_not():
         record("Name a fruit."),
     ]
     together = frozenset(one.id for one in records[:3])
-    assert groups_of(records) == {together, frozenset([records[3].id]), frozenset([records[4].id])}
+    assert collect_groups(records) == {together, frozenset([records[3].id]), frozenset([records[4].id])}
 
 
-def test_the_same_input_and_a_group_of_the_users_tie_records_together():
+def test_equal_inputs_and_user_groups_join_records():
     passage = (
         "Mount Everest is the highest mountain of the world above the level of the sea, in the Himalayas."
     )
@@ -140,19 +142,19 @@ def test_the_same_input_and_a_group_of_the_users_tie_records_together():
         record("Name a fruit.", group="mine"),
         record("Colour of grass?", group="mine"),
     ]
-    assert groups_of(records) == {
+    assert collect_groups(records) == {
         frozenset(one.id for one in records[:2]),
         frozenset(one.id for one in records[2:]),
     }
 
 
-def test_an_instruction_that_only_names_a_task_does_not_tie_its_rows_together():
+def test_task_instruction_does_not_join_its_rows():
     reviews = [
         record("Classify this review.", f"{word} film number {word}")
         for word in map(str, range(TASK_INPUTS + 1))
     ]
-    assert len(groups_of(reviews)) == len(reviews)
-    assert len(groups_of(reviews[:TASK_INPUTS])) == 1
+    assert len(collect_groups(reviews)) == len(reviews)
+    assert len(collect_groups(reviews[:TASK_INPUTS])) == 1
 
 
 @pytest.mark.parametrize(
@@ -165,15 +167,15 @@ def test_an_instruction_that_only_names_a_task_does_not_tie_its_rows_together():
         ("Answer with care.\nHow much?", "Answer with care.\nHow much?"),
     ],
 )
-def test_how_to_answer_is_no_part_of_the_question(instruction, question):
+def test_answer_format_line_is_not_part_of_the_question(instruction, question):
     assert extract_questions([record(instruction)]) == [question]
 
 
-def test_one_question_with_one_input_is_no_task_however_many_answers_it_has():
+def test_question_with_one_input_is_not_a_task():
     rows = [
         record("How high is it?", "Mount Everest", output=str(number)) for number in range(TASK_INPUTS + 1)
     ]
-    assert len(groups_of([*rows, record("How high is it?", "A page about the Himalayas")])) == 1
+    assert len(collect_groups([*rows, record("How high is it?", "A page about the Himalayas")])) == 1
 
 
 @given(
@@ -184,12 +186,12 @@ def test_one_question_with_one_input_is_no_task_however_many_answers_it_has():
         ]
     )
 )
-def test_groups_do_not_depend_on_the_order(records):
+def test_groups_do_not_depend_on_row_order(records):
     in_order = {one.id: one.group for one in assign_groups(sorted(records, key=lambda one: one.id))}
     assert {one.id: one.group for one in assign_groups(records)} == in_order
 
 
-def test_duplicates_go_whatever_their_case_and_spaces_and_ids_become_unique():
+def test_duplicates_are_removed_and_ids_become_unique():
     records = [
         record("A  b", id="1"),
         record("a b ", id="2"),
@@ -202,24 +204,24 @@ def test_duplicates_go_whatever_their_case_and_spaces_and_ids_become_unique():
     assert [one.id for one in remove_duplicates(clash)] == ["1", "1#2", "1#2#2", "1#3"]
 
 
-def test_a_part_may_keep_the_duplicates_that_are_its_own():
+def test_duplicates_within_a_held_out_list_may_stay():
     official = [record("a", id="1"), record("A", id="2"), record("b", id="3")]
     others = [record("b", id="0"), record("a ", id="4"), record("c", id="5"), record("C", id="6")]
 
-    def left(records, all_of):
+    def remaining_ids(records, all_of):
         return [one.id for one in remove_duplicates(records, all_of)]
 
-    assert left(official + others, [official]) == ["1", "2", "3", "5"]
-    assert left(others + official, [official]) == ["0", "4", "5"]
-    assert left(official + others, [official[:1], official[1:]]) == ["1", "3", "5"]
+    assert remaining_ids(official + others, [official]) == ["1", "2", "3", "5"]
+    assert remaining_ids(others + official, [official]) == ["0", "4", "5"]
+    assert remaining_ids(official + others, [official[:1], official[1:]]) == ["1", "3", "5"]
 
 
-def test_many_equal_instructions_are_no_burden():
+def test_many_equal_instructions_are_fast():
     """All pairs of 20,000 would be 200 million."""
-    assert len(groups_of([record("Write a poem.", output=str(number)) for number in range(20_000)])) == 1
+    assert len(collect_groups([record("Write a poem.", output=str(number)) for number in range(20_000)])) == 1
 
 
-def test_the_split_has_the_asked_shares_and_depends_on_group_and_seed_alone():
+def test_assigned_split_has_the_requested_share_and_depends_on_group_and_seed_alone():
     groups = [f"group {number}" for number in range(20_000)]
     splits = [assign_split(group, 0, 0.1) for group in groups]
     assert (
@@ -232,14 +234,14 @@ def test_the_split_has_the_asked_shares_and_depends_on_group_and_seed_alone():
     assert {assign_split(group, 0, 0.0) for group in groups} == {"train"}
 
 
-def test_a_larger_share_only_adds_held_out_groups():
+def test_larger_fraction_only_adds_held_out_groups():
     """val grows into what was test, and test into what was train: nothing held out becomes training data."""
     for number in range(2000):
         if assign_split(str(number), 0, 0.05) != "train":
             assert assign_split(str(number), 0, 0.1) != "train"
 
 
-def test_rows_give_way_to_nearly_equal_ones_that_another_source_keeps_in_another_part():
+def test_near_duplicates_of_fixed_rows_in_other_splits_are_removed():
     fixed = {
         "train": [record("What was the net income of 2007?\nAnswer with a program.", group="p1")],
         "val": [record("What was the net income of 2007?\nAnswer with a program.", "other page", group="p2")],
@@ -256,9 +258,9 @@ def test_rows_give_way_to_nearly_equal_ones_that_another_source_keeps_in_another
         split: [record(text, source="mine", group=text) for text in texts] for split, texts in mine.items()
     }
     by_input = {split: record("Sum up", "b c d e f g h k l", id=split, source="mine") for split in mine}
-    parts = {split: [*fixed[split], *others[split], by_input[split]] for split in fixed}
-    kept, removed = remove_near_duplicates(parts, [one for part in fixed.values() for one in part])
-    assert {split: [one.id for one in part] for split, part in kept.items()} == {
+    splits = {split: [*fixed[split], *others[split], by_input[split]] for split in fixed}
+    remaining, removed = remove_near_duplicates(splits, [one for rows in fixed.values() for one in rows])
+    assert {split: [one.id for one in rows] for split, rows in remaining.items()} == {
         "train": [fixed["train"][0].id, "the tax of 2009||x"],
         "val": [fixed["val"][0].id, "the tax of 2010||x"],
         "test": [fixed["test"][0].id, "The revenue of 2008||x", "the tax of 2011||x", "test"],
@@ -267,8 +269,8 @@ def test_rows_give_way_to_nearly_equal_ones_that_another_source_keeps_in_another
     assert removed == {("mine", LIKE_HELD_OUT): 6, ("mine", LIKE_TRAINING): 1}
 
 
-def test_of_two_sources_that_fix_their_parts_the_earlier_part_gives_way():
-    parts = {
+def test_between_fixed_sources_the_earlier_split_loses_near_duplicates():
+    splits = {
         "train": [
             record("net income of 2007", source="a", group="1"),
             record("tax of 2009", source="b", group="2"),
@@ -279,28 +281,30 @@ def test_of_two_sources_that_fix_their_parts_the_earlier_part_gives_way():
             record("tax of 2010", source="a", group="4"),
         ],
     }
-    kept, removed = remove_near_duplicates(parts, [*parts["train"], *parts["test"]])
-    assert kept == {"train": parts["train"][1:], "val": [], "test": parts["test"]}
+    remaining, removed = remove_near_duplicates(splits, [*splits["train"], *splits["test"]])
+    assert remaining == {"train": splits["train"][1:], "val": [], "test": splits["test"]}
     assert removed == {("a", LIKE_HELD_OUT): 1}
 
 
-def test_a_held_out_row_like_one_that_another_source_trains_on_is_left_out():
+def test_held_out_near_duplicate_of_a_fixed_training_row_is_removed():
     standing, free = (
         record("net income of 2007", group="1"),
         record("Net income of 2007?", source="mine", group="2"),
     )
-    kept, removed = remove_near_duplicates({"train": [standing], "val": [], "test": [free]}, [standing])
-    assert kept == {"train": [standing], "val": [], "test": []} and removed == {("mine", LIKE_TRAINING): 1}
+    remaining, removed = remove_near_duplicates({"train": [standing], "val": [], "test": [free]}, [standing])
+    assert remaining == {"train": [standing], "val": [], "test": []} and removed == {
+        ("mine", LIKE_TRAINING): 1
+    }
 
 
-def test_held_out_groups_leave_the_earlier_parts():
-    parts = {
+def test_groups_held_out_later_are_removed_from_earlier_splits():
+    splits = {
         "train": [record("a", group="1"), record("b", group="2"), record("c", group="3")],
         "val": [record("d", group="2"), record("e", group="3")],
         "test": [record("f", group="3")],
     }
-    kept, removed = remove_leaks(parts)
-    assert {split: [one.instruction for one in part] for split, part in kept.items()} == {
+    remaining, removed = remove_leaks(splits)
+    assert {split: [one.instruction for one in rows] for split, rows in remaining.items()} == {
         "train": ["a"],
         "val": ["d"],
         "test": ["f"],

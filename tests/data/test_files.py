@@ -1,4 +1,4 @@
-"""The same rows in every kind of file and every form give the same records."""
+"""The user's files: the same rows give the same records in every format and form."""
 
 import csv
 import json
@@ -45,14 +45,14 @@ def write(path, rows: list[dict]) -> None:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
 
-def contents(path, columns=None) -> list[tuple[str, str, str]]:
+def read_contents(path, columns=None) -> list[tuple[str, str, str]]:
     return [
         (record.instruction, record.input, record.output)
         for record in read_file_records(path, columns or {}, "mine")
     ]
 
 
-def refusal(path, columns=None) -> str:
+def read_refusal(path, columns=None) -> str:
     with pytest.raises(UserError) as caught:
         read_file_records(path, columns or {}, "mine")
     return str(caught.value)
@@ -62,22 +62,22 @@ def refusal(path, columns=None) -> str:
 @pytest.mark.parametrize("names", FORMS.values(), ids=FORMS)
 @settings(deadline=None)  # the first example of a kind imports its reader
 @given(rows=rows)
-def test_every_kind_of_file_in_every_form(tmp_path_factory, kind, names, rows):
+def test_every_file_format_gives_the_same_records(tmp_path_factory, kind, names, rows):
     path = tmp_path_factory.mktemp("files") / f"mine{kind}"
     write(path, [dict(zip(names, row, strict=True)) for row in rows])
-    assert contents(path) == rows
+    assert read_contents(path) == rows
 
 
-def test_a_list_inside_of_an_object(tmp_path):
+def test_list_inside_an_object_is_read(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"version": "1.0", "data": [{"prompt": "a", "completion": "b"}]}))
-    assert contents(path) == [("a", "", "b")]
+    assert read_contents(path) == [("a", "", "b")]
 
 
 @pytest.mark.parametrize("kind", [".jsonl", ".json", ".parquet"])
-def test_messages_give_the_last_answered_question(tmp_path, kind):
+def test_chat_trains_on_its_last_answer(tmp_path, kind):
     path = tmp_path / f"mine{kind}"
-    said = [
+    turns = [
         ("system", "Be brief."),
         ("user", "Hi"),
         ("assistant", "Hello"),
@@ -85,8 +85,8 @@ def test_messages_give_the_last_answered_question(tmp_path, kind):
         ("assistant", "2"),
         ("user", "Thanks"),
     ]
-    write(path, [{"messages": [{"role": role, "content": content} for role, content in said]}])
-    assert contents(path) == [("1 + 1?", "System: Be brief.\nUser: Hi\nAssistant: Hello", "2")]
+    write(path, [{"messages": [{"role": role, "content": content} for role, content in turns]}])
+    assert read_contents(path) == [("1 + 1?", "System: Be brief.\nUser: Hi\nAssistant: Hello", "2")]
 
 
 CHAT = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
@@ -101,24 +101,24 @@ def test_messages_keep_their_group_and_id(tmp_path, columns):
     assert second.group == "" and len(second.id) == 16
 
 
-def test_messages_take_columns_for_group_and_id_alone(tmp_path):
+def test_chat_accepts_only_group_and_id_columns(tmp_path):
     path = tmp_path / "mine.jsonl"
     write(path, [{"messages": CHAT, "thread": "t", "number": 7}])
     (record,) = read_file_records(path, {"group": "thread", "id": "number"}, "mine")
     assert (record.instruction, record.group, record.id) == ("1 + 1?", "t", "7")
-    told = refusal(path, {"input": "thread", "group": "talk"})
-    assert "columns=input: unknown for messages; the left side is one of messages, group, id" in told
-    assert "no column 'talk' for `columns` group=talk" in told
+    message = read_refusal(path, {"input": "thread", "group": "talk"})
+    assert "columns=input: unknown for messages; the left side is one of messages, group, id" in message
+    assert "no column 'talk' for `columns` group=talk" in message
 
 
-def test_a_file_with_messages_may_be_read_by_its_other_columns(tmp_path):
+def test_requested_columns_override_messages(tmp_path):
     path = tmp_path / "mine.jsonl"
     write(path, [{"messages": CHAT, "frage": "a", "antwort": "b"}])
-    assert contents(path, {"instruction": "frage", "output": "antwort"}) == [("a", "", "b")]
+    assert read_contents(path, {"instruction": "frage", "output": "antwort"}) == [("a", "", "b")]
 
 
 @pytest.mark.parametrize(
-    ("messages", "told"),
+    ("messages", "message"),
     [
         ([], "messages must be a list of role and content"),
         ("Hi", "messages must be a list of role and content, not text"),
@@ -141,10 +141,10 @@ def test_a_file_with_messages_may_be_read_by_its_other_columns(tmp_path):
         ),
     ],
 )
-def test_broken_messages_are_named(tmp_path, messages, told):
+def test_broken_messages_are_reported(tmp_path, messages, message):
     path = tmp_path / "mine.jsonl"
     write(path, [{"messages": messages}])
-    assert f"{path}, line 1: " in refusal(path) and told in refusal(path)
+    assert f"{path}, line 1: " in read_refusal(path) and message in read_refusal(path)
 
 
 def test_columns_are_mapped(tmp_path):
@@ -156,7 +156,7 @@ def test_columns_are_mapped(tmp_path):
     assert (record.instruction, record.input, record.output, record.group) == ("a", "i", "b", "p1")
 
 
-def test_numbers_serve_as_ids_and_groups(tmp_path):
+def test_numbers_are_valid_ids_and_groups(tmp_path):
     path = tmp_path / "mine.jsonl"
     rows = [{"id": 7, "group": 1.5}, {"id": None, "group": None}, {"id": 0, "group": 0}, {"id": " "}]
     write(path, [{"prompt": "a", "completion": "b"} | row for row in rows])
@@ -170,7 +170,7 @@ def test_numbers_serve_as_ids_and_groups(tmp_path):
 )
 @pytest.mark.parametrize("name", ["id", "group"])
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [
         (["a"], "must be text or a number, not a list"),
         ({"a": 1}, "must be text or a number, not an object"),
@@ -179,10 +179,10 @@ def test_numbers_serve_as_ids_and_groups(tmp_path):
         ("\ud800", "holds a broken character"),
     ],
 )
-def test_what_cannot_be_an_id_or_a_group_is_named(tmp_path, form, name, value, told):
+def test_invalid_id_or_group_is_reported(tmp_path, form, name, value, message):
     path = tmp_path / "mine.jsonl"
     write(path, [form, form | {name: value}])
-    assert refusal(path).startswith(f"{path}, line 2: {name} {told}")
+    assert read_refusal(path).startswith(f"{path}, line 2: {name} {message}")
 
 
 metas = st.dictionaries(
@@ -191,7 +191,7 @@ metas = st.dictionaries(
 
 
 @given(rows=rows, meta=metas)
-def test_records_are_read_back_but_for_their_source(tmp_path_factory, rows, meta):
+def test_written_records_are_read_back_except_their_source(tmp_path_factory, rows, meta):
     path = tmp_path_factory.mktemp("files") / "mine.jsonl"
     records = [
         Record(*row, id=f"id {number}", source="mine", group="g", meta=meta)
@@ -204,13 +204,13 @@ def test_records_are_read_back_but_for_their_source(tmp_path_factory, rows, meta
 
 
 @pytest.mark.parametrize("meta", ["text", 3, ["a"], None, {"broken": "\ud800"}, {"number": float("nan")}])
-def test_what_cannot_be_meta_is_a_column_like_any_other(tmp_path, meta):
+def test_meta_column_that_is_not_an_object_is_ignored(tmp_path, meta):
     path = tmp_path / "mine.jsonl"
     write(path, [{"prompt": "a", "completion": "b", "meta": meta}])
     assert read_file_records(path, {}, "mine")[0].meta == {}
 
 
-def test_meta_that_json_cannot_hold_is_a_column_like_any_other(tmp_path):
+def test_meta_column_that_json_cannot_express_is_ignored(tmp_path):
     path = tmp_path / "mine.parquet"
     write(path, [{"prompt": "a", "completion": "b", "meta": {"day": date(2024, 2, 29)}}])
     assert read_file_records(path, {}, "mine")[0].meta == {}
@@ -220,28 +220,28 @@ def test_meta_that_json_cannot_hold_is_a_column_like_any_other(tmp_path):
 def test_unknown_columns_are_refused(tmp_path, kind):
     path = tmp_path / f"mine{kind}"
     write(path, [{"text": "a", "label": "b"}])
-    told = refusal(path)
+    message = read_refusal(path)
     assert (
-        "no column for instruction" in told
-        and "no column for output" in told
-        and "`columns` output=NAME" in told
+        "no column for instruction" in message
+        and "no column for output" in message
+        and "`columns` output=NAME" in message
     )
-    assert "its columns are text, label" in told
-    told = refusal(path, {"instruction": "question", "answer": "label"})
+    assert "its columns are text, label" in message
+    message = read_refusal(path, {"instruction": "question", "answer": "label"})
     assert (
-        "no column 'question' for `columns` instruction=question" in told
-        and "columns=answer: unknown" in told
+        "no column 'question' for `columns` instruction=question" in message
+        and "columns=answer: unknown" in message
     )
 
 
-def test_an_empty_cell_is_named_by_its_own_columns_name(tmp_path):
+def test_empty_cell_is_reported_by_its_column_name(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text('prompt,completion\na,b\n"two\nlines",\n')
-    assert refusal(path).splitlines()[0] == f"{path}, line 4: completion is blank"
+    assert read_refusal(path).splitlines()[0] == f"{path}, line 4: completion is blank"
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "told"),
+    ("file", "content", "message"),
     [
         (
             "mine.jsonl",
@@ -297,52 +297,54 @@ def test_an_empty_cell_is_named_by_its_own_columns_name(tmp_path):
         ("mine.txt", b"a", "unknown kind of file; use .parquet, .jsonl, .json, .csv"),
     ],
 )
-def test_broken_files_are_refused_with_the_place(tmp_path, file, content, told):
+def test_broken_file_is_refused_with_its_line(tmp_path, file, content, message):
     (tmp_path / file).write_bytes(content)
-    assert told in refusal(tmp_path / file)
+    assert message in read_refusal(tmp_path / file)
 
 
-def test_a_long_cell_is_no_problem(tmp_path):
+def test_very_long_cell_is_read(tmp_path):
     path = tmp_path / "mine.csv"
     long = "a " * 200_000 + "a"
     write(path, [{"prompt": long, "completion": "b"}])
-    assert contents(path) == [(long, "", "b")]
+    assert read_contents(path) == [(long, "", "b")]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_that_cannot_be_read_is_a_users_error(tmp_path, kind):
+def test_unreadable_file_is_a_user_error(tmp_path, kind):
     path = tmp_path / f"mine{kind}"
-    assert refusal(path) == f"{path}: there is no such file"
+    assert read_refusal(path) == f"{path}: there is no such file"
     path.mkdir()
-    assert refusal(path) == f"{path}: this is a folder; a file is needed"
-    assert "the name is too long" in refusal(tmp_path / f"{'a' * 300}{kind}")
-    assert "part of this path is a file" in refusal(written(tmp_path / f"file{kind}") / f"mine{kind}")
+    assert read_refusal(path) == f"{path}: this is a folder; a file is needed"
+    assert "the name is too long" in read_refusal(tmp_path / f"{'a' * 300}{kind}")
+    assert "part of this path is a file" in read_refusal(
+        write_valid_file(tmp_path / f"file{kind}") / f"mine{kind}"
+    )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_or_folder_without_permission_is_a_users_error(tmp_path, kind):
-    path = written(tmp_path / "folder" / f"mine{kind}")
+def test_missing_permission_is_a_user_error(tmp_path, kind):
+    path = write_valid_file(tmp_path / "folder" / f"mine{kind}")
     for closed in (path, path.parent):
         closed.chmod(0)
-        told = refusal(path)
+        message = read_refusal(path)
         closed.chmod(0o700)
-        assert told == f"{path}: permission denied; choose a file or folder that you may use"
+        assert message == f"{path}: permission denied; choose a file or folder that you may use"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_permission_denied_is_a_users_error(tmp_path, kind, monkeypatch):
+def test_permission_denied_is_a_user_error(tmp_path, kind, monkeypatch):
     """As above, but also where root runs the tests."""
-    path = written(tmp_path / f"mine{kind}")
+    path = write_valid_file(tmp_path / f"mine{kind}")
 
     def denied(*_, **__):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("builtins.open", denied)
-    assert refusal(path) == f"{path}: permission denied; choose a file or folder that you may use"
+    assert read_refusal(path) == f"{path}: permission denied; choose a file or folder that you may use"
 
 
-def written(path):
+def write_valid_file(path):
     path.parent.mkdir(exist_ok=True)
     write(path, [{"prompt": "a", "completion": "b"}])
     return path

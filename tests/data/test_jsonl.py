@@ -1,3 +1,5 @@
+"""JSON Lines files of records: written, read back, and refused with the line."""
+
 import json
 
 import pytest
@@ -14,7 +16,7 @@ filled = text.filter(str.strip)
 meta = st.dictionaries(text, st.none() | st.booleans() | st.integers() | text, max_size=3)
 
 
-def problems(path) -> tuple[str, ...]:
+def read_problems(path) -> tuple[str, ...]:
     with pytest.raises(UserError) as caught:
         read_records(path)
     return caught.value.problems
@@ -27,13 +29,13 @@ def problems(path) -> tuple[str, ...]:
         max_size=5,
     )
 )
-def test_what_is_written_is_read_back(tmp_path_factory, records):
+def test_written_records_are_read_back(tmp_path_factory, records):
     path = tmp_path_factory.mktemp("records") / "rows.jsonl"
     write_records(path, records)
     assert read_records(path) == records
 
 
-def test_only_instruction_and_output_are_needed(tmp_path):
+def test_only_instruction_and_output_are_required(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text('\n{"instruction": "Add.", "output": "3"}\n\n')
     assert read_records(path) == [
@@ -41,7 +43,7 @@ def test_only_instruction_and_output_are_needed(tmp_path):
     ]
 
 
-def test_an_id_depends_on_which_field_holds_what():
+def test_content_id_depends_on_the_fields():
     assert (
         len(
             {
@@ -55,7 +57,7 @@ def test_an_id_depends_on_which_field_holds_what():
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("{", "not valid JSON"),
         ('"text"', "a JSON object is needed, not text"),
@@ -83,54 +85,54 @@ def test_an_id_depends_on_which_field_holds_what():
         ('{"instruction": "a", "output": "b", "output": "c"}', "'output' stands twice in one object"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path, line, told):
+def test_bad_line_is_reported(tmp_path, line, message):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"instruction": "a", "output": "b"}\n' + line + "\n")
-    (problem,) = problems(path)
-    assert problem.startswith(f"{path}, line 2: ") and told in problem
+    (problem,) = read_problems(path)
+    assert problem.startswith(f"{path}, line 2: ") and message in problem
 
 
-def test_all_bad_lines_are_named_up_to_a_limit(tmp_path):
+def test_bad_lines_are_reported_up_to_a_limit(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("x\n" * (MAX_LISTED + 5))
-    found = problems(path)
+    found = read_problems(path)
     assert [problem.split(":")[0] for problem in found[:-1]] == [
         f"{path}, line {number}" for number in range(1, MAX_LISTED + 1)
     ]
     assert found[-1] == "... and 5 more like these"
 
 
-def test_a_byte_order_mark_is_no_problem(tmp_path):
+def test_byte_order_mark_is_skipped(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"instruction": "a", "output": "b"}\n')
     assert read_records(path)[0].instruction == "a"
 
 
-def test_other_line_ends_inside_of_a_text_do_not_end_a_line(tmp_path):
+def test_unicode_line_separators_do_not_end_a_line(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes('{"instruction": "a\u2028b\x85", "output": "b"}\r\n'.encode())
     assert read_records(path)[0].instruction == "a\u2028b\x85"
 
 
-def test_the_line_that_is_not_utf8_is_named(tmp_path):
+def test_line_that_is_not_utf8_is_reported(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"instruction": "a", "output": "b"}\n{"instruction": "\xe4", "output": "b"}\n')
-    assert problems(path) == (f"{path}, line 2: not UTF-8 text; save the file as UTF-8",)
+    assert read_problems(path) == (f"{path}, line 2: not UTF-8 text; save the file as UTF-8",)
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "\ufeff"])
 def test_an_empty_file_is_refused(tmp_path, content):
     path = tmp_path / "rows.jsonl"
     path.write_text(content, encoding="utf-8")
-    assert "the file is empty" in problems(path)[0]
+    assert "the file is empty" in read_problems(path)[0]
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    assert "there is no such file" in problems(tmp_path / "rows.jsonl")[0]
-    assert "this is a folder" in problems(tmp_path)[0]
+    assert "there is no such file" in read_problems(tmp_path / "rows.jsonl")[0]
+    assert "this is a folder" in read_problems(tmp_path)[0]
 
 
-def test_a_record_is_one_line_of_plain_json():
+def test_record_is_written_as_one_line_of_json():
     (line,) = format_records([Record("a\nb", "", "ü", id="1", source="s")]).splitlines()
     assert json.loads(line) == {
         "instruction": "a\nb",

@@ -1,4 +1,4 @@
-"""Packing loses nothing, adds nothing, and the order is a function of (seed, step)."""
+"""Sequence packing: no row is lost, and the order depends on (seed, step) alone."""
 
 import itertools
 from itertools import islice
@@ -31,7 +31,7 @@ LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=60)
 
 
 @given(ROWS)
-def test_every_target_sits_behind_its_predecessor(rows):
+def test_target_index_points_to_the_preceding_token(rows):
     batch = pack(rows)
     assert len(batch.input_ids) == len(batch.position_ids) == sum(batch.lengths)
     start, seen = 0, 0
@@ -51,14 +51,14 @@ def test_every_target_sits_behind_its_predecessor(rows):
 
 
 @given(LENGTHS, st.integers(1, 100))
-def test_fill_keeps_the_order_and_the_limit(lengths, limit):
+def test_batch_in_order_keeps_order_and_limit(lengths, limit):
     groups = list(batch_in_order(lengths, range(len(lengths)), limit))
     assert [row for group in groups for row in group] == list(range(len(lengths)))
     assert all(sum(lengths[row] for row in group) <= limit or len(group) == 1 for group in groups)
 
 
 @given(LENGTHS, st.integers(1, 100))
-def test_fit_together_loses_nothing_and_opens_no_group_without_need(lengths, limit):
+def test_best_fit_loses_no_row_and_opens_no_needless_group(lengths, limit):
     groups = pack_best_fit(lengths, range(len(lengths)), limit)
     assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
     sizes = sorted(sum(lengths[row] for row in group) for group in groups)
@@ -69,35 +69,40 @@ def test_fit_together_loses_nothing_and_opens_no_group_without_need(lengths, lim
 
 
 @given(LENGTHS, st.integers(0, 5), st.integers(0, 3))
-def test_an_epoch_sees_every_row_once_whatever_the_micro_batch(lengths, seed, epoch):
-    small = plan_epoch(lengths, 100, 40, seed, epoch)
-    large = plan_epoch(lengths, 100, 100, seed, epoch)
+def test_epoch_contains_every_row_once_for_any_micro_batch_size(lengths, seed, epoch):
+    small = plan_epoch(lengths, 100, 40, seed=seed, epoch=epoch)
+    large = plan_epoch(lengths, 100, 100, seed=seed, epoch=epoch)
     flat = [sorted(row for micro in step for row in micro) for step in small]
     assert flat == [sorted(row for micro in step for row in micro) for step in large]
     assert sorted(row for step in flat for row in step) == list(range(len(lengths)))
 
 
 @given(LENGTHS, st.integers(0, 5), st.integers(0, 25))
-def test_the_order_goes_on_where_it_was(lengths, seed, start):
-    whole = list(islice(iterate_steps(lengths, 80, 40, seed), start + 5))
-    assert list(islice(iterate_steps(lengths, 80, 40, seed, start), 5)) == whole[start:]
+def test_steps_resume_in_the_same_order(lengths, seed, start):
+    whole = list(islice(iterate_steps(lengths, 80, 40, seed=seed), start + 5))
+    assert list(islice(iterate_steps(lengths, 80, 40, seed=seed, start=start), 5)) == whole[start:]
 
 
-def test_each_epoch_and_each_seed_has_an_order_of_its_own():
+def test_order_differs_between_epochs_and_seeds():
     orders = [
-        [row for step in plan_epoch([10] * 30, 10, 10, seed, epoch) for micro in step for row in micro]
+        [
+            row
+            for step in plan_epoch([10] * 30, 10, 10, seed=seed, epoch=epoch)
+            for micro in step
+            for row in micro
+        ]
         for seed in (0, 1)
         for epoch in (0, 1, 2)
     ]
     assert len({tuple(order) for order in [*orders, list(range(30))]}) == 7
 
 
-def test_parts_of_epochs():
+def test_fractions_of_epochs_are_rounded_up_to_steps():
     lengths = [10] * 100
-    assert count_steps(1, lengths, 100, 100, 0) == 10
-    assert count_steps(0.25, lengths, 100, 100, 0) == 3
-    assert count_steps(2.5, lengths, 100, 100, 0) == 25
+    assert count_steps(1, lengths, 100, micro_tokens=100, seed=0) == 10
+    assert count_steps(0.25, lengths, 100, micro_tokens=100, seed=0) == 3
+    assert count_steps(2.5, lengths, 100, micro_tokens=100, seed=0) == 25
 
 
-def test_the_last_response_token_is_not_fed():
+def test_last_response_token_is_not_an_input():
     assert input_length(Example(prompt=[1, 2], response=[3, 4], id="", source="")) == 3

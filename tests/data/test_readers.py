@@ -1,6 +1,4 @@
-"""Tables and JSON as other programs write them: the rows come out as they were meant, or the refusal names
-the remedy.
-"""
+"""Tables, JSON and Parquet as other programs write them are read, or refused with a remedy."""
 
 import csv
 import io
@@ -27,17 +25,17 @@ HEADER = ["question", "answer"]
 DELIMITERS = {",": ".csv", ";": ".csv", "\t": ".tsv", "|": ".csv"}
 
 
-def values_in(path) -> list[dict]:
+def read_values(path) -> list[dict]:
     return [row.values for row in read_rows(path)]
 
 
-def written(folder, name: str, content: str | bytes):
+def write_file(folder, name: str, content: str | bytes):
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
 
 
-def refusal(path) -> tuple[str, ...]:
+def read_refusal(path) -> tuple[str, ...]:
     with pytest.raises(UserError) as caught:
         read_rows(path)
     return caught.value.problems
@@ -83,11 +81,11 @@ AS_WRITTEN = {
 
 
 @pytest.mark.parametrize("name", AS_WRITTEN)
-def test_one_row_however_it_is_written(tmp_path, name):
-    assert values_in(written(tmp_path, *AS_WRITTEN[name])) == ONE
+def test_row_is_the_same_in_every_format(tmp_path, name):
+    assert read_values(write_file(tmp_path, *AS_WRITTEN[name])) == ONE
 
 
-def test_the_examples_of_excel(tmp_path):
+def test_excel_csv_examples_are_read(tmp_path):
     """European texts with commas, decimal commas, quotes and line breaks; cells are quoted where needed."""
     rows = [
         {"question": f'Was kostet {n},50 €?\nUnd "mehr"?', "answer": f"{n},5; nicht mehr"} for n in range(9)
@@ -96,7 +94,7 @@ def test_the_examples_of_excel(tmp_path):
     writer = csv.DictWriter(text, HEADER, delimiter=";")
     writer.writeheader()
     writer.writerows(rows)
-    assert values_in(written(tmp_path, "mine.csv", "\ufeff" + text.getvalue())) == rows
+    assert read_values(write_file(tmp_path, "mine.csv", "\ufeff" + text.getvalue())) == rows
 
 
 # Letters that mean something in one of the dialects are frequent.
@@ -125,11 +123,11 @@ def as_table(rows, **style) -> str:
 @pytest.mark.parametrize("style", STYLES)
 @patient
 @given(header=names, rows=tables)
-def test_tables_are_read_back(tmp_path_factory, delimiter, style, header, rows):
+def test_written_tables_are_read_back(tmp_path_factory, delimiter, style, header, rows):
     path = tmp_path_factory.mktemp("tables") / f"mine{DELIMITERS[delimiter]}"
     text = as_table([header, *rows], delimiter=delimiter, **STYLES[style])
     path.write_text(text, encoding="utf-8-sig", newline="")
-    assert values_in(path) == [dict(zip(header, row, strict=True)) for row in rows]
+    assert read_values(path) == [dict(zip(header, row, strict=True)) for row in rows]
 
 
 @patient
@@ -138,32 +136,32 @@ def test_tables_are_read_back(tmp_path_factory, delimiter, style, header, rows):
     rows=tables,
     data=st.data(),
 )
-def test_an_ordinary_csv_file_stays_what_it_is_whatever_its_header(tmp_path_factory, header, rows, data):
+def test_ordinary_csv_is_read_as_by_the_csv_module(tmp_path_factory, header, rows, data):
     rows = [
         [*row, *data.draw(st.lists(cells, min_size=len(header) - 2, max_size=len(header) - 2))]
         for row in rows
     ]
     path = tmp_path_factory.mktemp("tables") / "mine.csv"
     path.write_text(as_table([header, *rows]), encoding="utf-8", newline="")
-    assert values_in(path) == [dict(zip(header, row, strict=True)) for row in rows]
+    assert read_values(path) == [dict(zip(header, row, strict=True)) for row in rows]
 
 
 @pytest.mark.parametrize("delimiter", DELIMITERS)
 @pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONE])
 @patient
 @given(rows=tables)
-def test_quotes_that_are_escaped_with_a_backslash(tmp_path_factory, delimiter, quoting, rows):
+def test_backslash_escaped_quotes_are_read(tmp_path_factory, delimiter, quoting, rows):
     path = tmp_path_factory.mktemp("tables") / f"mine{DELIMITERS[delimiter]}"
     # A row that shows that backslashes escape: without one they are what they are.
     rows = [('say "hi" to', f'me{delimiter} "you" and'), *rows]
     style = {"delimiter": delimiter, "doublequote": False, "escapechar": "\\", "quoting": quoting}
     path.write_text(as_table([HEADER, *rows], **style), encoding="utf-8", newline="")
-    assert values_in(path) == [dict(zip(HEADER, row, strict=True)) for row in rows]
+    assert read_values(path) == [dict(zip(HEADER, row, strict=True)) for row in rows]
 
 
 @patient
 @given(rows=tables)
-def test_other_backslashes_stay_where_quotes_are_escaped(tmp_path_factory, rows):
+def test_other_backslashes_stay_beside_escaped_quotes(tmp_path_factory, rows):
     r"""Some writers escape the quotes alone, and not the backslash of \n or \alpha."""
     rows = [[cell.replace('"', "").replace("\\", r"\n") for cell in row] for row in rows]
     assume(not any("\\" in cell[-1:] for row in rows for cell in row))
@@ -171,38 +169,38 @@ def test_other_backslashes_stay_where_quotes_are_escaped(tmp_path_factory, rows)
     lines = [",".join('"' + cell.replace('"', r"\"") + '"' for cell in row) for row in [HEADER, *rows]]
     path = tmp_path_factory.mktemp("tables") / "mine.csv"
     path.write_text("\n".join(lines), encoding="utf-8", newline="")
-    assert values_in(path) == [dict(zip(HEADER, row, strict=True)) for row in rows]
+    assert read_values(path) == [dict(zip(HEADER, row, strict=True)) for row in rows]
 
 
-def test_backslashes_of_an_ordinary_file_stay(tmp_path):
+def test_backslashes_of_an_ordinary_file_are_kept(tmp_path):
     rows = [("C:\\", 'a "b" \\alpha'), (r"\"", r"\\x"), ("\\", '\\",\\"')]
-    path = written(tmp_path, "mine.csv", as_table([HEADER, *rows], quoting=csv.QUOTE_ALL))
-    assert values_in(path) == [dict(zip(HEADER, row, strict=True)) for row in rows]
+    path = write_file(tmp_path, "mine.csv", as_table([HEADER, *rows], quoting=csv.QUOTE_ALL))
+    assert read_values(path) == [dict(zip(HEADER, row, strict=True)) for row in rows]
 
 
-def test_tabs_without_any_quoting(tmp_path):
+def test_unquoted_tsv_is_read(tmp_path):
     """A quote is a letter there: it neither swallows the lines up to the next one nor goes away."""
-    path = written(
+    path = write_file(
         tmp_path,
         "mine.tsv",
         'question\tanswer\n"Yes" or no?\tYes\n5" or 7" pipe?\t"Five\nWhat else?\t"None\n',
     )
-    assert [tuple(row.values()) for row in values_in(path)] == [
+    assert [tuple(row.values()) for row in read_values(path)] == [
         ('"Yes" or no?', "Yes"),
         ('5" or 7" pipe?', '"Five'),
         ("What else?", '"None'),
     ]
 
 
-def test_tabs_with_quoting_that_is_broken_are_not_read_as_tabs_without(tmp_path):
+def test_broken_quoting_is_not_read_as_unquoted_tsv(tmp_path):
     """Its quotes would become part of the texts."""
-    path = written(tmp_path, "mine.tsv", 'question\tanswer\n"a\tb"\t"c"\n"d" e\tf\n')
-    assert "not valid CSV" in refusal(path)[0]
+    path = write_file(tmp_path, "mine.tsv", 'question\tanswer\n"a\tb"\t"c"\n"d" e\tf\n')
+    assert "not valid CSV" in read_refusal(path)[0]
 
 
-def test_a_row_that_cannot_be_parsed_ends_all_even_where_bad_rows_may_be_left_out(tmp_path):
+def test_unparsable_row_is_refused_even_with_skip_bad(tmp_path):
     """Nobody knows where it ends: what follows would be lost with it, uncounted."""
-    path = written(tmp_path, "mine.csv", 'question,answer\na,"b\nc,d\ne,f\n')
+    path = write_file(tmp_path, "mine.csv", 'question,answer\na,"b\nc,d\ne,f\n')
     with pytest.raises(UserError) as caught:
         read_rows(path, BadRows(skip=True))
     assert str(caught.value).startswith(
@@ -210,9 +208,9 @@ def test_a_row_that_cannot_be_parsed_ends_all_even_where_bad_rows_may_be_left_ou
     )
 
 
-def test_the_remedy_for_ragged_rows_is_named_once(tmp_path):
-    path = written(tmp_path, "mine.csv", "question;answer\n" + "a;b\nc;d;e\nf\n" * 3)
-    *problems, remedy = refusal(path)
+def test_remedy_for_ragged_rows_is_shown_once(tmp_path):
+    path = write_file(tmp_path, "mine.csv", "question;answer\n" + "a;b\nc;d;e\nf\n" * 3)
+    *problems, remedy = read_refusal(path)
     assert problems == [
         f"{path}, line {line}: the row has more or fewer cells than the 2 columns of the header"
         for line in (3, 4, 6, 7, 9, 10)
@@ -220,19 +218,19 @@ def test_the_remedy_for_ragged_rows_is_named_once(tmp_path):
     assert remedy.startswith(f"{path}: ") and "double quotes" in remedy and "';'" in remedy
 
 
-def test_ragged_rows_may_be_left_out(tmp_path):
+def test_ragged_rows_are_skipped_with_skip_bad(tmp_path):
     bad = BadRows(skip=True)
-    rows = read_rows(written(tmp_path, "mine.csv", "question,answer\na,b\nc,d,e\nf,g\n"), bad)
+    rows = read_rows(write_file(tmp_path, "mine.csv", "question,answer\na,b\nc,d,e\nf,g\n"), bad)
     assert [row.values["question"] for row in rows] == ["a", "f"] and len(bad.problems) == 1
 
 
-def test_a_cell_beside_the_named_columns_is_no_harm(tmp_path):
-    path = written(tmp_path, "mine.csv", "question,answer,,\na,b,,a note\nc,d,,\n")
-    assert values_in(path) == [{"question": "a", "answer": "b"}, {"question": "c", "answer": "d"}]
+def test_empty_cells_beside_the_table_are_ignored(tmp_path):
+    path = write_file(tmp_path, "mine.csv", "question,answer,,\na,b,,a note\nc,d,,\n")
+    assert read_values(path) == [{"question": "a", "answer": "b"}, {"question": "c", "answer": "d"}]
 
 
 @pytest.mark.parametrize("kind", [".json", ".jsonl"])
-def test_json_is_read_by_its_content_not_by_its_name(tmp_path, kind):
+def test_json_is_read_by_content_not_by_suffix(tmp_path, kind):
     rows = [{"question": f"{number}?\u2028", "answer": ["a", {"b": None}]} for number in range(3)]
     forms = {
         "lines": "".join(json.dumps(row) + "\n" for row in rows),
@@ -243,22 +241,22 @@ def test_json_is_read_by_its_content_not_by_its_name(tmp_path, kind):
         "old Macs": "".join(json.dumps(row) + "\r" for row in rows),
     }
     for form, text in forms.items():
-        assert values_in(written(tmp_path, f"mine{kind}", "\ufeff" + text)) == rows, form
+        assert read_values(write_file(tmp_path, f"mine{kind}", "\ufeff" + text)) == rows, form
 
 
-def test_the_place_of_an_object_is_its_first_line(tmp_path):
-    path = written(
+def test_row_location_is_its_first_line(tmp_path):
+    path = write_file(
         tmp_path, "mine.jsonl", json.dumps({"a": 1}, indent=1) + "\n\n" + json.dumps({"a": 2}, indent=1)
     )
     assert [row.where for row in read_rows(path)] == [f"{path}, line 1", f"{path}, line 5"]
     path.write_text(json.dumps({"a": 1}, indent=1) + "\n3\n")
-    assert refusal(path) == (f"{path}, line 4: a JSON object is needed, not a number",)
+    assert read_refusal(path) == (f"{path}, line 4: a JSON object is needed, not a number",)
 
 
 @pytest.mark.parametrize("kind", [".json", ".jsonl"])
-def test_every_broken_line_of_json_lines_is_named_whatever_the_files_name(tmp_path, kind):
-    path = written(tmp_path, f"mine{kind}", '{"a": 1}\n{"a": \n{"a": 3}\n{"a" 4}\n')
-    assert [problem.partition(" not")[0] for problem in refusal(path)] == [
+def test_every_broken_json_line_is_reported_for_any_suffix(tmp_path, kind):
+    path = write_file(tmp_path, f"mine{kind}", '{"a": 1}\n{"a": \n{"a": 3}\n{"a" 4}\n')
+    assert [problem.partition(" not")[0] for problem in read_refusal(path)] == [
         f"{path}, line 2:",
         f"{path}, line 4:",
     ]
@@ -276,29 +274,31 @@ def test_every_broken_line_of_json_lines_is_named_whatever_the_files_name(tmp_pa
         ("mine.jsonl", '{"a": [1,]}', 1),
     ],
 )
-def test_a_comma_too_many_in_json_is_named_with_the_remedy(tmp_path, name, content, line):
-    path = written(tmp_path, name, content)
-    told = "\n".join(refusal(path))
+def test_extra_comma_in_json_is_reported_with_a_remedy(tmp_path, name, content, line):
+    path = write_file(tmp_path, name, content)
+    message = "\n".join(read_refusal(path))
     assert (
-        told.startswith(f"{path}, line {line}: not valid JSON: a comma too many")
-        and told.count("take it out") == 1
+        message.startswith(f"{path}, line {line}: not valid JSON: a comma too many")
+        and message.count("take it out") == 1
     )
 
 
-def test_the_remedy_for_commas_after_each_line_is_named_once(tmp_path):
-    path = written(tmp_path, "mine.jsonl", '{"a": 1},\n' * 30 + '{"a": 2}\n')
-    told = "\n".join(refusal(path))
+def test_remedy_for_trailing_commas_is_shown_once(tmp_path):
+    path = write_file(tmp_path, "mine.jsonl", '{"a": 1},\n' * 30 + '{"a": 2}\n')
+    message = "\n".join(read_refusal(path))
     assert (
-        told.count("a comma too many") == 20 and told.count("take it out") == 1 and "... and 10 more" in told
+        message.count("a comma too many") == 20
+        and message.count("take it out") == 1
+        and "... and 10 more" in message
     )
 
 
-def test_a_list_in_pieces_is_not_told_line_by_line(tmp_path):
-    path = written(tmp_path, "mine.jsonl", json.dumps([{"a": "b"}] * 9, indent=1).replace('"b"', "b", 1))
-    assert refusal(path) == (f"{path}, line 3: not valid JSON: Expecting value",)
+def test_broken_multi_line_list_is_reported_once(tmp_path):
+    path = write_file(tmp_path, "mine.jsonl", json.dumps([{"a": "b"}] * 9, indent=1).replace('"b"', "b", 1))
+    assert read_refusal(path) == (f"{path}, line 3: not valid JSON: Expecting value",)
 
 
-def test_columns_of_any_type_in_parquet(tmp_path):
+def test_parquet_columns_of_any_type_are_read(tmp_path):
     """What is no text stays what it is, or is left out where Python has no word for it; texts kept as bytes
     are texts.
     """
@@ -319,7 +319,7 @@ def test_columns_of_any_type_in_parquet(tmp_path):
     }
     path = tmp_path / "mine.parquet"
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
-    first, second = values_in(path)
+    first, second = read_values(path)
     assert first["prompt"] == "a" and second["prompt"] is None
     assert (first["bytes"], first["image"], second["bytes"]) == ("é", b"\xff", "b")
     assert first["messages"] == turns and second["messages"] == []
@@ -327,18 +327,18 @@ def test_columns_of_any_type_in_parquet(tmp_path):
     assert first["length"] == timedelta(1)
 
 
-def test_text_of_parquet_that_is_no_text_is_named_by_its_column(tmp_path):
+def test_invalid_parquet_text_is_reported_by_column(tmp_path):
     broken = pyarrow.Array.from_buffers(
         pyarrow.string(), 1, [None, pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0"), pyarrow.py_buffer(b"\xff")]
     )
     path = tmp_path / "mine.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"prompt": ["a"], "completion": broken}), path)
-    (told,) = refusal(path)
-    assert "completion" in told and "UTF-8" in told
+    (message,) = read_refusal(path)
+    assert "completion" in message and "UTF-8" in message
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("mine.xlsx", "save it as CSV"),
         ("mine.XLS", "save it as CSV"),
@@ -357,30 +357,30 @@ def test_text_of_parquet_that_is_no_text_is_named_by_its_column(tmp_path):
         ("mine.sqlite", "use .parquet, .jsonl, .json, .csv, .tsv"),
     ],
 )
-def test_an_unknown_kind_of_file_is_refused_with_the_remedy(tmp_path, name, told):
-    path = written(tmp_path, name, b"a")
-    (problem,) = refusal(path)
-    assert problem.startswith(f"{path}: ") and told in problem
+def test_unknown_file_type_is_refused_with_a_remedy(tmp_path, name, message):
+    path = write_file(tmp_path, name, b"a")
+    (problem,) = read_refusal(path)
+    assert problem.startswith(f"{path}: ") and message in problem
 
 
 @pytest.mark.parametrize(("kind", "pack"), [(".gz", "gzip"), (".xz", "xz"), (".bz2", "bzip2")])
-def test_the_remedy_for_compressed_files_works(tmp_path, kind, pack):
-    path = written(tmp_path, "my rows.jsonl", json.dumps(ONE[0]))
+def test_remedy_for_compressed_files_works(tmp_path, kind, pack):
+    path = write_file(tmp_path, "my rows.jsonl", json.dumps(ONE[0]))
     subprocess.run([pack, str(path)], check=True)
-    (problem,) = refusal(tmp_path / f"my rows.jsonl{kind}")
+    (problem,) = read_refusal(tmp_path / f"my rows.jsonl{kind}")
     subprocess.run(shlex.split(problem.partition("in it: ")[2]), check=True)
-    assert values_in(path) == ONE
+    assert read_values(path) == ONE
 
 
 @pytest.mark.parametrize("form", ["stream", "file"])
 @pytest.mark.parametrize("name", ["mine.arrow", "it's mine.feather"])
-def test_the_remedy_for_arrow_files_works(tmp_path, monkeypatch, form, name):
+def test_remedy_for_arrow_files_works(tmp_path, monkeypatch, form, name):
     monkeypatch.chdir(tmp_path)
     table = pyarrow.Table.from_pylist(ONE)
     new = pyarrow.ipc.new_stream if form == "stream" else pyarrow.ipc.new_file
     with new(name, table.schema) as writer:
         writer.write_table(table)
-    (problem,) = refusal(tmp_path / name)
+    (problem,) = read_refusal(tmp_path / name)
     command = shlex.split(problem.partition("of it: ")[2])
     subprocess.run([sys.executable, *command[1:]], check=True)
-    assert values_in((tmp_path / name).with_suffix(".parquet")) == ONE
+    assert read_values((tmp_path / name).with_suffix(".parquet")) == ONE

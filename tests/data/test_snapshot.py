@@ -1,4 +1,4 @@
-"""The real data, as the package ships it: complete, and nothing held out leaks into training."""
+"""The shipped data is complete, and nothing held out leaks into training."""
 
 import lzma
 import re
@@ -16,7 +16,7 @@ from loratune.data.split_sources import split_sources
 from loratune.tasks.finqa.evidence import compute_fact_recall, replace_with_gold_facts
 from loratune.tasks.finqa.facts import build_page_facts
 from loratune.tasks.finqa.records import FinqaOptions
-from loratune.tasks.finqa.scoring import wants_program
+from loratune.tasks.finqa.scoring import asks_for_program
 from loratune.tasks.finqa.source import load_finqa
 
 SPLITS = ("train", "val", "test")
@@ -28,17 +28,17 @@ def count_words(texts):
 
 
 @pytest.fixture(scope="module")
-def parts():
+def records_by_split():
     loaded = [load_dolly(from_hub=False), *load_finqa("snapshot", FinqaOptions("program", 320, count_words))]
     return split_sources(loaded, seed=0, val_fraction=0.05)[0]
 
 
-def of(parts, source: str, split: str):
-    return [record for record in parts[split] if record.source == source]
+def select_records(records_by_split, source: str, split: str):
+    return [record for record in records_by_split[split] if record.source == source]
 
 
-def test_the_snapshot_holds_what_sources_md_says():
-    told = resources.files("loratune.data.snapshot").joinpath("SOURCES.md").read_text()
+def test_snapshot_matches_sources_md():
+    sources_md = resources.files("loratune.data.snapshot").joinpath("SOURCES.md").read_text()
     assert len(snapshot.read("dolly")) == 15_003
     for split in ("train", "dev", "test"):
         rows = snapshot.read(f"finqa_{split}")
@@ -48,11 +48,11 @@ def test_the_snapshot_holds_what_sources_md_says():
             len(pages),
             *(sum(bool(row[field]) for row in rows) for field in ("program", "gold_inds")),
         )
-        (line,) = (line for line in told.splitlines() if line.startswith(f"| {split} |"))
+        (line,) = (line for line in sources_md.splitlines() if line.startswith(f"| {split} |"))
         assert [int(cell.replace(",", "")) for cell in line.split("|")[3:-1]] == list(counts)
 
 
-def test_the_snapshot_is_small_and_comes_with_its_licences():
+def test_snapshot_is_small_and_includes_its_licences():
     folder = resources.files("loratune.data.snapshot")
     assert sum(len(file.read_bytes()) for file in folder.iterdir() if file.name.endswith(".xz")) < 5e6
     licences = folder.joinpath("LICENCES.md").read_text()
@@ -63,20 +63,22 @@ def test_the_snapshot_is_small_and_comes_with_its_licences():
     assert all(lzma.decompress(file.read_bytes()) for file in folder.iterdir() if file.name.endswith(".xz"))
 
 
-def test_every_gold_fact_is_a_fact_of_its_page():
+def test_gold_facts_are_facts_of_their_page():
     for split in ("train", "dev", "test"):
         for row in snapshot.read(f"finqa_{split}"):
             facts = build_page_facts(row["pre_text"], row["post_text"], row["table"])
             assert all(facts[name].strip() for name in row["gold_inds"] or []), row["id"]
 
 
-def test_all_of_dolly_and_finqa_is_used(parts):
-    assert sum(len(of(parts, "dolly", split)) for split in SPLITS) == 15_003 - 8
-    assert len(of(parts, "finqa", "train")) == pytest.approx(4400, abs=30)
-    assert all(400 < len(of(parts, "dolly", split)) < 1100 for split in ("val", "test"))
+def test_every_row_of_dolly_and_finqa_is_used(records_by_split):
+    assert sum(len(select_records(records_by_split, "dolly", split)) for split in SPLITS) == 15_003 - 8
+    assert len(select_records(records_by_split, "finqa", "train")) == pytest.approx(4400, abs=30)
+    assert all(
+        400 < len(select_records(records_by_split, "dolly", split)) < 1100 for split in ("val", "test")
+    )
 
 
-def test_no_group_id_or_content_is_in_two_parts(parts):
+def test_no_group_id_or_content_is_in_two_splits(records_by_split):
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         for key in (
             lambda record: record.group,
@@ -88,12 +90,15 @@ def test_no_group_id_or_content_is_in_two_parts(parts):
                 else record.id
             ),
         ):
-            assert not set(map(key, parts[one])) & set(map(key, parts[other])), (one, other)
+            assert not set(map(key, records_by_split[one])) & set(map(key, records_by_split[other])), (
+                one,
+                other,
+            )
 
 
-def test_held_out_parts_of_finqa_have_all_ids(parts):
+def test_held_out_finqa_splits_have_all_ids(records_by_split):
     for split, name, ids in (("val", "dev", 883), ("test", "test", 1147)):
-        records, rows = of(parts, "finqa", split), snapshot.read(f"finqa_{name}")
+        records, rows = select_records(records_by_split, "finqa", split), snapshot.read(f"finqa_{name}")
         assert [record.id for record in records] == [row["id"] for row in rows]
         assert len(records) == ids
         assert {record.id for record in records if not record.has_target} == {
@@ -103,17 +108,17 @@ def test_held_out_parts_of_finqa_have_all_ids(parts):
         assert {record.meta["split_ids"] for record in records} == {ids}
 
 
-def test_every_row_to_train_on_has_a_target(parts):
-    assert all(record.has_target for record in parts["train"]) and all(
-        record.has_target for record in parts["val"]
+def test_every_training_row_has_a_target(records_by_split):
+    assert all(record.has_target for record in records_by_split["train"]) and all(
+        record.has_target for record in records_by_split["val"]
     )
-    assert sum(not record.has_target for record in parts["test"]) == 15
+    assert sum(not record.has_target for record in records_by_split["test"]) == 15
 
 
-def test_no_held_out_question_or_page_of_finqa_is_trained_on(parts):
+def test_no_held_out_finqa_question_or_page_is_in_training(records_by_split):
     """Word for word, and against all held-out questions, those left out for want of a program, too."""
     official = [row for name in ("dev", "test") for row in snapshot.read(f"finqa_{name}")]
-    records = of(parts, "finqa", "train")
+    records = select_records(records_by_split, "finqa", "train")
     assert not {normalize_text(row["question"]) for row in official} & {
         normalize_text(record.instruction.rpartition("\n")[0]) for record in records
     }
@@ -126,22 +131,25 @@ def test_no_held_out_question_or_page_of_finqa_is_trained_on(parts):
 @pytest.mark.parametrize(
     ("field", "similarity"), [("instruction", INSTRUCTION_SIMILARITY), ("input", INPUT_SIMILARITY)]
 )
-def test_no_held_out_row_of_dolly_is_nearly_one_that_is_trained_on(parts, field, similarity):
+def test_no_held_out_dolly_row_is_a_near_duplicate_of_training(records_by_split, field, similarity):
     """Compares all pairs, unlike the code that groups."""
     sets = {
-        split: [build_word_set(getattr(record, field)) for record in of(parts, "dolly", split)]
+        split: [
+            build_word_set(getattr(record, field))
+            for record in select_records(records_by_split, "dolly", split)
+        ]
         for split in SPLITS
     }
-    sets = {split: [found for found in part if found] for split, part in sets.items()}
+    sets = {split: [words for words in split_sets if words] for split, split_sets in sets.items()}
     column = {
         word: number
         for number, word in enumerate(
-            sorted(set().union(*(found for part in sets.values() for found in part)))
+            sorted(set().union(*(words for split_sets in sets.values() for words in split_sets)))
         )
     }
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         left, right = (
-            matrix([[column[word] for word in found] for found in sets[split]], len(column))
+            build_matrix([[column[word] for word in words] for words in sets[split]], len(column))
             for split in (one, other)
         )
         shared = (left @ right.T).tocoo()
@@ -149,49 +157,53 @@ def test_no_held_out_row_of_dolly_is_nearly_one_that_is_trained_on(parts, field,
         assert (shared.data / sizes).max() < similarity
 
 
-def matrix(rows, columns: int) -> sparse.csr_matrix:
+def build_matrix(rows, columns: int) -> sparse.csr_matrix:
     numbers = np.concatenate([np.array(row) for row in rows])
     return sparse.csr_matrix(
         (np.ones(len(numbers)), numbers, np.cumsum([0, *map(len, rows)])), shape=(len(rows), columns)
     )
 
 
-def test_groups_are_near_duplicates_and_not_half_of_the_data(parts):
-    sizes = Counter(record.group for split in SPLITS for record in of(parts, "dolly", split))
+def test_groups_are_small(records_by_split):
+    sizes = Counter(
+        record.group for split in SPLITS for record in select_records(records_by_split, "dolly", split)
+    )
     assert max(sizes.values()) < 60
     assert len(sizes) > 13_500
 
 
-def test_held_out_finqa_rows_see_retrieved_facts_and_carry_what_scoring_needs(parts):
+def test_held_out_finqa_rows_have_retrieved_facts_and_scoring_data(records_by_split):
     for split in ("val", "test"):
-        for record in of(parts, "finqa", split):
+        for record in select_records(records_by_split, "finqa", split):
             meta = record.meta
             assert meta["facts"] == "retrieved"
-            assert meta["table"] and meta["page"] == record.id.rpartition("-")[0] and wants_program(record)
-            wanted = (meta["program"], None) if record.has_target else (str(meta["exe_ans"]), meta["program"])
-            assert (record.output, None) == wanted
+            assert meta["table"] and meta["page"] == record.id.rpartition("-")[0] and asks_for_program(record)
+            expected = (
+                (meta["program"], None) if record.has_target else (str(meta["exe_ans"]), meta["program"])
+            )
+            assert (record.output, None) == expected
             assert meta["answer"] or meta["exe_ans"] is not None
-    recall = compute_fact_recall(parts["val"])
+    recall = compute_fact_recall(records_by_split["val"])
     assert recall["rows"] > 800 and recall["all_gold_facts"] > 0.88 and recall["recall_at_3"] > 0.79
 
 
-def test_gold_facts_are_the_annotators_in_the_order_of_the_page(parts):
+def test_gold_facts_are_annotated_and_in_page_order(records_by_split):
     known = 0
     for split, name in (("val", "dev"), ("test", "test")):
         rows = {row["id"]: row for row in snapshot.read(f"finqa_{name}")}
-        for record in of(parts, "finqa", split):
+        for record in select_records(records_by_split, "finqa", split):
             row, gold = rows[record.id], replace_with_gold_facts(record)
             facts = build_page_facts(row["pre_text"], row["post_text"], row["table"])
-            wanted = [text for fact, text in facts.items() if fact in (row["gold_inds"] or [])]
-            assert (gold.input.split("\n") if gold else []) == wanted
+            expected = [text for fact, text in facts.items() if fact in (row["gold_inds"] or [])]
+            assert (gold.input.split("\n") if gold else []) == expected
             known += bool(gold)
     assert known == pytest.approx(854 + 122, abs=10)
 
 
-def test_training_rows_of_finqa_see_their_gold_facts(parts):
+def test_finqa_training_rows_have_their_gold_facts(records_by_split):
     gold = {row["id"]: row for row in snapshot.read("finqa_train") if row["gold_inds"]}
     complete = total = 0
-    for record in of(parts, "finqa", "train"):
+    for record in select_records(records_by_split, "finqa", "train"):
         if row := gold.get(record.id):
             facts = build_page_facts(row["pre_text"], row["post_text"], row["table"])
             total += 1

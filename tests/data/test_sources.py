@@ -1,4 +1,4 @@
-"""Dolly and FinQA as copies of them elsewhere may have them."""
+"""Dolly and FinQA in the forms of other copies."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def dolly(**row) -> list[Record]:
 
 
 @pytest.mark.parametrize("row", [{}, {"context": None, "category": None}, {"context": " "}])
-def test_dolly_needs_no_context_and_no_category(row):
+def test_dolly_context_and_category_are_optional(row):
     (record,) = dolly(instruction=" Name a fruit. ", response="Fig.", **row)
     assert (record.instruction, record.input, record.output, record.meta) == ("Name a fruit.", "", "Fig.", {})
     (same,) = dolly(instruction="Name a fruit.", response="Fig.", context="", category="open_qa")
@@ -23,7 +23,7 @@ def test_dolly_needs_no_context_and_no_category(row):
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "message"),
     [
         ({"response": "b"}, "instruction is missing (there are: response)"),
         ({"instruction": "a", "response": None}, "response must be text, not null"),
@@ -31,18 +31,18 @@ def test_dolly_needs_no_context_and_no_category(row):
         ({"instruction": "a", "response": "b", "context": ["c"]}, "context must be text, not a list"),
     ],
 )
-def test_a_row_of_dolly_without_its_columns_is_named(row, told):
+def test_dolly_row_without_its_columns_is_reported(row, message):
     with pytest.raises(UserError) as caught:
         dolly(**row)
-    assert str(caught.value) == f"dolly.jsonl, line 1: {told}"
+    assert str(caught.value) == f"dolly.jsonl, line 1: {message}"
 
 
-def test_a_list_of_finqa_that_is_nested_too_deeply_is_refused():
+def test_deeply_nested_finqa_list_is_refused():
     with pytest.raises(ValueError, match="table must be a list, not text"):
         read_list_field({"table": "[" * 100_000}, "table")
 
 
-def test_fact_recall_counts_rows_of_finqa_alone():
+def test_fact_recall_counts_only_finqa_rows():
     finqa = {
         "gold_facts": {"text_1": "a", "text_2": "b"},
         "kept_facts": ["text_2", "text_3"],
@@ -76,7 +76,7 @@ FINQA = {
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "message"),
     [
         ("exe_ans", [1], "exe_ans must be a number or text, not a list"),
         ("exe_ans", True, "exe_ans must be a number or text, not true or false"),
@@ -87,13 +87,13 @@ FINQA = {
         ("gold_inds", ["\ud800"], "gold_inds holds a broken character"),
     ],
 )
-def test_a_result_and_gold_facts_of_finqa_are_checked(field, value, told):
+def test_finqa_result_and_gold_facts_are_validated(field, value, message):
     with pytest.raises(ValueError) as caught:
         parse_question(FINQA | {field: value})
-    assert str(caught.value).removesuffix(" (a lone surrogate)") == told
+    assert str(caught.value).removesuffix(" (a lone surrogate)") == message
 
 
-def test_gold_facts_as_flattened_copies_have_them():
+def test_gold_facts_of_flattened_copies_are_read():
     """Parquet gives each row the ids of all other rows, without texts; others have JSON text, or NaN for no
     result.
     """

@@ -1,3 +1,5 @@
+"""Prompt templates: built-in, custom and broken ones."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,7 +8,7 @@ from loratune.data.template import BUILT_IN_TEMPLATES, Template, load_template
 from loratune.errors import UserError
 
 
-def test_the_default_template_word_for_word():
+def test_default_template_text():
     template = load_template("instruction")
     assert template.render("Add.", "1 2") == "### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:\n"
     assert (
@@ -14,7 +16,7 @@ def test_the_default_template_word_for_word():
     )
 
 
-def test_the_other_built_in_templates_word_for_word():
+def test_other_built_in_template_texts():
     chatml, plain = load_template("chatml"), load_template("plain")
     assert chatml.render("Add.", "1 2") == "<|im_start|>user\nAdd.\n\n1 2<|im_end|>\n<|im_start|>assistant\n"
     assert chatml.render("Add.") == "<|im_start|>user\nAdd.<|im_end|>\n<|im_start|>assistant\n"
@@ -22,18 +24,18 @@ def test_the_other_built_in_templates_word_for_word():
 
 
 @given(st.sampled_from(sorted(BUILT_IN_TEMPLATES)), st.text(), st.text())
-def test_texts_come_through_unchanged_braces_and_all(name, instruction, input):
+def test_user_text_is_unchanged_including_braces(name, instruction, input):
     rendered = BUILT_IN_TEMPLATES[name].render(instruction + "{input}{0}", input)
     assert instruction + "{input}{0}" in rendered
     assert input in rendered
 
 
 @pytest.mark.parametrize("template", BUILT_IN_TEMPLATES.values(), ids=BUILT_IN_TEMPLATES)
-def test_a_saved_template_is_the_same(template):
+def test_template_survives_to_dict_and_from_dict(template):
     assert Template.from_dict(template.to_dict()) == template
 
 
-def test_a_template_of_the_users_own(tmp_path):
+def test_custom_template_is_loaded(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(
         'with_input = "Q: {instruction} ({input})\\nA:"\nwithout_input = "Q: {instruction}\\nA:"\n'
@@ -47,7 +49,7 @@ def test_a_template_of_the_users_own(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ('with_input = "{instruction} {input}"', "without_input is missing"),
         (
@@ -78,15 +80,15 @@ def test_a_template_of_the_users_own(tmp_path):
         ),
     ],
 )
-def test_a_broken_template_is_refused(tmp_path, content, told):
+def test_broken_template_is_refused(tmp_path, content, message):
     path = tmp_path / "mine.toml"
     path.write_text(content)
     with pytest.raises(UserError, match=r"mine\.toml") as caught:
         load_template(str(path))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_an_unknown_template_is_refused(tmp_path):
+def test_unknown_template_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"choose instruction, chatml, plain or a \.toml file"):
         load_template("alpaca")
     with pytest.raises(UserError, match="there is no such file"):
@@ -103,7 +105,7 @@ def test_an_unknown_template_is_refused(tmp_path):
         {"name": 3, "with_input": "{instruction}{input}", "without_input": "{instruction}"},
     ],
 )
-def test_parts_of_another_kind_are_refused_with_their_file(parts):
+def test_template_fields_of_the_wrong_type_are_refused(parts):
     """As a broken `loratune.json` may have them."""
     with pytest.raises(UserError, match=r"^some file: "):
         Template.from_dict(parts, "some file")

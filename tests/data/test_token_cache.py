@@ -1,3 +1,5 @@
+"""The token cache: its files and its key."""
+
 import os
 
 import pytest
@@ -25,13 +27,13 @@ def fail():
 
 
 @given(st.lists(st.builds(Example, ids, ids, st.text(), st.text()), max_size=5))
-def test_what_is_read_is_what_was_written(tmp_path_factory, rows):
+def test_token_cache_reads_what_it_wrote(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("cache") / "tokens-0.npz"
     write_token_cache(path, rows, COUNTS)
     assert read_token_cache(path) == (rows, COUNTS)
 
 
-def test_rows_are_encoded_once(tmp_path):
+def test_rows_are_tokenised_once(tmp_path):
     assert load_or_tokenize(tmp_path, "key", lambda: (ROWS, COUNTS)) == (ROWS, COUNTS)
     assert load_or_tokenize(tmp_path, "key", fail) == (ROWS, COUNTS)
     assert load_or_tokenize(tmp_path, "other", lambda: ([], {})) == ([], {})
@@ -40,7 +42,7 @@ def test_rows_are_encoded_once(tmp_path):
 @pytest.mark.parametrize(
     "harm", [lambda content: content[: len(content) // 2], lambda content: b"", lambda content: b"\x80\x04N."]
 )
-def test_a_broken_file_is_made_anew(tmp_path, harm):
+def test_broken_cache_file_is_replaced(tmp_path, harm):
     load_or_tokenize(tmp_path, "key", lambda: (ROWS, COUNTS))
     (path,) = tmp_path.iterdir()
     path.write_bytes(harm(path.read_bytes()))
@@ -48,12 +50,12 @@ def test_a_broken_file_is_made_anew(tmp_path, harm):
     assert load_or_tokenize(tmp_path, "key", fail) == (ROWS[:1], {})
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):
+def test_unwritable_cache_is_ignored(tmp_path):
     (tmp_path / "file").write_text("")
     assert load_or_tokenize(tmp_path / "file" / "cache", "key", lambda: (ROWS, COUNTS)) == (ROWS, COUNTS)
 
 
-def test_only_the_last_used_files_stay(tmp_path):
+def test_least_recently_used_cache_files_are_removed(tmp_path):
     for number in range(cache.TOKENS.max_files + 2):
         load_or_tokenize(tmp_path, str(number), lambda: (ROWS, COUNTS))
         os.utime(tmp_path / f"tokens-{number}.npz", (number, number))
@@ -70,7 +72,7 @@ def test_only_the_last_used_files_stay(tmp_path):
 @pytest.mark.parametrize(
     "what", ["records", "weights", "config", "tokenizer", "template", "max_tokens", "bos", "code", "library"]
 )
-def test_the_key_changes_with_everything_that_the_tokens_depend_on(monkeypatch, what):
+def test_cache_key_covers_everything_the_tokens_depend_on(monkeypatch, what):
     def key(**changed: str) -> str:
         parts = {
             "records": "r",
@@ -86,7 +88,7 @@ def test_the_key_changes_with_everything_that_the_tokens_depend_on(monkeypatch, 
             parts["records"],
             base,
             load_template(parts["template"]),
-            int(parts["max_tokens"]),
+            max_tokens=int(parts["max_tokens"]),
             bos=[int(parts["bos"])],
         )
 

@@ -1,3 +1,5 @@
+"""Tokenised records: loss mask, truncation, end markers and BOS."""
+
 import re
 from collections import Counter
 from dataclasses import replace
@@ -13,7 +15,7 @@ from loratune.data.tokenize import list_end_markers, retokenize_prompts, strip_e
 from loratune.models.resolve import resolve_model
 from loratune.models.tokenizer import Tokenizer
 from support.bpe_tokenizer import small_tokenizer
-from support.small_tokenizers import make
+from support.small_tokenizers import build_tokenizer
 
 TEMPLATE = load_template("instruction")
 TOKENIZER = small_tokenizer()
@@ -41,13 +43,13 @@ anything = st.lists(st.characters(exclude_categories=["Cs"]) | st.sampled_from(M
 much = anything.map(lambda text: 20 * text)
 
 
-def learned(output: str) -> str:
+def strip_markers_by_pattern(output: str) -> str:
     """The output without end markers at its end, as a pattern finds them."""
     return re.sub(r"(?:(?:<\|end\|>|<\|endoftext\|>)\s*)+\Z", "", output)
 
 
-def encoded(record: Record, max_tokens: int):
-    rows, counts = tokenize_records([record], TEMPLATE, TOKENIZER, max_tokens)
+def tokenize_one(record: Record, max_tokens: int):
+    rows, counts = tokenize_records([record], TEMPLATE, TOKENIZER, max_tokens=max_tokens)
     return (rows[0] if rows else None), counts[record.source]
 
 
@@ -56,7 +58,7 @@ def encoded(record: Record, max_tokens: int):
 )  # a response that is cut: chance does not always draw one
 @given(filled, words, filled, st.integers(8, 200))
 def test_truncation_keeps_the_instruction_and_then_the_response(instruction, input, output, max_tokens):
-    row, count = encoded(Record(instruction, input, output, id="1", source="s"), max_tokens)
+    row, count = tokenize_one(Record(instruction, input, output, id="1", source="s"), max_tokens)
     whole = [*TOKENIZER.encode(output), TOKENIZER.eos_id]
     bare = len(TOKENIZER.encode(TEMPLATE.render(instruction)))
     if row is None:
@@ -84,10 +86,8 @@ def test_truncation_keeps_the_instruction_and_then_the_response(instruction, inp
 
 @settings(suppress_health_check=[HealthCheck.filter_too_much])  # few texts are just too long; enough are
 @given(filled, filled, filled, st.integers(30, 120))
-def test_a_shortened_input_is_its_beginning_and_not_much_shorter_than_needed(
-    instruction, input, output, max_tokens
-):
-    row, count = encoded(Record(instruction, input, output, id="1", source="s"), max_tokens)
+def test_truncated_input_is_a_prefix_and_barely_shorter_than_needed(instruction, input, output, max_tokens):
+    row, count = tokenize_one(Record(instruction, input, output, id="1", source="s"), max_tokens)
     assume(row is not None and count["inputs_cut"] and not count["responses_cut"])
     prompt = TOKENIZER.decode(row.prompt)
     kept = prompt.removeprefix(f"### Instruction:\n{instruction}\n\n").removesuffix("### Response:\n")
@@ -98,11 +98,11 @@ def test_a_shortened_input_is_its_beginning_and_not_much_shorter_than_needed(
         assert len(row.prompt) + len(row.response) > max_tokens - 24
 
 
-def test_prompt_and_response_are_tokenised_apart():
+def test_prompt_and_response_are_tokenised_separately():
     """Together, the prompt's end and what follows may join to other tokens, as " the" and "re" do here."""
     joins = Template("joins", "{instruction} {input} the", "{instruction} the")
     (row,), _ = tokenize_records(
-        [Record("Say it.", "", "re is none", id="1", source="s")], joins, TOKENIZER, 100
+        [Record("Say it.", "", "re is none", id="1", source="s")], joins, TOKENIZER, max_tokens=100
     )
     assert row.prompt == TOKENIZER.encode("Say it. the")
     assert row.response == [*TOKENIZER.encode("re is none"), TOKENIZER.eos_id]
@@ -117,34 +117,34 @@ def test_counts_are_kept_for_each_source():
         Record("a", "", long, id="3", source="two"),
         Record(long, "", "b", id="4", source="two"),
     ]
-    rows, counts = tokenize_records(records, TEMPLATE, TOKENIZER, 64)
+    rows, counts = tokenize_records(records, TEMPLATE, TOKENIZER, max_tokens=64)
     assert [row.id for row in rows] == ["1", "2", "3"]
     assert Counter(counts["one"]) == Counter(rows=2, inputs_cut=1)
     assert Counter(counts["two"]) == Counter(rows=2, responses_cut=1, dropped=1)
 
 
-def test_many_rows_give_what_each_gives_alone():
+def test_batch_tokenisation_equals_single_rows():
     records = [
         Record(f"What is {number}?", "there " * number, "none " * number, id=str(number), source="s")
         for number in range(1, 40)
     ]
-    rows, _ = tokenize_records(records, TEMPLATE, TOKENIZER, 64)
+    rows, _ = tokenize_records(records, TEMPLATE, TOKENIZER, max_tokens=64)
     assert rows == [
-        row for record in records for row in tokenize_records([record], TEMPLATE, TOKENIZER, 64)[0]
+        row for record in records for row in tokenize_records([record], TEMPLATE, TOKENIZER, max_tokens=64)[0]
     ]
 
 
 @given(filled, words, filled, st.integers(8, 200), st.sampled_from(["plain", "chatml", "instruction"]))
-def test_another_template_keeps_the_targets_and_the_limit(instruction, input, output, max_tokens, name):
+def test_retokenised_prompts_keep_targets_and_limit(instruction, input, output, max_tokens, name):
     record, template = Record(instruction, input, output, id="1", source="s"), load_template(name)
-    row, count = encoded(record, max_tokens)
+    row, count = tokenize_one(record, max_tokens)
     assume(row is not None)
-    (other,) = retokenize_prompts([record], [row], template, TOKENIZER, max_tokens)
+    (other,) = retokenize_prompts([record], [row], template, tokenizer=TOKENIZER, max_tokens=max_tokens)
     assert other.response == row.response and other.id == row.id
     assert 0 < len(other.prompt) <= max_tokens - len(other.response)
     if template == TEMPLATE:
         assert other == row
-    direct, counts = tokenize_records([record], template, TOKENIZER, max_tokens)
+    direct, counts = tokenize_records([record], template, TOKENIZER, max_tokens=max_tokens)
     if not any(count[cut] or counts["s"][cut] for cut in ("inputs_cut", "responses_cut", "dropped")):
         assert direct == [other]
 
@@ -154,7 +154,7 @@ def check_the_mask(tokenizer, instruction, input, output):
     in the joined ids.
     """
     (row,), counts = tokenize_records(
-        [Record(instruction, input, output, id="1", source="s")], TEMPLATE, tokenizer, 100_000
+        [Record(instruction, input, output, id="1", source="s")], TEMPLATE, tokenizer, max_tokens=100_000
     )
     assert row.prompt == tokenizer.encode(TEMPLATE.render(instruction, input))
     assert row.response == [*tokenizer.encode(output), tokenizer.eos_id]
@@ -163,32 +163,34 @@ def check_the_mask(tokenizer, instruction, input, output):
     return row
 
 
-@given(anything, anything, anything.filter(lambda text: learned(text) == text))
-def test_the_mask_is_the_response_whatever_the_texts_say(instruction, input, output):
+@given(anything, anything, anything.filter(lambda text: strip_markers_by_pattern(text) == text))
+def test_loss_mask_is_the_response_for_any_text(instruction, input, output):
     row = check_the_mask(TOKENIZER, instruction, input, output)
     assert TOKENIZER.decode(row.prompt) == TEMPLATE.render(instruction, input)
     assert TOKENIZER.decode(row.response[:-1]) == output
 
 
 @settings(max_examples=50, deadline=None)
-@given(anything, anything, anything.filter(lambda text: learned(text) == text))
-def test_the_mask_is_the_response_with_the_quickstarts_tokenizer(instruction, input, output):
-    check_the_mask(quickstarts_tokenizer(), instruction, input, output)
+@given(anything, anything, anything.filter(lambda text: strip_markers_by_pattern(text) == text))
+def test_loss_mask_is_the_response_with_smollm2(instruction, input, output):
+    check_the_mask(load_smollm2_tokenizer(), instruction, input, output)
 
 
 @cache
-def quickstarts_tokenizer() -> Tokenizer:
+def load_smollm2_tokenizer() -> Tokenizer:
     return Tokenizer.load(resolve_model("smollm2-135m").folder)
 
 
 @given(anything.filter(str.strip), much, much, st.integers(1, 400))
-def test_whatever_is_cut_is_counted(instruction, input, output, max_tokens):
-    row, count = encoded(Record(instruction, input, output, id="1", source="s"), max_tokens)
-    whole = [*TOKENIZER.encode(learned(output)), TOKENIZER.eos_id]
+def test_truncation_is_counted(instruction, input, output, max_tokens):
+    row, count = tokenize_one(Record(instruction, input, output, id="1", source="s"), max_tokens)
+    whole = [*TOKENIZER.encode(strip_markers_by_pattern(output)), TOKENIZER.eos_id]
     assert count["rows"] == 1 and count["dropped"] == (row is None)
-    assert count["end_markers_removed"] == (learned(output) != output)
+    assert count["end_markers_removed"] == (strip_markers_by_pattern(output) != output)
     if row is None:
-        only_a_marker = learned(output) != output and not learned(output).strip()
+        only_a_marker = (
+            strip_markers_by_pattern(output) != output and not strip_markers_by_pattern(output).strip()
+        )
         assert only_a_marker or len(TOKENIZER.encode(TEMPLATE.render(instruction))) >= max_tokens
         return
     assert (
@@ -202,9 +204,9 @@ def test_whatever_is_cut_is_counted(instruction, input, output, max_tokens):
 
 
 @given(filled, words, st.integers(8, 200))
-def test_a_row_without_a_wanted_response_has_no_target(instruction, input, max_tokens):
+def test_no_target_row_has_an_empty_response(instruction, input, max_tokens):
     record = Record(instruction, input, "0.5", id="1", source="s", meta={"no_target": True})
-    row, count = encoded(record, max_tokens)
+    row, count = tokenize_one(record, max_tokens)
     if row is None:
         assert count["dropped"] == 1
     else:
@@ -215,7 +217,7 @@ MARKERS = list_end_markers(TOKENIZER)
 
 
 @pytest.mark.parametrize(
-    ("output", "left"),
+    ("output", "expected"),
     [
         ("Fine.<|endoftext|>", "Fine."),
         ("Fine.<|end|>\n", "Fine."),
@@ -228,12 +230,12 @@ MARKERS = list_end_markers(TOKENIZER)
         ("<|endoftext|>", ""),
     ],
 )
-def test_markers_at_the_end_of_an_output_go_and_all_else_stays(output, left):
-    assert strip_end_markers(output, MARKERS) == left
+def test_only_end_markers_at_the_end_are_removed(output, expected):
+    assert strip_end_markers(output, MARKERS) == expected
 
 
-def test_the_tokenizers_own_end_is_one_whatever_it_is_called():
-    tokenizer = make("byte-level")
+def test_tokenizers_own_eos_is_an_end_marker():
+    tokenizer = build_tokenizer("byte-level")
     assert strip_end_markers("Fine.</s>", list_end_markers(tokenizer)) == "Fine."
     # An end that is a letter of the vocabulary is none.
     letter = Tokenizer(tokenizer.hugging_face, [tokenizer.encode(".")[0]])
@@ -246,36 +248,36 @@ def test_the_tokenizers_own_end_is_one_whatever_it_is_called():
     st.lists(st.sampled_from(MARKERS), min_size=1, max_size=3),
     st.integers(20, 99),
 )
-def test_a_row_with_end_markers_is_that_without_them_and_counted(instruction, output, markers, max_tokens):
+def test_end_markers_are_removed_and_counted(instruction, output, markers, max_tokens):
     record = Record(instruction, "", f"{output}{''.join(markers)}\n", id="1", source="s")
-    row, count = encoded(record, max_tokens)
+    row, count = tokenize_one(record, max_tokens)
     assert count["end_markers_removed"] == 1
     if not output.strip():
         assert row is None and count["dropped"] == 1
         return
-    plain, plain_count = encoded(replace(record, output=output), max_tokens)
+    plain, plain_count = tokenize_one(replace(record, output=output), max_tokens)
     assert row == plain and Counter(count) == Counter(plain_count) + Counter(end_markers_removed=1)
 
 
-def test_a_marker_inside_an_output_is_learned_as_text():
-    row, count = encoded(Record("Say it.", "", "Write <|end|> last.", id="1", source="s"), 100)
+def test_end_marker_inside_an_output_stays_text():
+    row, count = tokenize_one(Record("Say it.", "", "Write <|end|> last.", id="1", source="s"), 100)
     assert (
         row.response.count(TOKENIZER.eos_id) == 1 and TOKENIZER.decode(row.response) == "Write <|end|> last."
     )
     assert count["end_markers_removed"] == 0
 
 
-BOS_TOKENIZER = make("byte-level", front="<s>")
+BOS_TOKENIZER = build_tokenizer("byte-level", front="<s>")
 
 
 @given(filled, words, filled, st.integers(12, 200), st.sampled_from(["plain", "chatml", "instruction"]))
-def test_the_limit_counts_bos_and_no_prompt_loses_it(instruction, input, output, max_tokens, name):
+def test_max_tokens_includes_bos_and_truncation_keeps_it(instruction, input, output, max_tokens, name):
     record, bos = Record(instruction, input, output, id="1", source="s"), BOS_TOKENIZER.bos
-    rows, _ = tokenize_records([record], TEMPLATE, BOS_TOKENIZER, max_tokens)
-    without, _ = tokenize_records([record], TEMPLATE, BOS_TOKENIZER.without_bos(), max_tokens - 1)
+    rows, _ = tokenize_records([record], TEMPLATE, BOS_TOKENIZER, max_tokens=max_tokens)
+    without, _ = tokenize_records([record], TEMPLATE, BOS_TOKENIZER.without_bos(), max_tokens=max_tokens - 1)
     assert rows == [replace(row, prompt=bos + row.prompt) for row in without]
     for other in retokenize_prompts(
-        [record] * len(rows), rows, load_template(name), BOS_TOKENIZER, max_tokens
+        [record] * len(rows), rows, load_template(name), tokenizer=BOS_TOKENIZER, max_tokens=max_tokens
     ):
         assert other.prompt[:1] == bos and len(other.prompt) + len(other.response) <= max_tokens
 
@@ -292,12 +294,12 @@ def chat_record(turns: list[str]) -> Record:
 
 
 @given(chat_turns, st.booleans(), st.integers(60, 200))
-def test_of_a_chat_as_few_of_its_oldest_turns_as_needed_give_way(turns, has_system, max_tokens):
+def test_chat_loses_as_few_oldest_turns_as_needed(turns, has_system, max_tokens):
     turns = ["System: be brief"] * has_system + turns
-    row, count = encoded(chat_record(turns), max_tokens)
+    row, count = tokenize_one(chat_record(turns), max_tokens)
 
-    def length(left: list[str]) -> int:
-        text = TEMPLATE.render("And now?", "\n".join(left)) + "Now."
+    def length(turns_kept: list[str]) -> int:
+        text = TEMPLATE.render("And now?", "\n".join(turns_kept)) + "Now."
         return len(TOKENIZER.encode(text)) + 1
 
     def left_without(oldest: int) -> list[str]:
@@ -314,9 +316,12 @@ def test_of_a_chat_as_few_of_its_oldest_turns_as_needed_give_way(turns, has_syst
 
 
 @pytest.mark.parametrize("starts", [[1], [0, 5], [0, 99], [0, 0], ["0"], [0, True], {}, None, [0, -3]])
-def test_an_input_whose_turns_are_not_where_they_were_is_a_text_like_any_other(starts):
+def test_input_with_invalid_turn_starts_is_ordinary_text(starts):
     record = Record(
         "And now?", "User: a\nAssistant: b", "Now.", id="1", source="s", meta={"turn_starts": starts}
     )
     plain = replace(record, meta={})
-    assert encoded(record, 64)[0] == encoded(plain, 64)[0] and encoded(record, 64)[1]["turns_cut"] == 0
+    assert (
+        tokenize_one(record, 64)[0] == tokenize_one(plain, 64)[0]
+        and tokenize_one(record, 64)[1]["turns_cut"] == 0
+    )

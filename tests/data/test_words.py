@@ -1,6 +1,4 @@
-"""Words in any script: English as the package rouge-score has them, others by what Unicode says of their
-characters.
-"""
+"""Words in any script: English as in rouge-score, others by Unicode's character classes."""
 
 import re
 import unicodedata
@@ -40,7 +38,7 @@ MIXED = (
         ("", []),
     ],
 )
-def test_words_by_hand(text, expected):
+def test_words_of_examples(text, expected):
     assert split_words(text) == [unicodedata.normalize("NFC", word) for word in expected]
 
 
@@ -51,17 +49,17 @@ def test_words_of_ascii_text_are_those_of_rouge_score(text):
 
 
 @given(st.text(st.characters(max_codepoint=127)) | st.text("ab.. 9-\n"))
-def test_decimals_of_ascii_text(text):
+def test_ascii_decimals_are_one_word(text):
     assert split_words(text, decimals=True) == re.findall(r"[a-z0-9]+(?:\.[0-9]+)?", text.lower())
 
 
-def test_decimals_of_any_script():
+def test_decimals_of_any_script_are_one_word():
     assert split_words("वर्ष ३.५ / 3.5% 天3.5", decimals=True) == ["वर्ष", "३.५", "3.5", "天", "3.5"]
     assert split_words("वर्ष ३.५. ", decimals=False) == ["वर्ष", "३", "५"]
 
 
 @given(MIXED)
-def test_words_do_not_depend_on_case_or_composition(text):
+def test_words_are_case_and_composition_insensitive(text):
     assert (
         split_words(text)
         == split_words(unicodedata.normalize("NFD", text))
@@ -72,12 +70,12 @@ def test_words_do_not_depend_on_case_or_composition(text):
 
 
 @given(MIXED, MIXED)
-def test_a_space_ends_every_word(first, second):
+def test_space_ends_every_word(first, second):
     assert split_words(f"{first} {second}") == split_words(first) + split_words(second)
 
 
 @given(MIXED)
-def test_every_letter_and_digit_is_in_exactly_one_word(text):
+def test_each_letter_and_digit_is_in_one_word(text):
     def letters(text):
         return [character for character in text if character.isalnum()]
 
@@ -85,16 +83,16 @@ def test_every_letter_and_digit_is_in_exactly_one_word(text):
 
 
 @given(MIXED)
-def test_tokens_joined_are_the_text(text):
+def test_joined_tokens_are_the_text(text):
     assert "".join(split_tokens(text)) == text
 
 
 @given(st.text(st.characters(max_codepoint=127)) | st.text("ab_Z 9-\n"))
-def test_tokens_of_ascii_text_are_words_space_and_signs(text):
+def test_ascii_tokens_are_words_spaces_and_signs(text):
     assert split_tokens(text) == re.findall(r"\w+|\s+|[^\w\s]", text)
 
 
-def test_terms_are_pairs_where_a_script_has_no_spaces():
+def test_terms_are_letter_pairs_in_scripts_without_spaces():
     assert split_terms("天空是蓝色 GPT-4很好 山") == [
         "天空",
         "空是",
@@ -110,7 +108,7 @@ def test_terms_are_pairs_where_a_script_has_no_spaces():
 
 
 @given(MIXED)
-def test_terms_hold_every_word(text):
+def test_terms_contain_every_word(text):
     assert {
         word for word in split_words(text) if not any(word in term for term in split_terms(text))
     } == set()

@@ -1,4 +1,4 @@
-"""What the doctor says of machines that are made up."""
+"""The doctor's findings for simulated machines."""
 
 import os
 from dataclasses import replace
@@ -59,13 +59,13 @@ AT_HOME = Storage(
 )
 
 
-def said(module, facts) -> list:
+def run_checks(module, facts) -> list:
     return [finding for check in module.CHECKS for finding in check(facts)]
 
 
 @pytest.mark.parametrize(("module", "facts"), [(hardware, LAPTOP), (packages, INSTALLED), (storage, AT_HOME)])
-def test_nothing_is_said_against_a_good_machine(module, facts):
-    findings = said(module, facts)
+def test_good_machine_has_no_warnings(module, facts):
+    findings = run_checks(module, facts)
     assert findings and all((finding.level, finding.remedy) == ("ok", "") for finding in findings)
 
 
@@ -227,13 +227,13 @@ def test_nothing_is_said_against_a_good_machine(module, facts):
         ),
     ],
 )
-def test_what_is_wrong_is_said_with_a_remedy(module, facts, level, found, remedy):
-    (finding,) = [finding for finding in said(module, facts) if finding.level != "ok"]
+def test_each_problem_is_reported_with_a_remedy(module, facts, level, found, remedy):
+    (finding,) = [finding for finding in run_checks(module, facts) if finding.level != "ok"]
     assert finding.level == level and level in LEVELS
     assert found in finding.found and remedy in finding.remedy
 
 
-def test_what_is_found_is_named():
+def test_findings_name_the_hardware_and_versions():
     (gpu,) = hardware.check_gpu(replace(LAPTOP, gpu=Gpu("Abacus 4", 24 * 10**9, "")))
     assert gpu.found == "Abacus 4, 24 GB; a matrix product on it is right"
     (precision,) = hardware.check_precision(replace(LAPTOP, gpu=BROKEN, bf16=1e10))
@@ -246,21 +246,21 @@ def test_what_is_found_is_named():
     assert "torch 2.13.0+cpu (ROCm 6.4; MKL, oneDNN)" in versions.found
 
 
-def test_variables_and_builds_that_change_nothing_are_no_finding():
+def test_harmless_variables_and_builds_are_not_reported():
     assert all(
         one.level == "ok"
-        for one in said(
+        for one in run_checks(
             hardware, replace(LAPTOP, variables={"OMP_NUM_THREADS": "8", "OMP_THREAD_LIMIT": "64"})
         )
     )
     assert all(
         one.level == "ok"
-        for one in said(
+        for one in run_checks(
             hardware, replace(LAPTOP, gpu=Gpu("Some GPU", 24 * 10**9, ""), nvidia_driver=True, bf16=1e10)
         )
     )
     arm = replace(INSTALLED, libraries={"MKL": False, "oneDNN": True}, processor_kind="arm64")
-    assert all(one.level == "ok" for one in said(packages, arm))
+    assert all(one.level == "ok" for one in run_checks(packages, arm))
 
 
 @pytest.mark.parametrize(
@@ -271,9 +271,7 @@ def test_variables_and_builds_that_change_nothing_are_no_finding():
         ("schedutil", "acpi-cpufreq", False),
     ],
 )
-def test_a_governor_is_slow_only_where_the_driver_does_not_scale_by_itself(
-    tmp_path, monkeypatch, governor, driver, slow
-):
+def test_powersave_governor_is_slow_unless_the_driver_scales(tmp_path, monkeypatch, governor, driver, slow):
     monkeypatch.setattr(hardware, "CPUFREQ_FOLDER", tmp_path)
     assert hardware.find_slow_governor() == ""
     (tmp_path / "scaling_governor").write_text(f"{governor}\n")
@@ -281,24 +279,24 @@ def test_a_governor_is_slow_only_where_the_driver_does_not_scale_by_itself(
     assert hardware.find_slow_governor() == ("powersave" if slow else "")
 
 
-def test_leftovers_are_those_of_processes_that_are_gone(tmp_path):
+def test_leftovers_belong_to_ended_processes(tmp_path):
     gone = 2**22 + 1  # larger than any process id
-    left = [
+    leftovers = [
         tmp_path / f".train.jsonl.{gone}.tmp",
         tmp_path / "runs" / "a" / ".step-000001.tmp",
         tmp_path / ".runs.lock",
     ]
     mine = [tmp_path / f".train.jsonl.{os.getpid()}.tmp", tmp_path / ".model.lock", tmp_path / "train.tmp"]
     (tmp_path / "runs" / "a").mkdir(parents=True)
-    for path in left + mine:
+    for path in leftovers + mine:
         path.touch()
     (tmp_path / ".runs.lock").write_text(f"{gone}\n")
     (tmp_path / ".model.lock").write_text(f"{os.getpid()}\n")
-    assert storage.find_leftovers(tmp_path, deep=True) == sorted(left)
-    assert left[1] not in storage.find_leftovers(tmp_path)
+    assert storage.find_leftovers(tmp_path, deep=True) == sorted(leftovers)
+    assert leftovers[1] not in storage.find_leftovers(tmp_path)
 
 
-def test_runs_that_have_not_ended(tmp_path):
+def test_unfinished_runs_are_listed(tmp_path):
     for name, summary in (
         ("killed", None),
         ("stopped", '{"finished": false}'),
@@ -315,7 +313,7 @@ def test_runs_that_have_not_ended(tmp_path):
     )
 
 
-def test_pinned_versions(tmp_path):
+def test_pinned_versions_are_read(tmp_path):
     (tmp_path / "requirements.txt").write_text("# torch==1.0\ntorch==2.13.0\n\nllm @ file\nnumpy==2.4.6\n")
     assert packages.read_pinned_versions(tmp_path / "requirements.txt") == {
         "torch": "2.13.0",
@@ -328,12 +326,12 @@ def test_pinned_versions(tmp_path):
     ("size", "words"),
     [(10, "less than 1 MB"), (16.2e6, "16 MB"), (0.54e9, "0.5 GB"), (7.62e9, "7.6 GB"), (252e9, "252 GB")],
 )
-def test_bytes_in_words(size, words):
+def test_bytes_are_formatted(size, words):
     assert format_bytes(size) == words
 
 
 @pytest.mark.parametrize(("visible", "driver"), [(None, True), ("0", True), ("", False), ("-1", False)])
-def test_a_gpu_that_the_user_hides_is_no_fault(monkeypatch, visible, driver):
+def test_hidden_gpu_is_not_a_problem(monkeypatch, visible, driver):
     monkeypatch.setattr(hardware.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
@@ -341,7 +339,7 @@ def test_a_gpu_that_the_user_hides_is_no_fault(monkeypatch, visible, driver):
     assert hardware.has_nvidia_driver() is driver
 
 
-def test_a_processor_whose_topology_cannot_be_read(monkeypatch):
+def test_unknown_processor_topology_is_reported(monkeypatch):
     count = psutil.cpu_count
     monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: count() if logical else None)
     facts = hardware.inspect_hardware(1, "cpu")

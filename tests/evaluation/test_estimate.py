@@ -9,13 +9,13 @@ from loratune.evaluation.runner import AnswerSettings
 from loratune.generation import request
 from loratune.generation.decoding import Decoding
 from support.answering import answer_all
-from support.small_models import LLAMA_SHAPES, ours, reference
+from support.small_models import LLAMA_SHAPES, build_reference, convert_to_decoder
 
 
 @pytest.fixture
 def decoder(monkeypatch):
     """A decoder whose `computed` grows by the tokens that it is given, which is also what the clock shows."""
-    decoder = ours(reference(LLAMA_SHAPES["smollm2"]))
+    decoder = convert_to_decoder(build_reference(LLAMA_SHAPES["smollm2"]))
     decoder.computed = 0
     forward = decoder.forward
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from loratune.data import snapshot
 from loratune.evaluation.forgetting import Prose, cut_windows, draw_windows, load_prose
 from support.bpe_tokenizer import small_tokenizer
-from support.small_tokenizers import make
+from support.small_tokenizers import build_tokenizer
 
 TOKENIZER = small_tokenizer()
 
@@ -40,7 +40,7 @@ def test_windows_are_drawn_in_order_and_never_twice(passages, most, seed):
 
 
 def test_with_bos_each_window_begins_with_it_and_is_no_longer():
-    tokenizer = make("byte-level", front="<s>")
+    tokenizer = build_tokenizer("byte-level", front="<s>")
     windows = draw_windows(
         Prose("mine", ["the answer is none, " * 9], max_windows=99), tokenizer, max_positions=8, seed=0
     )

@@ -9,7 +9,7 @@ import torch
 from loratune.data.example import Example
 from loratune.evaluation import likelihood
 from loratune.evaluation.likelihood import compute_likelihood_means, count_targets, response_nll
-from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, ours, reference
+from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, build_reference, convert_to_decoder
 
 
 def rows():
@@ -28,8 +28,8 @@ def rows():
 @pytest.mark.parametrize("config", [GPT2_SHAPES["cerebras-gpt"], LLAMA_SHAPES["smollm2"]])
 @torch.no_grad()
 def test_each_row_is_what_transformers_gives_it_alone(config):
-    model = reference(config)
-    found = response_nll(ours(model), rows())
+    model = build_reference(config)
+    found = response_nll(convert_to_decoder(model), rows())
     for row, nll in zip(rows(), found, strict=True):
         ids = torch.tensor([row.prompt + row.response])
         log_likely = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
@@ -39,7 +39,7 @@ def test_each_row_is_what_transformers_gives_it_alone(config):
 
 
 def test_batches_do_not_change_the_result(monkeypatch):
-    decoder, seen = ours(reference(LLAMA_SHAPES["smollm2"])), []
+    decoder, seen = convert_to_decoder(build_reference(LLAMA_SHAPES["smollm2"])), []
     together = response_nll(decoder, rows(), lambda numbers, nll: seen.extend(zip(numbers, nll, strict=True)))
     assert sorted(seen) == list(enumerate(together))
     monkeypatch.setattr(likelihood, "BATCH_TOKENS", 1)

@@ -35,7 +35,7 @@ from loratune.report.schema import read_evaluation
 from loratune.system.read import read_json
 from loratune.tasks.finqa.records import FinqaOptions
 from loratune.tasks.finqa.source import FILES, load_finqa
-from support.deadline import deadline
+from support.deadline import enforce_deadline
 
 FEW, MANY = 60, 1000
 
@@ -104,9 +104,9 @@ rows = (
 )
 
 
-def outcome(read, path: Path):
+def read_or_refuse(read, path: Path):
     """What `read` gives, or the problems that it names; each of them names the file."""
-    with deadline():
+    with enforce_deadline():
         try:
             return read(path)
         except UserError as error:
@@ -118,7 +118,7 @@ def outcome(read, path: Path):
             return error
 
 
-def damaged(content: bytes, random: random.Random) -> bytes:
+def damage(content: bytes, random: random.Random) -> bytes:
     """With some bytes changed, cut, doubled or put in."""
     for _ in range(random.randint(-3, 3)):
         at, to = sorted(random.randint(0, len(content)) for _ in range(2))
@@ -137,7 +137,7 @@ def damaged(content: bytes, random: random.Random) -> bytes:
     return content
 
 
-def encoded(content: str, random: random.Random) -> bytes:
+def encode(content: str, random: random.Random) -> bytes:
     raw = content.encode("utf-8", "surrogatepass")
     kind = random.randint(0, 9)
     if kind == 0:
@@ -146,13 +146,11 @@ def encoded(content: str, random: random.Random) -> bytes:
 
 
 def as_jsonl(rows, random) -> bytes:
-    return encoded(
-        "".join(json.dumps(row, ensure_ascii=random.random() < 0.5) + "\n" for row in rows), random
-    )
+    return encode("".join(json.dumps(row, ensure_ascii=random.random() < 0.5) + "\n" for row in rows), random)
 
 
 def as_json(rows, random) -> bytes:
-    return encoded(
+    return encode(
         json.dumps(rows if random.random() < 0.8 else {"data": rows}, ensure_ascii=random.random() < 0.5),
         random,
     )
@@ -164,7 +162,7 @@ def as_csv(rows, random, delimiter=",") -> bytes:
     writer = csv.writer(text, delimiter=delimiter, quoting=random.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
     writer.writerow(names)
     writer.writerows([[row.get(name, "") for name in names] for row in rows])
-    return encoded(text.getvalue(), random)
+    return encode(text.getvalue(), random)
 
 
 def as_tsv(rows, random) -> bytes:
@@ -186,13 +184,13 @@ randoms = st.randoms(use_true_random=False)
 
 def check_rows(folder: Path, kind: str, rows: list, random) -> None:
     path = folder / f"mine{kind}"
-    path.write_bytes(damaged(WRITERS[kind](rows, random), random))
+    path.write_bytes(damage(WRITERS[kind](rows, random), random))
     columns = random.choice([{}, {}, {"instruction": "prompt", "output": "a"}])
-    found = outcome(lambda path: read_file_records(path, columns, "mine"), path)
+    found = read_or_refuse(lambda path: read_file_records(path, columns, "mine"), path)
     if not isinstance(found, UserError):
         check_records(folder, found)
     if kind == ".jsonl":
-        found = outcome(read_records, path)
+        found = read_or_refuse(read_records, path)
         if not isinstance(found, UserError):
             check_records(folder, found)
 
@@ -209,8 +207,8 @@ def check_records(folder: Path, records: list[Record]) -> None:
 
 def check_value(folder: Path, read, name: str, value, random) -> None:
     path = folder / name
-    path.write_bytes(damaged(encoded(json.dumps(value, ensure_ascii=random.random() < 0.5), random), random))
-    outcome(read, path)
+    path.write_bytes(damage(encode(json.dumps(value, ensure_ascii=random.random() < 0.5), random), random))
+    read_or_refuse(read, path)
 
 
 def run(check, strategies, count):
@@ -228,7 +226,7 @@ counts = pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.
 
 @counts
 @pytest.mark.parametrize("kind", DATA_SUFFIXES)
-def test_files_with_rows(tmp_path, kind, count):
+def test_mutated_row_files_are_read_or_refused(tmp_path, kind, count):
     run(
         lambda rows, random: check_rows(tmp_path, kind, rows, random),
         [st.lists(rows, max_size=4), randoms],
@@ -285,7 +283,7 @@ JSON_READERS = {
 
 @counts
 @pytest.mark.parametrize("name", JSON_READERS)
-def test_other_json(tmp_path, name, count):
+def test_mutated_json_files_are_read_or_refused(tmp_path, name, count):
     read, content = JSON_READERS[name]
     folder_named = name in ("adapter_config.json", "loratune.json")
 
@@ -305,7 +303,7 @@ def test_other_json(tmp_path, name, count):
 
 
 @counts
-def test_finqas_own_files(tmp_path, count):
+def test_mutated_finqa_files_are_read_or_refused(tmp_path, count):
     options = FinqaOptions("program", 64, lambda texts: [len(text.encode()) for text in texts])
 
     def check(rows, random):
@@ -315,8 +313,8 @@ def test_finqas_own_files(tmp_path, count):
                 for number in range(2)
             ]
             (tmp_path / file).write_text(json.dumps(good))
-        (tmp_path / "dev.json").write_bytes(damaged(as_json(rows, random), random))
-        with deadline():
+        (tmp_path / "dev.json").write_bytes(damage(as_json(rows, random), random))
+        with enforce_deadline():
             try:
                 loaded = load_finqa(tmp_path, options)
             except UserError as error:
@@ -359,13 +357,13 @@ tomls = st.lists(
 
 
 @counts
-def test_settings_and_templates(tmp_path, count):
+def test_mutated_settings_and_templates_are_read_or_refused(tmp_path, count):
     path = tmp_path / "mine.toml"
 
     def check(text, random):
-        path.write_bytes(damaged(encoded(text, random), random))
-        outcome(lambda path: TrainConfig.validate_all(read_toml(path), where=str(path)), path)
-        template = outcome(lambda path: load_template(str(path)), path)
+        path.write_bytes(damage(encode(text, random), random))
+        read_or_refuse(lambda path: TrainConfig.validate_all(read_toml(path), where=str(path)), path)
+        template = read_or_refuse(lambda path: load_template(str(path)), path)
         if not isinstance(template, UserError):
             assert template.render("one", "two").count("one") == 1 and "{i" not in template.render("one")
 
@@ -373,12 +371,12 @@ def test_settings_and_templates(tmp_path, count):
 
 
 @counts
-def test_plain_text(tmp_path, count):
+def test_mutated_plain_text_is_read_or_refused(tmp_path, count):
     path = tmp_path / "mine.txt"
 
     def check(text, random):
-        path.write_bytes(damaged(encoded(text, random), random))
-        outcome(load_prose, path)
+        path.write_bytes(damage(encode(text, random), random))
+        read_or_refuse(load_prose, path)
 
     run(check, [texts, randoms], count)
 
@@ -406,11 +404,11 @@ BAD_LINES = [
 
 @given(st.lists(st.sampled_from([GOOD_LINE, "", *BAD_LINES]), max_size=60))
 @settings(max_examples=FEW, deadline=None)
-def test_every_line_is_taken_or_named_and_counted(tmp_path_factory, lines):
+def test_every_line_is_read_or_reported_and_counted(tmp_path_factory, lines):
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     path.write_text("\n".join([GOOD_LINE, *lines]), encoding="utf-8")
     bad = [number for number, line in enumerate(lines, 2) if line in BAD_LINES]
-    found = outcome(read_records, path)
+    found = read_or_refuse(read_records, path)
     if not bad:
         assert len(found) == 1 + lines.count(GOOD_LINE)
         return
@@ -424,7 +422,7 @@ def test_every_line_is_taken_or_named_and_counted(tmp_path_factory, lines):
 
 @pytest.mark.parametrize("kind", [*DATA_SUFFIXES, ".toml", ".txt"])
 @pytest.mark.parametrize("place", ["pipe", "device", "folder", "loop", "missing", "null"])
-def test_what_is_no_file_is_refused_at_once(tmp_path, kind, place):
+def test_special_files_are_refused_immediately(tmp_path, kind, place):
     path = tmp_path / f"mine{kind}"
     if place == "pipe":
         os.mkfifo(path)
@@ -438,19 +436,21 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, kind, place):
         path = tmp_path / f"mi\0ne{kind}"
     readers = {".toml": [read_toml, lambda path: load_template(str(path))], ".txt": [load_prose]}
     for read in readers.get(kind, [read_rows, read_json, read_records, read_prompts]):
-        found = outcome(read, path)
+        found = read_or_refuse(read, path)
         assert isinstance(found, UserError) and len(found.problems) == 1
 
 
 @pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv", ".tsv"])
-def test_a_line_of_ten_megabytes(tmp_path, kind):
+def test_line_of_ten_megabytes_is_read(tmp_path, kind):
     path = tmp_path / f"mine{kind}"
     long = "word " * 2_000_000 + "end"
     path.write_bytes(WRITERS[kind]([{"instruction": long, "output": long}], random.Random(3)))
-    (record,) = outcome(lambda path: read_file_records(path, {}, "mine"), path)
+    (record,) = read_or_refuse(lambda path: read_file_records(path, {}, "mine"), path)
     assert record.instruction == record.output == long
     path.write_bytes(path.read_bytes().replace(b"word end", b'"'))
-    assert isinstance(outcome(lambda path: read_file_records(path, {}, "mine"), path), UserError) or kind in (
+    assert isinstance(
+        read_or_refuse(lambda path: read_file_records(path, {}, "mine"), path), UserError
+    ) or kind in (
         ".csv",
         ".tsv",
     )
@@ -458,41 +458,44 @@ def test_a_line_of_ten_megabytes(tmp_path, kind):
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf", b" \r\n\t\n"])
 @pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv", ".tsv"])
-def test_a_file_without_anything_is_said_to_be_empty(tmp_path, kind, content):
+def test_empty_file_is_reported_as_empty(tmp_path, kind, content):
     path = tmp_path / f"mine{kind}"
     path.write_bytes(content)
-    found = outcome(read_rows, path)
+    found = read_or_refuse(read_rows, path)
     assert "the file is empty" in str(found) or kind in (".csv", ".tsv")
-    assert isinstance(outcome(lambda path: read_file_records(path, {}, "mine"), path), UserError)
+    assert isinstance(read_or_refuse(lambda path: read_file_records(path, {}, "mine"), path), UserError)
 
 
 @pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv", ".tsv"])
-def test_utf_16_is_read_where_its_mark_says_so(tmp_path, kind):
+def test_utf_16_with_byte_order_mark_is_read(tmp_path, kind):
     path = tmp_path / f"mine{kind}"
     content = WRITERS[kind]([{"instruction": "é", "output": "b"}], random.Random(3)).decode()
     path.write_bytes(content.encode("utf-16"))
-    (row,) = outcome(read_rows, path)
+    (row,) = read_or_refuse(read_rows, path)
     assert row.values == {"instruction": "é", "output": "b"}
     path.write_bytes(content.encode("utf-16") + b"a")
-    assert str(outcome(read_rows, path)).endswith("not UTF-16 text; save the file as UTF-8")
+    assert str(read_or_refuse(read_rows, path)).endswith("not UTF-16 text; save the file as UTF-8")
     path.write_bytes(content.encode("cp1252"))
-    assert str(outcome(read_rows, path)).endswith("not UTF-8 text; save the file as UTF-8") or kind in (
+    assert str(read_or_refuse(read_rows, path)).endswith(
+        "not UTF-8 text; save the file as UTF-8"
+    ) or kind in (
         ".json",
         ".jsonl",
     )
 
 
-def test_columns_that_have_one_name_are_refused(tmp_path):
+def test_duplicate_column_names_are_refused(tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("prompt,completion,prompt,,\na,b,c,,\n")
     assert (
-        str(outcome(read_rows, path)) == f"{path}, line 1: the header names 'prompt' twice; rename one column"
+        str(read_or_refuse(read_rows, path))
+        == f"{path}, line 1: the header names 'prompt' twice; rename one column"
     )
     path.write_text("prompt,completion,,\na,b,,\n")
-    assert len(outcome(read_rows, path)) == 1  # a spreadsheet's empty columns are no harm
+    assert len(read_or_refuse(read_rows, path)) == 1  # a spreadsheet's empty columns are no harm
 
 
-def test_a_line_separator_inside_of_a_text_ends_no_line(tmp_path):
+def test_line_separator_inside_a_text_ends_no_line(tmp_path):
     text = "one\u2028two\u2029three\x85four\x0cfive"
     for kind, write in WRITERS.items():
         path = tmp_path / f"mine{kind}"
@@ -501,7 +504,7 @@ def test_a_line_separator_inside_of_a_text_ends_no_line(tmp_path):
         assert record.instruction == text
 
 
-def test_composed_and_decomposed_letters_stay_what_they_are(tmp_path):
+def test_composed_and_decomposed_letters_are_kept(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_bytes(
         as_jsonl([{"instruction": text, "output": "b"} for text in ("e\u0301", "\xe9")], random.Random(3))
@@ -511,11 +514,11 @@ def test_composed_and_decomposed_letters_stay_what_they_are(tmp_path):
     assert one.id == compute_content_id("e\u0301", "", "b")
 
 
-def test_a_name_that_stands_twice_among_very_many_is_found_soon(tmp_path):
+def test_duplicate_name_among_many_is_found_quickly(tmp_path):
     path = tmp_path / "mine.jsonl"
     names = [*map(str, range(200_000)), "7"]
     path.write_text("{" + ", ".join(f'"{name}": 1' for name in names) + "}")
     assert (
-        str(outcome(read_rows, path))
+        str(read_or_refuse(read_rows, path))
         == f"{path}, line 1: '7' stands twice in one object; only one of them can be meant"
     )

@@ -1,4 +1,4 @@
-"""Weights, tokenizers and rows that are broken: found before they do harm, and named."""
+"""Broken weights, tokenizers and rows are reported before they do harm."""
 
 import json
 import math
@@ -17,9 +17,9 @@ from loratune.models.load import read_weights
 from loratune.training import loop
 from loratune.training.objective import ResponseNll
 from loratune.training.validate import compute_validation_loss
-from support.faults import refused
+from support.faults import assert_refused
 from support.small_models import GPT2_SHAPES, save_model
-from support.training_runs import TRAIN, adapter, train
+from support.training_runs import TRAIN, load_adapter_tensors, train
 
 ONE = ["--steps", "3", "--run", "one", "--out", "tuned"]
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -39,8 +39,8 @@ def with_offsets(content: bytes) -> bytes:
     )
     header[last]["data_offsets"][1] += 400
     header[last]["shape"][0] += 100
-    told = json.dumps(header).encode()
-    return struct.pack("<Q", len(told)) + told + content[8 + length :]
+    error = json.dumps(header).encode()
+    return struct.pack("<Q", len(error)) + error + content[8 + length :]
 
 
 HARMED = {
@@ -57,19 +57,19 @@ HARMED = {
 
 
 @pytest.mark.parametrize("harm", HARMED)
-def test_broken_safetensors(place, capsys, harm):
+def test_broken_safetensors_are_refused(place, capsys, harm):
     path = place / "base" / "model.safetensors"
     path.write_bytes(HARMED[harm](path.read_bytes()))
-    told = refused(capsys, *TRAIN, *ONE)
-    assert "--model base: the model cannot be read" in told and "download or copy its files again" in told
+    error = assert_refused(capsys, *TRAIN, *ONE)
+    assert "--model base: the model cannot be read" in error and "download or copy its files again" in error
     assert not (place / "runs").exists()
 
 
 @pytest.mark.parametrize("harm", HARMED)
-def test_broken_adapter(place, capsys, harm):
+def test_broken_adapter_is_refused(place, capsys, harm):
     path = place / "adapter" / "adapter_model.safetensors"
     path.write_bytes(HARMED[harm](path.read_bytes()))
-    assert "--adapter adapter: adapter_model.safetensors cannot be read" in refused(capsys, *EVALUATE)
+    assert "--adapter adapter: adapter_model.safetensors cannot be read" in assert_refused(capsys, *EVALUATE)
 
 
 def change(folder, name: str, changed) -> None:
@@ -102,22 +102,22 @@ def spoil(number: float):
     ],
     ids=["missing", "another shape", "nan", "infinite"],
 )
-def test_one_broken_tensor(place, capsys, changed, message):
+def test_broken_tensor_is_refused(place, capsys, changed, message):
     change(place / "base", UP, changed)
-    assert message in refused(capsys, *TRAIN, *ONE)
+    assert message in assert_refused(capsys, *TRAIN, *ONE)
 
 
-def test_large_numbers_are_finite(place):
+def test_large_weights_count_as_finite(place):
     """Their sum is not."""
     change(place / "base", "model.embed_tokens.weight", lambda tensor: torch.full_like(tensor, 3e38))
     assert (read_weights(place / "base")[1]["model.embed_tokens.weight"] == 3e38).all()
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_one_broken_number_in_an_adapter(place, capsys, number):
+def test_non_finite_value_in_an_adapter_is_refused(place, capsys, number):
     name = "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"
     change(place / "adapter", name, spoil(number))
-    assert f"non-finite numbers in {name}" in refused(capsys, *EVALUATE)
+    assert f"non-finite numbers in {name}" in assert_refused(capsys, *EVALUATE)
 
 
 def other_tokenizer(place, shuffled: list[int]) -> None:
@@ -128,25 +128,25 @@ def other_tokenizer(place, shuffled: list[int]) -> None:
     path.write_text(json.dumps(tokenizer))
 
 
-def test_another_models_tokenizer_with_more_tokens(place, capsys):
+def test_tokenizer_with_more_tokens_than_the_model_is_refused(place, capsys):
     other_tokenizer(place, list(range(2, 258)))
     assert (
         "its tokenizer has ids up to 257, the model only up to 256; they do not belong together"
-        in refused(capsys, *TRAIN, *ONE)
+        in assert_refused(capsys, *TRAIN, *ONE)
     )
 
 
-@pytest.mark.parametrize(("nll", "told"), [(math.log(257) - 0.01, 0), (math.log(257) + 0.01, 1)])
-def test_a_base_that_predicts_worse_than_chance_is_suspected(place, capsys, monkeypatch, nll, told):
+@pytest.mark.parametrize(("nll", "warnings"), [(math.log(257) - 0.01, 0), (math.log(257) + 0.01, 1)])
+def test_base_that_predicts_worse_than_chance_is_warned_about(place, capsys, monkeypatch, nll, warnings):
     monkeypatch.setattr(loop, "compute_validation_loss", lambda *_: nll)
     assert train(*ONE) == 0
     assert (
         capsys.readouterr().out.count("worse than chance: is the tokenizer in its folder another model's?")
-        == told
+        == warnings
     )
 
 
-def test_with_another_tokenizer_a_real_model_predicts_worse_than_chance(smollm2):
+def test_smollm2_with_a_wrong_tokenizer_predicts_worse_than_chance(smollm2):
     """Of as many tokens: the ids mean something else."""
     others = np.random.default_rng(0).permutation(smollm2.decoder.spec.vocab_size)
     texts = (
@@ -168,19 +168,21 @@ def test_with_another_tokenizer_a_real_model_predicts_worse_than_chance(smollm2)
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "config.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"model_type": "llama", "hidden_size": -1}'])
-def test_broken_json_of_a_model(place, capsys, file, content):
+def test_broken_model_json_is_refused(place, capsys, file, content):
     (place / "base" / file).write_text(content)
-    assert "base" in refused(capsys, *TRAIN, *ONE)
+    assert "base" in assert_refused(capsys, *TRAIN, *ONE)
 
 
-def test_a_damaged_copy_in_the_cache_is_to_be_removed(place, capsys, monkeypatch):
+def test_damaged_cached_model_is_reported_with_a_remedy(place, capsys, monkeypatch):
     monkeypatch.setenv("LORATUNE_CACHE", str(place / "cache"))
     shutil.copytree("base", "cache/gguf-0")
     change(place / "cache" / "gguf-0", UP, spoil(float("nan")))
-    assert "remove this folder" in refused(capsys, *TRAIN, *ONE, "--model", str(place / "cache" / "gguf-0"))
+    assert "remove this folder" in assert_refused(
+        capsys, *TRAIN, *ONE, "--model", str(place / "cache" / "gguf-0")
+    )
 
 
-def test_two_processes_that_unpack_the_same_file(tmp_path):
+def test_two_processes_can_unpack_the_same_file(tmp_path):
     """The first one's folder stays, and the second takes it."""
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
@@ -189,7 +191,7 @@ def test_two_processes_that_unpack_the_same_file(tmp_path):
     assert (tmp_path / "folder" / "config.json").read_text() == "first"
 
 
-def test_records_without_a_finite_loss_are_named(place, capsys):
+def test_records_with_a_non_finite_loss_are_reported(place, capsys):
     """Of this GPT-2, whose weights are all finite, the positions from 200 on overflow; only long records
     reach them.
     """
@@ -204,19 +206,21 @@ def test_records_without_a_finite_loss_are_named(place, capsys):
             file.write(
                 json.dumps({"id": name, "instruction": "Count.", "input": "", "output": "1 " * 100}) + "\n"
             )
-    told = refused(
+    error = assert_refused(
         capsys, *TRAIN, "--model", "overflowing", "--epochs", "1", "--run", "one", "--out", "tuned"
     )
-    assert "the loss is nan" in told and "on their own: long-" in told and "Inspect or remove them" in told
+    assert "the loss is nan" in error and "on their own: long-" in error and "Inspect or remove them" in error
     assert not (place / "tuned").exists()
-    assert all(matrix.isfinite().all() for matrix in adapter(newest(place / "runs" / "one")).values())
+    assert all(
+        matrix.isfinite().all() for matrix in load_adapter_tensors(newest(place / "runs" / "one")).values()
+    )
 
 
 def newest(run):
     return max((run / "checkpoints").iterdir())
 
 
-def test_an_adapter_that_overflowed_is_never_written(place, capsys, monkeypatch):
+def test_overflowed_adapter_is_never_written(place, capsys, monkeypatch):
     """The last step's gradient is finite, what it makes of the adapter is not."""
     original = loop.train_step
 
@@ -226,6 +230,8 @@ def test_an_adapter_that_overflowed_is_never_written(place, capsys, monkeypatch)
         return result
 
     monkeypatch.setattr(loop, "train_step", step)
-    assert "is nan" in refused(capsys, *TRAIN, "--steps", "1", "--run", "one", "--out", "tuned")
+    assert "is nan" in assert_refused(capsys, *TRAIN, "--steps", "1", "--run", "one", "--out", "tuned")
     assert not (place / "tuned").exists()
-    assert all(matrix.isfinite().all() for matrix in adapter(newest(place / "runs" / "one")).values())
+    assert all(
+        matrix.isfinite().all() for matrix in load_adapter_tensors(newest(place / "runs" / "one")).values()
+    )

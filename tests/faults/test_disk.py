@@ -20,8 +20,8 @@ from loratune.models import adapter as adapters
 from loratune.system.atomic import write_all_atomically
 from loratune.training import checkpoint, loop
 from loratune.training.run_folder import RunFolder
-from support.faults import RUN, SmallDisk, at, content, process, refused, watchers
-from support.training_runs import adapter, same
+from support.faults import RUN, SmallDisk, assert_refused, enter_copy, read_contents, start_process, watchers
+from support.training_runs import are_same_tensors, load_adapter_tensors
 
 ONE = [*RUN, "--run", "one", "--out", "tuned"]
 # What `train` writes, each by a pattern of its own.
@@ -46,24 +46,24 @@ WRITTEN = (
 
 
 def mount(path, *options: str) -> None:
-    told = subprocess.run(
+    result = subprocess.run(
         ["mount", "-t", "tmpfs", *options, "tmpfs", str(path)], capture_output=True, text=True
     )
-    if told.returncode:
-        pytest.skip(f"no file system can be made here (needs root): {told.stderr.strip()}")
+    if result.returncode:
+        pytest.skip(f"no file system can be made here (needs root): {result.stderr.strip()}")
 
 
 @pytest.fixture
-def disk(made, cache, tmp_path, monkeypatch):
+def disk(template, cache, tmp_path, monkeypatch):
     """The working directory is on it."""
     path = tmp_path / "disk"
     path.mkdir()
     mount(path, "-o", "size=16m")
     disk = SmallDisk(path)
     for module in (adapters, checkpoint):  # these open their files in Rust, which Python does not hear of
-        monkeypatch.setattr(module, "save_file", disk.told_of(module.save_file))
+        monkeypatch.setattr(module, "save_file", disk.watch_before(module.save_file))
     try:
-        at(path, made, cache, monkeypatch)
+        enter_copy(path, template, cache, monkeypatch)
         yield disk
     finally:
         watchers.remove(disk)
@@ -71,39 +71,39 @@ def disk(made, cache, tmp_path, monkeypatch):
         subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
-def hidden(disk) -> list[str]:
+def list_temporary_files(disk) -> list[str]:
     """Temporary files and locks that were left."""
     return [str(path) for path in disk.path.rglob(".*")]
 
 
 def fill_and_go_on(disk, capsys, file: int | str) -> None:
     """Let the disk fill up at one write of a run, make room, and go on."""
-    with disk.filled_at(file):
-        told = refused(capsys, *ONE)
-    assert "no room left on the disk" in told and hidden(disk) == []
+    with disk.fill_before_opening(file):
+        error = assert_refused(capsys, *ONE)
+    assert "no room left on the disk" in error and list_temporary_files(disk) == []
     begun = (disk.path / "runs" / "one").exists()
-    assert ("go on with: loratune train --run one --resume" in told) == begun
+    assert ("go on with: loratune train --run one --resume" in error) == begun
     assert main(["train", "--run", "one", "--resume"] if begun else ONE) == 0
 
 
 @pytest.mark.parametrize("file", WRITTEN)
-def test_training_goes_on_after_a_full_disk(disk, whole, capsys, file):
+def test_training_resumes_after_a_full_disk(disk, whole, capsys, file):
     fill_and_go_on(disk, capsys, file)
-    assert same(adapter(disk.path / "tuned"), whole)
+    assert are_same_tensors(load_adapter_tensors(disk.path / "tuned"), whole)
 
 
 @pytest.mark.slow
-def test_training_goes_on_after_a_disk_that_was_full_at_any_write(disk, whole, capsys):
-    with disk.filled_at(None):
+def test_training_resumes_after_a_disk_full_at_any_write(disk, whole, capsys):
+    with disk.fill_before_opening(None):
         assert main(ONE) == 0
     for number, name in enumerate(list(disk.opened)):
         shutil.rmtree("runs")
         shutil.rmtree("tuned")
         fill_and_go_on(disk, capsys, number)
-        assert same(adapter(disk.path / "tuned"), whole), name
+        assert are_same_tensors(load_adapter_tensors(disk.path / "tuned"), whole), name
 
 
-def test_rows_of_the_log_wait_for_room(disk, whole, capsys, monkeypatch):
+def test_log_rows_wait_for_disk_space(disk, whole, capsys, monkeypatch):
     """The disk is full from the first step to the second: training goes on, and the log lacks nothing in the
     end.
     """
@@ -127,10 +127,10 @@ def test_rows_of_the_log_wait_for_room(disk, whole, capsys, monkeypatch):
     assert capsys.readouterr().out.count("its log is kept in memory") == 1
     rows = RunFolder(disk.path / "runs" / "one").read_log()
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3]
-    assert same(adapter(disk.path / "tuned"), whole)
+    assert are_same_tensors(load_adapter_tensors(disk.path / "tuned"), whole)
 
 
-def test_half_a_row_is_taken_back(disk):
+def test_partially_written_log_row_is_removed(disk):
     run = RunFolder(disk.path)
     run.append_log({"step": 1})
     disk.fill()
@@ -157,30 +157,30 @@ PREPARE = ["prepare", "--data", "mine.jsonl", "--model", "base", "--val-fraction
 
 
 @pytest.mark.parametrize("words", [EVALUATE, COMPARE, PREPARE], ids=lambda words: words[0])
-def test_a_full_disk_leaves_what_was_written_before(disk, capsys, words):
-    with disk.filled_at(None):
+def test_full_disk_leaves_earlier_files_intact(disk, capsys, words):
+    with disk.fill_before_opening(None):
         assert main(words) == 0
-    before, count = content(disk.path), len(disk.opened)
+    before, count = read_contents(disk.path), len(disk.opened)
     assert count >= 1
     for number in range(count):
-        with disk.filled_at(number):
-            assert "no room left on the disk" in refused(capsys, *words)
-        assert content(disk.path) == before, disk.opened[number]
+        with disk.fill_before_opening(number):
+            assert "no room left on the disk" in assert_refused(capsys, *words)
+        assert read_contents(disk.path) == before, disk.opened[number]
     assert main(words) == 0
 
 
 @pytest.mark.parametrize(
     "words", [EVALUATE, COMPARE, PREPARE, [*ONE, "--out", "adapter"]], ids=lambda words: words[0]
 )
-def test_a_folder_that_cannot_be_written(disk, capsys, words):
-    before = content(disk.path)
+def test_unwritable_folder_is_refused(disk, capsys, words):
+    before = read_contents(disk.path)
     mount(disk.path, "-o", "remount,ro")
-    assert "permission denied" in refused(capsys, *words)
+    assert "permission denied" in assert_refused(capsys, *words)
     mount(disk.path, "-o", "remount,rw")
-    assert content(disk.path) == before
+    assert read_contents(disk.path) == before
 
 
-def test_a_disk_that_becomes_read_only_in_the_middle_of_a_run(disk, whole, capsys, monkeypatch):
+def test_disk_that_turns_read_only_during_a_run(disk, whole, capsys, monkeypatch):
     original = loop.train_step
 
     def step(*arguments, **options):
@@ -189,14 +189,14 @@ def test_a_disk_that_becomes_read_only_in_the_middle_of_a_run(disk, whole, capsy
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train_step", step)
-        told = refused(capsys, *ONE)
+        error = assert_refused(capsys, *ONE)
     mount(disk.path, "-o", "remount,rw")
-    assert "the file system is read-only" in told and "--run one --resume" in told
+    assert "the file system is read-only" in error and "--run one --resume" in error
     assert main(["train", "--run", "one", "--resume"]) == 0
-    assert same(adapter(disk.path / "tuned"), whole)
+    assert are_same_tensors(load_adapter_tensors(disk.path / "tuned"), whole)
 
 
-def test_what_is_said_to_a_full_disk_is_given_up(disk, whole):
+def test_output_to_a_full_disk_is_dropped(disk, whole):
     """`loratune train > log.txt` where log.txt has no room: the run, which writes elsewhere, ends well."""
     disk.fill()
     with open("log.txt", "w") as log:
@@ -205,11 +205,11 @@ def test_what_is_said_to_a_full_disk_is_given_up(disk, whole):
         shutil.copytree(disk.path / "base", place / "base")
         shutil.copytree(disk.path / "data", place / "data")
         assert subprocess.run(command, cwd=place, stdout=log, stderr=log).returncode == 0
-    assert same(adapter(place / "model" / "gpt2_lora_finetuned"), whole)
+    assert are_same_tensors(load_adapter_tensors(place / "model" / "gpt2_lora_finetuned"), whole)
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_a_disk_that_refuses_only_when_it_is_synced(tmp_path, monkeypatch, number):
+def test_disk_that_fails_at_fsync_is_reported(tmp_path, monkeypatch, number):
     """As file systems that place their blocks late do: by then none of the files may have taken its place."""
     original, synced = os.fsync, []
 
@@ -227,20 +227,22 @@ def test_a_disk_that_refuses_only_when_it_is_synced(tmp_path, monkeypatch, numbe
     assert [path.read_text() for path in paths] == ["old"] * 3 and len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_limit_on_the_size_of_files(place):
+def test_file_size_limit_is_reported(place):
     """Like a full disk, and no root is needed for it."""
-    limited = process(*PREPARE, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)))
-    _, told = limited.communicate()
-    assert limited.returncode == 2 and told.startswith(
+    limited = start_process(
+        *PREPARE, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    )
+    _, error = limited.communicate()
+    assert limited.returncode == 2 and error.startswith(
         "error: data/train.jsonl: the file is larger than the system allows"
     )
     assert not list(place.glob("data/.*"))
 
 
-def test_a_cache_that_takes_and_gives_nothing_is_done_without(disk, whole, monkeypatch):
+def test_unusable_cache_is_ignored(disk, whole, monkeypatch):
     """It has no room for what was timed; later there are broken files in it."""
     monkeypatch.setenv("LORATUNE_CACHE", str(disk.path / "cache"))
-    with disk.filled_at(r"trial-.*json"):
+    with disk.fill_before_opening(r"trial-.*json"):
         assert main([*ONE, "--dry-run"]) == 0
     assert not list(disk.path.glob("cache/trial*"))
     assert main([*ONE, "--dry-run"]) == 0
@@ -248,4 +250,4 @@ def test_a_cache_that_takes_and_gives_nothing_is_done_without(disk, whole, monke
     for path in (one, *others):
         path.write_text("[]" if path == one else "{")
     assert main(ONE) == 0
-    assert same(adapter(disk.path / "tuned"), whole)
+    assert are_same_tensors(load_adapter_tensors(disk.path / "tuned"), whole)

@@ -1,6 +1,4 @@
-"""Killed at any instant and resumed, a run ends as if nothing had happened: the same bits, each step once in
-the log.
-"""
+"""A run that is killed at any instant and resumed ends with the same bits and the same log."""
 
 import json
 import os
@@ -19,13 +17,13 @@ from support.killing import (
     AT_VALIDATIONS,
     DONE,
     KILLED,
-    assert_ended_alike,
-    ended,
+    assert_same_end,
     finish,
+    list_writes_of_last_run,
     start,
-    writes_of_last_run,
+    wait_for_exit_code,
 )
-from support.training_runs import fill
+from support.training_runs import write_run_inputs
 
 STEPS = ("--steps", "5", "--validations", "3")
 # One write of each kind: the run's folder, a checkpoint, the link to the best one, the pruning, the adapter,
@@ -49,7 +47,7 @@ def place(tmp_path_factory):
     """
     place = tmp_path_factory.mktemp("kill") / "place"
     place.mkdir()
-    fill(place)
+    write_run_inputs(place)
     finish(place, "whole", *STEPS, save_every=AT_VALIDATIONS)
     return place
 
@@ -58,41 +56,41 @@ def place(tmp_path_factory):
 def writes(place) -> list[str]:
     """What such a run writes, one after the other."""
     finish(place, "counted", *STEPS)
-    assert_ended_alike(place / "runs/whole", place / "runs/counted")
-    return writes_of_last_run(place)
+    assert_same_end(place / "runs/whole", place / "runs/counted")
+    return list_writes_of_last_run(place)
 
 
 def kill_and_resume(place, name: str, instant: int) -> None:
-    assert ended(start(place, name, *STEPS, kill_at=instant)) == KILLED
+    assert wait_for_exit_code(start(place, name, *STEPS, kill_at=instant)) == KILLED
     finish(place, name, *STEPS)
-    assert_ended_alike(place / "runs/whole", place / "runs" / name)
+    assert_same_end(place / "runs/whole", place / "runs" / name)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_killed_at_a_write_of_each_kind(place, writes, kind):
+def test_run_killed_at_each_kind_of_write_resumes_to_the_bit(place, writes, kind):
     instants = [number for number, write in enumerate(writes) if re.search(kind, write)]
     kill_and_resume(place, f"kind{KINDS.index(kind)}", instants[-1])
 
 
 @pytest.mark.slow
-def test_killed_at_each_write_and_some_again_while_resuming(place, tmp_path):
+def test_run_killed_at_any_write_and_again_while_resuming(place, tmp_path):
     """One run, of which each copy goes on; every fourth is killed once more at a random write."""
-    assert ended(start(place, "copied", *STEPS, copies=tmp_path / "at")) == DONE
+    assert wait_for_exit_code(start(place, "copied", *STEPS, copies=tmp_path / "at")) == DONE
     copies = sorted(tmp_path.glob("at/*"), key=lambda path: int(path.name))
-    writes = writes_of_last_run(place)
+    writes = list_writes_of_last_run(place)
     assert len(copies) == len(writes)
     rng, again = random.Random(0), 0
     for number, copy in enumerate(copies):
         if number % 4 == 0:
-            again += ended(start(copy, "copied", *STEPS, kill_at=rng.randrange(60))) == KILLED
-        assert ended(start(copy, "copied", *STEPS)) == DONE, writes[number]
-        assert_ended_alike(place / "runs/whole", copy / "runs/copied")
+            again += wait_for_exit_code(start(copy, "copied", *STEPS, kill_at=rng.randrange(60))) == KILLED
+        assert wait_for_exit_code(start(copy, "copied", *STEPS)) == DONE, writes[number]
+        assert_same_end(place / "runs/whole", copy / "runs/copied")
         shutil.rmtree(copy)
     print(f"resumed at each of {len(copies)} writes, and killed {again} times more while going on")
 
 
 @pytest.mark.slow
-def test_killed_at_any_time(place):
+def test_run_killed_at_any_time_resumes_to_the_bit(place):
     """Kills at random times of a longer run, most of them in steps and validations."""
     longer = ("--steps", "60", "--validations", "12")
     began = time.perf_counter()
@@ -105,15 +103,15 @@ def test_killed_at_any_time(place):
             process = start(place, name, *longer)
             process.join(rng.uniform(0, duration))
             process.kill()
-            died = ended(process) == KILLED
+            died = wait_for_exit_code(process) == KILLED
             kills, lives = kills + died, lives - 1 if died else 0
         finish(place, name, *longer)
-        assert_ended_alike(place / "runs/longer", place / "runs" / name)
+        assert_same_end(place / "runs/longer", place / "runs" / name)
     print(f"{kills} kills at random times in {runs} runs of {duration:.1f} s")
 
 
 @pytest.mark.slow
-def test_the_real_small_model_killed_at_any_time(tmp_path):
+def test_smollm2_run_killed_at_any_time_resumes(tmp_path):
     """Whole programs this time, from the import of Python's modules on."""
     records = [
         record for record in load_dolly(from_hub=False).records if len(record.input + record.output) < 200
@@ -150,20 +148,18 @@ def test_the_real_small_model_killed_at_any_time(tmp_path):
         name, runs = f"run{runs}", runs + 1
         kills += sum(not live(name, rng.uniform(0.1, 0.9) * duration) for _ in range(4))
         assert live(name)  # also one that is already at its end
-        assert_ended_alike(tmp_path / "runs/whole", tmp_path / "runs" / name)
+        assert_same_end(tmp_path / "runs/whole", tmp_path / "runs" / name)
         duration *= 0.8  # the machine may have become less busy
     print(f"{kills} kills of SmolLM2-135M in {runs} runs")
 
 
-def test_a_finished_run_that_is_resumed_stays_as_it_is(place, writes):
+def test_resuming_a_finished_run_changes_nothing(place, writes):
     finish(place, "counted")
     finish(place, "counted")
-    assert_ended_alike(place / "runs/whole", place / "runs/counted")
+    assert_same_end(place / "runs/whole", place / "runs/counted")
 
 
-def test_an_adapter_that_was_half_replaced_is_refused_until_the_run_is_resumed(
-    place, writes, monkeypatch, capsys
-):
+def test_half_replaced_adapter_is_refused_until_the_run_is_resumed(place, writes, monkeypatch, capsys):
     """Another adapter's folder, of which a kill left the new weights with the old description."""
     monkeypatch.chdir(place)
     finish(place, "older", "--steps", "2", "--out", "adapters/shared")
@@ -172,7 +168,9 @@ def test_an_adapter_that_was_half_replaced_is_refused_until_the_run_is_resumed(
         for number, write in enumerate(writes)
         if re.search(r"rename adapters/.*/loratune\.json$", write)
     )
-    assert ended(start(place, "newer", *STEPS, "--out", "adapters/shared", kill_at=last)) == KILLED
+    assert (
+        wait_for_exit_code(start(place, "newer", *STEPS, "--out", "adapters/shared", kill_at=last)) == KILLED
+    )
     (place / "prompts.json").write_text('["Count to 3."]')
     compare = [
         "compare",

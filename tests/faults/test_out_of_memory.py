@@ -1,6 +1,4 @@
-"""Memory that does not suffice: fewer tokens at once, with the same result; and where no row fits, a clear
-end.
-"""
+"""Out of memory: smaller micro-batches with the same result, or a clear error."""
 
 import json
 import os
@@ -21,12 +19,13 @@ from loratune.data.example import Example
 from loratune.data.packing import pack_best_fit
 from loratune.errors import UserError
 from loratune.system.memory import is_out_of_memory
-from loratune.training import loop, setup, step
+from loratune.training import loop, step
 from loratune.training.checkpoint import TrainingState
 from loratune.training.loop import halve_micro_tokens
-from support.faults import refused
+from loratune.training.setup import defaults, inputs
+from support.faults import assert_refused
 from support.plans import PLAN
-from support.training_runs import TRAIN, adapter, same, train
+from support.training_runs import TRAIN, are_same_tensors, load_adapter_tensors, train
 
 ONE = ["--steps", "3", "--validations", "2", "--dropout", "0.1", "--run", "one", "--out", "tuned"]
 FAILURES = (
@@ -47,9 +46,9 @@ def memory_for(tokens: int, monkeypatch, failure: Exception = FAILURES[1]) -> li
     """
     original, computed = step.accumulate_gradients, []
 
-    def add_gradients(decoder, micro_batches, objective, weight):
+    def add_gradients(decoder, micro_batches, objective, *, weight):
         computed.append(max(len(batch.input_ids) for batch in micro_batches))
-        loss = original(decoder, micro_batches, objective, weight)
+        loss = original(decoder, micro_batches, objective, weight=weight)
         if computed[-1] > tokens:
             raise failure
         return loss
@@ -59,37 +58,37 @@ def memory_for(tokens: int, monkeypatch, failure: Exception = FAILURES[1]) -> li
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: f"{type(failure).__name__}: {failure}"[:40])
-def test_a_step_is_tried_again_with_half(place, capsys, monkeypatch, failure):
+def test_step_is_repeated_with_half_the_micro_batch(place, capsys, monkeypatch, failure):
     """The same bits as of a run that computed as few tokens at once from the beginning."""
     with monkeypatch.context() as patch:
         computed = memory_for(250, patch, failure)
         assert train(*ONE) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     halved = [size for size in computed if size > 250]
-    assert len(halved) == told.count("not enough memory for") == 1
+    assert len(halved) == output.count("not enough memory for") == 1
     assert (
         f"not enough memory for a micro-batch of {halved[0]:,} tokens; from here on {halved[0] // 2:,}"
-        in " ".join(told.split())
+        in " ".join(output.split())
     )
     small = ["--micro-tokens", str(halved[0] // 2), "--max-tokens", "152", "--run", "small", "--out", "small"]
     assert main([*TRAIN, *ONE, *small]) == 0
-    assert same(adapter(place / "tuned"), adapter(place / "small"))
+    assert are_same_tensors(load_adapter_tensors(place / "tuned"), load_adapter_tensors(place / "small"))
 
 
-def test_a_resumed_run_does_not_try_what_failed(place, monkeypatch):
+def test_resumed_run_starts_with_the_reduced_micro_batch(place, monkeypatch):
     """It fails once, and the run goes on after a stop."""
     with monkeypatch.context() as patch:
         memory_for(250, patch)
-        original, taken = loop.take_step, []
+        original, interrupted = loop.take_step, []
 
-        def take_step(*arguments):
-            result = original(*arguments)
-            taken.append(os.kill(os.getpid(), signal.SIGINT))
+        def take_step(*arguments, **options):
+            result = original(*arguments, **options)
+            interrupted.append(os.kill(os.getpid(), signal.SIGINT))
             return result
 
         patch.setattr(loop, "take_step", take_step)
         assert train(*ONE) == 1
-        assert len(taken) == 1
+        assert len(interrupted) == 1
     kept = json.loads((place / "runs/one/checkpoints/step-000001/state.json").read_text())
     with monkeypatch.context() as patch:
         computed = memory_for(250, patch)
@@ -106,40 +105,45 @@ def test_a_resumed_run_does_not_try_what_failed(place, monkeypatch):
         "small",
     ]
     assert main([*TRAIN, *ONE, *small]) == 0
-    assert same(adapter(place / "tuned"), adapter(place / "small"))
+    assert are_same_tensors(load_adapter_tensors(place / "tuned"), load_adapter_tensors(place / "small"))
 
 
-def test_where_a_single_row_does_not_fit(place, capsys, monkeypatch):
+def test_single_row_that_does_not_fit_is_reported(place, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         memory_for(50, patch)
-        told = refused(capsys, *TRAIN, *ONE)
-    assert re.search(r"step 1: not enough memory for a row of \d+ tokens, computed alone", told)
-    assert "--low-memory" in told and "--max-tokens (now 300)" in told
+        error = assert_refused(capsys, *TRAIN, *ONE)
+    assert re.search(r"step 1: not enough memory for a row of \d+ tokens, computed alone", error)
+    assert "--low-memory" in error and "--max-tokens (now 300)" in error
     assert not (place / "tuned").exists()
     assert main(["train", "--run", "one", "--resume"]) == 0  # once other programs are closed
 
 
 @pytest.mark.parametrize(
     "moment",
-    [(loop, "compute_validation_loss"), (setup, "load_model"), (setup, "read_data"), (setup, "run_autotune")],
+    [
+        (loop, "compute_validation_loss"),
+        (inputs, "load_model"),
+        (inputs, "read_data"),
+        (defaults, "run_autotune"),
+    ],
     ids=lambda moment: moment[1],
 )
-def test_elsewhere_it_ends_with_what_to_do(place, capsys, monkeypatch, moment):
-    def fail(*_):
+def test_out_of_memory_elsewhere_is_reported_with_a_remedy(place, capsys, monkeypatch, moment):
+    def fail(*_, **__):
         raise FAILURES[1]
 
     monkeypatch.setattr(*moment, fail)
-    assert "not enough memory; close other programs" in refused(capsys, *TRAIN, *ONE)
+    assert "not enough memory; close other programs" in assert_refused(capsys, *TRAIN, *ONE)
 
 
-def test_other_errors_are_no_lack_of_memory():
+def test_other_errors_are_not_out_of_memory():
     assert not any(
         map(is_out_of_memory, (RuntimeError("shapes differ"), ValueError("out of memory"), OSError()))
     )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's address space")
-def test_memory_that_the_system_refuses(place):
+def test_memory_refused_by_the_system_is_handled(place):
     """A real limit, so that a real allocation fails, in the middle of a step."""
     rows = [
         json.dumps({"instruction": "Say it.", "input": "", "output": "so " * 90 + str(n)}) + "\n"
@@ -159,13 +163,13 @@ def test_memory_that_the_system_refuses(place):
         "tuned",
     ]
     command = [sys.executable, Path(__file__).parents[1] / "support" / "limited.py", *TRAIN, *many]
-    told = subprocess.run(command, capture_output=True, text=True)
-    assert told.returncode == 0 and "not enough memory for" in told.stdout
-    assert all(matrix.isfinite().all() for matrix in adapter(place / "tuned").values())
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0 and "not enough memory for" in result.stdout
+    assert all(matrix.isfinite().all() for matrix in load_adapter_tensors(place / "tuned").values())
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=8), st.integers(1, 400))
-def test_each_try_computes_less_at_once_until_each_row_is_alone(lengths, size):
+def test_micro_batches_shrink_until_each_row_is_alone(lengths, size):
     """Otherwise the same would be tried for ever, or the step left out; rows may be longer than the size."""
     job = SimpleNamespace(examples=[Example([], [1] * (length + 1), "", "") for length in lengths], plan=PLAN)
     while any(len(group) > 1 for group in cut(lengths, size)):

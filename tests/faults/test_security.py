@@ -1,4 +1,4 @@
-"""Files from strangers run no code, and lead to no file outside of their folder. See docs/security.md."""
+"""Untrusted files run no code and name no file outside their folder. See docs/security.md."""
 
 import ast
 import json
@@ -22,7 +22,7 @@ from loratune.models.load import load_model
 from loratune.models.resolve import list_weight_files, resolve_model
 from loratune.models.tokenizer import Tokenizer
 from loratune.system import hub
-from support.deadline import deadline
+from support.deadline import enforce_deadline
 from support.small_models import save_model
 from support.tuned_models import save_tuned
 
@@ -44,7 +44,7 @@ UNSAFE_CALLS = {
 }
 
 
-def unsafe(source: str) -> list[str]:
+def find_unsafe_calls(source: str) -> list[str]:
     """What a program does that could run code from a file."""
     found = []
     for node in ast.walk(ast.parse(source)):
@@ -75,8 +75,8 @@ def unsafe(source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_nothing_unsafe_is_called(path):
-    assert unsafe(path.read_text(encoding="utf-8")) == []
+def test_package_calls_nothing_unsafe(path):
+    assert find_unsafe_calls(path.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,8 @@ def test_nothing_unsafe_is_called(path):
         "AutoModel.from_pretrained(folder, trust_remote_code=trusted)",
     ],
 )
-def test_the_check_finds_what_is_unsafe(line):
-    assert unsafe(line)
+def test_unsafe_calls_are_detected(line):
+    assert find_unsafe_calls(line)
 
 
 class Trap:
@@ -119,7 +119,7 @@ def trap(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth", "model.ckpt", "model.pkl"])
-def test_models_that_are_pickles_are_refused(tmp_path, trap, name):
+def test_pickled_models_are_refused(tmp_path, trap, name):
     save_model(tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
     (tmp_path / "model" / name).write_bytes(trap)
@@ -134,7 +134,7 @@ def test_models_that_are_pickles_are_refused(tmp_path, trap, name):
 
 
 @pytest.mark.parametrize("name", ["adapter_model.bin", "adapter_model.pt"])
-def test_adapters_that_are_pickles_are_refused(tmp_path, monkeypatch, trap, name):
+def test_pickled_adapters_are_refused(tmp_path, monkeypatch, trap, name):
     monkeypatch.chdir(tmp_path)
     save_tuned(tmp_path)
     (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
@@ -148,13 +148,13 @@ def test_adapters_that_are_pickles_are_refused(tmp_path, monkeypatch, trap, name
 
 
 @pytest.mark.parametrize("kind", [".pkl", ".pickle", ".pt", ".bin", ".npy", ".npz", ".yaml", ".py"])
-def test_data_of_kinds_that_run_code_is_refused(tmp_path, trap, kind):
+def test_data_formats_that_run_code_are_refused(tmp_path, trap, kind):
     (tmp_path / f"mine{kind}").write_bytes(trap)
     with pytest.raises(UserError, match="unknown kind of file"):
         read_rows(tmp_path / f"mine{kind}")
 
 
-def test_a_pickle_in_parquets_metadata_stays_closed(tmp_path, trap):
+def test_pickle_in_parquet_metadata_is_not_loaded(tmp_path, trap):
     """Arrow's extension types for Python were pickles once (CVE-2023-47248)."""
     hidden = {b"ARROW:extension:name": b"arrow.py_extension_type", b"ARROW:extension:metadata": trap}
     fields = [
@@ -167,7 +167,7 @@ def test_a_pickle_in_parquets_metadata_stays_closed(tmp_path, trap):
     assert (record.instruction, record.output) == ("a", "b")
 
 
-def test_a_pickle_among_the_encoded_rows_stays_closed(tmp_path, trap):
+def test_pickle_in_the_token_cache_is_not_loaded(tmp_path, trap):
     np.savez(
         tmp_path / "tokens-key.npz",
         metadata=np.array([Trap(tmp_path / "the trap was opened")], dtype=object),
@@ -187,7 +187,7 @@ CODE = (
     ("architecture", "tokenizer"),
     [("llama", False), ("llama", True), ("stranger", False), ("stranger", True)],
 )
-def test_a_models_own_code_is_not_run(tmp_path, monkeypatch, architecture, tokenizer):
+def test_code_in_a_model_folder_is_not_run(tmp_path, monkeypatch, architecture, tokenizer):
     """Nor is the user asked whether it may."""
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
     marker, folder = tmp_path / "it ran", tmp_path / "model"
@@ -225,7 +225,7 @@ def test_a_models_own_code_is_not_run(tmp_path, monkeypatch, architecture, token
         "none.safetensors",
     ],
 )
-def test_an_index_leads_nowhere_else(tmp_path, trap, name):
+def test_weight_index_cannot_name_other_files(tmp_path, trap, name):
     folder = tmp_path / "model"
     save_model(folder)
     (tmp_path / "other.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
@@ -234,27 +234,27 @@ def test_an_index_leads_nowhere_else(tmp_path, trap, name):
     index = {"metadata": {}, "weight_map": {"a": "part.safetensors", "b": name}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(
-        UserError, match=r"index\.json: weight_map: b: .* is no \.safetensors file of this folder"
+        UserError, match=r"index\.json: weight_map: b: .* is not a \.safetensors file of this folder"
     ):
         resolve_model(str(folder))
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 3}}', "{"])
-def test_a_broken_index_is_named(tmp_path, content):
+def test_broken_weight_index_is_refused(tmp_path, content):
     save_model(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text(content)
     with pytest.raises(UserError, match=r"model\.safetensors\.index\.json"):
         list_weight_files(tmp_path)
 
 
-def test_an_adapter_inside_of_a_base_is_refused(tmp_path):
+def test_adapter_inside_a_base_folder_is_refused(tmp_path):
     save_model(tmp_path)
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/somewhere/else"}))
     with pytest.raises(UserError, match="there is an adapter in it"):
         resolve_model(str(tmp_path))
 
 
-def test_an_adapters_configuration_leads_nowhere(tmp_path, monkeypatch):
+def test_adapter_config_cannot_name_other_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_tuned(tmp_path)
     path = tmp_path / "adapter" / "adapter_config.json"
@@ -271,7 +271,7 @@ def test_an_adapters_configuration_leads_nowhere(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "name", ["../train.jsonl", "/etc/train.jsonl", "data/../../train.jsonl", "..\\train.jsonl"]
 )
-def test_a_data_set_on_the_hub_leads_nowhere_else(name):
+def test_hub_data_set_cannot_name_other_files(name):
     with pytest.raises(UserError, match="names a file outside of itself"):
         choose_files(["data/train.jsonl", name], "owner/name", "")
 
@@ -279,7 +279,7 @@ def test_a_data_set_on_the_hub_leads_nowhere_else(name):
 @pytest.mark.parametrize(
     "run", ["../run", "/run", "a/b", "..", ".", ".hidden", "", "a\\b", "a\n", "a\0", "~", "-rf", "a b"]
 )
-def test_a_run_is_a_folder_of_its_own(run):
+def test_run_name_cannot_leave_the_runs_folder(run):
     with pytest.raises(UserError, match="run: "):
         TrainConfig.validate_all({"run": run})
 
@@ -317,11 +317,11 @@ def test_hostile_safetensors_are_refused(tmp_path, monkeypatch, what):
     (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(HEADERS[what])
     (tmp_path / "base" / "model.safetensors").write_bytes(HEADERS[what])
     with (
-        deadline(),
+        enforce_deadline(),
         pytest.raises(UserError, match=r"adapter=.*: adapter_model\.safetensors cannot be read"),
     ):
         read_adapter_weights(tmp_path / "adapter")
-    with deadline(), pytest.raises(UserError, match="model=base: "):
+    with enforce_deadline(), pytest.raises(UserError, match="model=base: "):
         load_model(resolve_model("base"))
 
 
@@ -329,10 +329,10 @@ def test_hostile_safetensors_are_refused(tmp_path, monkeypatch, what):
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "[" * 100_000, '{"version": 1e999, "model": {"type": "x"}}', "\x00"]
 )
-def test_broken_descriptions_of_a_model_are_refused_or_do_no_harm(tmp_path, name, content):
+def test_broken_model_configs_are_refused_or_harmless(tmp_path, name, content):
     save_model(tmp_path)
     (tmp_path / name).write_text(content)
-    with deadline():
+    with enforce_deadline():
         try:
             assert Tokenizer.load(tmp_path).encode("a")
             load_model(resolve_model(str(tmp_path)))

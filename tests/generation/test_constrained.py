@@ -1,6 +1,4 @@
-"""A constrained answer is the likeliest, or a drawn, text of the language: as if the other tokens did not
-exist.
-"""
+"""Constrained answers equal those of a model without the forbidden tokens."""
 
 from collections.abc import Iterator
 
@@ -14,7 +12,7 @@ from loratune.generation.decoding import Decoding
 from loratune.generation.request import RunningAnswer
 from loratune.generation.sampling import choose_constrained, choose_tokens, make_generator
 from support.answering import answer_all
-from support.small_models import LLAMA_SHAPES, logits, ours, reference
+from support.small_models import LLAMA_SHAPES, build_reference, compute_logits, convert_to_decoder
 
 END = 0
 LETTERS = b"abcdefgh"
@@ -48,10 +46,10 @@ def pieces() -> dict[int, bytes]:
     0 is the end.
     """
     generator = np.random.default_rng(0)
-    made = {token: LETTERS[token - 1 : token] for token in range(1, 9)} | {9: b",", 10: b""}
+    tokens = {token: LETTERS[token - 1 : token] for token in range(1, 9)} | {9: b",", 10: b""}
     for token in range(11, 211):
-        made[token] = bytes(generator.choice(list(LETTERS + b","), generator.integers(1, 4)).tolist())
-    return made
+        tokens[token] = bytes(generator.choice(list(LETTERS + b","), generator.integers(1, 4)).tolist())
+    return tokens
 
 
 PIECES = pieces()
@@ -72,7 +70,7 @@ def all_allowed(constraint: Constraint, text: bytes) -> list[int]:
 
 
 @pytest.mark.parametrize("text", [b"", b"a", b"ab", b"abc", b"abc,", b"abc,fad", b"hab,hab"])
-def test_allowed_tokens_are_all_that_the_language_goes_on_with(text):
+def test_allowed_tokens_equal_brute_force(text):
     constraint = CONSTRAINTS[0]
     state = constraint.language.after(constraint.language.start, text)
     assert constraint.list_allowed(state) == all_allowed(constraint, text)
@@ -83,7 +81,7 @@ def test_allowed_tokens_are_all_that_the_language_goes_on_with(text):
 
 @pytest.fixture(scope="module")
 def decoder():
-    return ours(reference(LLAMA_SHAPES["smollm2"]))
+    return convert_to_decoder(build_reference(LLAMA_SHAPES["smollm2"]))
 
 
 PROMPTS = [[number, number + 1, 3 * number % 200, *range(20, 20 + number)] for number in range(1, 10)]
@@ -96,7 +94,7 @@ def one_by_one(decoder, prompt: list[int], constraint: Constraint) -> list[int]:
     while True:
         text = b"".join(PIECES[token] for token in ids)
         with torch.inference_mode():
-            last = logits(decoder, torch.tensor(prompt + ids))[-1]
+            last = compute_logits(decoder, torch.tensor(prompt + ids))[-1]
         allowed = all_allowed(constraint, text)
         token = max(allowed, key=lambda token: float(last[token]))
         if token == END:
@@ -104,7 +102,7 @@ def one_by_one(decoder, prompt: list[int], constraint: Constraint) -> list[int]:
         ids.append(token)
 
 
-def test_greedy_answers_are_the_likeliest_allowed_tokens(decoder):
+def test_constrained_greedy_takes_the_likeliest_allowed_token(decoder):
     answers = answer_all(decoder, PROMPTS, {END}, Decoding(max_new_tokens=40), constraints=FOR_PROMPTS)
     free = answer_all(decoder, PROMPTS, {END}, Decoding(max_new_tokens=40))
     for prompt, answer, constraint, unconstrained in zip(PROMPTS, answers, FOR_PROMPTS, free, strict=True):
@@ -119,9 +117,7 @@ GUESSABLE = ({}, {"temperature": 0.5, "top_k": 3})  # the others vary too much t
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_answers_are_in_the_language_and_depend_neither_on_the_batch_nor_on_guesses(
-    decoder, sampling, monkeypatch
-):
+def test_constrained_answers_are_valid_and_independent_of_batch_and_guesses(decoder, sampling, monkeypatch):
     guessed_right = []
     add = RunningAnswer.add
 
@@ -148,23 +144,23 @@ def test_answers_are_in_the_language_and_depend_neither_on_the_batch_nor_on_gues
             assert constraint.language.is_complete(constraint.read(answer.ids))
 
 
-def chosen(rows: torch.Tensor, decoding: Decoding, count: int) -> Iterator[int]:
+def choose(rows: torch.Tensor, decoding: Decoding, count: int) -> Iterator[int]:
     return choose_constrained(rows, CONSTRAINTS[0], [], decoding=decoding, generator=make_generator(0, count))
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_draws_are_those_of_a_model_without_the_other_tokens(sampling):
+def test_constrained_sampling_renormalises_over_allowed_tokens(sampling):
     decoding, row = Decoding(**sampling), torch.randn(211, generator=torch.Generator().manual_seed(1))
     masked = torch.full_like(row, -torch.inf)
     allowed = CONSTRAINTS[0].list_allowed(CONSTRAINTS[0].language.start)
     masked[allowed] = row[allowed]
     for count in range(200):
-        assert next(chosen(row[None], decoding, count)) == next(
+        assert next(choose(row[None], decoding, count)) == next(
             choose_tokens(masked[None], decoding, make_generator(0, count))
         )
 
 
-def test_each_choice_takes_one_draw_and_moves_the_text_on():
+def test_each_constrained_choice_draws_once():
     rows = torch.randn(5, 211, generator=torch.Generator().manual_seed(3))
     generator, same = make_generator(0, 0), make_generator(0, 0)
     constraint, decoding, written = CONSTRAINTS[0], Decoding(temperature=1.0), []

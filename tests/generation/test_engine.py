@@ -1,4 +1,4 @@
-"""Batched equals single, cached equals uncached, ours equals `transformers`."""
+"""Batched equals single, cached equals uncached, and both equal `transformers`."""
 
 import pytest
 import torch
@@ -10,7 +10,14 @@ from loratune.generation.decoding import Decoding
 from loratune.models.load import set_precision
 from loratune.models.lora import add_lora, named_linears, without_adapter
 from support.answering import answer_all
-from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, randomise_lora, reference
+from support.small_models import (
+    GPT2_SHAPES,
+    LLAMA_SHAPES,
+    build_reference,
+    compute_logits,
+    convert_to_decoder,
+    randomise_lora,
+)
 
 SHAPES = {
     "gpt2": GPT2_SHAPES["cerebras-gpt"],
@@ -30,10 +37,10 @@ PROMPTS = prompts_of([3, 41, 1, 17, 8, 29, 5, 12, 64])
 
 @pytest.fixture(params=SHAPES)
 def model(request):
-    return reference(SHAPES[request.param])
+    return build_reference(SHAPES[request.param])
 
 
-def expected(model, prompt, count, end_ids=NO_END, **options):
+def generate_with_transformers(model, prompt, count, end_ids=NO_END, **options):
     """What `transformers` writes, greedily and without a batch."""
     ids = torch.tensor([prompt])
     options |= {"eos_token_id": sorted(end_ids)} if end_ids else {}
@@ -49,15 +56,17 @@ def expected(model, prompt, count, end_ids=NO_END, **options):
     return out[0, len(prompt) :].tolist()
 
 
-def test_greedy_answers_are_those_of_transformers(model):
-    answers = answer_all(ours(model), PROMPTS, NO_END, Decoding(max_new_tokens=20), batch_size=4)
+def test_greedy_answers_equal_transformers(model):
+    answers = answer_all(
+        convert_to_decoder(model), PROMPTS, NO_END, Decoding(max_new_tokens=20), batch_size=4
+    )
     for prompt, answer in zip(PROMPTS, answers, strict=True):
-        assert answer.ids == expected(model, prompt, 20)
+        assert answer.ids == generate_with_transformers(model, prompt, 20)
         assert answer.ended == "length"
 
 
-def test_end_of_text_ends_an_answer_as_in_transformers(model):
-    decoder = ours(model)
+def test_eos_ends_an_answer_as_in_transformers(model):
+    decoder = convert_to_decoder(model)
     free = answer_all(decoder, PROMPTS, NO_END, Decoding(max_new_tokens=30))
     end_ids = {free[4].ids[7], free[2].ids[9]}  # tokens that at least two answers are known to reach
     answers = answer_all(decoder, PROMPTS, end_ids, Decoding(max_new_tokens=30), batch_size=3)
@@ -65,14 +74,14 @@ def test_end_of_text_ends_an_answer_as_in_transformers(model):
         first = min(place for place, token in enumerate(free[number].ids) if token in end_ids)
         assert answers[number].ended == "eos" and answers[number].ids == free[number].ids[:first]
     for prompt, answer in zip(PROMPTS, answers, strict=True):
-        theirs = expected(model, prompt, 30, end_ids)
+        theirs = generate_with_transformers(model, prompt, 30, end_ids)
         assert (answer.ended == "eos") == (theirs[-1] in end_ids)
         assert answer.ids == (theirs[:-1] if answer.ended == "eos" else theirs)
 
 
 @pytest.mark.parametrize("penalty", [1.05, 1.3, 4.0])
-def test_penalised_answers_are_those_of_transformers(model, penalty):
-    decoder = ours(model)
+def test_repetition_penalty_equals_transformers(model, penalty):
+    decoder = convert_to_decoder(model)
     answers = answer_all(
         decoder, PROMPTS, NO_END, Decoding(max_new_tokens=30, repetition_penalty=penalty), batch_size=4
     )
@@ -80,7 +89,7 @@ def test_penalised_answers_are_those_of_transformers(model, penalty):
         ignore = {
             "logits_processor": [RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=len(prompt))]
         }
-        assert answer.ids == expected(model, prompt, 30, **ignore)
+        assert answer.ids == generate_with_transformers(model, prompt, 30, **ignore)
 
 
 SAMPLINGS = [
@@ -94,8 +103,8 @@ SAMPLINGS = [
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_an_answer_does_not_depend_on_the_batch(model, sampling):
-    decoder = ours(model)
+def test_answer_does_not_depend_on_the_batch(model, sampling):
+    decoder = convert_to_decoder(model)
     # Some token that ends answers early, so that rows leave the batch and others enter it at different times.
     end_ids = {
         answer_all(decoder, PROMPTS[:1], NO_END, Decoding(max_new_tokens=8, seed=3, **sampling))[0].ids[5]
@@ -114,17 +123,19 @@ def test_an_answer_does_not_depend_on_the_batch(model, sampling):
         )
 
 
-def test_the_adapter_writes_what_it_writes_uncached_and_leaves_the_weights_as_they_were(model):
-    decoder = ours(model)
+def test_merged_generation_equals_uncached_and_restores_weights(model):
+    decoder = convert_to_decoder(model)
     base = answer_all(decoder, PROMPTS, NO_END, Decoding(max_new_tokens=10))
-    add_lora(decoder, 4, 8, 0.0, ["all"])
+    add_lora(decoder, 4, 8, dropout=0.0, targets=["all"])
     randomise_lora(decoder)
     before = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
     answers = answer_all(decoder, PROMPTS, NO_END, Decoding(max_new_tokens=10), batch_size=4)
     assert answers != base
     for prompt, answer in zip(PROMPTS, answers, strict=True):
         with torch.inference_mode():
-            likeliest = logits(decoder, torch.tensor(prompt + answer.ids)).argmax(-1)  # the adapter apart
+            likeliest = compute_logits(decoder, torch.tensor(prompt + answer.ids)).argmax(
+                -1
+            )  # the adapter apart
         assert answer.ids == likeliest[len(prompt) - 1 : -1].tolist()
     with without_adapter(decoder):
         assert answer_all(decoder, PROMPTS, NO_END, Decoding(max_new_tokens=10), batch_size=4) == base
@@ -138,8 +149,8 @@ def test_the_adapter_writes_what_it_writes_uncached_and_leaves_the_weights_as_th
     assert all(linear.adapter_enabled for _, linear in named_linears(decoder))
 
 
-def test_the_seed_decides_and_each_prompt_draws_its_own_numbers(model):
-    decoder, same_prompt = ours(model), [PROMPTS[1]] * 2
+def test_sampling_depends_on_seed_and_prompt_number(model):
+    decoder, same_prompt = convert_to_decoder(model), [PROMPTS[1]] * 2
     first = answer_all(decoder, same_prompt, NO_END, Decoding(max_new_tokens=20, temperature=1, seed=1))
     assert first == answer_all(
         decoder, same_prompt, NO_END, Decoding(max_new_tokens=20, temperature=1, seed=1)
@@ -151,9 +162,9 @@ def test_the_seed_decides_and_each_prompt_draws_its_own_numbers(model):
 
 
 @pytest.mark.parametrize(("batch_size", "most_reads"), [(1, 5), (4, 2), (64, 1)])
-def test_samples_are_what_each_seed_gives_by_itself(model, monkeypatch, batch_size, most_reads):
+def test_samples_equal_one_run_per_seed(model, monkeypatch, batch_size, most_reads):
     """And a prompt is not read again while another answer to it is running."""
-    decoder, read, attend = ours(model), [], KVCache.prepare_attention
+    decoder, read, attend = convert_to_decoder(model), [], KVCache.prepare_attention
     monkeypatch.setattr(
         KVCache,
         "prepare_attention",
@@ -175,11 +186,11 @@ def test_samples_are_what_each_seed_gives_by_itself(model, monkeypatch, batch_si
 
 @torch.inference_mode()
 @pytest.mark.parametrize(("precision", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 1e-2)])
-def test_cached_logits_are_the_uncached_ones(model, precision, tolerance):
+def test_cached_logits_equal_uncached_logits(model, precision, tolerance):
     """Every call's logits, while answers of different lengths enter, go on with right and wrong guesses, and
     leave.
     """
-    decoder, texts = set_precision(ours(model), precision), prompts_of([40, 55, 48])
+    decoder, texts = set_precision(convert_to_decoder(model), precision), prompts_of([40, 55, 48])
     cache, at = KVCache(decoder, slots=3, capacity=60), [10, 20, 1]
     cache.keys.fill_(torch.nan), cache.values.fill_(torch.nan)  # what is free is never read
     begun: list[int] = []  # the texts in the slots
@@ -209,7 +220,7 @@ def test_cached_logits_are_the_uncached_ones(model, precision, tolerance):
         for slot, text in enumerate(begun):
             cache.truncate(slot, at[text])
         for row, text, length in rows:
-            uncached = logits(decoder, torch.tensor(texts[text][:length]))[-1]
+            uncached = compute_logits(decoder, torch.tensor(texts[text][:length]))[-1]
             assert (decoder.logits(hidden[row]) - uncached).abs().max() < tolerance
 
     call([0])
@@ -228,8 +239,8 @@ def test_cached_logits_are_the_uncached_ones(model, precision, tolerance):
 
 @pytest.mark.parametrize("config", [GPT2Config(), LLAMA_SHAPES["smollm2"]], ids=["gpt2-124m", "smollm2"])
 @torch.inference_mode()
-def test_cached_logits_are_the_uncached_ones_up_to_the_last_position(config):
-    decoder = ours(reference(config))
+def test_cached_logits_equal_uncached_up_to_the_last_position(config):
+    decoder = convert_to_decoder(build_reference(config))
     end = decoder.spec.max_positions
     ids, positions = torch.tensor(prompts_of([end])[0]), torch.arange(end)
     cache, begun = KVCache(decoder, slots=1, capacity=end), end - 20
@@ -238,12 +249,12 @@ def test_cached_logits_are_the_uncached_ones_up_to_the_last_position(config):
         decoder(ids[place : place + 1], positions[place : place + 1], cache.prepare_attention([1], []))
         for place in range(begun, end)
     ]
-    uncached = logits(decoder, ids)[begun - 1 :]
+    uncached = compute_logits(decoder, ids)[begun - 1 :]
     assert (decoder.logits(torch.cat(hidden)) - uncached).abs().max() < 1e-4
 
 
-def test_the_models_last_position_ends_an_answer():
-    decoder = ours(reference(SHAPES["smollm2"]))
+def test_answer_ends_at_the_last_position():
+    decoder = convert_to_decoder(build_reference(SHAPES["smollm2"]))
     long, short = prompts_of([decoder.spec.max_positions - 4, 9])
     answers = answer_all(decoder, [long, short], NO_END, Decoding(max_new_tokens=10))
     assert [len(answer.ids) for answer in answers] == [4, 10]
@@ -253,8 +264,8 @@ def test_the_models_last_position_ends_an_answer():
             answer_all(decoder, [unusable], NO_END, Decoding())
 
 
-def test_the_cache_takes_a_quarter_of_the_free_memory_at_most(model, monkeypatch):
-    decoder = ours(model)
+def test_kv_cache_takes_at_most_a_quarter_of_free_memory(model, monkeypatch):
+    decoder = convert_to_decoder(model)
     cache = KVCache(decoder, slots=1, capacity=50)
     slot = cache.keys.nbytes + cache.values.nbytes
     for free, slots in ((4 * slot * 10, 10), (4 * slot * 10 - 1, 9), (4 * slot * 99, 64), (0, 1)):
@@ -265,10 +276,10 @@ def test_the_cache_takes_a_quarter_of_the_free_memory_at_most(model, monkeypatch
     ]
 
 
-def test_progress_counts_all_tokens_and_answers(model):
+def test_on_step_counts_all_tokens_and_answers(model):
     seen = []
     answers = answer_all(
-        ours(model),
+        convert_to_decoder(model),
         PROMPTS,
         NO_END,
         Decoding(max_new_tokens=6),
@@ -281,15 +292,15 @@ def test_progress_counts_all_tokens_and_answers(model):
     ]
 
 
-def test_no_prompts_no_answers(model):
-    assert answer_all(ours(model), [], NO_END, Decoding()) == []
+def test_no_requests_give_no_answers(model):
+    assert answer_all(convert_to_decoder(model), [], NO_END, Decoding()) == []
 
 
 def test_real_smollm2(smollm2):
     """Real weights, where near-ties are possible: batched, single and `transformers` write the same."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(smollm2.found.folder, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(smollm2.resolved.folder, dtype=torch.float32).eval()
     questions = [
         "Name three colours.",
         "What is a bond?",
@@ -300,5 +311,5 @@ def test_real_smollm2(smollm2):
     batched = answer_all(smollm2.decoder, prompts, end_ids, Decoding(max_new_tokens=16), batch_size=3)
     assert batched == answer_all(smollm2.decoder, prompts, end_ids, Decoding(max_new_tokens=16), batch_size=1)
     for prompt, answer in zip(prompts, batched, strict=True):
-        theirs = expected(model, prompt, 16, end_ids)
+        theirs = generate_with_transformers(model, prompt, 16, end_ids)
         assert answer.ids == (theirs[:-1] if answer.ended == "eos" else theirs)

@@ -1,6 +1,4 @@
-"""Guesses from an index are those of a search, and answers with guesses are those without, token for token
-and draw for draw.
-"""
+"""Guesses equal those of a search, and answers with guesses equal those without."""
 
 import pytest
 from hypothesis import given
@@ -12,13 +10,13 @@ from loratune.generation.prompt_lookup import NGRAM_SIZE, NgramIndex
 from loratune.generation.request import Answer, Request, RunningAnswer
 from loratune.generation.sampling import make_generator
 from support.answering import answer_all
-from support.small_models import LLAMA_SHAPES, ours, reference
+from support.small_models import LLAMA_SHAPES, build_reference, convert_to_decoder
 
 NO_END = frozenset()
 FEW_TOKENS = st.lists(st.integers(0, 2), max_size=40)  # of few kinds, so that clues come again
 
 
-def searched(tokens: list[int], count: int) -> list[int]:
+def guess_by_search(tokens: list[int], count: int) -> list[int]:
     """What `Text.guess` says it gives, found by comparing every place."""
     for place in reversed(range(NGRAM_SIZE, len(tokens))):
         if tokens[place - NGRAM_SIZE : place] == tokens[-NGRAM_SIZE:]:
@@ -28,15 +26,15 @@ def searched(tokens: list[int], count: int) -> list[int]:
 
 
 @given(FEW_TOKENS, FEW_TOKENS, st.integers(0, 20))
-def test_a_guess_is_what_followed_the_same_tokens_last(prompt, answer, count):
+def test_guess_is_what_followed_the_last_occurrence(prompt, answer, count):
     text = NgramIndex(prompt)
-    assert text.guess(count) == searched(prompt, count)
+    assert text.guess(count) == guess_by_search(prompt, count)
     for number, token in enumerate(answer, 1):
         text.append(token)
-        assert text.guess(count) == searched(prompt + answer[:number], count)
+        assert text.guess(count) == guess_by_search(prompt + answer[:number], count)
 
 
-def test_a_text_that_goes_round_is_guessed_to_go_on():
+def test_repetition_is_guessed_to_continue():
     assert NgramIndex([9, 1, 2, 3, 1, 2, 3, 1, 2]).guess(7) == [3, 1, 2, 3, 1, 2, 3]
     assert NgramIndex([7, 7, 7, 7]).guess(5) == [7] * 5
 
@@ -46,7 +44,7 @@ def writing(room: int = 100) -> RunningAnswer:
     return RunningAnswer(0, Request([1, 2, 3, 4, 5, 6, 7, 1, 2]), room)
 
 
-def looked_ahead(room: int, cheap: int) -> RunningAnswer:
+def build_looking_ahead(room: int, cheap: int) -> RunningAnswer:
     answer = writing(room)
     assert answer.add(iter([3]), NO_END) is None
     answer.look_ahead(cheap)
@@ -63,8 +61,8 @@ def looked_ahead(room: int, cheap: int) -> RunningAnswer:
         ([4, 5, 6, 0], [3, 4, 5, 6], "eos"),
     ],
 )
-def test_choices_count_up_to_the_first_that_was_guessed_wrong(choices, ids, ended):
-    answer = looked_ahead(100, cheap=3)
+def test_choices_are_kept_up_to_the_first_wrong_guess(choices, ids, ended):
+    answer = build_looking_ahead(100, cheap=3)
     assert answer.guess == [4, 5, 6]
     asked = iter(choices)
     finished = answer.add(asked, end_ids={0})
@@ -74,21 +72,21 @@ def test_choices_count_up_to_the_first_that_was_guessed_wrong(choices, ids, ende
     assert list(asked) == choices[answer.tokens_added :]  # no more were drawn
 
 
-def test_an_end_that_was_guessed_ends_the_answer():
-    answer = looked_ahead(100, cheap=3)
+def test_guessed_eos_ends_the_answer():
+    answer = build_looking_ahead(100, cheap=3)
     assert answer.add(iter([4, 5, 6, 7]), end_ids={5}) == Answer([3, 4], "eos")
 
 
 @pytest.mark.parametrize("room", [2, 3, 4, 20])
-def test_guesses_stay_within_the_room(room):
-    answer = looked_ahead(room, cheap=3)
+def test_guesses_respect_the_token_limit(room):
+    answer = build_looking_ahead(room, cheap=3)
     assert answer.guess == [4, 5, 6][: room - 2]
     finished = answer.add(iter([4, 5, 6, 7][: room - 1]), NO_END)
     assert finished == (Answer([3, 4, 5, 6, 7][:room], "length") if room <= 5 else None)
 
 
-def test_as_many_are_guessed_as_were_gained_the_last_time():
-    answer = looked_ahead(100, cheap=0)
+def test_guess_count_follows_the_last_success():
+    answer = build_looking_ahead(100, cheap=0)
     assert answer.guess == [4]
     answer.add(iter([4, 5]), NO_END)
     answer.look_ahead(0)
@@ -100,7 +98,7 @@ def test_as_many_are_guessed_as_were_gained_the_last_time():
 
 @pytest.fixture(scope="module")
 def decoder():
-    return ours(reference(LLAMA_SHAPES["tinyllama"]))
+    return convert_to_decoder(build_reference(LLAMA_SHAPES["tinyllama"]))
 
 
 @pytest.fixture(scope="module")
@@ -132,14 +130,14 @@ def outcomes(monkeypatch):
 
 @pytest.fixture
 def generators(monkeypatch):
-    made = {}
+    generators_by_number = {}
 
     def watched(seed, number):
-        made[number] = make_generator(seed, number)
-        return made[number]
+        generators_by_number[number] = make_generator(seed, number)
+        return generators_by_number[number]
 
     monkeypatch.setattr(request, "make_generator", watched)
-    return made
+    return generators_by_number
 
 
 def plain(monkeypatch, *arguments, **options):
@@ -158,7 +156,7 @@ SAMPLINGS = [
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_guesses_change_neither_the_tokens_nor_the_draws(
+def test_guesses_change_neither_tokens_nor_random_draws(
     decoder, prompts, sampling, batch_size, monkeypatch, outcomes, generators
 ):
     decoding = Decoding(max_new_tokens=40, seed=4, **sampling)
@@ -176,9 +174,7 @@ def test_guesses_change_neither_the_tokens_nor_the_draws(
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS[:2])
-def test_the_end_of_text_and_the_length_end_answers_amid_guesses(
-    decoder, prompts, sampling, monkeypatch, outcomes
-):
+def test_eos_and_length_end_answers_within_guesses(decoder, prompts, sampling, monkeypatch, outcomes):
     free = answer_all(decoder, prompts, NO_END, Decoding(max_new_tokens=40, **sampling))
     ends_amid_guesses = 0
     for end_id in sorted({token for answer in free for token in answer.ids[2:6]}):
@@ -192,7 +188,7 @@ def test_the_end_of_text_and_the_length_end_answers_amid_guesses(
 
 
 @pytest.mark.parametrize(("batch_size", "most"), [(1, 15), (4, 3)])
-def test_the_fewer_answers_the_more_guesses(decoder, batch_size, most, outcomes):
+def test_fewer_running_answers_allow_more_guesses(decoder, batch_size, most, outcomes):
     """A call of few tokens is filled: what was gained the last time does not matter then."""
     same = [[1, 2, 3, 50, 60] * 4] * batch_size
     answer_all(decoder, same, NO_END, Decoding(max_new_tokens=40), batch_size=batch_size)

@@ -1,4 +1,4 @@
-"""Draws follow the distribution that temperature, top-k and top-p leave."""
+"""Samples follow the distribution of temperature, top-k and top-p."""
 
 import numpy as np
 import pytest
@@ -11,13 +11,13 @@ from loratune.generation.sampling import choose_tokens, make_generator, sample_t
 LOGITS = torch.tensor([1.0, -2.0, 3.0, 0.5, 2.0, -1.0])
 
 
-def shares(decoding: Decoding, draws: int = 4000) -> np.ndarray:
+def sample_shares(decoding: Decoding, draws: int = 4000) -> np.ndarray:
     """How often each token comes up, over evenly spread draws: exact up to 1 / draws."""
     tokens = [sample_token(LOGITS, decoding, (draw + 0.5) / draws) for draw in range(draws)]
     return np.bincount(tokens, minlength=len(LOGITS)) / draws
 
 
-def kept(temperature: float, tokens: list[int]) -> np.ndarray:
+def compute_expected_shares(temperature: float, tokens: list[int]) -> np.ndarray:
     logits = torch.full_like(LOGITS, -torch.inf)
     logits[tokens] = LOGITS[tokens]
     return (logits / temperature).softmax(-1).numpy()
@@ -37,28 +37,30 @@ def kept(temperature: float, tokens: list[int]) -> np.ndarray:
         (Decoding(temperature=1.0, top_k=3, top_p=0.66), [2]),
     ],
 )
-def test_shares(decoding, tokens):
-    assert np.abs(shares(decoding) - kept(decoding.temperature, tokens)).max() < 1e-3
+def test_sampled_shares_match_the_probabilities(decoding, tokens):
+    assert (
+        np.abs(sample_shares(decoding) - compute_expected_shares(decoding.temperature, tokens)).max() < 1e-3
+    )
 
 
-def test_a_nucleus_larger_than_the_candidates_is_complete(monkeypatch):
+def test_top_p_beyond_the_candidates_sorts_all_tokens(monkeypatch):
     decoding = Decoding(temperature=1.0, top_p=0.95)
-    whole = shares(decoding)
+    whole = sample_shares(decoding)
     monkeypatch.setattr(sampling, "TOP_P_CANDIDATES", 2)
-    assert (shares(decoding) == whole).all()
+    assert (sample_shares(decoding) == whole).all()
 
 
-def test_the_ends_of_the_unit_interval_draw_possible_tokens():
+def test_extreme_draws_give_possible_tokens():
     for decoding in (
         Decoding(temperature=1.0),
         Decoding(temperature=1.0, top_p=0.9),
         Decoding(temperature=1e-6),
     ):
         for draw in (0.0, 1 - 2**-53):
-            assert kept(1.0, [0, 1, 2, 3, 4, 5])[sample_token(LOGITS, decoding, draw)] > 0
+            assert compute_expected_shares(1.0, [0, 1, 2, 3, 4, 5])[sample_token(LOGITS, decoding, draw)] > 0
 
 
-def test_greedy_takes_the_first_of_the_likeliest_and_draws_nothing():
+def test_greedy_takes_the_first_maximum_without_drawing():
     generator = make_generator(0, 0)
     assert list(choose_tokens(torch.tensor([[0.0, 2.0, 2.0], [3.0, 2.0, 3.0]]), Decoding(), generator)) == [
         1,
@@ -67,7 +69,7 @@ def test_greedy_takes_the_first_of_the_likeliest_and_draws_nothing():
     assert generator.random() == make_generator(0, 0).random()
 
 
-def test_each_token_that_is_asked_for_takes_one_draw():
+def test_each_sampled_token_draws_once():
     decoding, generator, same = Decoding(temperature=1.0), make_generator(0, 0), make_generator(0, 0)
     choices = choose_tokens(LOGITS.expand(5, -1), decoding, generator)
     assert [next(choices) for _ in range(3)] == [
@@ -76,6 +78,6 @@ def test_each_token_that_is_asked_for_takes_one_draw():
     assert generator.random() == same.random()
 
 
-def test_generators_differ_by_seed_and_by_prompt():
+def test_generators_differ_by_seed_and_number():
     draws = {make_generator(seed, number).random() for seed in range(3) for number in range(3)}
     assert len(draws) == 9

@@ -1,6 +1,4 @@
-"""An engine in use: requests come, are streamed, cancelled and answered in any order, and each answer is the
-one that its request gets alone.
-"""
+"""The engine in use: requests are streamed, cancelled and answered in any order."""
 
 from dataclasses import replace
 
@@ -15,7 +13,13 @@ from loratune.generation.request import Answer, Request
 from loratune.models import merge
 from loratune.models.lora import add_lora, named_linears, without_adapter
 from loratune.models.merge import merge_adapter
-from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, ours, randomise_lora, reference
+from support.small_models import (
+    GPT2_SHAPES,
+    LLAMA_SHAPES,
+    build_reference,
+    convert_to_decoder,
+    randomise_lora,
+)
 
 SHAPES = {"gpt2": GPT2_SHAPES["cerebras-gpt"], "smollm2": LLAMA_SHAPES["smollm2"]}
 END_IDS = frozenset([66, 158])  # they end an answer of each of the models
@@ -44,8 +48,8 @@ REQUESTS = build_mixed_requests()
 
 @pytest.fixture(scope="module", params=SHAPES)
 def decoder(request):
-    decoder = ours(reference(SHAPES[request.param]))
-    add_lora(decoder, 4, 8, 0.0, ["all"])
+    decoder = convert_to_decoder(build_reference(SHAPES[request.param]))
+    add_lora(decoder, 4, 8, dropout=0.0, targets=["all"])
     randomise_lora(decoder)
     return decoder.eval()
 
@@ -63,11 +67,11 @@ def finish(engine: Engine) -> dict[int, Answer]:
     return answers
 
 
-def test_some_answers_end_and_others_are_cut(alone):
+def test_requests_end_by_eos_and_by_length(alone):
     assert {answer.ended for answer in alone} == {"eos", "length"}
 
 
-def test_a_stream_yields_the_tokens_of_generate_one_step_at_a_time(decoder, alone):
+def test_stream_yields_the_tokens_of_generate_step_by_step(decoder, alone):
     with merge_adapter(decoder):
         engine = Engine(decoder, END_IDS)
         for request, answer in zip(REQUESTS, alone, strict=True):
@@ -79,7 +83,7 @@ def test_a_stream_yields_the_tokens_of_generate_one_step_at_a_time(decoder, alon
         assert len(calls) == 1
 
 
-def test_streams_side_by_side_and_other_requests_get_their_own_tokens(decoder, alone):
+def test_parallel_streams_and_requests_get_their_own_tokens(decoder, alone):
     with merge_adapter(decoder):
         engine = Engine(decoder, END_IDS, max_slots=3)
         places = {engine.submit(REQUESTS[place]): place for place in (0, 1, 2)}
@@ -98,7 +102,7 @@ def test_streams_side_by_side_and_other_requests_get_their_own_tokens(decoder, a
         assert answers == {place: alone[place] for place in (0, 1, 2)}
 
 
-def test_a_stream_that_is_closed_frees_its_slot(decoder, alone):
+def test_closed_stream_frees_its_slot(decoder, alone):
     with merge_adapter(decoder):
         engine = Engine(decoder, END_IDS, max_slots=1)
         stream = engine.stream(REQUESTS[1])
@@ -110,7 +114,7 @@ def test_a_stream_that_is_closed_frees_its_slot(decoder, alone):
 
 
 @pytest.mark.parametrize("after", [0, 1, 3])
-def test_a_cancelled_request_frees_its_slot_and_gives_nothing_more(decoder, alone, after):
+def test_cancelled_request_frees_its_slot_and_yields_nothing_more(decoder, alone, after):
     with merge_adapter(decoder):
         engine = Engine(decoder, END_IDS, max_slots=2)
         numbers = [engine.submit(request) for request in REQUESTS]
@@ -128,7 +132,7 @@ def test_a_cancelled_request_frees_its_slot_and_gives_nothing_more(decoder, alon
         assert numbers[4] in answers
 
 
-def test_a_stream_whose_request_is_cancelled_does_not_wait_for_ever(decoder):
+def test_stream_of_a_cancelled_request_raises(decoder):
     with merge_adapter(decoder):
         engine = Engine(decoder, END_IDS)
         stream = engine.stream(REQUESTS[1])
@@ -139,7 +143,7 @@ def test_a_stream_whose_request_is_cancelled_does_not_wait_for_ever(decoder):
             list(stream)
 
 
-def test_a_chat_of_several_rounds_answers_as_fresh_engines_do(decoder):
+def test_engine_reused_for_a_chat_equals_fresh_engines(decoder):
     prompt = REQUESTS[0].prompt
     with merge_adapter(decoder):
         engine = Engine(decoder, END_IDS)
@@ -151,7 +155,7 @@ def test_a_chat_of_several_rounds_answers_as_fresh_engines_do(decoder):
             prompt = [*prompt, *answer, 5, 6]
 
 
-def test_an_interrupted_step_leaves_an_engine_that_can_be_used(decoder, alone, monkeypatch):
+def test_engine_is_usable_after_an_interrupted_step(decoder, alone, monkeypatch):
     with merge_adapter(decoder):
         engine = Engine(decoder, END_IDS, max_slots=2)
         for request in REQUESTS:
@@ -169,7 +173,7 @@ def test_an_interrupted_step_leaves_an_engine_that_can_be_used(decoder, alone, m
         assert list(engine.stream(REQUESTS[1])) == alone[1].ids
 
 
-def test_a_session_merges_once(decoder, monkeypatch):
+def test_session_merges_the_adapter_once(decoder, monkeypatch):
     merged, compute = [], merge.compute_merged_weight
     monkeypatch.setattr(
         merge, "compute_merged_weight", lambda weight, lora: merged.append(lora) or compute(weight, lora)
@@ -189,7 +193,7 @@ def test_a_session_merges_once(decoder, monkeypatch):
     )
 
 
-def test_without_merging_the_answers_are_the_same(decoder, alone):
+def test_answers_are_the_same_without_merging(decoder, alone):
     engine = Engine(decoder, END_IDS)
     assert [list(engine.stream(request)) for request in REQUESTS] == [answer.ids for answer in alone]
 
@@ -217,7 +221,7 @@ def test_requests_that_do_not_fit_are_refused(decoder):
         {"seed": -1},
     ],
 )
-def test_settings_that_no_answer_can_be_written_with_are_refused(setting):
+def test_invalid_decoding_settings_are_refused(setting):
     with pytest.raises(ValueError, match=f"{next(iter(setting))}=.* is out of range"):
         Decoding(**setting)
 
@@ -234,7 +238,7 @@ ORDERS = st.lists(
 
 @settings(max_examples=25, deadline=None)
 @given(ORDERS, st.integers(1, 4))
-def test_in_any_order_each_request_gets_the_answer_that_it_gets_alone(decoder, alone, orders, slots):
+def test_each_request_gets_its_own_answer_in_any_order(decoder, alone, orders, slots):
     engine = Engine(decoder, END_IDS, max_slots=slots)
     places, cancelled = {}, set()
     tokens: dict[int, list[int]] = {}

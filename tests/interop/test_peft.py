@@ -1,4 +1,4 @@
-"""Adapters are PEFT's: ours work there, theirs work here, and both train by the same gradients."""
+"""Adapters are exchanged with PEFT in both directions, and both train with the same gradients."""
 
 import dataclasses
 import json
@@ -19,10 +19,10 @@ from loratune.models.resolve import resolve_model
 from support.small_models import (
     GPT2_SHAPES,
     LLAMA_SHAPES,
-    logits,
-    ours,
+    build_reference,
+    compute_logits,
+    convert_to_decoder,
     randomise_lora,
-    reference,
     save_model,
 )
 
@@ -43,29 +43,29 @@ IDS = torch.arange(3, 90)
 )
 @torch.no_grad()
 def test_our_adapter_gives_the_same_logits_in_peft(name, targets, tmp_path):
-    model = reference(MODELS[name])
-    decoder = ours(model)
-    base = logits(decoder, IDS)
+    model = build_reference(MODELS[name])
+    decoder = convert_to_decoder(model)
+    base = compute_logits(decoder, IDS)
     add_lora(decoder, rank=4, alpha=8, dropout=0.0, targets=targets)
     randomise_lora(decoder)
     save_adapter(decoder, tmp_path, "some/base")
-    tuned = logits(decoder, IDS)
+    tuned = compute_logits(decoder, IDS)
     with without_adapter(decoder):
-        assert logits(decoder, IDS).equal(base)
+        assert compute_logits(decoder, IDS).equal(base)
     there = PeftModel.from_pretrained(model, tmp_path).eval()
     assert (there(IDS[None]).logits[0] - tuned).abs().max() < 1e-4
     assert (tuned - base).abs().max() > 0.01
 
 
 @pytest.mark.parametrize(("alpha", "rank"), [(32.0, 16), (10, 3), (4.0, 49), (0.1, 11), (2.5, 4)])
-def test_alpha_is_written_as_it_was_asked_for(alpha, rank, tmp_path):
+def test_alpha_is_written_as_given(alpha, rank, tmp_path):
     """Whole numbers without a point: some readers take no others, such as those in Go."""
-    decoder = ours(reference(MODELS["llama"]))
+    decoder = convert_to_decoder(build_reference(MODELS["llama"]))
     add_lora(decoder, rank=rank, alpha=alpha, dropout=0.0, targets=["q_proj"])
     save_adapter(decoder, tmp_path, "some/base")
     written = json.loads((tmp_path / "adapter_config.json").read_text())["lora_alpha"]
     assert written == alpha and isinstance(written, int) == (alpha % 1 == 0)
-    there = PeftModel.from_pretrained(reference(MODELS["llama"]), tmp_path)
+    there = PeftModel.from_pretrained(build_reference(MODELS["llama"]), tmp_path)
     assert there.base_model.model.model.layers[0].self_attn.q_proj.scaling["default"] == alpha / rank
     load_adapter(decoder, tmp_path)
     assert decoder.layers[0].attention.query.lora.scale == alpha / rank
@@ -73,9 +73,9 @@ def test_alpha_is_written_as_it_was_asked_for(alpha, rank, tmp_path):
 
 @pytest.mark.parametrize("settings", [{}, {"use_rslora": True}])
 @pytest.mark.parametrize(("alpha", "rank"), [(4, 49), (7, 3)])
-def test_the_scale_of_an_adapter_is_pefts_to_the_bit(alpha, rank, settings, tmp_path):
+def test_adapter_scale_equals_peft_to_the_bit(alpha, rank, settings, tmp_path):
     there = trained_by_peft("llama", tmp_path, r=rank, lora_alpha=alpha, **settings)
-    decoder = ours(reference(MODELS["llama"]))
+    decoder = convert_to_decoder(build_reference(MODELS["llama"]))
     load_adapter(decoder, tmp_path)
     theirs = there.base_model.model.model.layers[0].self_attn.q_proj.scaling["default"]
     assert decoder.layers[0].attention.query.lora.scale == theirs
@@ -86,7 +86,7 @@ def trained_by_peft(name, folder, **settings):
     usual = {"r": 4, "lora_alpha": 6, "target_modules": PEFT_TARGETS[name], "init_lora_weights": False}
     config = LoraConfig(task_type="CAUSAL_LM", fan_in_fan_out=name == "gpt2", **usual | settings)
     torch.manual_seed(3)
-    there = get_peft_model(reference(MODELS[name]), config).eval()
+    there = get_peft_model(build_reference(MODELS[name]), config).eval()
     for parameter_name, parameter in there.named_parameters():
         if "lora_" in parameter_name or parameter.requires_grad:
             parameter.data += 0.1 * torch.randn(parameter.shape)
@@ -126,10 +126,10 @@ COMPUTED = {
 @torch.no_grad()
 def test_peft_adapter_gives_the_same_logits_here(name, settings, tmp_path):
     there = trained_by_peft(name, tmp_path, **settings)
-    decoder = ours(reference(MODELS[name]))
-    base = logits(decoder, IDS)
+    decoder = convert_to_decoder(build_reference(MODELS[name]))
+    base = compute_logits(decoder, IDS)
     load_adapter(decoder, tmp_path)
-    tuned = logits(decoder, IDS)
+    tuned = compute_logits(decoder, IDS)
     assert (there(IDS[None]).logits[0] - tuned).abs().max() < 1e-4
     assert (tuned - base).abs().max() > 0.01
 
@@ -149,15 +149,15 @@ NOT_PLAIN = {
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("told", "settings"), NOT_PLAIN.items(), ids=NOT_PLAIN)
-def test_an_adapter_that_cannot_be_computed_right_is_refused_by_name(told, settings, tmp_path):
+@pytest.mark.parametrize(("message", "settings"), NOT_PLAIN.items(), ids=NOT_PLAIN)
+def test_unsupported_adapter_is_refused_with_the_option(message, settings, tmp_path):
     trained_by_peft("gpt2", tmp_path, **settings)
-    with pytest.raises(UserError, match=told):
-        load_adapter(ours(reference(MODELS["gpt2"])), tmp_path)
+    with pytest.raises(UserError, match=message):
+        load_adapter(convert_to_decoder(build_reference(MODELS["gpt2"])), tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_an_adapter_with_matrices_that_have_no_place_here_is_refused(tmp_path):
+def test_adapter_with_unknown_matrices_is_refused(tmp_path):
     """As one of a base with more layers: those that do fit are not enough."""
     trained_by_peft("gpt2", tmp_path)
     path = tmp_path / "adapter_model.safetensors"
@@ -168,10 +168,10 @@ def test_an_adapter_with_matrices_that_have_no_place_here_is_refused(tmp_path):
     assert surplus
     save_file(weights | surplus, path)
     with pytest.raises(UserError, match=r"this one has no place for base_model\.model\.transformer\.h\.7\."):
-        load_adapter(ours(reference(MODELS["gpt2"])), tmp_path)
+        load_adapter(convert_to_decoder(build_reference(MODELS["gpt2"])), tmp_path)
 
 
-def test_each_setting_of_pefts_lora_is_known():
+def test_every_field_of_pefts_lora_config_is_classified():
     """Those of a new version of PEFT are to be looked at: computed, refused, or without effect on a trained
     adapter.
     """
@@ -212,30 +212,30 @@ def test_each_setting_of_pefts_lora_is_known():
     assert {field.name for field in dataclasses.fields(LoraConfig)} == known
 
 
-def test_saved_adapter_comes_back_unchanged(tmp_path):
-    first, second = (ours(reference(MODELS["llama"])) for _ in range(2))
+def test_saved_adapter_loads_unchanged(tmp_path):
+    first, second = (convert_to_decoder(build_reference(MODELS["llama"])) for _ in range(2))
     add_lora(first, rank=3, alpha=5, dropout=0.1, targets=["all"])
     randomise_lora(first)
     save_adapter(first, tmp_path, "some/base")
     load_adapter(second, tmp_path)
     kept = get_adapter_weights(second)
     assert all(kept[name].equal(matrix) for name, matrix in get_adapter_weights(first).items())
-    assert logits(first.eval(), IDS).equal(logits(second, IDS))
+    assert compute_logits(first.eval(), IDS).equal(compute_logits(second, IDS))
 
 
 def test_adapter_of_another_base_is_refused(tmp_path):
-    decoder = ours(reference(MODELS["llama"]))
+    decoder = convert_to_decoder(build_reference(MODELS["llama"]))
     add_lora(decoder, rank=3, alpha=5, dropout=0.0, targets=["all"])
     save_adapter(decoder, tmp_path, "some/base")
     with pytest.raises(UserError, match="made for another base model"):
-        load_adapter(ours(reference(MODELS["gpt2"])), tmp_path)
+        load_adapter(convert_to_decoder(build_reference(MODELS["gpt2"])), tmp_path)
     with pytest.raises(UserError, match=r"made for another base model: .* is 96 x 48 here"):
-        load_adapter(ours(reference(LLAMA_SHAPES["qwen3"])), tmp_path)
+        load_adapter(convert_to_decoder(build_reference(LLAMA_SHAPES["qwen3"])), tmp_path)
 
 
 def changed_config(folder, **settings):
     """An adapter of ours on disk, with other settings in PEFT's file."""
-    decoder = ours(reference(MODELS["gpt2"]))
+    decoder = convert_to_decoder(build_reference(MODELS["gpt2"]))
     add_lora(decoder, rank=3, alpha=5, dropout=0.0, targets=["all"])
     save_adapter(decoder, folder, "some/base")
     path = folder / "adapter_config.json"
@@ -254,11 +254,11 @@ OTHERS = [
 def test_other_kinds_of_adapter_are_refused(setting, tmp_path):
     changed_config(tmp_path, **dict([setting]))
     with pytest.raises(UserError, match=setting[0]):
-        load_adapter(ours(reference(MODELS["gpt2"])), tmp_path)
+        load_adapter(convert_to_decoder(build_reference(MODELS["gpt2"])), tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"lora_alpha": float("nan")}, "lora_alpha must be a finite number"),
         ({"alpha_pattern": {"c_fc": "4"}}, "lora_alpha must be a finite number"),
@@ -267,14 +267,14 @@ def test_other_kinds_of_adapter_are_refused(setting, tmp_path):
         ({"alpha_pattern": {"(?i)C_FC": 4}}, "alpha_pattern must be an object"),
     ],
 )
-def test_a_broken_alpha_is_refused(settings, told, tmp_path):
+def test_invalid_alpha_is_refused(settings, message, tmp_path):
     changed_config(tmp_path, **settings)
-    with pytest.raises(UserError, match=told):
-        load_adapter(ours(reference(MODELS["gpt2"])), tmp_path)
+    with pytest.raises(UserError, match=message):
+        load_adapter(convert_to_decoder(build_reference(MODELS["gpt2"])), tmp_path)
 
 
 def test_non_finite_adapter_is_never_written(tmp_path):
-    decoder = ours(reference(MODELS["gpt2"]))
+    decoder = convert_to_decoder(build_reference(MODELS["gpt2"]))
     add_lora(decoder, rank=3, alpha=5, dropout=0.0, targets=["all"])
     decoder.layers[1].mlp.up.lora.B.data[0, 0] = float("nan")
     with pytest.raises(UserError, match="non-finite"):
@@ -282,9 +282,15 @@ def test_non_finite_adapter_is_never_written(tmp_path):
     assert not (tmp_path / "adapter").exists()
 
 
-def test_target_that_the_model_does_not_have():
+def test_unknown_target_is_refused():
     with pytest.raises(UserError, match=r"no q_proj; choose from .*attn\.c_attn"):
-        add_lora(ours(reference(MODELS["gpt2"])), rank=3, alpha=5, dropout=0.0, targets=["q_proj"])
+        add_lora(
+            convert_to_decoder(build_reference(MODELS["gpt2"])),
+            rank=3,
+            alpha=5,
+            dropout=0.0,
+            targets=["q_proj"],
+        )
 
 
 HEADS = {
@@ -300,9 +306,7 @@ HEADS = {
 @pytest.mark.parametrize("settings", HEADS.values(), ids=HEADS)
 @pytest.mark.parametrize("tied", [True, False])
 @torch.no_grad()
-def test_an_adapter_of_the_head_or_the_embedding_is_named_and_the_remedy_works(
-    settings, tied, tmp_path, monkeypatch
-):
+def test_adapter_of_head_or_embedding_is_refused_and_the_remedy_works(settings, tied, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_model(tmp_path / "base", LLAMA_SHAPES["smollm2" if tied else "tinyllama"])
     torch.manual_seed(3)
@@ -319,17 +323,17 @@ def test_an_adapter_of_the_head_or_the_embedding_is_named_and_the_remedy_works(
     for file in (tmp_path / "base").glob("tokenizer*"):
         shutil.copy(file, "MERGED")
     merged = load_model(resolve_model("MERGED")).decoder
-    assert (there(IDS[None]).logits[0] - logits(merged, IDS)).abs().max() < 1e-4
+    assert (there(IDS[None]).logits[0] - compute_logits(merged, IDS)).abs().max() < 1e-4
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_an_embedding_that_was_saved_along_is_named(tmp_path):
+def test_adapter_saved_with_its_embedding_is_refused(tmp_path):
     there = trained_by_peft("llama", tmp_path)
     there.save_pretrained(tmp_path, save_embedding_layers=True)
     with pytest.raises(
         UserError, match=r"changes the embedding or the head \((model\.embed_tokens|lm_head)\.weight\)"
     ):
-        load_adapter(ours(reference(MODELS["llama"])), tmp_path)
+        load_adapter(convert_to_decoder(build_reference(MODELS["llama"])), tmp_path)
 
 
 def renamed(folder, rename) -> None:
@@ -353,12 +357,12 @@ NAMES = {
 @pytest.mark.parametrize("rename", NAMES.values(), ids=NAMES)
 @pytest.mark.parametrize("name", MODELS)
 @torch.no_grad()
-def test_matrices_of_other_makers_find_their_places(name, rename, tmp_path):
+def test_adapter_names_of_other_tools_are_understood(name, rename, tmp_path):
     there = trained_by_peft(name, tmp_path)
     renamed(tmp_path, rename)
-    decoder = ours(reference(MODELS[name]))
+    decoder = convert_to_decoder(build_reference(MODELS[name]))
     load_adapter(decoder, tmp_path)
-    assert (there(IDS[None]).logits[0] - logits(decoder, IDS)).abs().max() < 1e-4
+    assert (there(IDS[None]).logits[0] - compute_logits(decoder, IDS)).abs().max() < 1e-4
 
 
 SEVERAL = {
@@ -373,9 +377,9 @@ SEVERAL = {
 }
 
 
-@pytest.mark.parametrize(("told", "rename"), SEVERAL.items(), ids=SEVERAL)
-def test_matrices_for_the_same_place_are_refused(told, rename, tmp_path):
+@pytest.mark.parametrize(("message", "rename"), SEVERAL.items(), ids=SEVERAL)
+def test_two_matrices_for_one_layer_are_refused(message, rename, tmp_path):
     trained_by_peft("llama", tmp_path)
     renamed(tmp_path, rename)
-    with pytest.raises(UserError, match=told):
-        load_adapter(ours(reference(MODELS["llama"])), tmp_path)
+    with pytest.raises(UserError, match=message):
+        load_adapter(convert_to_decoder(build_reference(MODELS["llama"])), tmp_path)

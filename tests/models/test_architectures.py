@@ -1,4 +1,4 @@
-"""An architecture is one file and one line: a new name in the table is all that the rest needs."""
+"""A new architecture is one file and one line in a table."""
 
 import pytest
 import torch
@@ -14,8 +14,14 @@ from loratune.models.lora import adapter_parameters, add_lora
 from loratune.models.peft_config import build_peft_config
 from loratune.training.objective import ResponseNll
 from loratune.training.step import adamw, train_step
-from support.plain_lora import some_rows
-from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, reference
+from support.plain_lora import build_examples
+from support.small_models import (
+    GPT2_SHAPES,
+    LLAMA_SHAPES,
+    build_reference,
+    compute_logits,
+    convert_to_decoder,
+)
 
 
 class ToyConfig(LlamaConfig):
@@ -24,20 +30,20 @@ class ToyConfig(LlamaConfig):
     model_type = "toy"
 
 
-def test_a_new_architecture_is_computed_trained_and_saved(monkeypatch, tmp_path):
-    model = reference(LLAMA_SHAPES["smollm2"])
+def test_new_architecture_computes_trains_and_saves(monkeypatch, tmp_path):
+    model = build_reference(LLAMA_SHAPES["smollm2"])
     config = ToyConfig(**{key: value for key, value in model.config.to_dict().items() if key != "model_type"})
     with pytest.raises(UserError, match="'toy' is not supported; supported are gpt2"):
         build_spec(config)
     monkeypatch.setitem(ARCHITECTURES, "toy", LLAMA)
     decoder, ids = build_decoder(build_spec(config), model.state_dict()), torch.arange(50)
     with torch.no_grad():
-        assert (logits(decoder, ids) - model(ids[None]).logits[0]).abs().max() < 1e-4
+        assert (compute_logits(decoder, ids) - model(ids[None]).logits[0]).abs().max() < 1e-4
     add_lora(decoder, rank=2, alpha=4, dropout=0.0, targets=["q_proj", "mlp"])
     train_step(
         decoder,
         adamw(decoder, 0.0),
-        [pack(some_rows())],
+        [pack(build_examples())],
         objective=ResponseNll(),
         learning_rate=1e-2,
         clip=1.0,
@@ -45,13 +51,13 @@ def test_a_new_architecture_is_computed_trained_and_saved(monkeypatch, tmp_path)
     save_adapter(decoder, tmp_path, "toy")
     again = build_decoder(build_spec(config), model.state_dict())
     load_adapter(again, tmp_path)
-    assert logits(again, ids).equal(logits(decoder, ids))
+    assert compute_logits(again, ids).equal(compute_logits(decoder, ids))
 
 
 @pytest.mark.parametrize("name", GPT2_SHAPES | LLAMA_SHAPES)
-def test_each_weight_of_ours_has_one_of_theirs_and_none_is_left_over(name):
+def test_weight_map_is_one_to_one(name):
     model = AutoModelForCausalLM.from_config((GPT2_SHAPES | LLAMA_SHAPES)[name])
-    architecture, decoder = ARCHITECTURES[model.config.model_type], ours(model)
+    architecture, decoder = ARCHITECTURES[model.config.model_type], convert_to_decoder(model)
     names = [name.rsplit(".", 1) for name in decoder.state_dict()]
     used = {f"{architecture.find_module(module).name}.{kind}" for module, kind in names}
     tied = {"lm_head.weight"} if decoder.spec.tied_head else set()
@@ -59,8 +65,8 @@ def test_each_weight_of_ours_has_one_of_theirs_and_none_is_left_over(name):
 
 
 @pytest.mark.parametrize(("name", "fan_in_fan_out"), [("cerebras-gpt", True), ("smollm2", False)])
-def test_adapters_have_peft_names_in_one_order(name, fan_in_fan_out):
-    decoder = ours(reference((GPT2_SHAPES | LLAMA_SHAPES)[name]))
+def test_adapter_parameters_have_peft_names_in_a_fixed_order(name, fan_in_fan_out):
+    decoder = convert_to_decoder(build_reference((GPT2_SHAPES | LLAMA_SHAPES)[name]))
     add_lora(decoder, rank=2, alpha=4, dropout=0.0, targets=["mlp"])
     names = list(adapter_parameters(decoder))
     assert all(name.startswith("base_model.model.") for name in names)
@@ -68,7 +74,7 @@ def test_adapters_have_peft_names_in_one_order(name, fan_in_fan_out):
     assert build_peft_config(decoder, "base")["fan_in_fan_out"] is fan_in_fan_out
 
 
-def test_the_supported_ones_are_listed_with_well_known_models():
+def test_supported_architectures_are_listed_with_well_known_models():
     assert list_supported() == (
         "gpt2 (GPT-2, DistilGPT2, Cerebras-GPT), llama (SmolLM2, TinyLlama, Llama 3.2), mistral, qwen2, qwen3"
     )

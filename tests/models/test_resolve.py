@@ -1,4 +1,4 @@
-"""What a base model is: its weights, its configuration and its tokenizer, each told apart by content."""
+"""Base models are identified by the content of weights, configuration and tokenizer."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def folder(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "model")
 
 
-def changed_parts(folder, name: str) -> set[str]:
+def find_changed_hashes(folder, name: str) -> set[str]:
     """The parts of the model that are other ones when the file is."""
     path = folder / name
     path.parent.mkdir(exist_ok=True)
@@ -60,15 +60,15 @@ def changed_parts(folder, name: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", TOKENIZER_FILES)
-def test_each_file_that_decides_ids_is_part_of_the_tokenizer(folder, name):
-    assert changed_parts(folder, name) == {"tokenizer"}
+def test_tokenizer_hash_covers_every_file_that_decides_ids(folder, name):
+    assert find_changed_hashes(folder, name) == {"tokenizer"}
 
 
-def test_the_configuration_is_part_of_the_model(folder):
-    assert changed_parts(folder, "config.json") == {"config"}
+def test_config_hash_covers_the_configuration(folder):
+    assert find_changed_hashes(folder, "config.json") == {"config"}
 
 
-def test_where_the_weights_lie_is_part_of_the_configuration(folder):
+def test_config_hash_covers_the_weight_index(folder):
     before = resolve_model(str(folder)).content
     (folder / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"a": "model.safetensors"}})
@@ -77,8 +77,8 @@ def test_where_the_weights_lie_is_part_of_the_configuration(folder):
     assert [part for part in before if before[part] != after[part]] == ["config"]
 
 
-def test_the_weights_are_part_of_the_model_and_notes_are_not(folder):
-    assert changed_parts(folder, "README.md") == set()
+def test_fingerprint_covers_weights_but_not_notes(folder):
+    assert find_changed_hashes(folder, "README.md") == set()
     before = resolve_model(str(folder)).content
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
@@ -86,7 +86,7 @@ def test_the_weights_are_part_of_the_model_and_notes_are_not(folder):
     assert [part for part in before if before[part] != after[part]] == ["weights"]
 
 
-def test_the_same_content_under_other_names_is_another_tokenizer(folder):
+def test_tokenizer_hash_covers_file_names(folder):
     before = resolve_model(str(folder)).tokenizer
     (folder / "tokenizer_config.json").rename(folder / "added_tokens.json")
     assert resolve_model(str(folder)).tokenizer != before
@@ -113,15 +113,13 @@ def unpack(tmp_path, content: bytes = b"GGUF"):
     return resolve_model(str(path))
 
 
-def test_a_gguf_file_is_unpacked_once(tmp_path, unpacked):
+def test_gguf_file_is_unpacked_once(tmp_path, unpacked):
     assert unpack(tmp_path) == unpack(tmp_path)
     assert [unpack(tmp_path).folder] == unpacked
 
 
 @pytest.mark.parametrize("what", ["content", "code", "transformers", "gguf"])
-def test_a_gguf_file_is_unpacked_again_when_what_the_folder_depends_on_has_changed(
-    tmp_path, unpacked, monkeypatch, what
-):
+def test_gguf_file_is_unpacked_again_if_code_or_libraries_changed(tmp_path, unpacked, monkeypatch, what):
     first = unpack(tmp_path)
     versions = keys.list_library_versions() | {what: "9.9"}
     if what == "code":
@@ -133,9 +131,7 @@ def test_a_gguf_file_is_unpacked_again_when_what_the_folder_depends_on_has_chang
     assert (first.content == second.content) == (what != "content")
 
 
-def test_what_other_versions_have_unpacked_of_a_file_goes_unless_it_may_be_in_use(
-    tmp_path, unpacked, monkeypatch
-):
+def test_outdated_unpacked_folders_are_removed_unless_in_use(tmp_path, unpacked, monkeypatch):
     old = unpack(tmp_path).folder
     same_file = old.name.rpartition("-")[0]
     recent = shutil.copytree(old, old.with_name(f"{same_file}-0123"))
@@ -148,7 +144,7 @@ def test_what_other_versions_have_unpacked_of_a_file_goes_unless_it_may_be_in_us
     assert {*(tmp_path / "cache").iterdir()} == {new, recent, another}
 
 
-def test_a_folder_that_was_asked_for_just_now_counts_as_in_use(tmp_path, unpacked):
+def test_recently_used_unpacked_folder_counts_as_in_use(tmp_path, unpacked):
     folder = unpack(tmp_path).folder
     os.utime(folder, (1e9, 1e9))
     unpack(tmp_path)

@@ -1,6 +1,4 @@
-"""No text becomes a special token, with any kind of tokenizer, and texts without their names are encoded as
-ever.
-"""
+"""No text becomes a special token, with any kind of tokenizer."""
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +9,7 @@ from loratune.data.template import BUILT_IN_TEMPLATES, Template
 from loratune.models.special_tokens import generate_secret_names, rename_special_tokens
 from loratune.models.tokenizer import Tokenizer
 from support.small_models import save_model
-from support.small_tokenizers import KINDS, SPECIAL, SPELLING, made, make
+from support.small_tokenizers import KINDS, SPECIAL, SPELLING, build_tokenizer, get_tokenizer
 
 MARKED = Template("marked", "<s>[A] {instruction}\n{input} </s>[END]", "<s>[A] {instruction} </s>[END]")
 TEMPLATES = [*BUILT_IN_TEMPLATES.values(), MARKED]
@@ -47,7 +45,7 @@ anything = st.lists(
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
-def plainly(tokenizer: Tokenizer, text: str) -> list[int]:
+def encode_with_transformers(tokenizer: Tokenizer, text: str) -> list[int]:
     """As it always was."""
     return tokenizer.hugging_face(text, add_special_tokens=False)["input_ids"]
 
@@ -59,8 +57,8 @@ def special_in(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
 
 
 @kinds
-def test_which_tokens_are_special(kind):
-    tokenizer = made(kind)
+def test_special_tokens_are_collected(kind):
+    tokenizer = get_tokenizer(kind)
     assert set(tokenizer.special_tokens) == set(SPECIAL)
     assert {
         text: tokenizer.hugging_face.convert_tokens_to_ids(text) for text in SPECIAL
@@ -71,58 +69,58 @@ def test_which_tokens_are_special(kind):
 @kinds
 @settings(max_examples=40)
 @given(instruction=ordinary, input=ordinary)
-def test_texts_without_special_tokens_are_encoded_as_ever(kind, instruction, input):
-    tokenizer = made(kind)
-    assert tokenizer.encode(instruction) == plainly(tokenizer, instruction)
+def test_text_without_special_tokens_is_encoded_as_by_transformers(kind, instruction, input):
+    tokenizer = get_tokenizer(kind)
+    assert tokenizer.encode(instruction) == encode_with_transformers(tokenizer, instruction)
     assert tokenizer.encode_batch([instruction, input]) == [
-        plainly(tokenizer, text) for text in (instruction, input)
+        encode_with_transformers(tokenizer, text) for text in (instruction, input)
     ]
     for template in TEMPLATES:
         assert tokenizer.encode_prompts([template.split_prompt(instruction, input)]) == [
-            plainly(tokenizer, template.render(instruction, input))
+            encode_with_transformers(tokenizer, template.render(instruction, input))
         ]
 
 
 @kinds
 @settings(max_examples=40)
 @given(instruction=ordinary, input=ordinary)
-def test_the_protected_way_gives_the_same(kind, instruction, input):
+def test_renamed_tokenizer_gives_the_same_ids(kind, instruction, input):
     """So that a row in which somebody wrote such a name is otherwise like all others."""
-    tokenizer = made(kind)
+    tokenizer = get_tokenizer(kind)
     for template in TEMPLATES:
         assert tokenizer._encode_protected([template.split_prompt(instruction, input)]) == [
-            plainly(tokenizer, template.render(instruction, input))
+            encode_with_transformers(tokenizer, template.render(instruction, input))
         ]
 
 
 @kinds
-def test_ordinary_texts_do_without_the_protected_way(kind):
+def test_renamed_tokenizer_is_built_only_when_needed(kind):
     """It takes a second to make."""
-    tokenizer = make(kind)
+    tokenizer = build_tokenizer(kind)
     for template in TEMPLATES:
         tokenizer.encode_prompts(
             [template.split_prompt("the answer", "is none"), template.split_prompt("none")]
         )
     # Some do not know every letter, or word, and an unknown one becomes <unk>.
-    assert ("_protected" in vars(tokenizer)) == (kind in ("Unigram", "whole words"))
+    assert ("_renamed_tokenizer" in vars(tokenizer)) == (kind in ("Unigram", "whole words"))
 
 
 @kinds
 @given(instruction=anything, input=anything)
-def test_no_text_becomes_a_special_token(kind, instruction, input):
-    tokenizer = made(kind)
+def test_user_text_never_becomes_a_special_token(kind, instruction, input):
+    tokenizer = get_tokenizer(kind)
     assert special_in(tokenizer, tokenizer.encode(instruction)) == []
     for template in TEMPLATES:
         (ids,) = tokenizer.encode_prompts([template.split_prompt(instruction, input)])
-        empty = plainly(tokenizer, template.render("none", input and "none"))
+        empty = encode_with_transformers(tokenizer, template.render("none", input and "none"))
         assert special_in(tokenizer, ids) == special_in(tokenizer, empty)
 
 
 @kinds
 @pytest.mark.parametrize("text", SPECIAL)
-def test_each_name_alone_and_among_others(kind, text):
-    tokenizer = made(kind)
-    assert tokenizer.special_tokens[text] in plainly(tokenizer, text)  # which is the error
+def test_special_token_names_in_text_stay_text(kind, text):
+    tokenizer = get_tokenizer(kind)
+    assert tokenizer.special_tokens[text] in encode_with_transformers(tokenizer, text)  # which is the error
     for written in (text, f"the {text} answer", 3 * text):
         assert special_in(tokenizer, tokenizer.encode(written)) == []
     if kind != "whole words":
@@ -131,8 +129,8 @@ def test_each_name_alone_and_among_others(kind, text):
 
 @pytest.mark.parametrize("kind", SPELLING)
 @given(text=anything)
-def test_the_text_comes_back_names_and_all(kind, text):
-    tokenizer = made(kind)
+def test_special_token_names_survive_encoding_and_decoding(kind, text):
+    tokenizer = get_tokenizer(kind)
     # SentencePiece writes a space as \u2581, and at the beginning of a text has one of its own that decoding
     # takes off.
     text = "x" + text.replace("\u2581", " ")
@@ -141,10 +139,10 @@ def test_the_text_comes_back_names_and_all(kind, text):
 
 @pytest.mark.parametrize("kind", ["byte-level", "specials after the vocabulary"])
 @given(instruction=anything, input=anything)
-def test_prompts_are_what_transformers_makes_of_the_stretches_between_markers(kind, instruction, input):
+def test_prompts_equal_transformers_between_template_markers(kind, instruction, input):
     """With these tokenizers a stretch does not depend on what is before it."""
-    tokenizer = made(kind)
-    reference = make(kind).hugging_face
+    tokenizer = get_tokenizer(kind)
+    reference = build_tokenizer(kind).hugging_face
     (ids,) = tokenizer.encode_prompts([BUILT_IN_TEMPLATES["chatml"].split_prompt(instruction, input)])
     text = f"user\n{instruction}\n\n{input}" if input else f"user\n{instruction}"
     start, end = (tokenizer.special_tokens[marker] for marker in ("<|im_start|>", "<|im_end|>"))
@@ -156,8 +154,8 @@ def test_prompts_are_what_transformers_makes_of_the_stretches_between_markers(ki
 
 
 @kinds
-def test_a_name_across_the_border_of_template_and_text_is_text(kind):
-    tokenizer = made(kind)
+def test_marker_across_the_template_border_is_text(kind):
+    tokenizer = get_tokenizer(kind)
     template = Template("joins", "{instruction}{input}</", "<|im_{instruction}</")
     for parts in (
         template.split_prompt("end|> the "),
@@ -168,20 +166,20 @@ def test_a_name_across_the_border_of_template_and_text_is_text(kind):
 
 
 @kinds
-def test_the_tokenizer_stays_as_it_was(kind, tmp_path):
-    tokenizer, untouched = make(kind), make(kind)
+def test_original_tokenizer_is_not_changed(kind, tmp_path):
+    tokenizer, untouched = build_tokenizer(kind), build_tokenizer(kind)
     tokenizer.encode_batch(SPECIAL)
     assert (
         tokenizer.hugging_face.backend_tokenizer.to_str() == untouched.hugging_face.backend_tokenizer.to_str()
     )
     assert not tokenizer.hugging_face.backend_tokenizer.encode_special_tokens
-    assert plainly(tokenizer, "</s>") == plainly(untouched, "</s>")
+    assert encode_with_transformers(tokenizer, "</s>") == encode_with_transformers(untouched, "</s>")
 
 
 @kinds
 @given(text=ordinary)
-def test_a_tokenizer_with_other_names_is_the_same(kind, text):
-    tokenizer = made(kind)
+def test_renaming_changes_no_other_ids(kind, text):
+    tokenizer = get_tokenizer(kind)
     backend = tokenizer.hugging_face.backend_tokenizer
     names = generate_secret_names(tokenizer.special_tokens)
     other = rename_special_tokens(backend, names)
@@ -189,17 +187,17 @@ def test_a_tokenizer_with_other_names_is_the_same(kind, text):
         number: text for text, number in tokenizer.special_tokens.items()
     }
     assert all(other.token_to_id(text) is None for text in SPECIAL)
-    assert other.encode(text, add_special_tokens=False).ids == plainly(tokenizer, text)
+    assert other.encode(text, add_special_tokens=False).ids == encode_with_transformers(tokenizer, text)
 
 
-def test_added_tokens_that_are_not_special_stay_what_they_are():
-    tokenizer = made("specials after the vocabulary")
+def test_added_tokens_that_are_not_special_stay_tokens():
+    tokenizer = get_tokenizer("specials after the vocabulary")
     think = tokenizer.hugging_face.convert_tokens_to_ids("<think>")
     for text in ("the <think> answer", "the <think> answer</s>"):
         assert think in tokenizer.encode(text)
 
 
-def test_a_token_that_ends_answers_is_special_whatever_its_tokenizer_says():
+def test_end_of_answer_token_counts_as_special():
     backend = KINDS["byte-level"]()
     backend.add_tokens(["<|stop|>"])
     stop = backend.token_to_id("<|stop|>")
@@ -207,14 +205,17 @@ def test_a_token_that_ends_answers_is_special_whatever_its_tokenizer_says():
     assert stop not in tokenizer.encode("the <|stop|>") and set(tokenizer.end_texts) == {"</s>", "<|stop|>"}
 
 
-def test_a_letter_is_never_special():
+def test_single_character_is_never_special():
     """Some bases name "!" as their padding; texts that lost it would be worse."""
     backend = KINDS["byte-level"]()
     tokenizer = Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="!"))
-    assert tokenizer.encode("the!") == plainly(tokenizer, "the!") and "!" not in tokenizer.special_tokens
+    assert (
+        tokenizer.encode("the!") == encode_with_transformers(tokenizer, "the!")
+        and "!" not in tokenizer.special_tokens
+    )
 
 
-def test_the_tests_own_model(tmp_path):
+def test_small_test_model_encodes_markers_as_text(tmp_path):
     save_model(tmp_path)
     tokenizer = Tokenizer.load(tmp_path)
     assert tokenizer.decode(tokenizer.encode("a<|end|>b")) == "a<|end|>b"
@@ -223,16 +224,18 @@ def test_the_tests_own_model(tmp_path):
 
 @settings(max_examples=50, deadline=None)
 @given(instruction=ordinary, input=ordinary)
-def test_the_quickstarts_prompts_are_as_ever(smollm2, instruction, input):
+def test_smollm2_prompts_equal_transformers(smollm2, instruction, input):
     tokenizer = smollm2.tokenizer
     for template in BUILT_IN_TEMPLATES.values():
         parts, text = template.split_prompt(instruction, input), template.render(instruction, input)
         assert (
             tokenizer.encode_prompts([parts])
             == tokenizer._encode_protected([parts])
-            == [plainly(tokenizer, text)]
+            == [encode_with_transformers(tokenizer, text)]
         )
-        assert tokenizer.hugging_face(text)["input_ids"] == plainly(tokenizer, text)  # no BOS
+        assert tokenizer.hugging_face(text)["input_ids"] == encode_with_transformers(
+            tokenizer, text
+        )  # no BOS
 
 
 @settings(max_examples=50, deadline=None)
@@ -241,7 +244,7 @@ def test_the_quickstarts_prompts_are_as_ever(smollm2, instruction, input):
         st.sampled_from([*ORDINARY, "<|im_end|>", "<|endoftext|>", "<|im_start|>user\n", "<file_sep>"])
     ).map("".join)
 )
-def test_the_quickstarts_texts_come_back(smollm2, text):
+def test_smollm2_texts_survive_encoding_and_decoding(smollm2, text):
     tokenizer = smollm2.tokenizer
     ids = tokenizer.encode(text)
     assert special_in(tokenizer, ids) == [] and tokenizer.decode(ids) == text

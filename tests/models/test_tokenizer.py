@@ -1,4 +1,4 @@
-"""Tokens as bytes: what they spell is what the tokenizer's own decoding gives."""
+"""The tokenizer: bytes of tokens, end-of-text, and tokens without an embedding."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from loratune.models.tokenizer import Tokenizer, build_byte_decoder, convert_tok
 from support.small_models import save_model
 
 
-def test_each_byte_has_a_letter_of_its_own():
+def test_byte_decoder_is_one_to_one():
     letters = build_byte_decoder()
     assert set(letters) == set(pre_tokenizers.ByteLevel.alphabet())
     assert sorted(letters.values()) == list(range(256))
@@ -26,17 +26,17 @@ def test_each_byte_has_a_letter_of_its_own():
 
 @pytest.fixture(scope="module")
 def pieces(smollm2):
-    return smollm2.tokenizer.pieces()
+    return smollm2.tokenizer.get_token_bytes()
 
 
 # SmolLM2 has no tokens for a few control characters and for letters from U+40000 on.
 @given(st.text().map(lambda text: "".join(filter(str.isprintable, text))))
 @settings(max_examples=50, deadline=None)
-def test_pieces_spell_the_text(smollm2, pieces, text):
+def test_token_bytes_spell_the_text(smollm2, pieces, text):
     assert b"".join(pieces[token] for token in smollm2.tokenizer.encode(text)) == text.encode()
 
 
-def test_each_byte_of_a_visible_text_is_a_token_of_smollm2(pieces):
+def test_smollm2_has_a_token_for_each_printable_byte(pieces):
     """So a text can be written to its end, wherever a token has ended."""
     needed = {
         bytes([byte])
@@ -47,25 +47,25 @@ def test_each_byte_of_a_visible_text_is_a_token_of_smollm2(pieces):
     assert needed <= set(pieces.values())
 
 
-def test_special_tokens_are_no_pieces(smollm2, tmp_path):
+def test_token_bytes_exclude_special_tokens(smollm2, tmp_path):
     save_model(tmp_path)
     small = Tokenizer.load(tmp_path)
     for tokenizer in (small, smollm2.tokenizer):
-        assert tokenizer.eos_id not in tokenizer.pieces()
-    assert sorted(small.pieces().values()) == [bytes([byte]) for byte in range(256)]
+        assert tokenizer.eos_id not in tokenizer.get_token_bytes()
+    assert sorted(small.get_token_bytes().values()) == [bytes([byte]) for byte in range(256)]
 
 
-def test_tokens_that_are_no_bytes_are_refused(tmp_path):
+def test_token_bytes_need_a_byte_level_tokenizer(tmp_path):
     from tokenizers import decoders
 
     save_model(tmp_path)
     tokenizer = Tokenizer.load(tmp_path)
     tokenizer.hugging_face.backend_tokenizer.decoder = decoders.Metaspace()
     with pytest.raises(UserError, match="constrain: needs a byte-level tokenizer"):
-        tokenizer.pieces()
+        tokenizer.get_token_bytes()
 
 
-def adding(tokenizer: Tokenizer) -> Tokenizer:
+def add_tokens_around_texts(tokenizer: Tokenizer) -> Tokenizer:
     """A tokenizer that puts a token before and one after each text unless told not to, as Llama's and Gemma's
     do.
     """
@@ -76,17 +76,17 @@ def adding(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
-def test_no_token_is_added_to_a_text(tmp_path):
+def test_encoding_a_text_adds_no_token(tmp_path):
     save_model(tmp_path)
     plain = Tokenizer.load(tmp_path)
-    other = Tokenizer(adding(Tokenizer.load(tmp_path)).hugging_face)
+    other = Tokenizer(add_tokens_around_texts(Tokenizer.load(tmp_path)).hugging_face)
     assert len(other.hugging_face("Hi")["input_ids"]) == 4
     assert other.encode("Hi") == plain.encode("Hi") and len(other.encode("Hi")) == 2
     assert other.encode_batch(["Hi", "you"]) == [other.encode("Hi"), other.encode("you")]
     assert plain.bos == [] and other.bos == [plain.eos_id]
 
 
-def test_a_tokenizer_without_its_file_is_refused(tmp_path):
+def test_missing_tokenizer_file_is_refused(tmp_path):
     """One that is Python code alone has no way to tell a text from a special token."""
     from transformers import ByT5Tokenizer
 
@@ -100,16 +100,16 @@ def test_a_tokenizer_without_its_file_is_refused(tmp_path):
         Tokenizer.load(tmp_path)
 
 
-def test_texts_come_back_space_for_space(smollm2):
+def test_decoding_keeps_spaces(smollm2):
     for text in ("x != y , he said .", "the party . . . in other 'words' ?", "  two  spaces\n\n"):
-        for tokenizer in (smollm2.tokenizer, cleaning(smollm2)):
+        for tokenizer in (smollm2.tokenizer, load_with_clean_up(smollm2)):
             assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def cleaning(base) -> Tokenizer:
+def load_with_clean_up(base) -> Tokenizer:
     """The tokenizer of a model whose configuration asks for tidier texts, as that of Llama 3 does."""
     return Tokenizer.load(
-        base.found.folder,
+        base.resolved.folder,
         clean_up_tokenization_spaces=True,
         clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output=True,
     )
@@ -121,7 +121,7 @@ def name_an_end(folder, end):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": end, "pad_token_id": 7}))
 
 
-def test_the_end_of_text_is_the_tokenizers_whatever_other_files_say(tmp_path):
+def test_eos_comes_from_the_tokenizer(tmp_path):
     save_model(tmp_path)
     name_an_end(tmp_path, 7)
     tokenizer = Tokenizer.load(tmp_path)
@@ -129,7 +129,7 @@ def test_the_end_of_text_is_the_tokenizers_whatever_other_files_say(tmp_path):
 
 
 @pytest.mark.parametrize(("named", "more"), [(None, set()), (7, {7}), ([7, 9], {7, 9}), ([], set())])
-def test_the_ends_that_the_makers_name_end_answers_too(tmp_path, named, more):
+def test_generation_config_adds_end_ids(tmp_path, named, more):
     save_model(tmp_path)
     name_an_end(tmp_path, named)
     tokenizer = Tokenizer.load(tmp_path)
@@ -139,7 +139,7 @@ def test_the_ends_that_the_makers_name_end_answers_too(tmp_path, named, more):
 
 
 @pytest.mark.parametrize("named", ["7", [7, None], True, {"id": 7}])
-def test_an_end_that_is_no_number_is_refused(tmp_path, named):
+def test_invalid_eos_token_id_is_refused(tmp_path, named):
     save_model(tmp_path)
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": named}))
     with pytest.raises(
@@ -150,12 +150,12 @@ def test_an_end_that_is_no_number_is_refused(tmp_path, named):
 
 @given(st.text().map(lambda text: "".join(filter(str.isprintable, text))))
 @settings(max_examples=50, deadline=None)
-def test_tokens_spell_the_text_and_special_ones_their_names(smollm2, text):
+def test_decoded_bytes_spell_text_and_special_tokens(smollm2, text):
     ids = [*smollm2.tokenizer.encode(text), smollm2.tokenizer.eos_id]
     assert b"".join(smollm2.tokenizer.decode_to_bytes(ids)) == f"{text}<|im_end|>".encode()
 
 
-def test_tokens_of_a_tokenizer_that_is_not_made_of_bytes():
+def test_decoded_bytes_of_a_sentencepiece_tokenizer():
     assert [convert_token_to_bytes(token, {}) for token in ("▁the", "re", "<0x0A>", "<0xE2>")] == [
         b" the",
         b"re",
@@ -201,24 +201,24 @@ texts = st.lists(
 
 @given(texts.filter(lambda text: text.isprintable() or "\n" in text))
 @settings(max_examples=100, deadline=None)
-def test_the_name_of_a_token_without_an_embedding_is_text_like_any_other(padded, text):
+def test_token_without_embedding_is_ordinary_text(padded, text):
     plain, more, entries = padded
     assert more.encode(text) == plain.encode(text) and max(more.encode(text), default=0) < entries
     assert more.encode_batch([text]) == plain.encode_batch([text])
 
 
-def test_a_tokenizer_with_unused_tokens_is_taken_and_saved(padded, tmp_path):
+def test_tokenizer_with_unused_tokens_loads_and_saves(padded, tmp_path):
     plain, more, entries = padded
     assert (
         more.size == plain.size == entries and more.eos_id == plain.eos_id and more.end_ids == plain.end_ids
     )
-    assert more.pieces() == plain.pieces()
+    assert more.get_token_bytes() == plain.get_token_bytes()
     more.save(tmp_path)
     edit(tmp_path / "config.json", vocab_size=entries)
     assert Tokenizer.load(tmp_path).encode("a<pad>b") == plain.encode("a<pad>b")
 
 
-def test_tokens_that_the_model_has_an_embedding_for_stay(tmp_path):
+def test_added_token_with_an_embedding_is_kept(tmp_path):
     save_model(tmp_path)
     entries = add_tokens(tmp_path, "<pad>", "<beyond>")
     edit(tmp_path / "config.json", vocab_size=entries + 1)
@@ -226,14 +226,14 @@ def test_tokens_that_the_model_has_an_embedding_for_stay(tmp_path):
     assert tokenizer.hugging_face.get_added_vocab() == {"<|end|>": 0, "<pad>": entries}
 
 
-def test_a_model_whose_tokenizer_has_unused_tokens_is_loaded(tmp_path):
+def test_model_with_unused_tokens_loads(tmp_path):
     save_model(tmp_path)
     add_tokens(tmp_path, "<pad>")
     base = load_model(resolve_model(str(tmp_path)))
     assert base.tokenizer.size == base.decoder.spec.vocab_size
 
 
-def test_an_end_of_text_without_an_embedding_is_refused(tmp_path):
+def test_eos_without_embedding_is_refused(tmp_path):
     save_model(tmp_path)
     entries = add_tokens(tmp_path, "<end>")
     edit(tmp_path / "tokenizer_config.json", eos_token="<end>")
@@ -246,7 +246,7 @@ def test_an_end_of_text_without_an_embedding_is_refused(tmp_path):
     assert Tokenizer.load(tmp_path).eos_id == 0
 
 
-def test_a_token_around_each_text_without_an_embedding_is_refused(tmp_path):
+def test_bos_without_embedding_is_refused(tmp_path):
     save_model(tmp_path)
     entries = add_tokens(tmp_path, "<start>")
     around = processors.TemplateProcessing(single="<start> $A", special_tokens=[("<start>", entries)])
@@ -257,7 +257,7 @@ def test_a_token_around_each_text_without_an_embedding_is_refused(tmp_path):
         Tokenizer.load(tmp_path)
 
 
-def test_a_vocabulary_beyond_the_embedding_is_refused(tmp_path):
+def test_vocabulary_larger_than_the_embedding_is_refused(tmp_path):
     save_model(tmp_path)
     path = tmp_path / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
@@ -270,7 +270,7 @@ def test_a_vocabulary_beyond_the_embedding_is_refused(tmp_path):
         load_model(resolve_model(str(tmp_path)))
 
 
-def test_a_tokenizer_of_another_form_is_named_with_the_way_to_convert_it(tmp_path):
+def test_sentencepiece_only_tokenizer_is_refused_with_a_remedy(tmp_path):
     """The way was tried with transformers 5.23, on a file of sentencepiece; its packages are not among the
     tests' own.
     """
@@ -310,7 +310,7 @@ def large_mistral(folder) -> None:
 
 
 @pytest.mark.parametrize("save", [awkward, large_mistral])
-def test_no_other_library_speaks_to_the_user(tmp_path, save):
+def test_loading_prints_no_library_warnings(tmp_path, save):
     """In a process of its own, in which the libraries have their own settings."""
     save(tmp_path)
     program = (

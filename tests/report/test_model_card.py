@@ -14,7 +14,7 @@ from loratune.data.template import Template
 from loratune.report.model_card import render_model_card
 from loratune.training.checkpoint import TrainingState
 from support.plans import ADAPTER
-from support.small_models import LLAMA_SHAPES, ours, reference
+from support.small_models import LLAMA_SHAPES, build_reference, convert_to_decoder
 
 HOSTILE = [
     "owner/name\nlicense: mit\n---\n# Buy this",
@@ -32,12 +32,12 @@ HOSTILE = [
 
 @pytest.fixture(scope="module")
 def decoder():
-    return ours(reference(LLAMA_SHAPES["smollm2"]))
+    return convert_to_decoder(build_reference(LLAMA_SHAPES["smollm2"]))
 
 
 def card_of(decoder, text: str) -> str:
     tokenizer = SimpleNamespace(bos=[1], bos_text=text)
-    base = SimpleNamespace(found=SimpleNamespace(hub_name=text), decoder=decoder, tokenizer=tokenizer)
+    base = SimpleNamespace(resolved=SimpleNamespace(hub_name=text), decoder=decoder, tokenizer=tokenizer)
     template = Template("mine", f"{text}{{instruction}}{{input}}{text}", "{instruction}")
     state = TrainingState(
         step=3,

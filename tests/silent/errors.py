@@ -1,4 +1,4 @@
-"""The silent errors of the field: where each was seen, what loratune does, and how to put it into our code.
+"""The silent errors of the field: where each was seen, what loratune does, and a fault that reproduces it.
 
 A fault is a small change to our source with which the error is there, and the test that fails then. Its code
 is found wherever it stands and however it is laid out, so moving or reformatting code breaks no fault.
@@ -69,7 +69,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "[*response, tokenizer.eos_id]",
                     "[*response]",
-                    "data/test_tokenize.py::test_prompt_and_response_are_tokenised_apart",
+                    "data/test_tokenize.py::test_prompt_and_response_are_tokenised_separately",
                 ),
                 Fault(
                     "target_index += range(start + first - 1, start + length)\n"
@@ -95,7 +95,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "        from transformers import AutoConfig\n\n"
                     "        tokenizer.eos_token_id = AutoConfig.from_pretrained(folder).eos_token_id\n"
                     "        return cls(tokenizer,",
-                    "models/test_tokenizer.py::test_the_end_of_text_is_the_tokenizers_whatever_other_files_say",
+                    "models/test_tokenizer.py::test_eos_comes_from_the_tokenizer",
                 ),
             ),
         ),
@@ -108,7 +108,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "        first = max(len(example.prompt), 1)",
                     '        example = Example([], example.prompt + example.response, "", "")\n        '
                     "first = 1",
-                    "data/test_packing.py::test_every_target_sits_behind_its_predecessor",
+                    "data/test_packing.py::test_target_index_points_to_the_preceding_token",
                 ),
             ),
         ),
@@ -125,7 +125,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "        response = whole[len(prompt) :]\n"
                     "        row = Example(whole[: len(prompt)], [*response, tokenizer.eos_id], record.id, "
                     "record.source)",
-                    "data/test_tokenize.py::test_prompt_and_response_are_tokenised_apart",
+                    "data/test_tokenize.py::test_prompt_and_response_are_tokenised_separately",
                 ),
             ),
         ),
@@ -138,12 +138,12 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "[protect(parts) for parts in prompts], add_special_tokens=False)",
                     "[protect(parts) for parts in prompts])",
-                    "models/test_bos.py::test_a_text_that_begins_with_its_name_is_no_bos",
+                    "models/test_bos.py::test_bos_text_in_user_input_is_not_bos",
                 ),
                 Fault(
-                    "[row if row[: len(self.bos)] == self.bos else [*self.bos, *row] for row in rows]",
-                    "[[*self.bos, *row] for row in rows]",
-                    "models/test_bos.py::test_a_template_that_brings_its_own_gets_no_second_one",
+                    "[ids if ids[: len(self.bos)] == self.bos else [*self.bos, *ids] for ids in batch]",
+                    "[[*self.bos, *ids] for ids in batch]",
+                    "models/test_bos.py::test_template_with_bos_gets_no_second_bos",
                 ),
             ),
         ),
@@ -181,12 +181,12 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "tokenizer.decode(tokens[:keep]).strip()",
                     "tokenizer.decode(tokens[len(tokens) - keep :]).strip()",
-                    "data/test_tokenize.py::test_a_shortened_input_is_its_beginning_and_not_much_shorter_than_needed",
+                    "data/test_tokenize.py::test_truncated_input_is_a_prefix_and_barely_shorter_than_needed",
                 ),
                 Fault(
                     "turns[:first_removable] + turns[start:]",
                     "turns[: len(turns) + first_removable - start]",
-                    "data/test_tokenize.py::test_of_a_chat_as_few_of_its_oldest_turns_as_needed_give_way",
+                    "data/test_tokenize.py::test_chat_loses_as_few_oldest_turns_as_needed",
                 ),
             ),
         ),
@@ -224,7 +224,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "template=template.to_dict(), max_tokens=max_tokens",
                     "max_tokens=max_tokens",
-                    "data/test_token_cache.py::test_the_key_changes_with_everything_that_the_tokens_depend_on[template]",
+                    "data/test_token_cache.py::test_cache_key_covers_everything_the_tokens_depend_on[template]",
                 ),
             ),
         ),
@@ -237,7 +237,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "held_out |= {record.group for record in splits[split]}",
                     "pass",
-                    "data/test_dedup.py::test_held_out_groups_leave_the_earlier_parts",
+                    "data/test_dedup.py::test_groups_held_out_later_are_removed_from_earlier_splits",
                 ),
                 Fault(
                     "        link_similar(questions, INSTRUCTION_SIMILARITY),\n",
@@ -247,7 +247,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "        original = first.setdefault(hash_content(record), record)\n",
                     "        original = record\n",
-                    "data/test_dedup.py::test_duplicates_go_whatever_their_case_and_spaces_and_ids_become_unique",
+                    "data/test_dedup.py::test_duplicates_are_removed_and_ids_become_unique",
                 ),
             ),
         ),
@@ -263,18 +263,18 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "    return deal_groups(sizes, assigned, drawn, seed=seed, val_fraction=val_fraction)\n",
                     "    return by_chance\n",
-                    "data/test_split.py::test_unlike_rows_of_a_small_file_fill_all_parts",
+                    "data/test_split.py::test_dissimilar_rows_of_a_small_file_fill_all_splits",
                 ),
                 Fault(
                     "    limit = min(max(SHARED_LIMIT_MIN, SHARED_LIMIT_SHARE * len(set(prompts))), "
                     "SHARED_LIMIT_MAX)\n",
                     "    limit = math.inf\n",
-                    "data/test_split.py::test_near_duplicates_behind_a_system_message_stay_together",
+                    "data/test_split.py::test_near_duplicates_with_a_system_message_stay_together",
                 ),
                 Fault(
                     "SHARED_LIMIT_MIN, SHARED_LIMIT_SHARE, SHARED_LIMIT_MAX = 30, 0.02, 500\n",
                     "SHARED_LIMIT_MIN, SHARED_LIMIT_SHARE, SHARED_LIMIT_MAX = 3, 0.02, 500\n",
-                    "data/test_split.py::test_a_passage_with_its_questions_stays_whole",
+                    "data/test_split.py::test_passage_and_its_questions_stay_in_one_split",
                 ),
             ),
         ),
@@ -308,7 +308,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "delimiter=delimiter, strict=True",
                     "delimiter=delimiter, strict=False",
-                    "data/test_readers.py::test_a_row_that_cannot_be_parsed_ends_all_even_where_bad_rows_may_be_left_out",
+                    "data/test_readers.py::test_unparsable_row_is_refused_even_with_skip_bad",
                 ),
             ),
         ),
@@ -392,19 +392,19 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "special tokens",
             (
                 Fault(
-                    "            return self._special_ids.isdisjoint(row)\n",
+                    "            return self._special_ids.isdisjoint(ids)\n",
                     "            return True\n",
-                    "models/test_special_tokens.py::test_each_name_alone_and_among_others",
+                    "models/test_special_tokens.py::test_special_token_names_in_text_stay_text",
                 ),
                 Fault(
-                    "        return len(markers) == sum(token in self._special_ids for token in row)\n",
+                    "        return len(markers) == sum(id_ in self._special_ids for id_ in ids)\n",
                     "        return True\n",
-                    "models/test_special_tokens.py::test_no_text_becomes_a_special_token",
+                    "models/test_special_tokens.py::test_user_text_never_becomes_a_special_token",
                 ),
                 Fault(
-                    '    model = rename_vocab_entries(whole["model"], names)\n',
-                    '    model = whole["model"]\n',
-                    "models/test_special_tokens.py::test_each_name_alone_and_among_others",
+                    '    model = rename_vocab_entries(state["model"], names)\n',
+                    '    model = state["model"]\n',
+                    "models/test_special_tokens.py::test_special_token_names_in_text_stay_text",
                 ),
                 Fault(
                     "[self.template.split_prompt(instruction, input) for instruction in instructions]",
@@ -442,12 +442,12 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "        self.bos = detect_bos_ids(tokenizer) if bos is None else list(bos)",
                     "        self.bos = []",
-                    "models/test_bos.py::test_prompts_are_what_transformers_gives_without_an_end",
+                    "models/test_bos.py::test_prompts_equal_transformers_without_eos",
                 ),
                 Fault(
                     "other.prompt[:bos_length] + other.prompt[bos_length + excess :]",
                     "other.prompt[excess:]",
-                    "data/test_tokenize.py::test_the_limit_counts_bos_and_no_prompt_loses_it",
+                    "data/test_tokenize.py::test_max_tokens_includes_bos_and_truncation_keeps_it",
                 ),
                 Fault(
                     "Example(list(tokenizer.bos), windows",
@@ -460,7 +460,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "commands/test_bos_everywhere.py::test_questions_are_asked_as_the_adapter_was_trained",
                 ),
                 Fault(
-                    "    if config.resume and not has_bos_prompts(run_folder_of(config)):\n"
+                    "    if config.resume and not has_bos_prompts(get_run_folder(config)):\n"
                     "        return tokenizer.without_bos()\n",
                     "",
                     "commands/test_bos_everywhere.py::test_a_run_that_was_begun_without_it_goes_on_without",
@@ -477,7 +477,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "objective.losses(decoder, batch).sum() / weight",
                     "objective.losses(decoder, batch).mean() / len(micro_batches)",
-                    "training/test_step.py::test_the_step_does_not_depend_on_the_micro_batches[llama]",
+                    "training/test_step.py::test_step_does_not_depend_on_the_micro_batches[llama]",
                 ),
             ),
         ),
@@ -489,7 +489,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "sum(objective.weight(batch) for batch in micro_batches)",
                     "float(sum(len(batch.input_ids) for batch in micro_batches))",
-                    "training/test_step.py::test_the_step_does_not_depend_on_the_micro_batches[llama]",
+                    "training/test_step.py::test_step_does_not_depend_on_the_micro_batches[llama]",
                 ),
             ),
         ),
@@ -502,7 +502,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "        part.backward()\n",
                     "        part.backward()\n        "
                     "torch.nn.utils.clip_grad_norm_(adapter_parameters(decoder).values(), 0.01)\n",
-                    "training/test_step.py::test_clipping_shortens_only_what_is_longer_and_keeps_its_direction",
+                    "training/test_step.py::test_clipping_scales_only_longer_gradients",
                 ),
             ),
         ),
@@ -514,12 +514,12 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "        optimizer.step()\n    optimizer.zero_grad(set_to_none=False)\n",
                     "        optimizer.step()\n",
-                    "training/test_step.py::test_steps_are_those_of_adamw[0.0]",
+                    "training/test_step.py::test_steps_equal_torch_adamw[0.0]",
                 ),
                 Fault(
                     "    for batch in micro_batches:\n",
                     "    for batch in micro_batches:\n        decoder.zero_grad()\n",
-                    "training/test_step.py::test_clipping_shortens_only_what_is_longer_and_keeps_its_direction",
+                    "training/test_step.py::test_clipping_scales_only_longer_gradients",
                 ),
             ),
         ),
@@ -543,7 +543,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "dropout).to(linear.weight.device)",
                     "dropout).to(linear.weight)",
-                    "training/test_step.py::test_the_adapter_learns_in_fp32_on_a_base_in_bf16",
+                    "training/test_step.py::test_adapter_trains_in_fp32_on_a_bf16_base",
                 ),
             ),
         ),
@@ -555,7 +555,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "np.random.default_rng((seed, epoch))",
                     "np.random.default_rng(seed)",
-                    "data/test_packing.py::test_each_epoch_and_each_seed_has_an_order_of_its_own",
+                    "data/test_packing.py::test_order_differs_between_epochs_and_seeds",
                 ),
             ),
         ),
@@ -568,7 +568,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "    if not finite:\n",
                     "    if False:\n",
-                    "training/test_step.py::test_non_finite_stops_and_leaves_the_adapter_alone",
+                    "training/test_step.py::test_non_finite_loss_raises_and_changes_nothing",
                 ),
                 Fault(
                     "    weights = get_adapter_weights(decoder)\n",
@@ -613,7 +613,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "positions += range(length)",
                     "positions += range(start, start + length)",
-                    "training/test_step.py::test_packed_equals_alone[gpt2]",
+                    "training/test_step.py::test_packed_loss_equals_single_examples[gpt2]",
                 ),
             ),
         ),
@@ -626,7 +626,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "positions += range(len(answer.prompt))",
                     "positions += range(len(ids) - len(answer.prompt), len(ids))",
-                    "generation/test_engine.py::test_greedy_answers_are_those_of_transformers[gpt2]",
+                    "generation/test_engine.py::test_greedy_answers_equal_transformers[gpt2]",
                 ),
             ),
         ),
@@ -638,7 +638,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "min(config.max_position_embeddings, window or config.max_position_embeddings)",
                     "config.max_position_embeddings",
-                    "models/test_decoder.py::test_beyond_a_window_of_attention_nothing_is_computed",
+                    "models/test_decoder.py::test_sliding_window_limits_the_positions",
                 ),
             ),
         ),
@@ -657,7 +657,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "    total = sum(objective.losses(decoder, batch).mean().item() for batch in batches)\n"
                     "    decoder.train(was_training)\n"
                     "    return total / len(batches)",
-                    "training/test_step.py::test_validation_is_the_plain_mean_however_the_rows_are_cut",
+                    "training/test_step.py::test_validation_loss_does_not_depend_on_batching",
                 ),
                 Fault(
                     "    mean = nll.sum() / targets.sum()",
@@ -674,7 +674,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "    decoder.eval()\n",
                     "",
-                    "training/test_step.py::test_validation_is_the_plain_mean_however_the_rows_are_cut",
+                    "training/test_step.py::test_validation_loss_does_not_depend_on_batching",
                 ),
             ),
         ),
@@ -687,7 +687,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "VOCAB_BLOCK_SIZE = 1024 ",
                     "VOCAB_BLOCK_SIZE = 1 << 30 ",
-                    "training/test_step.py::test_no_matrix_of_all_targets_and_the_vocabulary_ever_exists",
+                    "training/test_step.py::test_full_logits_matrix_is_never_allocated",
                 ),
             ),
         ),
@@ -722,7 +722,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     ", clean_up_tokenization_spaces=False)",
                     ")",
-                    "models/test_tokenizer.py::test_texts_come_back_space_for_space",
+                    "models/test_tokenizer.py::test_decoding_keeps_spaces",
                 ),
             ),
         ),
@@ -740,7 +740,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     '        return "m"\n',
                     '        return "o"\n',
-                    "data/test_words.py::test_words_by_hand",
+                    "data/test_words.py::test_words_of_examples",
                 ),
             ),
         ),
@@ -756,22 +756,22 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     'text.replace(",", "") if THOUSANDS.fullmatch(text) else None',
                     "None",
-                    "tasks/finqa/test_program.py::test_a_comma_in_a_number_is_read_and_a_currency_sign_is_not",
+                    "tasks/finqa/test_program.py::test_thousands_comma_is_parsed_and_currency_sign_is_not",
                 ),
                 Fault(
                     'OPERAND = re.compile(r"(-?',
                     'OPERAND = re.compile(r"[$]?(-?',
-                    "tasks/finqa/test_program.py::test_a_comma_in_a_number_is_read_and_a_currency_sign_is_not",
+                    "tasks/finqa/test_program.py::test_thousands_comma_is_parsed_and_currency_sign_is_not",
                 ),
                 Fault(
                     " or (split in HELD_OUT and is_scored(question))",
                     "",
-                    "data/test_snapshot.py::test_held_out_parts_of_finqa_have_all_ids",
+                    "data/test_snapshot.py::test_held_out_finqa_splits_have_all_ids",
                 ),
                 Fault(
                     "is_only_marker or not record.has_target else row",
                     "is_only_marker else row",
-                    "data/test_tokenize.py::test_a_row_without_a_wanted_response_has_no_target",
+                    "data/test_tokenize.py::test_no_target_row_has_an_empty_response",
                 ),
             ),
         ),
@@ -785,7 +785,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "    if weights:\n        raise",
                     "    if False:\n        raise",
-                    "interop/test_peft.py::test_an_adapter_with_matrices_that_have_no_place_here_is_refused",
+                    "interop/test_peft.py::test_adapter_with_unknown_matrices_is_refused",
                 ),
                 Fault(
                     "        attach_adapter(decoder, self.adapter.loras)\n",
@@ -808,7 +808,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     '"### Instruction:\\n{instruction}\\n\\n### Input:\\n{input}\\n\\n### Response:\\n"',
                     '"### Instruction:\\n{instruction}\\n\\n### Input:\\n{input}\\n\\n### Response: "',
-                    "data/test_template.py::test_the_default_template_word_for_word",
+                    "data/test_template.py::test_default_template_text",
                 ),
             ),
         ),
@@ -864,7 +864,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "    if len(own_alphas) > 1:",
                     "    if False:",
-                    "interop/test_peft.py::test_an_adapter_that_cannot_be_computed_right_is_refused_by_name",
+                    "interop/test_peft.py::test_unsupported_adapter_is_refused_with_the_option",
                 ),
             ),
         ),
@@ -889,7 +889,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     '    "alora_invocation_tokens",\n',
                     "",
-                    "interop/test_peft.py::test_an_adapter_that_cannot_be_computed_right_is_refused_by_name",
+                    "interop/test_peft.py::test_unsupported_adapter_is_refused_with_the_option",
                 ),
                 Fault(
                     'if config.get("bias", "none") != "none":',
@@ -907,7 +907,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     'if config.get("init_lora_weights") not in SUPPORTED_INITS:',
                     "if False:",
-                    "interop/test_peft.py::test_an_adapter_that_cannot_be_computed_right_is_refused_by_name",
+                    "interop/test_peft.py::test_unsupported_adapter_is_refused_with_the_option",
                 ),
             ),
         ),
@@ -920,7 +920,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "alpha=lora.scale)",
                     "alpha=2 * lora.scale)",
-                    "models/test_merge.py::test_merged_logits_are_the_unmerged_ones_and_the_weights_come_back[plain-gpt2]",
+                    "models/test_merge.py::test_merged_logits_equal_unmerged_and_weights_are_restored[plain-gpt2]",
                 ),
                 Fault(
                     "            linear.weight, linear.adapter_enabled, linear.packed = weight, enabled, "
@@ -928,7 +928,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "            linear.weight.data -= linear.lora.scale * linear.lora.B.data @ "
                     "linear.lora.A.data\n"
                     "            linear.adapter_enabled, linear.packed = enabled, None",
-                    "models/test_merge.py::test_merged_logits_are_the_unmerged_ones_and_the_weights_come_back[plain-gpt2]",
+                    "models/test_merge.py::test_merged_logits_equal_unmerged_and_weights_are_restored[plain-gpt2]",
                 ),
             ),
         ),
@@ -940,7 +940,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "torch.addmm(weight.float(), lora.B, lora.A, alpha=lora.scale).to(weight.dtype)",
                     "weight + (lora.scale * lora.B @ lora.A).to(weight.dtype)",
-                    "models/test_merge.py::test_in_bf16_the_sum_is_rounded_once[gpt2]",
+                    "models/test_merge.py::test_bf16_merge_rounds_the_sum_once[gpt2]",
                 ),
             ),
         ),
@@ -983,8 +983,8 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "adapter",
             (
                 Fault(
-                    "size, step.seed, state.step):",
-                    "size, step.seed):",
+                    "size, seed=step.seed, start=state.step):",
+                    "size, seed=step.seed):",
                     "commands/test_train.py::test_interrupted_and_resumed_equals_uninterrupted",
                 ),
                 Fault(
@@ -1037,7 +1037,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     '["fp32", "bf16"] if bf16_is_fast else ["fp32"]',
                     '["fp32", "bf16"]',
-                    "training/test_autotune.py::test_only_what_the_settings_leave_open_is_tried",
+                    "training/test_autotune.py::test_only_open_settings_are_candidates",
                 ),
             ),
         ),
@@ -1049,7 +1049,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "    path = Path(name)\n    if path.suffix",
                     "    path = Path(name)\n    hub.answers()\n    if path.suffix",
-                    "system/test_hub.py::test_with_a_model_and_data_at_hand_nobody_is_called",
+                    "system/test_hub.py::test_local_model_and_data_make_no_network_request",
                 ),
             ),
         ),
@@ -1062,7 +1062,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     "    except GatedRepoError as error:\n",
                     "    except GatedRepoError as error:\n        input('token: ')\n",
-                    "system/test_hub.py::test_a_gated_data_set_is_refused_without_asking_for_a_login",
+                    "system/test_hub.py::test_gated_data_set_is_refused_without_a_login_prompt",
                 ),
             ),
         ),
@@ -1081,7 +1081,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                 Fault(
                     '"code": hash_package_code(), ',
                     "",
-                    "system/test_cache.py::test_our_code_is_part_of_every_key",
+                    "system/test_cache.py::test_every_key_covers_the_package_code",
                 ),
             ),
         ),

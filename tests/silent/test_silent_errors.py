@@ -1,4 +1,4 @@
-"""Each silent error is put into a copy of our source, and the test that is named for it fails."""
+"""Each silent error, inserted into a copy of the source, makes its test fail."""
 
 import ast
 import multiprocessing
@@ -26,7 +26,7 @@ names = [f"{fault.test.partition('::')[2]} {number}" for number, fault in enumer
 
 
 @pytest.mark.parametrize("fault", faults(), ids=names)
-def test_each_fault_still_fits_the_source(fault):
+def test_each_fault_applies_to_the_source(fault):
     _, place = fault.find(SOURCE)
     assert fault.new != fault.old
     ast.parse(fault.changed(place))
@@ -39,7 +39,7 @@ def test_each_fault_still_fits_the_source(fault):
     assert test.partition("[")[0] in functions
 
 
-def test_the_document_is_that_of_the_list():
+def test_document_is_up_to_date():
     assert DOCS.read_text(encoding="utf-8") == document(), "run python tests/silent/errors.py"
 
 
@@ -59,15 +59,15 @@ def copied(tmp_path):
 
 
 @pytest.mark.slow
-def test_without_a_fault_all_pass(processes, copied):
-    assert outcome(processes, sorted({fault.test for fault in faults()}), copied) == (0, [])
+def test_all_named_tests_pass_without_a_fault(processes, copied):
+    assert run_tests(processes, sorted({fault.test for fault in faults()}), copied) == (0, [])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", faults(), ids=names)
-def test_a_fault_is_found(fault, processes, copied):
-    put_in(fault, copied / "src" / "loratune")
-    code, failures = outcome(processes, [fault.test], copied)
+def test_fault_makes_its_test_fail(fault, processes, copied):
+    insert_fault(fault, copied / "src" / "loratune")
+    code, failures = run_tests(processes, [fault.test], copied)
     assert code == 1 and failures
     # Not by a crash: the program runs on, and its result is wrong.
     assert all(
@@ -75,12 +75,12 @@ def test_a_fault_is_found(fault, processes, copied):
     )
 
 
-def put_in(fault: Fault, source: Path) -> None:
+def insert_fault(fault: Fault, source: Path) -> None:
     path, place = fault.find(source)
     path.write_text(fault.changed(place), encoding="utf-8")
 
 
-def outcome(processes, tests: list[str], folder: Path) -> tuple[int, list[str]]:
+def run_tests(processes, tests: list[str], folder: Path) -> tuple[int, list[str]]:
     """The exit code of pytest on the source in `folder`, and the first line of what each failed test says."""
     process = processes.Process(target=run, args=(tests, folder))
     process.start()

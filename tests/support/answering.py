@@ -1,4 +1,4 @@
-"""Answers to plain prompts, all with the same settings."""
+"""Answer plain prompts, all with the same settings."""
 
 from collections.abc import Collection, Sequence
 

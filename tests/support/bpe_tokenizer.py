@@ -1,4 +1,4 @@
-"""A small byte-level BPE tokenizer, trained here."""
+"""Train a small byte-level BPE tokenizer."""
 
 from functools import cache
 

@@ -1,6 +1,4 @@
-"""A limit on the time of one example: what hangs, or waits for a pipe, fails instead of stopping the tests
-for ever.
-"""
+"""Limit the time of one example, so that a hang fails instead of stopping the tests."""
 
 import signal
 from contextlib import contextmanager
@@ -9,7 +7,7 @@ SECONDS = 60  # an example takes milliseconds; a busy machine is no fault
 
 
 @contextmanager
-def deadline(seconds: float = SECONDS):
+def enforce_deadline(seconds: float = SECONDS):
     def late(*_):
         raise AssertionError(f"still at work after {seconds} seconds")
 

@@ -1,6 +1,4 @@
-"""What the tests of faults have in common: commands, what they leave, and a disk that fills up when a test
-says so.
-"""
+"""Helpers of the fault tests: commands, file contents, and a disk that fills up on demand."""
 
 import os
 import re
@@ -17,9 +15,9 @@ from support.training_runs import TRAIN
 RUN = [*TRAIN, "--steps", "3", "--validations", "2"]
 
 
-def at(place: Path, made: Path, cache: Path, monkeypatch) -> Path:
-    """A copy of what was made, in this place, which becomes the working directory."""
-    shutil.copytree(made, place, dirs_exist_ok=True)
+def enter_copy(place: Path, template: Path, cache: Path, monkeypatch) -> Path:
+    """Copy the template to `place` and make that the working directory."""
+    shutil.copytree(template, place, dirs_exist_ok=True)
     monkeypatch.chdir(place)
     monkeypatch.setenv("LORATUNE_CACHE", str(cache))
     monkeypatch.setattr(
@@ -28,16 +26,16 @@ def at(place: Path, made: Path, cache: Path, monkeypatch) -> Path:
     return place
 
 
-def refused(capsys, *words: str) -> str:
-    """What a command says that ends with code 2."""
+def assert_refused(capsys, *words: str) -> str:
+    """Run a command that must end with code 2, and return its error message."""
     capsys.readouterr()
     assert main([*words]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ") and "Traceback" not in told
-    return told
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "Traceback" not in error
+    return error
 
 
-def content(folder: Path) -> dict[str, bytes]:
+def read_contents(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -45,7 +43,7 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
-def process(*words: str, **options) -> subprocess.Popen:
+def start_process(*words: str, **options) -> subprocess.Popen:
     command = [sys.executable, "-m", "loratune", *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
@@ -72,7 +70,7 @@ class SmallDisk:
         self.ballast.unlink(missing_ok=True)
 
     @contextmanager
-    def filled_at(self, file: int | str | None):
+    def fill_before_opening(self, file: int | str | None):
         """The disk fills up before file number `file`, from 0, or the first whose path has this in it, is
         opened; None: never.
         """
@@ -82,8 +80,8 @@ class SmallDisk:
         finally:
             self.free()
 
-    def told_of(self, save_file):
-        """`save_file(tensors, path)`, of which the disk is told before."""
+    def watch_before(self, save_file):
+        """Wrap `save_file(tensors, path)`, which Python does not see, to call `watch` before it."""
 
         def save(tensors, path, **options):
             self.watch(path)
@@ -107,7 +105,7 @@ watchers: list[SmallDisk] = []
 
 
 def notice(event: str, arguments: tuple) -> None:
-    """One of Python's own events (docs.python.org/3/library/audit_events.html)."""
+    """Watch Python's audit events (docs.python.org/3/library/audit_events.html)."""
     if event == "open" and watchers and isinstance(arguments[0], str | bytes | os.PathLike):
         flags = arguments[2]
         if flags & os.O_CREAT:

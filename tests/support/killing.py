@@ -61,19 +61,19 @@ def start(
     return process
 
 
-def ended(process: multiprocessing.Process) -> int:
+def wait_for_exit_code(process: multiprocessing.Process) -> int:
     process.join()
     return process.exitcode
 
 
 def finish(place: Path, name: str, *options: str, save_every: float = AT_EACH_STEP) -> None:
-    assert ended(start(place, name, *options, save_every=save_every)) == DONE
+    assert wait_for_exit_code(start(place, name, *options, save_every=save_every)) == DONE
 
 
 def train(
     place: Path, name: str, words: list[str], kill_at: int | None, copies: Path | None, save_every: float
 ) -> None:
-    """In the new process."""
+    """Train, in the new process."""
     from loratune.cli.main import main
     from loratune.training import loop
 
@@ -90,7 +90,7 @@ def train(
             if kill_at == len(writes):
                 os.kill(os.getpid(), signal.SIGKILL)
             if copies:
-                copy(place, name, copies / str(len(writes)))
+                copy_run(place, name, copies / str(len(writes)))
             writes.append(f"{event} {arguments[0]}")
 
     sys.addaudithook(watch)
@@ -99,8 +99,8 @@ def train(
     os._exit(code)
 
 
-def copy(place: Path, name: str, to: Path) -> None:
-    """The run `name` and its adapter as they are now, in a place where it can go on."""
+def copy_run(place: Path, name: str, to: Path) -> None:
+    """Copy the run `name` and its adapter as they are now, so that the copy can be resumed."""
     for folder in ("runs", "adapters"):
         (to / folder).mkdir(parents=True)
         for path in place.glob(f"{folder}/*{name}*"):
@@ -113,18 +113,18 @@ def copy(place: Path, name: str, to: Path) -> None:
 
 
 def is_write(event: str, arguments: tuple, place: Path) -> bool:
-    """Of something in the run's or the adapter's folders?"""
+    """Return whether an audit event writes to the run's or the adapter's folders."""
     path = arguments[1] if event in ("os.symlink", "os.link") else arguments[0]
     if event == "open" and not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
         return False
     return not isinstance(path, int) and os.path.abspath(os.fsdecode(path)).startswith(f"{place}{os.sep}")
 
 
-def writes_of_last_run(place: Path) -> list[str]:
+def list_writes_of_last_run(place: Path) -> list[str]:
     return json.loads(place.with_name("writes.json").read_text())
 
 
-def assert_ended_alike(whole: Path, killed: Path) -> None:
+def assert_same_end(whole: Path, killed: Path) -> None:
     """The same adapter to the last bit, the same log, and nothing left lying about; both are folders in a
     place's `runs`.
     """
@@ -134,7 +134,7 @@ def assert_ended_alike(whole: Path, killed: Path) -> None:
         other / "adapter_model.safetensors"
     ).read_bytes()
     assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in other.iterdir())
-    assert log_of(whole) == log_of(killed)
+    assert read_log_rows(whole) == read_log_rows(killed)
     run = RunFolder(killed)
     assert len(run.list_checkpoints()) <= CHECKPOINTS_TO_KEEP + 1 and all(
         find_damage(checkpoint) is None for checkpoint in run.list_checkpoints()
@@ -144,18 +144,18 @@ def assert_ended_alike(whole: Path, killed: Path) -> None:
     assert all(
         best[name].equal(tensor) for name, tensor in load_file(other / "adapter_model.safetensors").items()
     )
-    left = [
+    leftovers = [
         path
         for folder in (run.folder, other.parent)
         for path in folder.rglob("*")
         if path.name.endswith(".tmp")
     ]
-    assert not left
+    assert not leftovers
     assert "damaged" not in (place / "output.txt").read_text()
 
 
-def log_of(run: Path) -> list[tuple]:
-    """What each row says that does not depend on the clock."""
+def read_log_rows(run: Path) -> list[tuple]:
+    """Return the log's rows without the values that depend on the clock."""
     rows = RunFolder(run).read_log()
     steps = [row["step"] for row in rows if "loss" in row]
     assert steps == list(range(1, len(steps) + 1))

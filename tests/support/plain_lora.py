@@ -1,4 +1,4 @@
-"""Rows to train on, and the plain computations that the training step is compared with."""
+"""Training examples, and the plain computations that the training step is compared with."""
 
 import pytest
 import torch
@@ -10,7 +10,13 @@ from loratune.data.packing import pack
 from loratune.models.adapter import get_adapter_weights
 from loratune.models.lora import adapter_parameters, add_lora
 from loratune.training.objective import target_nll
-from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, ours, randomise_lora, reference
+from support.small_models import (
+    GPT2_SHAPES,
+    LLAMA_SHAPES,
+    build_reference,
+    convert_to_decoder,
+    randomise_lora,
+)
 
 MODELS = {"gpt2": GPT2_SHAPES["cerebras-gpt"], "llama": LLAMA_SHAPES["biases"]}
 PEFT_TARGETS = {
@@ -20,33 +26,33 @@ PEFT_TARGETS = {
 RANK, ALPHA = 4, 8
 
 
-def row(prompt: list[int], response: list[int]) -> Example:
+def build_example(prompt: list[int], response: list[int]) -> Example:
     return Example(prompt=prompt, response=response, id=f"{len(prompt)}-{len(response)}", source="test")
 
 
-def random_rows(lengths: list[tuple[int, int]], vocabulary: int) -> list[Example]:
-    """Rows of so many prompt and response tokens."""
+def build_random_examples(lengths: list[tuple[int, int]], vocabulary: int) -> list[Example]:
+    """Build random examples with these numbers of prompt and response tokens."""
     generator = torch.Generator().manual_seed(5)
     draw = lambda count: torch.randint(1, vocabulary, (count,), generator=generator).tolist()  # noqa: E731
-    return [row(draw(prompt), draw(response)) for prompt, response in lengths]
+    return [build_example(draw(prompt), draw(response)) for prompt, response in lengths]
 
 
-def some_rows() -> list[Example]:
-    return random_rows([(7, 3), (1, 1), (20, 12), (4, 30), (11, 2)], 200)
+def build_examples() -> list[Example]:
+    return build_random_examples([(7, 3), (1, 1), (20, 12), (4, 30), (11, 2)], 200)
 
 
-def with_lora(decoder, std: float = 0.1, dropout: float = 0.0):
+def add_random_lora(decoder, std: float = 0.1, dropout: float = 0.0):
     add_lora(decoder, rank=RANK, alpha=ALPHA, dropout=dropout, targets=["all"])
     randomise_lora(decoder, std=std)
     return decoder.train()
 
 
-def adapted(name: str, dropout: float = 0.0):
-    return with_lora(ours(reference(MODELS[name])), dropout=dropout)
+def build_adapted_decoder(name: str, dropout: float = 0.0):
+    return add_random_lora(convert_to_decoder(build_reference(MODELS[name])), dropout=dropout)
 
 
-def gradients(decoder, groups: list[list[Example]]) -> tuple[float, list[torch.Tensor]]:
-    """Loss (mean over all targets) and gradients, the groups accumulated."""
+def compute_gradients(decoder, groups: list[list[Example]]) -> tuple[float, list[torch.Tensor]]:
+    """Compute the loss, a mean over all targets, and the gradients, accumulated over the groups."""
     targets = sum(len(pack(group).targets) for group in groups)
     total = 0.0
     for group in groups:
@@ -57,8 +63,8 @@ def gradients(decoder, groups: list[list[Example]]) -> tuple[float, list[torch.T
     return total, [parameter.grad for parameter in adapter_parameters(decoder).values()]
 
 
-def peft_gradients(model, decoder, rows: list[Example]) -> tuple[float, list[torch.Tensor]]:
-    """The same by `transformers` and PEFT, with the decoder's adapter on `model`, each row alone."""
+def compute_peft_gradients(model, decoder, rows: list[Example]) -> tuple[float, list[torch.Tensor]]:
+    """Compute the same with `transformers` and PEFT, with the decoder's adapter, row by row."""
     kind = decoder.spec.architecture
     config = LoraConfig(
         r=RANK,
@@ -86,7 +92,7 @@ def peft_gradients(model, decoder, rows: list[Example]) -> tuple[float, list[tor
 
 
 def assert_same(first, second, tolerance):
-    """Loss and gradients, each matrix relative to its norm."""
+    """Assert that losses and gradients are equal, each matrix relative to its norm."""
     assert first[0] == pytest.approx(second[0], rel=tolerance)
     for mine, yours in zip(first[1], second[1], strict=True):
         assert (mine - yours).norm() <= tolerance * yours.norm()

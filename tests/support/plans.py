@@ -1,4 +1,4 @@
-"""A plan of a training run, with what a test chooses of it."""
+"""A training plan that tests can change."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,6 +1,4 @@
-"""A GPU that is not there: "cuda" stands for the CPU. What it computes is right; how it would compute it is
-not tested.
-"""
+"""Simulate a GPU: "cuda" stands for the CPU, so results are right, but speed is not tested."""
 
 import pytest
 import torch
@@ -8,9 +6,10 @@ import torch
 from loratune.system import hardware
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, fault: str = "") -> None:
+def simulate_gpu(monkeypatch: pytest.MonkeyPatch, fault: str = "") -> None:
     """Let torch find a GPU that computes, or fails with the text `fault`."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)  # optimisers ask
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Abacus 3")
     monkeypatch.setattr(hardware, "detect_gpu", lambda: hardware.Gpu("Abacus 3", 8 * 10**9, fault))
     for kind in (torch.nn.Module, torch.Tensor):

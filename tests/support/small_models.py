@@ -1,4 +1,4 @@
-"""Small random models of every supported shape, as `transformers` has them and as we have them."""
+"""Small random models of every supported architecture, of `transformers` and of ours."""
 
 import copy
 
@@ -60,7 +60,7 @@ LLAMA_SHAPES = {
 }
 
 
-def reference(config: PretrainedConfig, seed: int = 0):
+def build_reference(config: PretrainedConfig, seed: int = 0):
     """A random model as `transformers` computes it; biases and norms are random, too, so that none can be
     forgotten.
     """
@@ -74,17 +74,17 @@ def reference(config: PretrainedConfig, seed: int = 0):
     return model
 
 
-def ours(model) -> Decoder:
+def convert_to_decoder(model) -> Decoder:
     return build_decoder(build_spec(model.config), model.state_dict())
 
 
-def logits(decoder: Decoder, ids: torch.Tensor) -> torch.Tensor:
-    """[tokens] to [tokens, vocabulary], one document, no cache."""
+def compute_logits(decoder: Decoder, ids: torch.Tensor) -> torch.Tensor:
+    """Compute the logits, [tokens, vocabulary], of one document without a cache."""
     return decoder.logits(decoder(ids, torch.arange(len(ids)), packed_attention([len(ids)])))
 
 
 def randomise_lora(decoder: Decoder, seed: int = 1, std: float = 0.1) -> None:
-    """B is zero at first, which would hide every mistake."""
+    """Make the adapter random, because B is zero at first, which would hide mistakes."""
     from loratune.models.lora import adapter_parameters
 
     generator = torch.Generator().manual_seed(seed)
@@ -115,7 +115,7 @@ def save_model(
     tokenizer = Tokenizer(models.BPE(vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    reference(config, seed).save_pretrained(folder)
+    build_reference(config, seed).save_pretrained(folder)
     if begins or ends:
         around = [(text, vocabulary[text]) for text in (begins, ends) if text]
         single = f"{begins} $A {ends}".strip()

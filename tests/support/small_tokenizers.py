@@ -1,4 +1,4 @@
-"""Small tokenizers of every kind that comes with language models, each of which knows some special tokens."""
+"""Small tokenizers of every common kind, each with some special tokens."""
 
 import json
 from collections.abc import Callable
@@ -118,8 +118,8 @@ SPELLING = [
 ]  # give back each text
 
 
-def make(kind: str, front: str = "", behind: str = "") -> Tokenizer:
-    """A tokenizer that, where it is told so, puts special tokens in front of and behind each text."""
+def build_tokenizer(kind: str, front: str = "", behind: str = "") -> Tokenizer:
+    """Build a tokenizer that puts the special tokens `front` and `behind`, if given, around each text."""
     backend = KINDS[kind]()
     if front or behind:
         around = [(text, backend.token_to_id(text)) for text in (front, behind) if text]
@@ -132,4 +132,4 @@ def make(kind: str, front: str = "", behind: str = "") -> Tokenizer:
     )
 
 
-made = cache(make)
+get_tokenizer = cache(build_tokenizer)

@@ -1,4 +1,4 @@
-"""`loratune train` on a model of a few thousand numbers: its data, and a short run."""
+"""`loratune train` on a model of a few thousand parameters: its data, and a short run."""
 
 import json
 
@@ -12,8 +12,8 @@ ROWS = [
 ]
 
 
-def fill(place) -> None:
-    """Put data and a model there."""
+def write_run_inputs(place) -> None:
+    """Write data and a model to a folder."""
     from support.small_models import save_model  # not in each process that is started and killed
 
     save_model(place / "base")
@@ -31,14 +31,14 @@ def train(*options: str) -> int:
     return main([*TRAIN, *options])
 
 
-def adapter(folder) -> dict:
+def load_adapter_tensors(folder) -> dict:
     return load_file(folder / "adapter_model.safetensors")
 
 
-def same(first: dict, second: dict) -> bool:
+def are_same_tensors(first: dict, second: dict) -> bool:
     return first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
 
 
-def refused(capsys, *options: str) -> str:
+def assert_refused(capsys, *options: str) -> str:
     assert train(*options) == 2
     return capsys.readouterr().err

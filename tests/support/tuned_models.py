@@ -1,4 +1,4 @@
-"""A small base and an adapter for it on disk, as training leaves them."""
+"""A small base model and an adapter for it on disk, as training leaves them."""
 
 from pathlib import Path
 

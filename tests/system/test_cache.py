@@ -1,6 +1,4 @@
-"""The cache's keys: other parts, other code or another library, another key. And its files: read, written and
-pruned in one way.
-"""
+"""The cache: keys cover parts, code and libraries; files are read, written and pruned."""
 
 import os
 from pathlib import Path
@@ -49,31 +47,31 @@ def exact(value) -> object:
 
 
 @given(values, values)
-def test_keys_are_equal_where_the_parts_are(one, other):
+def test_keys_are_equal_exactly_if_the_parts_are(one, other):
     assert (compute_cache_key(part=one) == compute_cache_key(part=other)) == (exact(one) == exact(other))
     assert compute_cache_key(part=one) != compute_cache_key(other=one)
 
 
-def test_parts_that_json_cannot_hold_are_no_parts():
+def test_parts_must_be_json_values():
     with pytest.raises(TypeError):
         compute_cache_key(part=Path("a"))  # its content is meant, not its name
 
 
-def test_our_code_is_part_of_every_key(monkeypatch):
+def test_every_key_covers_the_package_code(monkeypatch):
     before = compute_cache_key(part=1)
     monkeypatch.setattr(module, "hash_package_code", lambda: "another")
     assert compute_cache_key(part=1) != before
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
-def test_each_library_that_computes_is_part_of_every_key(monkeypatch, name):
+def test_every_key_covers_the_library_versions(monkeypatch, name):
     before, versions = compute_cache_key(part=1), list_library_versions()
     assert versions[name]
     monkeypatch.setattr(module, "list_library_versions", lambda: versions | {name: "9.9"})
     assert compute_cache_key(part=1) != before
 
 
-def test_the_code_is_that_of_all_files(tmp_path):
+def test_code_hash_covers_all_files(tmp_path):
     def write(name: str, text: str) -> str:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -87,7 +85,7 @@ def test_the_code_is_that_of_all_files(tmp_path):
     assert hash_package_code() == hash_python_files(Path(loratune.__file__).parent)
 
 
-def test_the_environment_names_the_folder(monkeypatch, tmp_path):
+def test_cache_folder_comes_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("LORATUNE_CACHE", str(tmp_path))
     assert get_cache_folder() == tmp_path
     monkeypatch.setenv("LORATUNE_CACHE", "")
@@ -95,13 +93,13 @@ def test_the_environment_names_the_folder(monkeypatch, tmp_path):
     assert get_cache_folder() == tmp_path / ".cache" / "loratune"
 
 
-def test_each_kind_matches_its_own_files_alone():
+def test_each_kind_matches_only_its_own_files():
     paths = {kind: get_cache_path(Path("cache"), kind, "0123") for kind in CACHE_KINDS}
     for kind in CACHE_KINDS:
         assert [other for other, path in paths.items() if path.match(kind.pattern)] == [kind]
 
 
-def test_what_is_read_is_marked_as_used(tmp_path):
+def test_cached_file_is_marked_as_used_when_read(tmp_path):
     path = get_cache_path(tmp_path, KIND, "a")
     write_cached(path, KIND, lambda beside: beside.write_text("1"))
     os.utime(path, (1, 1))
@@ -122,7 +120,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=repr)
-def test_a_broken_file_counts_as_none_and_is_not_marked(tmp_path, error):
+def test_broken_file_is_a_cache_miss(tmp_path, error):
     def fail(_):
         raise error
 
@@ -134,7 +132,7 @@ def test_a_broken_file_counts_as_none_and_is_not_marked(tmp_path, error):
     assert read_cached(tmp_path / "missing", Path.read_text) is None
 
 
-def test_where_nothing_can_be_written_or_marked_it_is_done_without(tmp_path):
+def test_read_only_cache_is_ignored(tmp_path):
     (tmp_path / "file").write_text("")
     path = tmp_path / "file" / "things-a.txt"
     write_cached(path, KIND, lambda beside: beside.write_text("1"))
@@ -148,7 +146,7 @@ def test_where_nothing_can_be_written_or_marked_it_is_done_without(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_the_newest_of_a_kind_stay(tmp_path):
+def test_pruning_keeps_the_newest_files_of_a_kind(tmp_path):
     for number in range(5):
         (tmp_path / f"things-{number}.txt").write_text("")
         os.utime(tmp_path / f"things-{number}.txt", (number, number))

@@ -1,4 +1,4 @@
-"""Limits of containers, in both versions of control groups, from made-up files."""
+"""Container limits in both versions of control groups, from simulated files."""
 
 import psutil
 import pytest
@@ -50,13 +50,13 @@ VERSION_1 = {
         ("5:memory:/not/seen/from/here\n4:cpu,cpuacct:/not/seen\n0::/\n", VERSION_1),  # as in a container
     ],
 )
-def test_limits_are_found(group, own, files):
+def test_cgroup_limits_are_found(group, own, files):
     group(own, files)
     assert cgroup.read_memory_limit() == cgroup.MemoryLimit(total=4 * GB, free=2 * GB)
     assert cgroup.read_core_limit() == 1.5
 
 
-def test_the_tightest_of_several_limits_counts(group):
+def test_tightest_limit_counts(group):
     inner = {
         "in/memory.max": str(GB),
         "in/memory.current": "0",
@@ -79,17 +79,17 @@ def test_the_tightest_of_several_limits_counts(group):
         ("0::/\n", {}),
     ],
 )
-def test_without_limits_there_are_none(group, own, files):
+def test_no_limit_gives_none(group, own, files):
     group(own, files)
     assert cgroup.read_memory_limit() is None and cgroup.read_core_limit() is None
 
 
-def test_memory_that_is_used_up_leaves_nothing(group):
+def test_used_up_memory_leaves_nothing_free(group):
     group("0::/\n", {**VERSION_2, "memory.current": str(6 * GB)})
     assert cgroup.read_memory_limit().free == 0
 
 
-def test_threads_and_memory_of_the_machine_heed_the_limits(group, monkeypatch):
+def test_threads_and_memory_respect_the_limits(group, monkeypatch):
     monkeypatch.setattr(hardware, "list_allowed_cores", lambda: set(range(16)))
     monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 16 if logical else 8)
     group("0::/\n", {})

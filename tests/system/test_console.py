@@ -1,4 +1,4 @@
-"""What is shown cannot steer the terminal, whatever it says and wherever it came from."""
+"""No output can control the terminal, wherever its text comes from."""
 
 import contextlib
 import io
@@ -30,7 +30,7 @@ ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066
 OURS = re.compile(r"\x1b\[[0-9;]*m")  # what rich itself writes: colours
 
 
-def shown(show) -> str:
+def render(show) -> str:
     """What `show(console)` writes to a terminal, without its colours."""
     terminal = TolerantConsole(
         file=io.StringIO(),
@@ -46,7 +46,7 @@ def shown(show) -> str:
 
 
 @given(st.text(st.sampled_from("\x1b[]m\x07\x9b\u202e a\n\t") | st.characters()))
-def test_printable_text_has_nothing_that_acts_and_loses_nothing_else(text):
+def test_make_printable_replaces_control_characters_only(text):
     safe = make_printable(text)
     assert not ACTING.search(safe) and len(safe) == len(text)
     assert all(one == other or ACTING.match(other) for one, other in zip(safe, text, strict=True))
@@ -65,23 +65,23 @@ def test_printable_text_has_nothing_that_acts_and_loses_nothing_else(text):
         "\U0001d4b3",
     ],
 )
-def test_letters_of_every_script_stay(text):
+def test_letters_of_every_script_are_printable(text):
     assert make_printable(text) == text
 
 
 @pytest.mark.parametrize("text", HOSTILE + MARKUP)
-def test_no_way_to_the_terminal_is_open(text):
+def test_no_output_carries_control_characters(text):
     table = Table(text, title=text, caption=text)
     table.add_row(text)
     for show in (lambda to: to.print(text), lambda to: to.print(table), lambda to: to.rule(text)):
-        told = shown(show)
-        assert not ACTING.search(told)
+        output = render(show)
+        assert not ACTING.search(output)
         if text in MARKUP:
-            assert text in told
+            assert text in output
 
 
 @pytest.mark.parametrize("text", HOSTILE + MARKUP)
-def test_messages_bars_and_comparisons(text, capsys):
+def test_messages_bars_and_comparisons_are_printable(text, capsys):
     say(text)
     warn(text)
     assert list(track([1], text)) == [1]
@@ -90,27 +90,27 @@ def test_messages_bars_and_comparisons(text, capsys):
     for side in ("fine_tuned", "regular"):
         row |= {f"{side}_tokens": 3, f"{side}_ended": "eos", f"{side}_result": text}
     show_comparison([row], {"fine_tuned": of_side, "regular": of_side})
-    told = capsys.readouterr()
-    assert not ACTING.search(told.out + told.err)
+    captured = capsys.readouterr()
+    assert not ACTING.search(captured.out + captured.err)
     if text in MARKUP:
-        assert told.out.count(text) >= 4
+        assert captured.out.count(text) >= 4
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("kind", [UserError, OSError])
-def test_errors(text, kind, capsys, monkeypatch):
+def test_error_messages_are_printable(text, kind, capsys, monkeypatch):
     def fail(_):
         raise kind(f"{text}: no such file")
 
     monkeypatch.setattr(main, "run", fail)
     assert main.main([]) in (1, 2)
-    told = capsys.readouterr().err
-    assert "error: " in told and not ACTING.search(told)
+    error = capsys.readouterr().err
+    assert "error: " in error and not ACTING.search(error)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.text(st.sampled_from('\x1b\x7f\x9b\x85\u2028"\\a') | st.characters(exclude_categories=["Cs"])))
-def test_json_on_the_terminal_is_read_back_and_steers_nothing(text):
+def test_json_output_is_valid_and_printable(text):
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(out):
         patched.setattr("loratune.commands.compare.run", lambda _: {"prompt": text})

@@ -1,4 +1,4 @@
-"""What is known about the machine, against a machine that is made up."""
+"""The machine's cores, GPU and memory, on a simulated machine."""
 
 import errno
 import gc
@@ -50,7 +50,7 @@ def clock(monkeypatch) -> dict:
 @pytest.mark.parametrize(
     ("threads", "others", "crowded"), [(4, 0.2, False), (4, 0.3, True), (3, 1.2, False), (3, 1.3, True)]
 )
-def test_neighbours_crowd_when_the_cores_do_not_suffice_for_all(clock, threads, others, crowded):
+def test_other_programs_are_busy_if_cores_do_not_suffice(clock, threads, others, crowded):
     neighbours = hardware.OtherPrograms()
     clock["clock"] += 10
     clock["own"] += 10 * threads
@@ -58,7 +58,7 @@ def test_neighbours_crowd_when_the_cores_do_not_suffice_for_all(clock, threads, 
     assert neighbours.are_busy(threads) is crowded
 
 
-def test_more_threads_than_cores_are_no_crowd(clock):
+def test_more_threads_than_cores_are_not_other_programs(clock):
     neighbours = hardware.OtherPrograms()
     clock["clock"] += 10
     clock["own"] += 40
@@ -70,7 +70,7 @@ def test_cpu_seconds_of_others_are_not_negative():
     assert hardware.measure_other_cpu_seconds() > 0
 
 
-def test_what_a_command_leaves_behind_in_a_circle_is_let_go():
+def test_reference_cycles_of_a_command_are_released():
     class Model:
         pass
 
@@ -87,7 +87,7 @@ def test_what_a_command_leaves_behind_in_a_circle_is_let_go():
     assert gone
 
 
-def test_busy_cores_that_a_quota_leaves_free_are_no_crowd(clock, monkeypatch):
+def test_busy_cores_outside_a_quota_do_not_count(clock, monkeypatch):
     """A container may have the time of a core and a half on a machine of many."""
     monkeypatch.setattr(hardware, "read_core_limit", lambda: 1.5)
     assert hardware.count_usable_cores() == 2
@@ -100,7 +100,7 @@ def test_busy_cores_that_a_quota_leaves_free_are_no_crowd(clock, monkeypatch):
     assert neighbours.are_busy(2)
 
 
-def test_cores_whose_topology_cannot_be_read_are_all_used(monkeypatch):
+def test_all_cores_are_used_if_topology_is_unknown(monkeypatch):
     monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 8 if logical else None)
     monkeypatch.setattr(hardware, "list_allowed_cores", lambda: {0, 1, 2, 5})
     monkeypatch.setattr(hardware, "read_core_limit", lambda: None)
@@ -108,7 +108,7 @@ def test_cores_whose_topology_cannot_be_read_are_all_used(monkeypatch):
 
 
 @pytest.fixture
-def found(monkeypatch):
+def gpu(monkeypatch):
     """Torch finds a GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     about = SimpleNamespace(name="Abacus 3", total_memory=8 * 10**9)
@@ -116,26 +116,26 @@ def found(monkeypatch):
     return monkeypatch
 
 
-def test_a_gpu_is_tried(found):
+def test_gpu_is_tried_before_use(gpu):
     ones = torch.ones
-    found.setattr(torch, "ones", lambda *shape, dtype, device: ones(*shape, dtype=dtype))
+    gpu.setattr(torch, "ones", lambda *shape, dtype, device: ones(*shape, dtype=dtype))
     assert hardware.detect_gpu() == hardware.Gpu("Abacus 3", 8 * 10**9, "")
     assert hardware.set_up_device(1, "auto") == hardware.Device("cuda") == hardware.set_up_device(1, "cuda")
     assert hardware.set_up_device(1, "cpu") == hardware.Device("cpu")
-    found.setattr(torch, "ones", lambda *shape, dtype, device: ones(*shape, dtype=dtype) / 2)
+    gpu.setattr(torch, "ones", lambda *shape, dtype, device: ones(*shape, dtype=dtype) / 2)
     assert hardware.detect_gpu().fault == "a small product of it is wrong"
 
 
 @pytest.mark.parametrize(
     "error", [RuntimeError, torch.AcceleratorError, torch.OutOfMemoryError, AssertionError]
 )
-def test_a_gpu_that_fails_is_not_taken(found, error):
+def test_failing_gpu_is_not_used(gpu, error):
     def fail(*_, **__):
         raise error(
             "CUDA error: CUDA-capable device(s) is/are busy\nSearch for `cudaErrorDevicesUnavailable'"
         )
 
-    found.setattr(torch, "ones", fail)
+    gpu.setattr(torch, "ones", fail)
     fault = "CUDA error: CUDA-capable device(s) is/are busy"
     assert hardware.detect_gpu() == hardware.Gpu("Abacus 3", 8 * 10**9, fault)
     assert hardware.set_up_device(1, "auto") == hardware.Device("cpu", f"Abacus 3 cannot compute: {fault}")
@@ -145,7 +145,7 @@ def test_a_gpu_that_fails_is_not_taken(found, error):
     assert refused.value.problems == (
         f"device=cuda: Abacus 3 cannot compute: {fault}; {hardware.CPU_REMEDY}",
     )
-    found.setattr(torch.cuda, "get_device_properties", fail)
+    gpu.setattr(torch.cuda, "get_device_properties", fail)
     assert hardware.detect_gpu() == hardware.Gpu("a GPU", 0, fault)
 
 
@@ -161,11 +161,11 @@ def test_a_gpu_that_fails_is_not_taken(found, error):
     ],
     ids=str,
 )
-def test_memory_that_is_refused_in_other_words(failure):
+def test_every_out_of_memory_message_is_recognised(failure):
     assert memory.is_out_of_memory(failure)
 
 
-def test_freed_memory_of_a_gpu_goes_back_too(monkeypatch):
+def test_freed_gpu_memory_is_released(monkeypatch):
     emptied = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: bool(emptied))
@@ -176,7 +176,7 @@ def test_freed_memory_of_a_gpu_goes_back_too(monkeypatch):
     assert len(emptied) == 2
 
 
-def test_memory_that_this_process_keeps_for_itself_on_a_gpu_is_free(monkeypatch):
+def test_reserved_gpu_memory_counts_as_free(monkeypatch):
     for name, size in (("mem_get_info", (10, 80)), ("memory_reserved", 30), ("memory_allocated", 12)):
         monkeypatch.setattr(torch.cuda, name, lambda _, size=size: size)
     weight = SimpleNamespace(is_cuda=True, device="cuda", element_size=lambda: 1)

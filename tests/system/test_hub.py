@@ -1,6 +1,4 @@
-"""The hub's protocol as `huggingface_hub` speaks it, against a stand-in on this machine; each command in a
-process of its own.
-"""
+"""The hub's protocol against a local server, each command in its own process."""
 
 import json
 import os
@@ -157,7 +155,7 @@ def prepare(place, *options: str, **environment: str):
     )
 
 
-def test_dolly_finqa_and_any_other_data_set_come_from_the_hub_and_then_from_the_cache(place, tmp_path):
+def test_data_sets_come_from_the_hub_and_then_from_the_cache(place, tmp_path):
     data = ("--data", "dolly", "finqa", "somebody/own")
     first = prepare(place, *data, "--out", str(tmp_path / "first"))
     assert first.returncode == 0, first.stderr
@@ -172,14 +170,14 @@ def test_dolly_finqa_and_any_other_data_set_come_from_the_hub_and_then_from_the_
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
 
 
-def test_where_a_data_set_has_train_and_test_alone_validation_is_drawn_from_train(place, tmp_path):
+def test_missing_hub_validation_split_is_drawn_from_train(place, tmp_path):
     result = prepare(place, "--data", "somebody/parted", "--out", str(tmp_path / "data"))
     assert result.returncode == 0, result.stderr
     counts = json.loads(result.stdout)["rows"]
     assert counts["test"] == 2 and counts["val"] > 0 and counts["train"] + counts["val"] == 30
 
 
-def test_a_data_set_that_the_hub_does_not_have_is_refused(place, tmp_path):
+def test_unknown_hub_data_set_is_refused(place, tmp_path):
     result = prepare(place, "--data", "somebody/nothing", "--out", str(tmp_path / "data"))
     assert result.returncode == 2 and not (tmp_path / "data").exists()
     assert (
@@ -188,7 +186,7 @@ def test_a_data_set_that_the_hub_does_not_have_is_refused(place, tmp_path):
     )
 
 
-def test_a_gated_data_set_is_refused_without_asking_for_a_login(place, tmp_path):
+def test_gated_data_set_is_refused_without_a_login_prompt(place, tmp_path):
     result = prepare(place, "--data", GATED.removeprefix("datasets/"), "--out", str(tmp_path / "data"))
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert "its owner asks for a login and consent on the hub" in result.stderr
@@ -207,7 +205,7 @@ print(json.dumps({"codes": codes, "called": called, "telemetry": os.environ["HF_
 """
 
 
-def test_with_a_model_and_data_at_hand_nobody_is_called(place, tmp_path):
+def test_local_model_and_data_make_no_network_request(place, tmp_path):
     data = tmp_path / "own.jsonl"
     data.write_bytes(
         jsonl([{"instruction": f"What is {n}?", "output": f"It is {n * n}."} for n in range(40)])
@@ -251,14 +249,14 @@ def test_with_a_model_and_data_at_hand_nobody_is_called(place, tmp_path):
     }
 
 
-def test_without_a_hub_or_a_cache_the_remedy_is_told(place, tmp_path):
+def test_missing_hub_and_cache_are_reported_with_a_remedy(place, tmp_path):
     options = ("--data", "dolly", "--source", "hub", "--out", str(tmp_path / "data"))
     result = prepare(place, *options, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "empty"))
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert "not in the local cache, and the hub cannot be reached" in result.stderr
 
 
-def test_whether_the_hub_answers(monkeypatch):
+def test_hub_reachability_is_detected(monkeypatch):
     from huggingface_hub import constants
 
     with serving({}) as address:
@@ -270,7 +268,7 @@ def test_whether_the_hub_answers(monkeypatch):
     assert not hub.is_hub_reachable()
 
 
-def test_a_hub_that_hangs_does_not_answer(monkeypatch):
+def test_hanging_hub_counts_as_unreachable(monkeypatch):
     import socket
 
     from huggingface_hub import constants
@@ -283,7 +281,7 @@ def test_a_hub_that_hangs_does_not_answer(monkeypatch):
         assert time.monotonic() - start < 2
 
 
-def test_the_files_of_a_data_set_are_chosen():
+def test_data_set_files_are_chosen():
     assert choose_files(["README.md", "a.jsonl", "data/b.parquet", "data/a.parquet"], "o/n", "") == [
         "data/a.parquet",
         "data/b.parquet",

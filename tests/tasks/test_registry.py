@@ -1,4 +1,4 @@
-"""A source, a task and a metric that somebody adds, one line in a table each: every command knows them."""
+"""A new source, task and metric, one line in a table each, work in every command."""
 
 import json
 from types import MappingProxyType
@@ -110,7 +110,7 @@ def spelling_row(word: str) -> dict:
     }
 
 
-def test_prepare_knows_a_new_source_and_reports_on_its_task(spelling, tmp_path, monkeypatch, capsys):
+def test_prepare_uses_a_new_source_and_reports_its_task(spelling, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     save_model(tmp_path / "base")
     line = ["prepare", "--model", "base", "--data", "spelling", "--source", "snapshot", "--seed", "3"]
@@ -130,14 +130,14 @@ def test_prepare_knows_a_new_source_and_reports_on_its_task(spelling, tmp_path, 
     assert {row["meta"]["seed"] for row in rows} == {3}
 
 
-def test_a_name_that_no_source_knows_is_refused_with_those_that_are_shipped(spelling, capsys):
+def test_unknown_source_is_refused_with_the_shipped_ones(spelling, capsys):
     assert main(["prepare", "--data", "spellings"]) == 2
     assert "spellings: neither dolly nor finqa nor spelling, nor a file" in capsys.readouterr().err
     assert main(["prepare", "--data", "spelling", "--columns", "output=b"]) == 2
     assert "but --data names none" in capsys.readouterr().err
 
 
-def test_evaluate_scores_with_a_new_task_and_a_new_metric(spelling, place, monkeypatch, capsys):
+def test_evaluate_uses_a_new_task_and_metric(spelling, place, monkeypatch, capsys):
     monkeypatch.setitem(
         METRICS, "spaces", Metric("spaces", score=lambda answer, text, record: text.count(" "))
     )
@@ -159,7 +159,7 @@ def test_evaluate_scores_with_a_new_task_and_a_new_metric(spelling, place, monke
     assert {"right counts, % ↑", "spaces", "answers"} <= {line.name for line in lines}
 
 
-def test_scores_over_a_split_are_those_of_its_own_task(spelling, place):
+def test_scores_over_a_split_belong_to_its_task(spelling, place):
     """Two tasks with official splits do not count each other's missing ids."""
     rows = [
         row | {"meta": row["meta"] | {"split_ids": 5}} if row["source"] == "finqa" else row for row in ROWS
@@ -175,7 +175,7 @@ def test_scores_over_a_split_are_those_of_its_own_task(spelling, place):
     assert "letters_right_all" not in found["by_source"]["finqa"]["tuned"]
 
 
-def test_evaluate_takes_a_new_source_by_name_and_selects_its_facts(spelling, place, capsys):
+def test_evaluate_accepts_a_new_source_and_selects_its_facts(spelling, place, capsys):
     write_rows(place, [*ROWS, *map(spelling_row, WORDS)])
     assert measured(place, "--data", "spelling", "--generate", "0")["rows"] == len(WORDS)
     gold = [row | {"meta": row["meta"] | {"gold_facts": {"text_0": "a"}}} for row in ROWS]
@@ -186,7 +186,7 @@ def test_evaluate_takes_a_new_source_by_name_and_selects_its_facts(spelling, pla
     assert found["without_gold_facts"] == short and found["rows"] == len(ROWS) + len(WORDS) - short
 
 
-def test_constrained_answers_are_held_to_what_a_new_task_says(spelling, place, monkeypatch):
+def test_constrained_answers_follow_the_new_tasks_constraint(spelling, place, monkeypatch):
     asked = []
 
     def build_constraint(self, record: Record, vocabulary: TokenBytes) -> Constraint | None:
@@ -198,12 +198,12 @@ def test_constrained_answers_are_held_to_what_a_new_task_says(spelling, place, m
     assert asked == list(map(len, WORDS))
 
 
-def test_rows_that_are_nobodys_have_the_plain_task():
+def test_unowned_rows_have_the_plain_task():
     plain = Record("a", "", "b", id="1", source="s")
     assert task_of(plain) is PLAIN_TASK and PLAIN_TASK.score("b", plain) == TaskScore()
     program = Record("a", "", "add(1, 2)", id="1", source="s", meta={"program": "add(1, 2)"})
     assert task_of(program) is TASKS["finqa"]
 
 
-def test_a_text_is_the_result_of_the_first_task_that_it_answers(spelling):
+def test_find_result_uses_the_first_matching_task(spelling):
     assert find_result("add(1, 2)") == 3 and find_result("12") == 12 and find_result("a word") is None

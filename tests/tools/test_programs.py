@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loratune.data import snapshot
+from loratune.tasks.finqa.equivalence import is_same_program
 from loratune.tasks.finqa.facts import build_page_facts
 from loratune.tasks.finqa.program import (
     execute_program,
     execute_text,
     format_program,
-    is_same_program,
     is_same_result,
     parse_number,
     parse_program,
@@ -23,6 +23,7 @@ from tools.programs import (
     evaluate_form,
     extract_form,
     extract_numbers,
+    fill_placeholders,
     find_program,
     has_numbers,
 )
@@ -89,22 +90,18 @@ def forms_of_two_or_three(draw):
     forms_of_two_or_three(),
     st.lists(st.sampled_from(["3", "4.5", "12%", "-8"]), min_size=2, max_size=3, unique=True),
 )
-def test_all_choices_at_once_equal_one_program_at_a_time(form, numbers):
+def test_vectorised_forms_equal_single_programs(form, numbers):
     if count_placeholders(form) not in (1, 2, 3):
         return
     together = evaluate_form(form, np.array([parse_number(text) for text in numbers]))
     assert together.shape == (len(numbers),) * count_placeholders(form)
     for choice in np.ndindex(together.shape):
-        texts = iter([numbers[number] for number in choice])
-        program = ", ".join(
-            f"{name}({', '.join(next(texts) if argument == 'N' else argument for argument in arguments)})"
-            for name, arguments in form
-        )
-        if (alone := execute_text(program)) is not None:  # None: a division by zero
+        program = fill_placeholders(form, [numbers[index] for index in choice])
+        if (alone := execute_text(format_program(program))) is not None:  # None: a division by zero
             assert alone == pytest.approx(together[choice], abs=1e-5)
 
 
-def test_every_found_program_of_the_snapshot_gives_the_recorded_result_from_the_page():
+def test_found_programs_give_the_recorded_results():
     rows = [row for row in snapshot.read("finqa_train") if "found_program" in row]
     assert len(rows) > 1000 and not any(row["program"] for row in rows)
     for row in rows:
@@ -121,7 +118,7 @@ def test_no_held_out_question_has_a_found_program():
     )
 
 
-def test_finding_is_right_most_of_the_time():
+def test_most_found_programs_are_right():
     """On known programs, with the forms of the others: equal as functions of the same numbers."""
     known = [
         row
@@ -139,5 +136,5 @@ def test_finding_is_right_most_of_the_time():
     assert len(found) > 45 and sum(found) / len(found) > 0.8
 
 
-def test_numbers_are_read_as_they_are_written():
+def test_numbers_are_extracted_as_written():
     assert extract_numbers("a loss of $ -1,234.5 or 12% ( 12 % )") == ["1234.5", "-1234.5", "12%", "12"]

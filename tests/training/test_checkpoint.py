@@ -1,4 +1,4 @@
-"""A run on disk: whole checkpoints come back bit for bit, damaged ones are never used without a word."""
+"""Checkpoints restore bit for bit, and damaged ones are never used silently."""
 
 import json
 import math
@@ -23,14 +23,14 @@ from loratune.training.checkpoint import (
 )
 from loratune.training.run_folder import CHECKPOINTS_TO_KEEP, RunFolder, load_best_weights
 from loratune.training.step import adamw
-from support.small_models import LLAMA_SHAPES, ours, randomise_lora, reference
+from support.small_models import LLAMA_SHAPES, build_reference, convert_to_decoder, randomise_lora
 
 FILES = (ADAPTER_WEIGHTS_FILE, ADAPTER_CONFIG_FILE, OPTIMIZER_FILE, STATE_FILE, CHECKSUM_FILE)
 STEPS = range(10, 60, 10)
 
 
 def new_decoder():
-    decoder = ours(reference(LLAMA_SHAPES["smollm2"]))
+    decoder = convert_to_decoder(build_reference(LLAMA_SHAPES["smollm2"]))
     add_lora(decoder, rank=2, alpha=4, dropout=0.0, targets=["q_proj"])
     return decoder
 
@@ -74,7 +74,7 @@ def run(written, tmp_path) -> RunFolder:
     return RunFolder(shutil.copytree(written.folder, tmp_path / "one", symlinks=True))
 
 
-def restored(run: RunFolder) -> tuple[TrainingState, dict, dict]:
+def restore(run: RunFolder) -> tuple[TrainingState, dict, dict]:
     """The state, the adapter and the moments of a new process."""
     decoder = new_decoder()
     optimizer = adamw(decoder, 0.0)
@@ -82,7 +82,7 @@ def restored(run: RunFolder) -> tuple[TrainingState, dict, dict]:
     return state, get_adapter_weights(decoder), optimizer.state
 
 
-def of_step(step: int) -> dict:
+def build_adapter_of_step(step: int) -> dict:
     decoder = new_decoder()
     randomise_lora(decoder, seed=step)
     return get_adapter_weights(decoder)
@@ -92,34 +92,37 @@ def same(one: dict, other: dict) -> bool:
     return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
 
 
-def names(run: RunFolder) -> list[str]:
+def list_checkpoint_names(run: RunFolder) -> list[str]:
     return sorted(path.name for path in (run.folder / "checkpoints").iterdir())
 
 
-def steps_logged(run: RunFolder) -> list[int]:
+def read_logged_steps(run: RunFolder) -> list[int]:
     return [row["step"] for row in run.read_log() if "loss" in row]
 
 
-def test_what_was_saved_comes_back_bit_for_bit(run):
-    state, weights, moments = restored(run)
+def test_checkpoint_restores_bit_for_bit(run):
+    state, weights, moments = restore(run)
     assert (state.step, state.best_step, state.best_nll) == (50, 50, 1.0)
-    assert same(weights, of_step(50))
+    assert same(weights, build_adapter_of_step(50))
     first = next(iter(moments.values()))
     assert first["step"] == 50 and first["exp_avg"].equal(
-        torch.rand(first["exp_avg"].shape, generator=seeded(50))
+        torch.rand(first["exp_avg"].shape, generator=seed_generator(50))
     )
 
 
-def seeded(seed: int) -> torch.Generator:
+def seed_generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_the_newest_stay_and_nothing_else(run):
-    assert names(run) == ["step-000040", "step-000050"] and len(names(run)) == CHECKPOINTS_TO_KEEP
+def test_only_the_newest_checkpoints_are_kept(run):
+    assert (
+        list_checkpoint_names(run) == ["step-000040", "step-000050"]
+        and len(list_checkpoint_names(run)) == CHECKPOINTS_TO_KEEP
+    )
     assert run.find_best() == run.checkpoint_path(50).resolve()
 
 
-def test_a_checkpoint_of_a_step_is_written_once(run, decoder):
+def test_checkpoint_of_a_step_is_written_once(run, decoder):
     """Ctrl-C right after a validation: what is there is whole, and to replace it would leave a moment without
     it.
     """
@@ -128,16 +131,16 @@ def test_a_checkpoint_of_a_step_is_written_once(run, decoder):
     assert {path: path.stat().st_mtime_ns for path in run.checkpoint_path(50).iterdir()} == before
 
 
-def test_the_best_one_stays_too(decoder, tmp_path):
+def test_best_checkpoint_is_kept(decoder, tmp_path):
     run = RunFolder(tmp_path / "one")
     run.create("", {})
     optimizer = adamw(decoder, 0.0)
     for step in STEPS:
         fill(run, decoder, optimizer, step, nll=float(step), best=step == 10)
-    assert names(run) == ["step-000010", "step-000040", "step-000050"]
+    assert list_checkpoint_names(run) == ["step-000010", "step-000040", "step-000050"]
 
 
-def test_more_than_a_million_steps_are_in_order(tmp_path):
+def test_checkpoints_beyond_a_million_steps_are_in_order(tmp_path):
     run = RunFolder(tmp_path)
     for step in (999_999, 1_000_000, 5):
         run.checkpoint_path(step).mkdir(parents=True)
@@ -145,7 +148,7 @@ def test_more_than_a_million_steps_are_in_order(tmp_path):
     assert run.list_checkpoints() == [run.checkpoint_path(step) for step in (5, 999_999, 1_000_000)]
 
 
-def test_the_checksums_are_those_of_sha256sum(run):
+def test_checksums_agree_with_sha256sum(run):
     subprocess.run(
         ["sha256sum", "--check", "--strict", "--quiet", CHECKSUM_FILE],
         cwd=run.checkpoint_path(50),
@@ -156,7 +159,7 @@ def test_the_checksums_are_those_of_sha256sum(run):
 @pytest.mark.parametrize("name", FILES)
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
-def test_no_changed_byte_and_no_missing_end_is_overlooked(written, name, data):
+def test_any_changed_byte_or_truncation_is_detected(written, name, data):
     path = written.checkpoint_path(50) / name
     before = path.read_bytes()
     place = data.draw(st.integers(0, len(before) - 1))
@@ -172,28 +175,30 @@ def test_no_changed_byte_and_no_missing_end_is_overlooked(written, name, data):
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("how", ["flipped", "empty", "missing"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(run, capsys, name, how):
+def test_damaged_checkpoint_is_reported_and_the_previous_one_used(run, capsys, name, how):
     path = run.checkpoint_path(50) / name
     content = path.read_bytes()
     path.write_bytes(b"" if how == "empty" else content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
     if how == "missing":
         path.unlink()
-    state, weights, _ = restored(run)
-    told = capsys.readouterr().out
+    state, weights, _ = restore(run)
+    output = capsys.readouterr().out
     assert (
-        "step-000050: damaged: " in told
-        and (name in told or name == CHECKSUM_FILE)
-        and "goes on from step-000040" in told
+        "step-000050: damaged: " in output
+        and (name in output or name == CHECKSUM_FILE)
+        and "goes on from step-000040" in output
     )
     assert (state.step, state.best_step, state.best_nll) == (40, 40, 2.0)
-    assert same(weights, of_step(40)) and same(load_best_weights(run), of_step(40))
-    assert names(run) == ["damaged-step-000050", "step-000040"]
-    assert steps_logged(run) == list(range(1, 41))
-    restored(run)
+    assert same(weights, build_adapter_of_step(40)) and same(
+        load_best_weights(run), build_adapter_of_step(40)
+    )
+    assert list_checkpoint_names(run) == ["damaged-step-000050", "step-000040"]
+    assert read_logged_steps(run) == list(range(1, 41))
+    restore(run)
     assert "damaged" not in capsys.readouterr().out  # said once
 
 
-def test_a_lost_best_checkpoint_is_said_and_the_best_that_is_left_takes_its_place(decoder, tmp_path, capsys):
+def test_lost_best_checkpoint_is_reported_and_replaced(decoder, tmp_path, capsys):
     run = RunFolder(tmp_path / "one")
     run.create("", {})
     optimizer = adamw(decoder, 0.0)
@@ -202,11 +207,13 @@ def test_a_lost_best_checkpoint_is_said_and_the_best_that_is_left_takes_its_plac
         # Only the first was ever the best.
         rewrite(run, step, best_step=10, best_nll=1.0)
     (run.checkpoint_path(10) / ADAPTER_WEIGHTS_FILE).write_bytes(b"")
-    state, weights, _ = restored(run)
-    told = " ".join(capsys.readouterr().out.split())
-    assert "step-000010: the best checkpoint so far is lost; step-000040 takes its place" in told
+    state, weights, _ = restore(run)
+    output = " ".join(capsys.readouterr().out.split())
+    assert "step-000010: the best checkpoint so far is lost; step-000040 takes its place" in output
     assert (state.step, state.best_step, state.best_nll, state.best_validation) == (50, 40, 2.5, 5)
-    assert same(weights, of_step(50)) and same(load_best_weights(run), of_step(40))
+    assert same(weights, build_adapter_of_step(50)) and same(
+        load_best_weights(run), build_adapter_of_step(40)
+    )
 
 
 def rewrite(run: RunFolder, step: int, **values) -> None:
@@ -220,7 +227,7 @@ def rewrite(run: RunFolder, step: int, **values) -> None:
     )
 
 
-def test_with_no_measured_one_left_the_next_measurement_is_the_best(run):
+def test_next_validation_is_the_best_if_no_validated_checkpoint_is_left(run):
     """Ctrl-C at step 50 left a checkpoint that was never measured; the others were lost."""
     run.metrics.write_text(
         "".join(json.dumps(row) + "\n" for row in run.read_log() if row != {"step": 50, "val_nll": 1.0})
@@ -228,41 +235,41 @@ def test_with_no_measured_one_left_the_next_measurement_is_the_best(run):
     rewrite(run, 50, best_step=20, best_nll=4.0, validated_step=20)
     shutil.rmtree(run.checkpoint_path(40))
     for _ in range(2):
-        state, _, _ = restored(run)
+        state, _, _ = restore(run)
         assert state.best_nll == math.inf and state.validated_step == -1 and state.step == 50
 
 
-def test_a_measurement_that_the_checkpoint_does_not_know_is_done_again(run):
+def test_validation_after_the_checkpoint_is_repeated(run):
     """A run that was stopped at a step, resumed to end there, and killed after its last measurement."""
     rewrite(run, 50, best_step=40, best_nll=2.0, validated_step=40)
-    state, _, _ = restored(run)
+    state, _, _ = restore(run)
     assert [row["step"] for row in run.read_log() if "val_nll" in row] == [10, 20, 30, 40]
-    assert steps_logged(run) == list(range(1, 51)) and (state.best_step, run.find_best()) == (
+    assert read_logged_steps(run) == list(range(1, 51)) and (state.best_step, run.find_best()) == (
         40,
         run.checkpoint_path(40).resolve(),
     )
 
 
-def test_all_damaged_is_an_error_and_no_new_beginning(run):
+def test_only_damaged_checkpoints_are_an_error_not_a_new_run(run):
     for step in (40, 50):
         (run.checkpoint_path(step) / STATE_FILE).write_bytes(b"{}")
     with pytest.raises(UserError, match="no whole checkpoint") as error:
-        restored(run)
+        restore(run)
     assert all(f"step-{step:06d}: damaged: state.json" in str(error.value) for step in (40, 50))
-    assert names(run) == ["step-000040", "step-000050"] and len(run.read_log()) == 55
+    assert list_checkpoint_names(run) == ["step-000040", "step-000050"] and len(run.read_log()) == 55
 
 
-def test_steps_without_any_checkpoint_are_an_error(run):
+def test_logged_steps_without_a_checkpoint_are_an_error(run):
     shutil.rmtree(run.folder / "checkpoints")
     with pytest.raises(UserError, match="no whole checkpoint"):
-        restored(run)
+        restore(run)
 
 
-def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path):
+def test_run_killed_before_its_first_checkpoint_starts_over(tmp_path):
     run = RunFolder(tmp_path / "one")
     run.create("", {})
     run.append_log({"step": 0, "val_nll": 3.0})
-    state, weights, _ = restored(run)
+    state, weights, _ = restore(run)
     assert (
         state == TrainingState()
         and run.read_log() == []
@@ -270,20 +277,20 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path):
     )
 
 
-def test_a_best_link_that_was_not_moved_any_more_is_moved(run):
+def test_outdated_best_link_is_repaired(run):
     (run.folder / "best").unlink()
     (run.folder / "best").symlink_to("checkpoints/step-000040")
-    restored(run)
-    assert same(load_best_weights(run), of_step(50))
+    restore(run)
+    assert same(load_best_weights(run), build_adapter_of_step(50))
 
 
-def test_a_best_checkpoint_that_is_damaged_is_never_the_adapter(run):
+def test_damaged_best_checkpoint_never_becomes_the_adapter(run):
     (run.checkpoint_path(50) / ADAPTER_CONFIG_FILE).write_text("{}")
     with pytest.raises(UserError, match=r"adapter_config\.json does not agree with SHA256SUMS"):
         load_best_weights(run)
 
 
-def test_what_a_killed_process_left_is_removed(run):
+def test_leftovers_of_a_killed_process_are_removed(run):
     for name in (
         ".summary.json.123.tmp",
         "checkpoints/.step-000060.123.tmp/state.json",
@@ -293,9 +300,9 @@ def test_what_a_killed_process_left_is_removed(run):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("half")
     (run.folder / ".best.tmp").symlink_to("checkpoints/step-000040")
-    restored(run)
+    restore(run)
     assert not [path for path in run.folder.rglob("*") if path.name.endswith(".tmp")]
-    assert names(run) == ["step-000040", "step-000050"]
+    assert list_checkpoint_names(run) == ["step-000040", "step-000050"]
 
 
 @given(
@@ -303,23 +310,23 @@ def test_what_a_killed_process_left_is_removed(run):
     garbage=st.sampled_from([b"", b"\0" * 64, b"\n\0\n", b'{"step": 99, "loss"', b"\xff\n", b"5\n", b"{}\n"]),
 )
 @settings(max_examples=30, deadline=None)
-def test_a_log_with_a_torn_end_has_each_step_once(written, tmp_path_factory, cut, garbage):
+def test_log_with_a_torn_end_has_each_step_once(written, tmp_path_factory, cut, garbage):
     run = RunFolder(shutil.copytree(written.folder, tmp_path_factory.mktemp("torn") / "one", symlinks=True))
     for step in range(51, 70):
         run.append_log({"step": step, "loss": 1.0})
     log = run.metrics.read_bytes()
     run.metrics.write_bytes(log[: len(log) - cut] + garbage)
-    restored(run)
-    assert steps_logged(run) == list(range(1, 51))
+    restore(run)
+    assert read_logged_steps(run) == list(range(1, 51))
 
 
-def test_a_log_that_lost_steps_is_said(run, capsys):
+def test_log_with_missing_steps_is_reported(run, capsys):
     run.metrics.write_text(run.metrics.read_text().replace('{"step": 7, "loss": 1.0}\n', ""))
-    assert restored(run)[0].step == 50
+    assert restore(run)[0].step == 50
     assert "1 of the 50 steps so far are missing here" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_run_is_there_with_its_settings_or_not_at_all(tmp_path, monkeypatch):
+def test_run_folder_is_created_whole_or_not_at_all(tmp_path, monkeypatch):
     from loratune.training import run_folder
 
     def killed(*_):
@@ -331,7 +338,7 @@ def test_a_run_is_there_with_its_settings_or_not_at_all(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_half_a_new_run_is_not_the_newest(tmp_path):
+def test_unfinished_run_folder_is_not_the_newest(tmp_path):
     from loratune.training.run_folder import find_newest_run
 
     for name in ("old", ".new.77.tmp"):

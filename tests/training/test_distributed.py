@@ -1,4 +1,4 @@
-"""The step adds up what its processes computed: the same step as one process takes with all of it."""
+"""Several processes take the same step as one process with all micro-batches."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from loratune.models.lora import adapter_parameters
 from loratune.training.distributed import World
 from loratune.training.objective import ResponseNll
 from loratune.training.step import adamw, train_step
-from support.plain_lora import adapted, assert_same, some_rows
+from support.plain_lora import assert_same, build_adapted_decoder, build_examples
 
 
 class Twins(World):
@@ -19,7 +19,7 @@ class Twins(World):
 
 
 def take_step(batches, world):
-    decoder = adapted("llama")
+    decoder = build_adapted_decoder("llama")
     optimizer = adamw(decoder, 0.0)
     result = train_step(
         decoder, optimizer, batches, objective=ResponseNll(), learning_rate=1e-2, clip=0.1, world=world
@@ -27,8 +27,8 @@ def take_step(batches, world):
     return result, [parameter.detach() for parameter in adapter_parameters(decoder).values()]
 
 
-def test_two_processes_take_the_step_of_one_with_all_of_their_batches():
-    batch = pack(some_rows())
+def test_two_processes_take_the_same_step_as_one():
+    batch = pack(build_examples())
     whole, expected = take_step([batch, batch], World())
     half, parameters = take_step([batch], Twins())
     assert (half.weight, half.loss) == (whole.weight, pytest.approx(whole.loss))
@@ -36,7 +36,7 @@ def test_two_processes_take_the_step_of_one_with_all_of_their_batches():
     assert_same((half.loss, parameters), (whole.loss, expected), 1e-5)
 
 
-def test_one_process_exchanges_nothing_and_several_are_refused():
+def test_single_process_exchanges_nothing_and_several_are_refused():
     tensor = torch.ones(3)
     assert World().sum(tensor) is tensor and World().broadcast(tensor) is tensor
     for operation in (World(rank=1, size=2).sum, World(rank=1, size=2).broadcast):

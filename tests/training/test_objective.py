@@ -1,4 +1,4 @@
-"""An objective is one class: the step and the validation take any that collates, weighs and gives losses."""
+"""An objective is one class, which the step and the validation use."""
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ from loratune.models.lora import adapter_parameters
 from loratune.training.objective import ResponseNll
 from loratune.training.step import train_step
 from loratune.training.validate import compute_validation_loss
-from support.plain_lora import adapted, assert_same, some_rows
-from support.small_models import logits
+from support.plain_lora import assert_same, build_adapted_decoder, build_examples
+from support.small_models import compute_logits
 
 
 class EarlyTokensFirst(ResponseNll):
@@ -31,7 +31,7 @@ def plain_loss_and_gradients(decoder, rows):
     total, weight = 0.0, 0.0
     for row in rows:
         positions = torch.arange(len(row.prompt) - 1, len(row.prompt) + len(row.response) - 1)
-        row_logits = logits(decoder, torch.tensor(row.prompt + row.response))[positions]
+        row_logits = compute_logits(decoder, torch.tensor(row.prompt + row.response))[positions]
         weights = 1 / (1 + positions.float())
         nll = F.cross_entropy(row_logits, torch.tensor(row.response), reduction="none")
         total, weight = total + (weights * nll).sum(), weight + weights.sum()
@@ -40,11 +40,11 @@ def plain_loss_and_gradients(decoder, rows):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_a_weighted_objective_is_trained_and_validated_as_it_is_defined(name):
-    rows, objective, rate = some_rows(), EarlyTokensFirst(), 1e3
-    expected = plain_loss_and_gradients(adapted(name), rows)
+def test_weighted_objective_trains_and_validates_as_defined(name):
+    rows, objective, rate = build_examples(), EarlyTokensFirst(), 1e3
+    expected = plain_loss_and_gradients(build_adapted_decoder(name), rows)
     for groups in ([rows], [rows[:2], rows[2:]]):
-        decoder, batches = adapted(name), [objective.collate(group) for group in groups]
+        decoder, batches = build_adapted_decoder(name), [objective.collate(group) for group in groups]
         assert compute_validation_loss(decoder, batches, objective) == pytest.approx(expected[0], rel=1e-5)
         before = [parameter.detach().clone() for parameter in adapter_parameters(decoder).values()]
         optimizer = torch.optim.SGD(adapter_parameters(decoder).values(), lr=0.0)

@@ -17,7 +17,7 @@ import torch
 
 from loratune.system.hardware import identify_processor
 from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, save_model
-from support.training_runs import adapter, fill, train
+from support.training_runs import load_adapter_tensors, train, write_run_inputs
 
 RECORDED = Path(__file__).with_name("recorded_bits.json")
 SHAPES = {
@@ -38,7 +38,7 @@ def run(place: Path, shape: str, options: str) -> dict:
     """Train six steps in the working directory `place`; returns the adapter's hash and the losses."""
     name = f"{shape}-{options}".replace(" ", "-")
     if not (place / "data").exists():
-        fill(place)
+        write_run_inputs(place)
     if not (place / shape).exists():
         save_model(place / shape, SHAPES[shape])
     how = [
@@ -57,7 +57,7 @@ def run(place: Path, shape: str, options: str) -> dict:
     ]
     assert train(*how, *OPTIONS[options]) == 0
     digest = hashlib.sha256()
-    for key, matrix in sorted(adapter(place / name).items()):
+    for key, matrix in sorted(load_adapter_tensors(place / name).items()):
         digest.update(key.encode() + matrix.numpy().tobytes())
     lines = (place / "runs" / name / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]

@@ -1,6 +1,4 @@
-"""The training step against the plain computation: packed, accumulated, in `transformers` and PEFT, it is one
-and the same.
-"""
+"""The training step equals the plain computation of `transformers` and PEFT."""
 
 import pytest
 import torch
@@ -20,30 +18,44 @@ from loratune.training.step import NonFiniteError, OutOfMemoryError, StepResult,
 from loratune.training.validate import compute_validation_loss
 from support.plain_lora import (
     MODELS,
-    adapted,
+    add_random_lora,
     assert_same,
-    gradients,
-    peft_gradients,
-    random_rows,
-    some_rows,
-    with_lora,
+    build_adapted_decoder,
+    build_examples,
+    build_random_examples,
+    compute_gradients,
+    compute_peft_gradients,
 )
-from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, logits, ours, reference
+from support.small_models import (
+    GPT2_SHAPES,
+    LLAMA_SHAPES,
+    build_reference,
+    compute_logits,
+    convert_to_decoder,
+)
 
 OBJECTIVE = ResponseNll()
 SHAPES = GPT2_SHAPES | LLAMA_SHAPES
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_packed_equals_alone(name):
-    rows = some_rows()
-    assert_same(gradients(adapted(name), [rows]), gradients(adapted(name), [[one] for one in rows]), 1e-5)
+def test_packed_loss_equals_single_examples(name):
+    rows = build_examples()
+    assert_same(
+        compute_gradients(build_adapted_decoder(name), [rows]),
+        compute_gradients(build_adapted_decoder(name), [[one] for one in rows]),
+        1e-5,
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_loss_and_gradients_equal_transformers_and_peft(name):
-    decoder, rows = adapted(name), some_rows()
-    assert_same(gradients(decoder, [rows]), peft_gradients(reference(MODELS[name]), decoder, rows), 1e-4)
+    decoder, rows = build_adapted_decoder(name), build_examples()
+    assert_same(
+        compute_gradients(decoder, [rows]),
+        compute_peft_gradients(build_reference(MODELS[name]), decoder, rows),
+        1e-4,
+    )
 
 
 def plain_step(decoder, groups, clip: float) -> tuple[StepResult, list[torch.Tensor]]:
@@ -68,16 +80,16 @@ def plain_step(decoder, groups, clip: float) -> tuple[StepResult, list[torch.Ten
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_step_does_not_depend_on_the_micro_batches(name):
-    rows = some_rows()
-    expected = gradients(adapted(name), [rows])
+def test_step_does_not_depend_on_the_micro_batches(name):
+    rows = build_examples()
+    expected = compute_gradients(build_adapted_decoder(name), [rows])
     for groups in (
         [rows],
         [rows[:2], rows[2:]],
         [[one] for one in rows],
     ):  # of 4 and 44 targets; of 3, 1, 12, 30 and 2
-        result, taken = plain_step(adapted(name), groups, clip=1e9)
-        assert_same((result.loss, taken), expected, 1e-5)
+        result, gradients = plain_step(build_adapted_decoder(name), groups, clip=1e9)
+        assert_same((result.loss, gradients), expected, 1e-5)
         assert (result.weight, result.tokens) == (
             48,
             sum(len(one.prompt + one.response) - 1 for one in rows),
@@ -85,19 +97,19 @@ def test_the_step_does_not_depend_on_the_micro_batches(name):
 
 
 @pytest.mark.parametrize("share", [0.25, 4.0])
-def test_clipping_shortens_only_what_is_longer_and_keeps_its_direction(share):
-    rows = some_rows()
-    loss, whole = gradients(adapted("llama"), [rows])
+def test_clipping_scales_only_longer_gradients(share):
+    rows = build_examples()
+    loss, whole = compute_gradients(build_adapted_decoder("llama"), [rows])
     norm = torch.cat([gradient.flatten() for gradient in whole]).norm().item()
-    result, taken = plain_step(adapted("llama"), [rows[:2], rows[2:]], clip=share * norm)
-    assert_same((result.loss, taken), (loss, [gradient * min(share, 1.0) for gradient in whole]), 1e-5)
+    result, gradients = plain_step(build_adapted_decoder("llama"), [rows[:2], rows[2:]], clip=share * norm)
+    assert_same((result.loss, gradients), (loss, [gradient * min(share, 1.0) for gradient in whole]), 1e-5)
     assert result.grad_norm == pytest.approx(norm, rel=1e-5)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_steps_are_those_of_adamw(decay):
+def test_steps_equal_torch_adamw(decay):
     """Several, because the first is the same whatever the betas are."""
-    rows, decoder, other = some_rows(), adapted("llama"), adapted("llama")
+    rows, decoder, other = build_examples(), build_adapted_decoder("llama"), build_adapted_decoder("llama")
     optimizer = adamw(decoder, decay)
     plain = torch.optim.AdamW(
         adapter_parameters(other).values(),
@@ -111,7 +123,7 @@ def test_steps_are_those_of_adamw(decay):
     for group in (rows[:2], rows[2:4], rows[4:]):
         train_step(decoder, optimizer, [pack(group)], objective=OBJECTIVE, learning_rate=1e-2, clip=1e9)
         plain.zero_grad()
-        gradients(other, [group])
+        compute_gradients(other, [group])
         plain.step()
     for mine, yours in zip(
         adapter_parameters(decoder).values(), adapter_parameters(other).values(), strict=True
@@ -122,7 +134,7 @@ def test_steps_are_those_of_adamw(decay):
 def with_seed(decoder, rows) -> tuple[float, list[torch.Tensor]]:
     """Loss and gradients of one micro-batch for one seed of the dropout."""
     torch.manual_seed(3)
-    return gradients(decoder, [rows])
+    return compute_gradients(decoder, [rows])
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
@@ -131,9 +143,9 @@ def test_bf16_is_close_to_fp32(shape, dropout):
     """Of each shape: the residual stream, the norms and the adapter are fp32 in both, what is multiplied is
     not.
     """
-    model, rows = reference(SHAPES[shape]), some_rows()
-    loss, whole = with_seed(with_lora(ours(model), dropout=dropout), rows)
-    decoder = set_precision(with_lora(ours(model), dropout=dropout), torch.bfloat16)
+    model, rows = build_reference(SHAPES[shape]), build_examples()
+    loss, whole = with_seed(add_random_lora(convert_to_decoder(model), dropout=dropout), rows)
+    decoder = set_precision(add_random_lora(convert_to_decoder(model), dropout=dropout), torch.bfloat16)
     half_loss, half = with_seed(decoder, rows)
     assert half_loss == pytest.approx(loss, rel=2e-3)
     for mine, yours in zip(half, whole, strict=True):
@@ -149,14 +161,21 @@ def test_bf16_is_close_to_fp32(shape, dropout):
     )  # raises where anything is not finite
 
 
-def test_the_adapter_learns_in_fp32_on_a_base_in_bf16():
+def test_adapter_trains_in_fp32_on_a_bf16_base():
     """A step of 1e-4 is less than half the distance of two bf16 numbers above 0.03: it would be rounded
     away.
     """
-    decoder = with_lora(set_precision(ours(reference(MODELS["llama"])), torch.bfloat16))
+    decoder = add_random_lora(
+        set_precision(convert_to_decoder(build_reference(MODELS["llama"])), torch.bfloat16)
+    )
     before = [parameter.detach().clone() for parameter in adapter_parameters(decoder).values()]
     train_step(
-        decoder, adamw(decoder, 0.0), [pack(some_rows())], objective=OBJECTIVE, learning_rate=1e-4, clip=1e9
+        decoder,
+        adamw(decoder, 0.0),
+        [pack(build_examples())],
+        objective=OBJECTIVE,
+        learning_rate=1e-4,
+        clip=1e9,
     )
     after = [parameter.detach() for parameter in adapter_parameters(decoder).values()]
     steps = torch.cat([(old - new).abs().flatten() for old, new in zip(before, after, strict=True)])
@@ -176,9 +195,12 @@ class Largest(TorchDispatchMode):
         return results
 
 
-def test_no_matrix_of_all_targets_and_the_vocabulary_ever_exists():
+def test_full_logits_matrix_is_never_allocated():
     config = GPT2Config(n_embd=16, n_head=2, n_layer=1, vocab_size=3001)
-    decoder, batch = with_lora(ours(reference(config))), pack(random_rows([(5, 300)] * 3, 3001))
+    decoder, batch = (
+        add_random_lora(convert_to_decoder(build_reference(config))),
+        pack(build_random_examples([(5, 300)] * 3, 3001)),
+    )
     with Largest() as training:
         target_nll(decoder, batch).sum().backward()
     with Largest() as measuring, torch.no_grad():
@@ -215,8 +237,8 @@ def test_token_nll_equals_cross_entropy_with_any_weights(targets, vocabulary, bl
     assert torch.allclose(gradient, expected, **near)
 
 
-def test_likelihood_is_the_same_sum_as_the_loss():
-    decoder, rows = adapted("llama"), some_rows()
+def test_evaluated_likelihood_equals_the_training_loss():
+    decoder, rows = build_adapted_decoder("llama"), build_examples()
     batch = pack(rows)
     with torch.no_grad():
         loss = target_nll(decoder, batch).sum().item()
@@ -224,14 +246,15 @@ def test_likelihood_is_the_same_sum_as_the_loss():
 
 
 @torch.no_grad()
-def test_validation_is_the_plain_mean_however_the_rows_are_cut():
-    rows, decoder = some_rows(), adapted("llama", dropout=0.5)
-    wanted = torch.tensor([token for one in rows for token in one.response])
+def test_validation_loss_does_not_depend_on_batching():
+    rows, decoder = build_examples(), build_adapted_decoder("llama", dropout=0.5)
+    targets = torch.tensor([token for one in rows for token in one.response])
     decoder.eval()
     known = [
-        logits(decoder, torch.tensor(one.prompt + one.response))[len(one.prompt) - 1 : -1] for one in rows
+        compute_logits(decoder, torch.tensor(one.prompt + one.response))[len(one.prompt) - 1 : -1]
+        for one in rows
     ]
-    expected = F.cross_entropy(torch.cat(known), wanted).item()
+    expected = F.cross_entropy(torch.cat(known), targets).item()
     decoder.train()  # in the middle of training, with dropout
     for groups in ([rows], [rows[:2], rows[2:]], [[one] for one in rows]):
         assert compute_validation_loss(
@@ -242,7 +265,7 @@ def test_validation_is_the_plain_mean_however_the_rows_are_cut():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_training_lowers_the_loss(name):
-    decoder, batch = adapted(name), pack(some_rows())
+    decoder, batch = build_adapted_decoder(name), pack(build_examples())
     optimizer = adamw(decoder, weight_decay=0.0)
     losses = [
         train_step(decoder, optimizer, [batch], objective=OBJECTIVE, learning_rate=1e-2, clip=1.0).loss
@@ -252,17 +275,22 @@ def test_training_lowers_the_loss(name):
 
 
 def test_only_the_adapter_is_trained():
-    decoder = adapted("gpt2")
+    decoder = build_adapted_decoder("gpt2")
     before = {name: value.clone() for name, value in decoder.state_dict().items()}
     train_step(
-        decoder, adamw(decoder, 0.0), [pack(some_rows())], objective=OBJECTIVE, learning_rate=1e-2, clip=1.0
+        decoder,
+        adamw(decoder, 0.0),
+        [pack(build_examples())],
+        objective=OBJECTIVE,
+        learning_rate=1e-2,
+        clip=1.0,
     )
     changed = {name for name, value in decoder.state_dict().items() if not value.equal(before[name])}
     assert changed == {name for name in before if ".lora." in name}
 
 
 def test_dropout_is_repeatable_and_off_when_evaluating():
-    decoder, batch = adapted("llama", dropout=0.5), pack(some_rows())
+    decoder, batch = build_adapted_decoder("llama", dropout=0.5), pack(build_examples())
 
     def loss():
         torch.manual_seed(7)
@@ -275,15 +303,15 @@ def test_dropout_is_repeatable_and_off_when_evaluating():
     assert loss() != with_dropout
 
 
-def test_non_finite_stops_and_leaves_the_adapter_alone():
-    decoder = adapted("gpt2")
+def test_non_finite_loss_raises_and_changes_nothing():
+    decoder = build_adapted_decoder("gpt2")
     decoder.layers[0].mlp.up.lora.A.data[0, 0] = float("inf")
     before = {name: value.clone() for name, value in decoder.state_dict().items()}
     with pytest.raises(NonFiniteError):
         train_step(
             decoder,
             adamw(decoder, 0.0),
-            [pack(some_rows())],
+            [pack(build_examples())],
             objective=OBJECTIVE,
             learning_rate=1e-2,
             clip=1.0,
@@ -291,12 +319,12 @@ def test_non_finite_stops_and_leaves_the_adapter_alone():
     assert all(value.equal(before[name]) for name, value in decoder.state_dict().items())
 
 
-def test_too_little_memory_leaves_the_adapter_and_the_optimiser_alone():
+def test_out_of_memory_changes_neither_adapter_nor_optimiser():
     """It is the second micro-batch that does not fit, when the first one's gradients are there."""
-    decoder, rows = adapted("llama"), some_rows()
+    decoder, rows = build_adapted_decoder("llama"), build_examples()
     optimizer = adamw(decoder, 0.0)
     train_step(decoder, optimizer, [pack(rows)], objective=OBJECTIVE, learning_rate=1e-2, clip=1.0)
-    before = [value.clone() for value in all_of(decoder, optimizer)]
+    before = [value.clone() for value in collect_state(decoder, optimizer)]
 
     class TooLarge(ResponseNll):
         def losses(self, decoder, batch):
@@ -315,10 +343,10 @@ def test_too_little_memory_leaves_the_adapter_and_the_optimiser_alone():
             learning_rate=1e-2,
             clip=1.0,
         )
-    assert all(now.equal(then) for now, then in zip(all_of(decoder, optimizer), before, strict=True))
+    assert all(now.equal(then) for now, then in zip(collect_state(decoder, optimizer), before, strict=True))
 
 
-def all_of(decoder, optimizer) -> list[torch.Tensor]:
+def collect_state(decoder, optimizer) -> list[torch.Tensor]:
     moments = [value for state in optimizer.state.values() for value in state.values()]
     return [
         *adapter_parameters(decoder).values(),

@@ -14,16 +14,16 @@ from loratune.data.jsonl import format_records
 from loratune.data.prepare_report import compute_token_statistics
 from loratune.data.sources.base import DataSet, SourceOptions
 from loratune.data.sources.loaded import SourceData
-from loratune.data.sources.other_kinds import REMEDIES
-from loratune.data.sources.parts import detect_split
 from loratune.data.sources.paths import find_file_problem
-from loratune.data.sources.places import (
+from loratune.data.sources.resolve import (
     find_source,
     find_source_problem,
     list_shipped,
     list_unread_spreadsheets,
     resolve_data_sets,
 )
+from loratune.data.sources.split_names import detect_split
+from loratune.data.sources.unsupported_files import REMEDIES
 from loratune.data.sources.user_files import format_paths
 from loratune.data.split import SPLITS
 from loratune.data.split_sources import count_shared_rows, split_sources
@@ -286,7 +286,7 @@ def encode_all(
     with progress("tokens of the rows", len(records)) as advance:
         for start in range(0, len(records), ENCODE_CHUNK_ROWS):
             chunk = records[start : start + ENCODE_CHUNK_ROWS]
-            encoded, counts = tokenize_records(chunk, template, tokenizer, max_tokens)
+            encoded, counts = tokenize_records(chunk, template, tokenizer, max_tokens=max_tokens)
             rows += encoded
             for source, count in counts.items():
                 shortened[source].update(count)

@@ -28,14 +28,13 @@ from loratune.training.loop import TrainingJob, run_loop
 from loratune.training.plan import TrainPlan
 from loratune.training.resume import check_changes, collect_run_inputs, find_changes, record_changes
 from loratune.training.run_folder import RunFolder, load_best_weights
-from loratune.training.setup import (
-    Setup,
-    dump_kept_settings,
+from loratune.training.setup import Setup, set_up
+from loratune.training.setup.recorded_run import (
+    dump_recorded_settings,
     format_resume_command,
+    get_run_folder,
     read_earlier_inputs,
     resume_config,
-    run_folder_of,
-    set_up,
 )
 
 TRUNCATED_SHARE = 0.05  # of a source's rows, from which on truncation is worth a warning
@@ -84,7 +83,7 @@ def run_training(setup: Setup, on_event: OnEvent) -> TrainResult:
     Raises:
         UserError: another process uses the folders, the disk is full, or the loss is not finite.
     """
-    run, another = run_folder_of(setup.config).folder, "wait until it has ended, or choose another"
+    run, another = get_run_folder(setup.config).folder, "wait until it has ended, or choose another"
     with (
         file_lock(run, f"{another} `run`"),
         file_lock(setup.config.out, f"{another} `out`"),
@@ -108,7 +107,7 @@ def resume_hint(run: Path) -> Iterator[None]:
 def run_locked(setup: Setup, on_event: OnEvent) -> TrainResult:
     model, plan, folder = setup.inputs.model, setup.plan, open_run(setup)
     val = build_val_batches(setup.val_examples, plan)
-    job = TrainingJob(model.decoder, setup.inputs.examples, val, plan, folder, model.found.hub_name)
+    job = TrainingJob(model.decoder, setup.inputs.examples, val, plan, folder, model.resolved.hub_name)
     finished = run_events(job, on_event)
     plot_losses(folder.read_log(), folder.folder / "loss.png")
     if finished.is_complete:
@@ -125,12 +124,12 @@ def run_locked(setup: Setup, on_event: OnEvent) -> TrainResult:
 
 def open_run(setup: Setup) -> RunFolder:
     """Create the run's folder; of a resumed run, open it and record the changes that were accepted."""
-    config, inputs, folder = setup.config, setup.inputs, run_folder_of(setup.config)
+    config, inputs, folder = setup.config, setup.inputs, get_run_folder(setup.config)
     run_inputs = collect_run_inputs(
-        inputs.model.found,
+        inputs.model.resolved,
         inputs.template,
         data=inputs.data_hashes,
-        settings=dump_kept_settings(config),
+        settings=dump_recorded_settings(config),
         device=inputs.device,
         bos=inputs.model.tokenizer.bos,
     )
@@ -162,9 +161,9 @@ def announce(setup: Setup) -> None:
     trainable = sum(parameter.numel() for parameter in adapter_parameters(decoder).values())
     total = sum(parameter.numel() for parameter in decoder.parameters())
     lengths = [input_length(example) for example in inputs.examples]
-    steps = len(plan_epoch(lengths, plan.step.batch_tokens, plan.micro_tokens, plan.step.seed, 0))
+    steps = len(plan_epoch(lengths, plan.step.batch_tokens, plan.micro_tokens, seed=plan.step.seed, epoch=0))
     say(
-        f"Base: {inputs.model.found.title}, {total - trainable:,} parameters, {plan.precision}, "
+        f"Base: {inputs.model.resolved.title}, {total - trainable:,} parameters, {plan.precision}, "
         f"{torch.get_num_threads()} threads."
     )
     say(
@@ -201,7 +200,7 @@ def build_val_batches(examples: list[Example], plan: TrainPlan) -> list[Batch]:
 
 def write_adapter_folder(setup: Setup, state: TrainingState) -> None:
     """Write PEFT's two files, the tokenizer, loratune.json and the model card."""
-    inputs, model, base = setup.inputs, setup.inputs.model, setup.inputs.model.found
+    inputs, model, base = setup.inputs, setup.inputs.model, setup.inputs.model.resolved
     card = render_model_card(
         setup.plan.step.adapter,
         model,

@@ -18,6 +18,7 @@ from loratune.config.evaluate import EvaluateConfig
 from loratune.config.prepare import PrepareConfig
 from loratune.config.preview import PreviewConfig
 from loratune.config.quickstart import QuickstartConfig
+from loratune.config.recipes import list_recipes
 from loratune.config.train import TrainConfig
 from loratune.errors import UserError
 
@@ -73,7 +74,8 @@ def add_options(command: argparse.ArgumentParser, config_class: type[Config]) ->
         "--config",
         metavar="FILE.toml",
         default=argparse.SUPPRESS,
-        help="settings file; options given here win over it",
+        help="settings file, or the name of a recipe that comes with loratune (`train`: "
+        f"{', '.join(list_recipes())}); options given here win over it",
     )
     command.add_argument(
         "--json", action="store_true", help="print the result as one JSON object; all else goes to stderr"

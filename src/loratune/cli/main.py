@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from loratune.cli.arguments import COMMANDS, SETTINGS, build_parser
 from loratune.config.base import format_flag, read_toml
+from loratune.config.recipes import find_settings_file
 from loratune.doctor.packages import refuse_outdated_packages
 from loratune.errors import UserError
 from loratune.system.console import console, make_printable, show_messages
@@ -76,7 +77,7 @@ def run(argv: list[str]) -> int:
     given = vars(options)
     command, as_json, config = given.pop("command"), given.pop("json"), given.pop("config", None)
     console.stderr = as_json
-    from_file = read_toml(config) if config else {}
+    from_file = read_toml(find_settings_file(config)) if config else {}
     strangers = tuple(word.split("=")[0] for word in unknown if word.startswith("-"))
     if stray := [word for word in unknown if not word.startswith("-")]:
         strangers += tuple(stray) if not strangers else ()

@@ -110,7 +110,9 @@ def generate_program(record: Record, model: TunedModel, settings: AskConfig) -> 
             f"this model takes {max(most, 0):,}",
             remedy="lower `fact_tokens`",
         )
-    vocabulary = TokenBytes(model.tokenizer.pieces(), model.tokenizer.eos_id) if settings.constrain else None
+    vocabulary = (
+        TokenBytes(model.tokenizer.get_token_bytes(), model.tokenizer.eos_id) if settings.constrain else None
+    )
     constraint = build_program_constraint(record, vocabulary) if vocabulary else None
     request = Request(prompt, build_decoding(settings), constraint)
     (answer,) = generate(model.decoder, [request], model.tokenizer.end_ids)

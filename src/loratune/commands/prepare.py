@@ -60,7 +60,7 @@ def estimate_encoding_seconds(
 ) -> float:
     some = draw_stratified_sample(survey.sample, TIMED_ROWS, seed=0)
     started = time.perf_counter()
-    tokenize_records(some, template, tokenizer, max_tokens)
+    tokenize_records(some, template, tokenizer, max_tokens=max_tokens)
     return (time.perf_counter() - started) * (survey.rows or 0) / max(len(some), 1)
 
 

@@ -8,12 +8,12 @@ import numpy as np
 
 from loratune.api.prepare import encode_all
 from loratune.config.preview import PreviewConfig
-from loratune.data.cuts import Truncation, compute_truncations, find_truncated
 from loratune.data.example import Example, Record
 from loratune.data.jsonl import read_records
 from loratune.data.sample import draw_stratified_sample
 from loratune.data.template import load_template
 from loratune.data.token_cache import load_or_tokenize, make_token_cache_key
+from loratune.data.truncated_rows import Truncation, compute_truncations, find_truncated
 from loratune.errors import UserError
 from loratune.models.resolve import resolve_model
 from loratune.models.tokenizer import Tokenizer
@@ -30,12 +30,15 @@ def run(settings: PreviewConfig) -> dict:
     records = read_source(path, settings.source)
     base = resolve_model(settings.model)
     tokenizer = Tokenizer.load(base.folder)
-    how = template, tokenizer, settings.max_tokens
     # The key is the same as in training, so that both share the cached tokens.
     key = make_token_cache_key(
-        hash_file(path), base.content, template, settings.max_tokens, bos=tokenizer.bos
+        hash_file(path), base.content, template, max_tokens=settings.max_tokens, bos=tokenizer.bos
     )
-    rows, counts = load_or_tokenize(get_cache_folder(), key, lambda: encode_all(read_records(path), *how))
+    rows, counts = load_or_tokenize(
+        get_cache_folder(),
+        key,
+        lambda: encode_all(read_records(path), template, tokenizer, settings.max_tokens),
+    )
     sources = {record.source: None for record in records}
     summary = {
         "sources": {
@@ -45,7 +48,12 @@ def run(settings: PreviewConfig) -> dict:
         "duplicate_ids": count_duplicate_ids(records),
     }
     some = draw_stratified_sample(records, settings.rows, settings.seed)
-    shown = find_truncated(records, settings.rows, *how) if settings.cut else compute_truncations(some, *how)
+    if settings.cut:
+        shown = find_truncated(
+            records, settings.rows, template, tokenizer=tokenizer, max_tokens=settings.max_tokens
+        )
+    else:
+        shown = compute_truncations(some, template, tokenizer, max_tokens=settings.max_tokens)
     show_rows(shown, tokenizer)
     show_summary(summary, settings.max_tokens)
     return {

@@ -107,7 +107,7 @@ def plan_quickstart(settings: QuickstartConfig, parts: CommandConfigs, prompts: 
     sample = draw_stratified_sample(
         [record for one in surveys for record in one.sample], HELD_OUT_ROWS, seed=0
     )
-    rows, _ = tokenize_records(sample, template, base.tokenizer, parts.evaluate.max_tokens)
+    rows, _ = tokenize_records(sample, template, base.tokenizer, max_tokens=parts.evaluate.max_tokens)
     windows = draw_windows(load_prose(None), base.tokenizer, base.decoder.spec.max_positions, seed=0)
     answered = [row.prompt for row in rows[: len(rows) * ANSWERED_ROWS // HELD_OUT_ROWS]]
     measuring = evaluate.estimate_evaluation_seconds(

@@ -9,7 +9,8 @@ from loratune.evaluation.result import Spread
 from loratune.evaluation.statistics import mean_and_deviation
 from loratune.report.terminal.training import training_bar
 from loratune.system.console import say
-from loratune.training.setup import Setup, create_run_name
+from loratune.training.setup import Setup
+from loratune.training.setup.defaults import create_run_name
 
 
 def run(config: TrainConfig) -> dict:

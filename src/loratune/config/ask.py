@@ -1,4 +1,4 @@
-"""What `loratune ask` may be asked."""
+"""The options of `loratune ask`: their types, defaults, help and validation."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What all configurations have in common: validation, TOML files, and their form on a command line."""
+"""Config: the base of all configurations, with validation, TOML files and command-line form."""
 
 import difflib
 import reprlib
@@ -106,7 +106,7 @@ def format_option(field: str, value: Any) -> list[str]:
 
 
 def has_invalid_text(value: Any) -> bool:
-    """Whether a text in `value` has a null character or, as a file name may, bytes that are not UTF-8."""
+    """Return whether `value` has a text with a null character or, as a file name may, invalid UTF-8."""
     if isinstance(value, dict):
         return has_invalid_text([*value, *value.values()])
     if isinstance(value, list):
@@ -121,7 +121,7 @@ def format_flag(field: str) -> str:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The settings in a TOML file, names with dashes or underscores. Raises UserError with file and line."""
+    """Read the settings in a TOML file, whose names may have dashes. Raises UserError with file and line."""
     values: dict[str, Any] = {}
     for name, value in load_toml(path).items():
         field = name.replace("-", "_")

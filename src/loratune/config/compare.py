@@ -1,4 +1,4 @@
-"""What `loratune compare` may be asked."""
+"""The options of `loratune compare`: their types, defaults, help and validation."""
 
 from pathlib import Path
 from typing import Literal

@@ -1,4 +1,4 @@
-"""What `loratune doctor` may be asked."""
+"""The options of `loratune doctor`: their types, defaults, help and validation."""
 
 from loratune.config.shared import MachineConfig
 

@@ -1,4 +1,4 @@
-"""What `loratune evaluate` may be asked."""
+"""The options of `loratune evaluate`: their types, defaults, help and validation."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,7 +9,7 @@ from loratune.config.shared import DEFAULT_ADAPTER, BaseOverrideConfig, Decoding
 
 
 def is_zero(value: Any) -> bool:
-    """Whether a value, as it was given, is 0; what is not a number is refused elsewhere."""
+    """Return whether a value, as it was given, is 0; anything but a number is refused elsewhere."""
     try:
         return float(value) == 0
     except (TypeError, ValueError):

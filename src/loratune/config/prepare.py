@@ -1,4 +1,4 @@
-"""What `loratune prepare` may be asked."""
+"""The options of `loratune prepare`: their types, defaults, help and validation."""
 
 from pathlib import Path
 from typing import Literal

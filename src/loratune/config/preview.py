@@ -1,4 +1,4 @@
-"""What `loratune preview` may be asked."""
+"""The options of `loratune preview`: their types, defaults, help and validation."""
 
 from pathlib import Path
 

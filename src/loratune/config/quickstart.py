@@ -1,4 +1,4 @@
-"""What `loratune quickstart` may be asked."""
+"""The options of `loratune quickstart`: their types, defaults, help and validation."""
 
 from pathlib import Path
 

@@ -10,11 +10,11 @@ from loratune.config.base import Config
 
 DURATION_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 DURATION_PART = r"(\d+(?:\.\d+)?)([smh])"  # of a duration
-MAX_DURATION_LENGTH = 40  # letters
+MAX_DURATION_LENGTH = 40  # characters
 
 
 def parse_duration(value: Any) -> Any:
-    """`90s`, `10m`, `1.5h` or `1h30m` to seconds; a bare number is seconds."""
+    """Convert `90s`, `10m`, `1.5h` or `1h30m` to seconds; a number without a unit is seconds."""
     if not isinstance(value, str):
         return value
     plain = value.replace(" ", "")

@@ -1,4 +1,4 @@
-"""What `loratune train` may be asked."""
+"""The options of `loratune train`: their types, defaults, help and validation."""
 
 from pathlib import Path
 from typing import Any, ClassVar, Literal

@@ -1,4 +1,4 @@
-"""Bad rows of a data file: all named in one error, or left out and listed if the user allows that."""
+"""Bad rows of a data file: report all of them in one error, or skip and list them."""
 
 from loratune.errors import UserError
 
@@ -18,7 +18,7 @@ class BadRows:
         self.remedies: dict[str, None] = {}  # as keys: distinct, in the order of their problems
 
     def add(self, where: str, problem: object, remedy: str = "") -> None:
-        """Add a problem. A remedy is shown once, however many rows need it."""
+        """Add a problem. A remedy is shown only once, however many rows need it."""
         self.problems.append(f"{where}: {problem}")
         if remedy:
             self.remedies[remedy] = None

@@ -1,8 +1,8 @@
-"""Duplicates, and clusters of near-duplicates: records with nearly the same instruction or input.
+"""Deduplication: remove duplicates, and find clusters of near-duplicates, by instruction or input.
 
 Text that very many rows of a source share, such as a system message, a greeting, a preamble or a schema, does
-not make rows near-duplicates: two texts must be similar with it and without it. So ignoring shared text only
-separates rows and never joins any.
+not make rows near-duplicates: two texts must be similar both with it and without it. So ignoring shared text
+only separates rows and never joins them.
 
 The search is exact and deterministic, and does not compare all pairs: two sets with a Jaccard similarity of
 at least t share a word among the first |set| - ceil(t |set|) + 1 words of each, when the words of all sets
@@ -129,7 +129,7 @@ def make_prompt_key(record: Record) -> str:
 
 
 class WordSets(NamedTuple):
-    """The words of a text: all, and those that are left without text that many rows of its source share."""
+    """The words of a text: all of them, and those outside text that many rows of its source share."""
 
     all: frozenset[str]
     own: frozenset[str]
@@ -164,16 +164,16 @@ def extract_own_words(texts: Sequence[str], prompts: Sequence[str]) -> list[Word
     """
     shared = find_shared_sentences(texts, prompts)
     sets = [build_word_set(text) for text in texts]
-    rests = [
+    remainders = [
         build_word_set(remove_sentences(text, shared)) if shared else words
         for text, words in zip(texts, sets, strict=True)
     ]
-    counts = Counter(word for rest in pick_one_per_prompt(rests, prompts) for word in rest)
+    counts = Counter(word for remainder in pick_one_per_prompt(remainders, prompts) for word in remainder)
     limit = max(SHARED_LIMIT_MIN, COMMON_WORD_SHARE * len(set(prompts)))
     common = {word for word, count in counts.items() if count > limit}
     return [
-        WordSets(words, (rest - common or rest) if common else rest)
-        for words, rest in zip(sets, rests, strict=True)
+        WordSets(words, (remainder - common or remainder) if common else remainder)
+        for words, remainder in zip(sets, remainders, strict=True)
     ]
 
 
@@ -189,7 +189,7 @@ def find_shared_sentences(texts: Sequence[str], prompts: Sequence[str]) -> dict[
 
 
 def pick_one_per_prompt(values: Sequence, prompts: Sequence[str]) -> Collection:
-    """Keep one value per prompt, because a prompt may have several responses."""
+    """Return one value per prompt, because a prompt may have several responses."""
     return dict(zip(prompts, values, strict=True)).values()
 
 

@@ -1,4 +1,4 @@
-"""Leakage between splits: rows too similar to rows of another split are removed, and counted by reason."""
+"""Leakage between splits: remove rows that are too similar to rows of another split, and count them."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence

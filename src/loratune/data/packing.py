@@ -1,12 +1,12 @@
-"""Sequence packing: rows laid end to end without padding, and which rows form which optimiser step.
+"""Sequence packing: join rows without padding, and plan which rows form which optimiser step.
 
 Three rows with 2, 3 and 1 prompt tokens (p) and 2, 1 and 2 response tokens (r); the last response token is
-only a target, so it is no input:
+only a target, not an input:
 
     input      p p r   p p p   p r
     position   0 1 2   0 1 2   0 1
     target       r r       r   r r
-    row          0 0       1   2 2
+    example      0 0       1   2 2
 
 The loss of a target belongs to the hidden state one token before it.
 """
@@ -31,7 +31,7 @@ class Batch:
     lengths: list[int]  # tokens of each document
     target_index: Tensor  # [targets]: the token whose hidden state predicts the target
     targets: Tensor  # [targets]: token ids
-    example_index: Tensor  # [targets]: number of the document
+    example_index: Tensor  # [targets]: index of the document
 
     def to(self, device: str | torch.device) -> "Batch":
         return replace(
@@ -45,7 +45,7 @@ class Batch:
 
 
 def input_length(example: Example) -> int:
-    """Count the tokens that a row puts into the model: all but the last one."""
+    """Return the number of a row's input tokens: all but the last one."""
     return len(example.prompt) + len(example.response) - 1
 
 
@@ -107,7 +107,7 @@ def pack_best_fit(lengths: Sequence[int], rows: Sequence[int], limit: int) -> li
 
 
 def plan_epoch(
-    lengths: Sequence[int], batch_tokens: int, micro_tokens: int, seed: int, epoch: int
+    lengths: Sequence[int], batch_tokens: int, micro_tokens: int, *, seed: int, epoch: int
 ) -> list[list[list[int]]]:
     """Plan the optimiser steps of one epoch; the order of rows depends on (seed, epoch) alone.
 
@@ -128,22 +128,23 @@ def plan_epoch(
 
 
 def iterate_steps(
-    lengths: Sequence[int], batch_tokens: int, micro_tokens: int, seed: int, start: int = 0
+    lengths: Sequence[int], batch_tokens: int, micro_tokens: int, *, seed: int, start: int = 0
 ) -> Iterator[list[list[int]]]:
     """Yield the optimiser steps of all epochs, without end, from step `start` on."""
     epoch = 0
     while True:
-        steps = plan_epoch(lengths, batch_tokens, micro_tokens, seed, epoch)
+        steps = plan_epoch(lengths, batch_tokens, micro_tokens, seed=seed, epoch=epoch)
         yield from steps[start:]
         start, epoch = max(start - len(steps), 0), epoch + 1
 
 
 def count_steps(
-    epochs: float, lengths: Sequence[int], batch_tokens: int, micro_tokens: int, seed: int
+    epochs: float, lengths: Sequence[int], batch_tokens: int, *, micro_tokens: int, seed: int
 ) -> int:
     """Count the optimiser steps of `epochs`; a fraction is that share of an epoch's steps, rounded up."""
     full_epochs = int(epochs)
     counts = [
-        len(plan_epoch(lengths, batch_tokens, micro_tokens, seed, epoch)) for epoch in range(full_epochs + 1)
+        len(plan_epoch(lengths, batch_tokens, micro_tokens, seed=seed, epoch=epoch))
+        for epoch in range(full_epochs + 1)
     ]
     return sum(counts[:full_epochs]) + math.ceil((epochs - full_epochs) * counts[full_epochs])

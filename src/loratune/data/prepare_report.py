@@ -17,6 +17,7 @@ def count_source_rows(
     name: str,
     loaded: Sequence[SourceData],
     distinct: Sequence[Record],
+    *,
     splits: dict[str, list[Record]],
     leaks: RemovedCounts,
 ) -> dict:
@@ -29,10 +30,10 @@ def count_source_rows(
         splits: the records that are written, for each split.
         leaks: how many were removed as too similar to rows of another split.
     """
-    of_source = [one for one in loaded if one.name == name]
-    records = sum(len(one.records) for one in of_source)
+    loaded_parts = [one for one in loaded if one.name == name]
+    records = sum(len(one.records) for one in loaded_parts)
     left_out = Counter({reason: count for (source, reason), count in leaks.items() if source == name})
-    for one in of_source:
+    for one in loaded_parts:
         left_out.update(
             {
                 f"{one.split}: {reason}" if one.split else reason: count
@@ -40,8 +41,8 @@ def count_source_rows(
             }
         )
     return {
-        "origin": ", ".join(dict.fromkeys(one.origin for one in of_source)),
-        "read": records + sum(sum(one.left_out.values()) for one in of_source),
+        "origin": ", ".join(dict.fromkeys(one.origin for one in loaded_parts)),
+        "read": records + sum(sum(one.left_out.values()) for one in loaded_parts),
         "left_out": dict(left_out),
         "duplicates": records - sum(record.source == name for record in distinct),
         "splits": {split: sum(record.source == name for record in rows) for split, rows in splits.items()},
@@ -50,8 +51,8 @@ def count_source_rows(
             for split, rows in splits.items()
         },
         **(
-            {"files": [asdict(notes) for one in of_source for notes in one.files]}
-            if any(one.files for one in of_source)
+            {"files": [asdict(notes) for one in loaded_parts for notes in one.files]}
+            if any(one.files for one in loaded_parts)
             else {}
         ),
     }
@@ -59,8 +60,8 @@ def count_source_rows(
 
 def compute_token_statistics(examples: Sequence[Example], source: str) -> dict:
     """Count a source's tokens after truncation: prompt and response together, and the responses alone."""
-    of_source = [row for row in examples if row.source == source]
-    lengths = [len(row.prompt) + len(row.response) for row in of_source] or [0]
-    responses = sum(len(row.response) for row in of_source)
+    rows = [row for row in examples if row.source == source]
+    lengths = [len(row.prompt) + len(row.response) for row in rows] or [0]
+    responses = sum(len(row.response) for row in rows)
     statistics = (int(np.median(lengths)), int(np.percentile(lengths, 95)), sum(lengths), responses)
     return {"tokens": dict(zip(TOKEN_KINDS, statistics, strict=True))}

@@ -1,4 +1,4 @@
-"""Stratified sample: a few rows that stand for many, always the same ones, evenly from all sources."""
+"""Stratified sample: draw a few rows evenly from all sources, always the same ones."""
 
 import hashlib
 from collections import defaultdict

@@ -1,8 +1,8 @@
-"""Split rows into train, val and test: near-duplicates stay together, and splits are not left empty.
+"""Split rows into train, val and test: near-duplicates stay together, and no split is left empty.
 
 A row's split usually depends on its group and the seed alone (`assign_split`). Three kinds of data need more:
 
-* one group holds so many rows that a split would consist of it: its rows are split one by one;
+* one group has so many rows that a split would consist of it alone: its rows are split one by one;
 * a source is so small, or its groups are so large, that chance leaves a split nearly empty: groups are dealt
   out in turn;
 * a source has splits of its own, but none for validation: that is drawn from its training rows.
@@ -31,7 +31,7 @@ SPLITS = ("train", *HELD_OUT)
 # of them, twice the default `val_fraction`. A passage with a handful of questions is not; Dolly's largest
 # group has 42 rows.
 LARGE_GROUP_ROWS, LARGE_GROUP_SHARE = 10, 0.1
-QUOTE_LENGTH = 60  # characters of a text that is quoted
+QUOTE_LENGTH = 60  # characters of a quoted text
 
 Notes = dict[str, list[str]]  # by source
 
@@ -55,21 +55,21 @@ def split_records(
 
     Args:
         records: the records; a group that one already has is the user's, and stays in one split.
-        own_splits: the split that a record's source says, by the record's id.
-        drawn_splits: the held-out splits that are drawn from rows of such a split, or of none (None).
+        own_splits: the split that a record's source specifies, by the record's id.
+        drawn_splits: the held-out splits that are drawn from the rows of a split, or of no split (None).
         seed: of the random assignment.
         val_fraction: the share of each held-out split.
     """
     notes: Notes = defaultdict(list)
     note_shared_sentences(records, notes)
-    together = break_up_large_groups(records, notes)
-    record_splits = [own_splits[record.id] for record in together]
+    grouped = break_up_large_groups(records, notes)
+    record_splits = [own_splits[record.id] for record in grouped]
     splits: dict[str, str] = {}  # by group; a group may be in several sources
     by_id: dict[str, str] = {}  # by id, for the records whose split is drawn
-    for source in sorted({record.source for record in together}):
+    for source in sorted({record.source for record in grouped}):
         placed = [
             (record, split)
-            for record, split in zip(together, record_splits, strict=True)
+            for record, split in zip(grouped, record_splits, strict=True)
             if record.source == source
         ]
         free = [record for record, split in placed if split in drawn_splits]
@@ -84,10 +84,9 @@ def split_records(
             note_drawn_rows(source, [by_id[record.id] for record in free], notes)
         note_one_sided_splits(source, [(record, assigned[record.group]) for record in free], notes)
     all_splits = [
-        by_id.get(record.id) or split or "train"
-        for record, split in zip(together, record_splits, strict=True)
+        by_id.get(record.id) or split or "train" for record, split in zip(grouped, record_splits, strict=True)
     ]
-    return SplitResult(together, all_splits, {source: notes[source] for source in sorted(notes)})
+    return SplitResult(grouped, all_splits, {source: notes[source] for source in sorted(notes)})
 
 
 def break_up_large_groups(records: Sequence[Record], notes: Notes) -> list[Record]:
@@ -96,18 +95,18 @@ def break_up_large_groups(records: Sequence[Record], notes: Notes) -> list[Recor
     In a group that is too large only equal prompts stay together; if these groups are still too large, only
     the user's groups do.
     """
-    together = assign_groups(records)
-    note_dissolved_groups(records, together, notes)
+    grouped = assign_groups(records)
+    note_dissolved_groups(records, grouped, notes)
     for ties in ([make_prompt_key, get_user_group], [get_user_group]):
-        large = find_large_groups(together)
-        numbers = [number for number, record in enumerate(together) if record.group in large]
+        large = find_large_groups(grouped)
+        numbers = [number for number, record in enumerate(grouped) if record.group in large]
         if numbers:
             members = [records[number] for number in numbers]
             edges = [link_equal([tie(record) for record in members]) for tie in ties]
             for number, record in zip(numbers, group_by_edges(members, edges), strict=True):
-                together[number] = record
+                grouped[number] = record
     note_user_groups(records, notes)
-    return together
+    return grouped
 
 
 def get_user_group(record: Record) -> str:
@@ -156,7 +155,7 @@ def assign_splits(
         val_fraction: the share of each held-out split.
     """
     by_chance = {
-        group: assigned.get(group) or assign_split(group, seed, val_fraction, drawn) for group in sizes
+        group: assigned.get(group) or assign_split(group, seed, val_fraction, drawn=drawn) for group in sizes
     }
     rows = Counter({split: 0 for split in ("train", *drawn)})
     for group, split in by_chance.items():
@@ -223,11 +222,11 @@ def note_shared_sentences(records: Sequence[Record], notes: Notes) -> None:
             )
 
 
-def note_dissolved_groups(records: Sequence[Record], together: Sequence[Record], notes: Notes) -> None:
+def note_dissolved_groups(records: Sequence[Record], grouped: Sequence[Record], notes: Notes) -> None:
     """Note the groups that are too large and not the user's own."""
-    large = find_large_groups(together)
-    pairs = list(zip(records, together, strict=True))
-    for source, sizes in count_groups_by_source(together).items():
+    large = find_large_groups(grouped)
+    pairs = list(zip(records, grouped, strict=True))
+    for source, sizes in count_groups_by_source(grouped).items():
         dissolved = {group: size for group, size in sizes.items() if group in large and size > 1}
         largest = max(dissolved, key=lambda group: (dissolved[group], group), default="")
         rows = [record for record, other in pairs if other.group == largest and record.source == source]
@@ -315,7 +314,7 @@ def choose_drawn_splits(loaded: Sequence[SourceData]) -> dict[str | None, Collec
     return drawn
 
 
-def assign_split(group: str, seed: int, val_fraction: float, drawn: Sequence[str] = HELD_OUT) -> str:
+def assign_split(group: str, seed: int, val_fraction: float, *, drawn: Sequence[str] = HELD_OUT) -> str:
     """Assign a group to one of the `drawn` splits with probability `val_fraction` each, else to train."""
     share = hash_to_fraction(group, seed)
     return next((split for number, split in enumerate(drawn, 1) if share < number * val_fraction), "train")

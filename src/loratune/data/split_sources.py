@@ -58,7 +58,7 @@ def split_sources(
     )
     parts, leaks = remove_leaks(parts, kept)
     return parts, {
-        name: count_source_rows(name, loaded, distinct, parts, copies + leaks)
+        name: count_source_rows(name, loaded, distinct, splits=parts, leaks=copies + leaks)
         | {"notes": [*divided.notes.get(name, []), *describe_missing_targets(name, parts)]}
         for name in dict.fromkeys(one.name for one in loaded)
     }

@@ -26,14 +26,14 @@ def load_or_tokenize(
 
 
 def make_token_cache_key(
-    data: str, base: Mapping[str, str], template: Template, max_tokens: int, *, bos: Sequence[int]
+    data: str, base: Mapping[str, str], template: Template, *, max_tokens: int, bos: Sequence[int]
 ) -> str:
     """Compute the key of all that the tokens depend on.
 
     Args:
         data: the hash of the records' file.
-        base: the hashes of the base's content. The configuration is part of it, since it has a say in how the
-            tokenizer is read.
+        base: the hashes of the base model's content, including its configuration, which affects how the
+            tokenizer is loaded.
         template: the prompt template.
         max_tokens: the limit of an example's length.
         bos: the ids with which each prompt begins.

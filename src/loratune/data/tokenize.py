@@ -28,7 +28,7 @@ COUNT_NAMES = ("rows", "inputs_cut", "turns_cut", "responses_cut", "dropped", "e
 
 
 def tokenize_records(
-    records: Sequence[Record], template: Template, tokenizer, max_tokens: int
+    records: Sequence[Record], template: Template, tokenizer, *, max_tokens: int
 ) -> tuple[list[Example], dict[str, dict[str, int]]]:
     """Tokenise records and truncate them to `max_tokens`.
 
@@ -57,7 +57,7 @@ def tokenize_records(
             count["dropped"] += 1
             continue
         if count_excess_tokens(row, max_tokens) > 0 and record.input:
-            prompt, turns = shorten_prompt(record, row, template, tokenizer, max_tokens)
+            prompt, turns = shorten_prompt(record, row, template, tokenizer=tokenizer, max_tokens=max_tokens)
             row = replace(row, prompt=prompt)
             count["inputs_cut"] += 1
             count["turns_cut"] += turns
@@ -114,7 +114,7 @@ def describe_end_markers(count: Mapping[str, int]) -> str:
 
 
 def retokenize_prompts(
-    records: Sequence[Record], examples: Sequence[Example], template: Template, tokenizer, max_tokens: int
+    records: Sequence[Record], examples: Sequence[Example], template: Template, *, tokenizer, max_tokens: int
 ) -> list[Example]:
     """Give examples the prompts of another template; their responses, cut or not, stay as they are.
 
@@ -129,7 +129,10 @@ def retokenize_prompts(
     for record, row, prompt in zip(records, examples, prompts, strict=True):
         other = replace(row, prompt=prompt)
         if count_excess_tokens(other, max_tokens) > 0 and record.input:
-            other = replace(other, prompt=shorten_prompt(record, other, template, tokenizer, max_tokens)[0])
+            other = replace(
+                other,
+                prompt=shorten_prompt(record, other, template, tokenizer=tokenizer, max_tokens=max_tokens)[0],
+            )
         excess = max(count_excess_tokens(other, max_tokens), 0)
         others.append(replace(other, prompt=other.prompt[:bos_length] + other.prompt[bos_length + excess :]))
     return others

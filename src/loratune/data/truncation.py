@@ -44,7 +44,7 @@ def count_excess_tokens(example: Example, max_tokens: int) -> int:
 
 
 def shorten_prompt(
-    record: Record, example: Example, template: Template, tokenizer, max_tokens: int
+    record: Record, example: Example, template: Template, *, tokenizer, max_tokens: int
 ) -> tuple[list[int], int]:
     """Build the prompt with as much of the input as fits.
 

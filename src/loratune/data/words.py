@@ -46,7 +46,7 @@ class Word(NamedTuple):
     text: str
     start: int  # in the folded text
     end: int
-    is_letter: bool  # of a script without spaces
+    is_letter: bool  # a single letter of a script without spaces
 
 
 def split_words(text: str, decimals: bool = False) -> list[str]:

@@ -1,4 +1,4 @@
-"""One thing that `loratune doctor` finds out."""
+"""Finding: one result of `loratune doctor`."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,12 @@ LEVELS = ("ok", "warning", "problem")  # a problem makes training impossible
 
 @dataclass(frozen=True)
 class Finding:
+    """One result of a check."""
+
     about: str
     found: str
     level: str = "ok"
-    remedy: str = ""  # what to do, with settings in backticks by their Python names; "" where nothing
+    remedy: str = ""  # what to do, with settings in backticks by their Python names; "" if nothing
 
 
 def format_bytes(size: float) -> str:

@@ -1,4 +1,4 @@
-"""Inspect the machine that training will run on: what it has, and what slows it down."""
+"""Inspect and check the hardware: what the machine has, and what slows training down."""
 
 import os
 import shutil
@@ -35,6 +35,8 @@ AFFINITY_VARIABLES = ("GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 
 @dataclass(frozen=True)
 class Hardware:
+    """What the checks need to know about the machine."""
+
     processor: str
     cores: int  # physical ones, or logical ones where nobody knows which share a physical one
     topology_known: bool
@@ -204,9 +206,7 @@ def check_precision(hardware: Hardware) -> Iterable[Finding]:
 
 
 def check_environment(hardware: Hardware) -> Iterable[Finding]:
-    """Check the environment variables of OpenMP. Torch's number of threads is set whatever OMP_NUM_THREADS
-    says.
-    """
+    """Check OpenMP's environment variables; loratune sets torch's threads regardless of OMP_NUM_THREADS."""
     threads = str(hardware.threads)
     if (limit := hardware.variables.get(THREAD_LIMIT_VARIABLE, threads)).isdecimal() and int(
         limit

@@ -1,4 +1,4 @@
-"""Inspect the installed packages: their versions, and whether loratune was tested with them."""
+"""Inspect and check the installed packages: their versions, and whether loratune was tested with them."""
 
 import platform
 import re
@@ -20,6 +20,8 @@ X86 = ("x86_64", "amd64")
 
 @dataclass(frozen=True)
 class Packages:
+    """What the checks need to know about the installed packages."""
+
     python: str
     torch: str
     build: str  # what torch is built for, such as CUDA 13.0, or CPU

@@ -1,4 +1,4 @@
-"""Inspect folders and models: what is there, how much space is left, and what killed runs left behind."""
+"""Inspect and check folders and models: what is there, free space, and leftovers of killed runs."""
 
 import os
 import re
@@ -22,6 +22,8 @@ MAX_PATHS_LISTED = 5
 
 @dataclass(frozen=True)
 class FolderSpace:
+    """A folder, and the space on its disk."""
+
     path: Path
     free: int  # bytes on its disk
     writable: bool
@@ -29,6 +31,8 @@ class FolderSpace:
 
 @dataclass(frozen=True)
 class Storage:
+    """What the checks need to know about models, disks and folders."""
+
     base_models: Sequence[str]  # those that need no download
     hub_folder: Path
     offline: bool  # HF_HUB_OFFLINE is set
@@ -89,9 +93,7 @@ def find_leftovers(folder: Path, deep: bool = False) -> list[Path]:
 
 
 def is_in_use(path: Path) -> bool:
-    """Return whether the process still runs whose id is in the name, as in `.train.jsonl.4711.tmp`, or in the
-    lock.
-    """
+    """Return whether the process whose id is in the name, `.train.jsonl.4711.tmp`, or the lock is running."""
     import psutil
 
     name = path.name

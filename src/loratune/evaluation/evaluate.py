@@ -144,7 +144,11 @@ def measure_baselines(
         return {"base": base, "base_bare": base}
     limit = limit_tokens(model, inputs.settings.max_tokens)
     untemplated = retokenize_prompts(
-        held_out.records, held_out.examples, WITHOUT_TEMPLATE, model.tokenizer, limit
+        held_out.records,
+        held_out.examples,
+        WITHOUT_TEMPLATE,
+        tokenizer=model.tokenizer,
+        max_tokens=limit,
     )
     title = "base without template"
     return {

@@ -7,7 +7,7 @@ from pathlib import Path
 from loratune.data.example import Example, Record
 from loratune.data.jsonl import read_records
 from loratune.data.sample import draw_stratified_sample
-from loratune.data.sources.places import list_shipped
+from loratune.data.sources.resolve import list_shipped
 from loratune.data.tokenize import (
     describe_end_markers,
     list_end_markers,
@@ -134,7 +134,7 @@ def tokenize_held_out(records: Sequence[Record], model: TunedModel, settings: Ev
     """
     limit = limit_tokens(model, settings.max_tokens)
     numbered = [replace(record, id=str(number)) for number, record in enumerate(records)]
-    examples, counts = tokenize_records(numbered, model.template, model.tokenizer, limit)
+    examples, counts = tokenize_records(numbered, model.template, model.tokenizer, max_tokens=limit)
     if not examples:
         raise UserError(
             "none of the rows has room for a target", setting="max_tokens", value=limit, remedy="raise it"

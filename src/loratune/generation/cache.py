@@ -1,16 +1,16 @@
-"""The KV cache: keys and values of the answers that are being written, and attention over them.
+"""KV cache: the keys and values of running answers, and attention over them.
 
-Each answer has a slot, without padding, and each token its true position. Here two answers are being written,
-the second with two guessed tokens, and a third begins with a prompt of four tokens (t was stored before, + is
+Each answer has a slot, without padding, and each token its true position. Here two answers are running, the
+second with two guessed tokens, and a third begins with a prompt of four tokens (t was stored before, + is
 stored by this call, . is free and never read):
 
     slot 0   t t t t t + . .
     slot 1   t t + + + . . .
     slot 2   + + + + . . . .
 
-The new prompt is computed as a packed document and stored. The others have one query token each, or some, and
-each attends to its own slot in a call of its own: on a CPU these calls are cheaper than reading what one call
-for all would have to mask. The places of guesses that turn out wrong are free again.
+The new prompt is computed as a packed document and stored. The others have one or several query tokens, and
+each attends to its own slot in its own call: on a CPU these calls are cheaper than reading everything that a
+single call would have to mask. The positions of wrong guesses become free again.
 """
 
 import math
@@ -26,18 +26,18 @@ from loratune.system.memory import available_gpu_memory, available_memory
 
 
 class KVCache:
-    """Keys and values of several answers."""
+    """The keys and values of several answers, in slots."""
 
     def __init__(self, decoder: Decoder, slots: int, capacity: int):
-        """Make room for `slots` answers of `capacity` tokens, prompts included."""
+        """Allocate `slots` slots of `capacity` tokens each, prompts included."""
         spec, weight = decoder.spec, decoder.head_weight
-        # A head's tokens are contiguous: a call reads one head after the other.
+        # A head's tokens are contiguous, because attention reads one head after another.
         shape = (spec.layers, slots, spec.kv_heads, capacity, spec.head_dim)
-        # Not zeros: the system gives no memory for what is never written.
+        # Not zeros, because the system provides no memory for what is never written.
         self.keys = torch.empty(shape, dtype=weight.dtype, device=weight.device)
         self.values = torch.empty_like(self.keys)
         self.group = spec.heads // spec.kv_heads  # heads that share keys
-        self.lengths: list[int] = []  # tokens in each used slot; these are the first ones
+        self.lengths: list[int] = []  # tokens in each used slot; the used slots come first
 
     def prepare_attention(self, new_lengths: list[int], prompt_lengths: list[int]) -> AttentionFn:
         """Build the attention of one call of the decoder, and count what it stores.
@@ -54,11 +54,11 @@ class KVCache:
             [(slot, place) for slot, (old, new) in enumerate(stored) for place in range(old, old + new)]
         )
         masks = [
-            build_causal_mask(new, old + new, self.group, self.keys)
+            build_causal_mask(new, old + new, self.group, like=self.keys)
             for (old, new) in stored[: len(new_lengths)]
         ]
         self.lengths = [old + new for old, new in stored]
-        among_themselves = packed_attention(prompt_lengths)
+        attend_within_prompts = packed_attention(prompt_lengths)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             q, k = q.to(self.keys.dtype), k.to(self.keys.dtype)  # after rotation they may be more precise
@@ -66,9 +66,9 @@ class KVCache:
             keys.flatten(0, 2).index_copy_(0, places, k.flatten(0, 1))
             values.flatten(0, 2).index_copy_(0, places, v.flatten(0, 1))
             if new_lengths:
-                attended[:used] = cached_attention(q[:used], new_lengths, keys, values, masks)
+                attended[:used] = cached_attention(q[:used], new_lengths, keys, values=values, masks=masks)
             if prompt_lengths:
-                attended[used:] = among_themselves(layer, q[used:], k[used:], v[used:])
+                attended[used:] = attend_within_prompts(layer, q[used:], k[used:], v[used:])
             return attended
 
         return attend
@@ -88,9 +88,7 @@ class KVCache:
         self.lengths[slot] = length
 
     def free_slot(self, slot: int) -> None:
-        """Move the last used slot into this one: the used slots stay together, and no call copies the
-        cache.
-        """
+        """Free a slot by moving the last used one into it, so that the used slots stay contiguous."""
         last = len(self.lengths) - 1
         if slot != last:
             self.lengths[slot] = self.lengths[last]
@@ -108,7 +106,7 @@ class KVCache:
             stored[:, target, :, :length] = stored[:, source, :, :length]
 
 
-def build_causal_mask(count: int, length: int, group: int, like: Tensor) -> Tensor:
+def build_causal_mask(count: int, length: int, group: int, *, like: Tensor) -> Tensor:
     """Build the causal mask's last `count` rows, 0 or -inf, each repeated for the heads that share keys.
 
     Returns [count x group, length] with the dtype and device of `like`.
@@ -120,12 +118,12 @@ def build_causal_mask(count: int, length: int, group: int, like: Tensor) -> Tens
 
 
 def cached_attention(
-    q: Tensor, new_lengths: list[int], keys: Tensor, values: Tensor, masks: list[Tensor]
+    q: Tensor, new_lengths: list[int], keys: Tensor, *, values: Tensor, masks: list[Tensor]
 ) -> Tensor:
-    """Let each slot's new tokens attend to that slot.
+    """Compute the attention of each slot's new tokens to that slot.
 
-    The queries of heads that share keys take the place of a sequence, token by token, so that no keys are
-    copied for each head.
+    The queries of heads that share keys are laid out as one sequence, token by token, so that the keys need
+    not be copied for each head.
 
     Args:
         q: [tokens, heads, head_dim], slot by slot.

@@ -1,8 +1,7 @@
-"""Constrain an answer to a language: a token is allowed if some text of the language begins with the result.
+"""Constrained decoding: a token is allowed if some text of a language begins with the answer so far.
 
-Text is read as bytes, which a byte-level tokenizer's tokens consist of: a token may end within a word or
-within a character, and the constraint is still exact. Constrained decoding: Scholak et al. 2021, "PICARD";
-arXiv:2109.05093.
+Text is read as bytes, of which a byte-level tokenizer's tokens consist, so the constraint is exact even where
+a token ends within a word or a character. Scholak et al. 2021, "PICARD"; arXiv:2109.05093.
 """
 
 from bisect import bisect_right
@@ -10,15 +9,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-LanguageState = Any  # what a reader of a language must know of the text so far
+LanguageState = Any  # what a language's reader must remember of the text so far
 
 
 class Language(Protocol):
-    """A set of texts, as a reader that stops at the first byte at which none of them continues."""
+    """A set of texts, as an incremental reader that stops at the first byte at which no text continues."""
 
     @property
     def start(self) -> LanguageState:
-        """The state before anything was read."""
+        """The state before any text."""
         ...
 
     def after(self, state: LanguageState, piece: bytes, /) -> LanguageState | None:
@@ -31,9 +30,7 @@ class Language(Protocol):
 
 
 class TokenBytes:
-    """A tokenizer's tokens as bytes: by id, and sorted, so that those with the same beginning stand
-    together.
-    """
+    """A tokenizer's tokens as bytes: by id, and sorted, so that tokens with the same prefix are adjacent."""
 
     def __init__(self, pieces: dict[int, bytes], eos_id: int):
         self.pieces = {token: piece for token, piece in pieces.items() if piece}
@@ -44,7 +41,7 @@ class TokenBytes:
 
 @dataclass(frozen=True)
 class Constraint:
-    """A language that an answer must be a text of, and the tokens that it is written with."""
+    """The language that an answer must belong to, and the tokens that it is written with."""
 
     language: Language
     token_bytes: TokenBytes
@@ -79,10 +76,10 @@ class Constraint:
         return sorted([*tokens, *self.iterate_allowed_range(state, 0, 0, len(self.token_bytes.tokens))])
 
     def iterate_allowed_range(self, state: LanguageState, length: int, first: int, end: int) -> Iterator[int]:
-        """Yield the allowed tokens among the sorted ones from `first` to before `end`.
+        """Yield the allowed tokens among the sorted ones from `first` up to, but not including, `end`.
 
-        These begin with the same `length` bytes, after which the language is in `state`. The search goes byte
-        by byte and only as far as the language: most tokens are ruled out by their first byte.
+        They share their first `length` bytes, after which the language is in `state`. The search goes byte by
+        byte and only as far as the language allows: most tokens are ruled out by their first byte.
         """
         tokens, ordered = self.token_bytes.tokens, self.token_bytes.sorted_pieces
         while first < end and len(ordered[first]) == length:

@@ -1,13 +1,14 @@
-"""How the next token is chosen: greedily or sampled, from which tokens, and how many at most."""
+"""Decoding settings: greedy or sampled, from which tokens, and how many tokens at most."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """The settings of one answer. The command line's options have the same names and defaults.
+    """The decoding settings of one answer; the command line's options have the same names and defaults.
 
-    Raises ValueError for a value that no answer can be written with.
+    Raises:
+        ValueError: a value is out of range.
     """
 
     max_new_tokens: int = 128

@@ -1,15 +1,15 @@
-"""Generate answers, many at the same time, with continuous batching: a finished answer leaves the batch and
-the next prompt takes its place.
+"""Generate answers with continuous batching and speculative decoding.
 
-One step reads all the weights once, however many answers are being written: that is why a batch pays. New
-prompts travel in the same call as the others' newest tokens, and so do guesses of what follows these: the
-model's choice at each token in turn is added to the answer, up to the first that was guessed wrong. So an
-answer is what it would be without guesses, and a random number is drawn for each of its tokens and no other
-(with random guesses: Leviathan et al. 2023, "Fast inference from transformers via speculative decoding";
-arXiv:2211.17192).
+Continuous batching: a finished answer leaves the batch, and the next prompt takes its slot. One step reads
+all weights once, however many answers are running, so batching pays. New prompts are computed in the same
+call as the newest tokens of the running answers.
 
-A prompt that is to be answered several times is read once: its other answers begin with a copy of what is
-stored of it.
+Speculative decoding: guesses of the next tokens are computed in the same call, too. The model's own choices
+are appended up to the first wrong guess, so an answer is the same as without guesses, and exactly one random
+number is drawn for each of its tokens (Leviathan et al. 2023, "Fast inference from transformers via
+speculative decoding"; arXiv:2211.17192).
+
+A prompt with several answers is computed once; its other answers start with a copy of its keys and values.
 """
 
 from collections import deque
@@ -25,9 +25,9 @@ from loratune.generation.request import Answer, Request, RunningAnswer, compute_
 from loratune.models.decoder import Decoder
 from loratune.models.merge import merge_adapter
 
-MAX_SLOTS = 64  # answers that are written at the same time, by default
-MAX_PREFILL_TOKENS = 512  # of new prompts in one call, to bound its memory; a longer prompt comes alone
-CHEAP_CALL_TOKENS = 16  # tokens in one call: fewer take hardly less time
+MAX_SLOTS = 64  # answers that run at the same time, by default
+MAX_PREFILL_TOKENS = 512  # of new prompts in one call, to bound its memory; a longer prompt is computed alone
+CHEAP_CALL_TOKENS = 16  # tokens in one call; fewer are hardly faster
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ class Update:
 
 
 class Engine:
-    """Answers requests, which may be submitted at any time, by steps of one call of the model each.
+    """Answers requests, which may be submitted at any time; each step calls the model once.
 
         with merge_adapter(decoder):
             engine = Engine(decoder, tokenizer.end_ids)
             for token in engine.stream(Request(prompt)):
                 ...
 
-    The engine computes with the decoder as it is. `merge_adapter` makes each call faster and costs as much as
-    several of them, so it belongs around all that an engine does, not around each answer.
+    The engine uses the decoder as it is. `merge_adapter` makes each call faster but costs as much as several
+    calls, so it belongs around everything that an engine does, not around each answer.
 
-    An answer is a function of its request and the model, not of the other requests.
+    An answer depends on its request and the model alone, not on the other requests.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class Engine:
         max_slots: int = MAX_SLOTS,
         capacity: int | None = None,
     ):
-        """Make room for `max_slots` answers, or fewer where memory is short.
+        """Allocate slots for `max_slots` answers, or fewer if memory is short.
 
         Args:
             decoder: the model.
             end_ids: the tokens that end an answer.
-            max_slots: most answers that are written at the same time; further requests wait.
-            capacity: most tokens of a prompt and its answer together; None: as many as the model has
-                positions. Memory is taken from the system as it is used.
+            max_slots: the most answers that run at the same time; further requests wait.
+            capacity: the most tokens of a prompt and its answer together; None: as many as the model has
+                positions. Memory is only taken from the system as it is used.
         """
         self.decoder, self.end_ids = decoder, end_ids
         self.capacity = capacity or decoder.spec.max_positions
@@ -113,9 +113,9 @@ class Engine:
         return answer.id
 
     def cancel(self, request_id: int) -> None:
-        """Drop a request, waiting or running, and free its slot; no further update of it comes.
+        """Cancel a waiting or running request and free its slot; it has no further updates.
 
-        An id that is finished or unknown is ignored.
+        The id of a finished or unknown request is ignored.
         """
         self.streams.pop(request_id, None)
         self.waiting = deque(answer for answer in self.waiting if answer.id != request_id)
@@ -126,29 +126,28 @@ class Engine:
                 break
 
     def step(self) -> list[Update]:
-        """Call the model once: start waiting requests while slots are free, and continue the running answers.
+        """Call the model once: start waiting requests in free slots, and continue the running answers.
+
+        If it raises, even by Ctrl-C, all requests are dropped, and the engine can be used again.
 
         Returns:
-            An update for each running answer, and those since the last call that no stream was there for.
-            Where a request is read by `stream`, its updates go there.
-
-        If it raises, by Ctrl-C too, all requests are dropped, and the engine can be used again.
+            The updates since the last call, without those of requests that `stream` reads.
         """
         self.advance()
         updates, self.undelivered = self.undelivered, []
         return updates
 
     def stream(self, request: Request) -> Generator[int, None, Answer]:
-        """Submit a request when the first token is asked for, and yield its tokens as they come.
+        """Yield the tokens of a request as they come; it is submitted when the first token is asked for.
 
-        Other requests go on meanwhile. A stream that is closed early cancels its request.
+        Other requests continue meanwhile. Closing the stream early cancels its request.
 
         Returns:
             The whole answer, as the value of `yield from`.
 
         Raises:
             ValueError: as `submit`.
-            RuntimeError: the request was cancelled, or dropped because a step of somebody else raised.
+            RuntimeError: the request was cancelled, or dropped because another step raised.
         """
         request_id = self.submit(request)
         updates = self.streams[request_id] = deque()
@@ -166,15 +165,15 @@ class Engine:
             self.cancel(request_id)
 
     def advance(self) -> None:
-        """Call the model once and hand each update to its stream, or keep it for `step`."""
+        """Call the model once; pass each update to its stream, or keep it for `step`."""
         if not self.waiting and not self.running:
             return
         try:
             updates = self.compute_updates()
         except BaseException:
-            # The cache and the answers may be half a step apart.
-            for remaining in (self.waiting, self.running, self.cache.lengths, self.streams):
-                remaining.clear()
+            # The cache and the answers may be out of step.
+            for state in (self.waiting, self.running, self.cache.lengths, self.streams):
+                state.clear()
             raise
         for update in updates:
             self.streams.get(update.id, self.undelivered).append(update)
@@ -200,8 +199,8 @@ class Engine:
     def fill_slots(self) -> list[RunningAnswer]:
         """Fill the free slots from the queue.
 
-        Where a running answer has the same prompt, the new one joins them. The others are returned: the next
-        call reads their prompts, as many as one call should compute, but at least one.
+        An answer to the prompt of a running one starts with a copy of its cache and is running at once. The
+        others are returned: their prompts are computed by the next call, at least one, and as many as fit.
         """
         starting: list[RunningAnswer] = []
         tokens = 0
@@ -214,7 +213,7 @@ class Engine:
             elif starting and (
                 answer.prompt == starting[-1].prompt or tokens + len(answer.prompt) > MAX_PREFILL_TOKENS
             ):
-                break  # until that prompt has been read, or there is time for this one
+                break  # until that prompt is in the cache, or a call has room for this one
             else:
                 starting.append(answer)
                 tokens += len(answer.prompt)
@@ -222,7 +221,7 @@ class Engine:
         return starting
 
     def find_slot(self, prompt: list[int]) -> int | None:
-        """Return the first slot that holds an answer to this prompt."""
+        """Return the first slot with a running answer to this prompt; None if there is none."""
         return next((slot for slot, other in enumerate(self.running) if other.prompt == prompt), None)
 
     def free_slot(self, slot: int) -> None:
@@ -239,9 +238,9 @@ def compute_next_logits(
 
     Args:
         decoder: the model.
-        cache: holds what the running answers have been fed, and stores what this call feeds.
+        cache: of the running answers; this call adds its tokens.
         running: answers in the order of their slots.
-        starting: answers whose prompts are read by this call; they take the next slots.
+        starting: answers whose prompts this call computes; they take the next slots.
 
     Returns:
         [1 + guesses, vocabulary] for each running answer, then [1, vocabulary] for each new one.
@@ -271,15 +270,15 @@ def generate(
     batch_size: int = MAX_SLOTS,
     on_step: Callable[[int, Mapping[int, Answer]], None] | None = None,
 ) -> list[Answer]:
-    """Answer all requests, with the adapter merged into the weights for that time.
+    """Answer all requests, with the adapter merged into the weights meanwhile.
 
     Args:
         decoder: the model, with or without an adapter.
         requests: prompts and their settings.
         end_ids: the tokens that end an answer.
-        batch_size: most answers that are written at the same time; fewer where memory is short.
-        on_step: called after each step with the number of tokens it generated and the answers that it
-            finished, by their place among the requests.
+        batch_size: the most answers that run at the same time; fewer if memory is short.
+        on_step: called after each step with the number of tokens that it generated and the answers that it
+            finished, by their index among the requests.
 
     Returns:
         The answers in the order of the requests.
@@ -295,19 +294,19 @@ def generate(
         + compute_max_answer_tokens(request.prompt, request.decoding.max_new_tokens, max_positions)
         for request in requests
     ]
-    # The shortest first: they fill the slots within few calls, and the long ones' calls carry many running
-    # answers. Equal prompts stand together.
+    # The shortest first: they fill the slots within a few calls, so that the calls for long prompts serve
+    # many running answers. Equal prompts are adjacent.
     order = sorted(
-        range(len(requests)), key=lambda place: (len(requests[place].prompt), requests[place].prompt)
+        range(len(requests)), key=lambda index: (len(requests[index].prompt), requests[index].prompt)
     )
     answers: dict[int, Answer] = {}
     with merge_adapter(decoder):
         engine = Engine(decoder, end_ids, max_slots=min(batch_size, len(requests)), capacity=max(lengths))
-        places = {engine.submit(requests[place]): place for place in order}
+        index_by_id = {engine.submit(requests[index]): index for index in order}
         while engine.has_work:
             updates = engine.step()
-            finished = {places[update.id]: update.answer for update in updates if update.answer}
+            finished = {index_by_id[update.id]: update.answer for update in updates if update.answer}
             answers |= finished
             if on_step:
                 on_step(sum(update.token_count for update in updates), finished)
-    return [answers[place] for place in range(len(requests))]
+    return [answers[index] for index in range(len(requests))]

@@ -1,4 +1,4 @@
-"""Generate answers and report how far it is."""
+"""Generate answers under a progress bar."""
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,9 +18,15 @@ def generate_with_progress(
     batch_size: int,
     on_answer: Callable[[int, Answer], None] | None = None,
 ) -> list[Answer]:
-    """Answer all requests as `generate` does, under a progress bar with this title.
+    """Answer all requests as `generate` does, under a progress bar.
 
-    `on_answer` is called with each answer, as soon as it is finished, and its place among the requests.
+    Args:
+        title: of the progress bar.
+        decoder: the model.
+        requests: prompts and their settings.
+        end_ids: the tokens that end an answer.
+        batch_size: the most answers that run at the same time.
+        on_answer: called with the index of a request and its answer, as soon as that is finished.
     """
     started, generated = time.perf_counter(), 0
     with progress(title, len(requests)) as advance:
@@ -30,7 +36,7 @@ def generate_with_progress(
             generated += tokens
             advance(len(finished), f"{generated / (time.perf_counter() - started):4.0f} tokens/s")
             if on_answer:
-                for place, answer in finished.items():
-                    on_answer(place, answer)
+                for index, answer in finished.items():
+                    on_answer(index, answer)
 
         return generate(decoder, requests, end_ids, batch_size=batch_size, on_step=on_step)

@@ -1,4 +1,4 @@
-"""A request for an answer, the answer, and its state while it is being written."""
+"""Request and answer: what is asked for, the result, and its state while it is generated."""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,18 +22,20 @@ MAX_GUESSES = 16  # guessed tokens of one answer in one call
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt to be answered. The answer is a function of these fields and the model alone."""
+    """A prompt to answer. The answer depends on these fields and the model alone."""
 
     prompt: list[int]
     decoding: Decoding = field(default_factory=Decoding)
-    constraint: Constraint | None = None  # None: any text may be written
+    constraint: Constraint | None = None  # None: any text is allowed
     number: int = 0  # requests with the same seed draw different random numbers if this differs
 
 
 @dataclass(frozen=True)
 class Answer:
+    """The answer to a request."""
+
     ids: list[int]  # without EOS
-    ended: str  # "eos", or "length" where it was cut
+    ended: str  # "eos", or "length" if it reached its limit
 
 
 def build_requests(
@@ -75,13 +77,13 @@ def compute_max_answer_tokens(prompt: Sequence[int], max_new_tokens: int, max_po
 
 @dataclass
 class RunningAnswer:
-    """An answer that is being written. Its newest token has not been fed to the model yet."""
+    """An answer that is being generated. Its newest token is not in the KV cache yet."""
 
     id: int
     request: Request
     max_tokens: int
     ids: list[int] = field(default_factory=list)
-    guess: list[int] = field(default_factory=list)  # what may follow the newest token, fed with it
+    guess: list[int] = field(default_factory=list)  # may follow the newest token; computed with it
     tokens_added: int = 0  # by the last call, EOS included
 
     @property
@@ -94,29 +96,29 @@ class RunningAnswer:
 
     @cached_property
     def text(self) -> NgramIndex:
-        """Built when the answer begins: those of all waiting prompts together would take gigabytes."""
+        """The prompt and answer, indexed when the answer starts; all waiting ones would take gigabytes."""
         return NgramIndex(self.prompt)
 
     @property
     def newest_token(self) -> int:
-        """The token that is fed next."""
+        """The token that is computed next."""
         return self.ids[-1] if self.ids else self.prompt[-1]
 
     @property
     def cached_length(self) -> int:
-        """The number of tokens whose keys and values are right."""
+        """The number of tokens whose keys and values are in the cache and valid."""
         return len(self.prompt) + len(self.ids) - 1
 
     def look_ahead(self, min_guesses: int) -> None:
-        """Guess this many tokens, or one more than were right the last time: repetitive text goes on
-        repeating.
-        """
+        """Guess this many tokens, or more if the last guesses were right: repetitive text keeps repeating."""
         count = max(min_guesses, self.tokens_added)
         self.guess = self.text.guess(min(count, MAX_GUESSES, self.max_tokens - len(self.ids) - 1))
 
     def choose(self, logits: Tensor) -> Iterator[int]:
-        """Yield the token after the newest one, then those after each guess; logits [1 + guesses,
-        vocabulary].
+        """Yield the token after the newest one, then those after each guess.
+
+        Args:
+            logits: [1 + guesses, vocabulary].
         """
         decoding, constraint = self.request.decoding, self.request.constraint
         if constraint:
@@ -128,7 +130,7 @@ class RunningAnswer:
         return choose_tokens(logits, decoding, self.generator)
 
     def add(self, choices: Iterator[int], end_ids: Collection[int]) -> Answer | None:
-        """Append the choices up to the first that was not guessed; return the answer if that finishes it."""
+        """Append the choices up to the first that was not guessed; return the answer once it is finished."""
         self.tokens_added = 0
         for token, guessed in zip(choices, [*self.guess, None], strict=False):
             self.tokens_added += 1

@@ -9,14 +9,14 @@ from torch import Tensor
 from loratune.generation.constrained import Constraint
 from loratune.generation.decoding import Decoding
 
-# At lower temperatures the likeliest token would be drawn anyway, if the division did not overflow.
+# At lower temperatures the likeliest token would be drawn anyway, and dividing by them may overflow.
 GREEDY_BELOW = 1e-3
-# Sorted at first: sorting a whole vocabulary takes as long as half a step of a small model.
+# Only these are sorted at first, because sorting a vocabulary takes as long as half a step of a small model.
 TOP_P_CANDIDATES = 1024
 
 
 def make_generator(seed: int, number: int) -> np.random.Generator:
-    """Make a request's own random numbers: the same for every model and whatever else is in the batch."""
+    """Make a request's random generator, which depends neither on the model nor on the batch."""
     return np.random.default_rng((seed, number))
 
 
@@ -45,10 +45,15 @@ def choose_with_penalty(
 
 
 def apply_repetition_penalty(logits: Tensor, tokens: Sequence[int], penalty: float) -> Tensor:
-    """Lower the logits, [vocabulary], of `tokens`: divided by the penalty if positive, else multiplied by it.
+    """Lower the logits of `tokens`: divide positive ones by the penalty, multiply negative ones by it.
 
-    Keskar et al. 2019, "CTRL", section 4.1; arXiv:1909.05858. There all logits are divided, which raises
-    negative ones; multiplying these is common practice since.
+    Keskar et al. 2019, "CTRL", section 4.1; arXiv:1909.05858. The paper divides all logits, which would raise
+    negative ones; multiplying these has become common practice.
+
+    Args:
+        logits: [vocabulary].
+        tokens: the ids.
+        penalty: 1 changes nothing.
     """
     seen = torch.tensor(tokens, dtype=torch.long, device=logits.device)
     scores = logits[seen]
@@ -63,16 +68,22 @@ def choose_constrained(
     decoding: Decoding,
     generator: np.random.Generator,
 ) -> Iterator[int]:
-    """Choose as `choose_tokens`, among the tokens that the constraint allows after those `generated` before
-    and those chosen here.
+    """Choose as `choose_tokens`, among the tokens that the constraint allows.
 
     The others are left out before temperature, top-k and top-p are applied, as if they did not exist.
+
+    Args:
+        logits: [rows, vocabulary].
+        constraint: of the answer.
+        generated: the answer's tokens so far; those that are chosen here follow them.
+        decoding: the settings.
+        generator: of the request.
     """
     state = constraint.read(generated)
     greedy = decoding.temperature < GREEDY_BELOW
     for row, likeliest in zip(logits, logits.argmax(-1).tolist(), strict=True):
         if greedy and constraint.is_allowed(state, likeliest):
-            token = likeliest  # as it mostly is: there is no need to look for all that are allowed
+            token = likeliest  # usually; then there is no need to list all allowed tokens
         else:
             allowed = constraint.list_allowed(state)
             token = allowed[next(choose_tokens(row[allowed][None], decoding, generator))]
@@ -81,12 +92,12 @@ def choose_constrained(
 
 
 def sample_token(logits: Tensor, decoding: Decoding, draw: float) -> int:
-    """Return the token at the fraction `draw` (0 to 1) of the probability that top-k, and then top-p, keep.
+    """Return the token at the fraction `draw` of the probability mass that top-k, and then top-p, keep.
 
     Args:
         logits: [vocabulary].
         decoding: temperature, top-k and top-p.
-        draw: a uniform random number.
+        draw: a uniform random number from 0 to 1.
 
     Top-p is nucleus sampling: Holtzman et al. 2020, section 3.1; arXiv:1904.09751.
     """
@@ -102,9 +113,7 @@ def sample_token(logits: Tensor, decoding: Decoding, draw: float) -> int:
 
 
 def find_top_tokens(probabilities: Tensor, decoding: Decoding) -> tuple[Tensor, Tensor]:
-    """Return the `top_k` highest probabilities, or enough of them for `top_p`, and their tokens, the highest
-    first.
-    """
+    """Return the highest probabilities, enough for `top_k` or `top_p`, in descending order, and their ids."""
     size = decoding.top_k or TOP_P_CANDIDATES
     if size < len(probabilities):
         best, ids = probabilities.topk(size)
@@ -114,5 +123,5 @@ def find_top_tokens(probabilities: Tensor, decoding: Decoding) -> tuple[Tensor, 
 
 
 def invert_cdf(mass: Tensor, draw: float) -> int:
-    """Return the first place where the cumulated probability exceeds this fraction of the total."""
+    """Return the first index at which the cumulative probability exceeds this fraction of the total."""
     return min(int(torch.searchsorted(mass, draw * mass[-1], right=True)), len(mass) - 1)

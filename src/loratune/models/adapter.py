@@ -1,4 +1,4 @@
-"""Adapters on disk, in PEFT's format: saved, loaded whoever trained them, and checked."""
+"""Save, load and check adapters on disk, in PEFT's format, whichever tool trained them."""
 
 import json
 import re
@@ -37,7 +37,7 @@ MLX_WEIGHTS_FILE = "adapters.safetensors"
 MATRIX_NAME = re.compile(
     r"(?:base_model\.model\.)?(?P<layer>.+)\.lora_(?P<letter>[AB])(?:\.(?P<adapter>[^.]+))?\.weight"
 )
-# In the names of what is outside the blocks.
+# Matches names of weights outside the decoder layers.
 OUTSIDE_BLOCKS = re.compile(r"lm_head|embed|\bwte\b|\bwpe\b|modules_to_save")
 
 
@@ -49,11 +49,11 @@ def get_adapter_weights(decoder: Decoder) -> dict[str, torch.Tensor]:
 
 
 def save_adapter(decoder: Decoder, folder: Path, base: str) -> None:
-    """Write the two files, read the weights back and compare.
+    """Save the adapter's weights and configuration, then read the weights back and compare.
 
     Args:
         decoder: with the adapter.
-        folder: where the files of an older adapter, if any, are replaced.
+        folder: the files of an older adapter in it are replaced.
         base: what PEFT calls the base model.
 
     Raises:
@@ -79,7 +79,7 @@ def save_adapter(decoder: Decoder, folder: Path, base: str) -> None:
 
 
 def load_adapter(decoder: Decoder, folder: Path) -> None:
-    """Put the adapter in `folder` on the decoder, whoever trained it, in place of the one that it has.
+    """Load the adapter in `folder` onto the decoder, replacing any that it has.
 
     Raises:
         UserError: the adapter is missing or broken, made for another base, or not plain LoRA.
@@ -112,9 +112,9 @@ def read_adapter(decoder: Decoder, folder: Path) -> dict[str, Lora]:
             )
         if not (a.dim() == b.dim() == 2 and a.numel() and b.numel()):
             raise adapter_error(
-                folder, f"{ADAPTER_WEIGHTS_FILE} is broken: {layer} lacks two matrices with numbers in them"
+                folder, f"{ADAPTER_WEIGHTS_FILE} is broken: {layer} does not have two non-empty matrices"
             )
-        scale = compute_scale(config, layer, a.shape[0], folder)
+        scale = compute_scale(config, layer, a.shape[0], folder=folder)
         loras[name] = build_lora(a, b, linear.weight, scale=scale, folder=folder, layer=layer)
     if outside := [name for name in weights if OUTSIDE_BLOCKS.search(name)]:
         raise adapter_error(
@@ -135,7 +135,7 @@ def read_adapter(decoder: Decoder, folder: Path) -> dict[str, Lora]:
 
 
 def check_adapter_exists(folder: Path) -> None:
-    """Raise UserError unless `folder` holds an adapter in PEFT's format; it says what is there instead."""
+    """Raise UserError, saying what `folder` holds instead, unless it is an adapter in PEFT's format."""
     config = read_json(folder / ADAPTER_CONFIG_FILE) if (folder / ADAPTER_CONFIG_FILE).is_file() else {}
     if (isinstance(config, dict) and "lora_parameters" in config) or has_only_mlx_weights(folder):
         raise adapter_error(
@@ -147,12 +147,13 @@ def check_adapter_exists(folder: Path) -> None:
         )
     if (folder / ADAPTER_CONFIG_FILE).is_file():
         return
-    if inside := sorted(
+    if subfolders := sorted(
         (path.parent for path in folder.glob(f"*/{ADAPTER_CONFIG_FILE}")), key=natural_sort_key
     ):
-        others = f" (also there: {', '.join(path.name for path in inside[:-1])})" if inside[:-1] else ""
+        *others, newest = subfolders
+        also = f" (also there: {', '.join(path.name for path in others)})" if others else ""
         raise adapter_error(
-            folder, "the adapter is in a subfolder", remedy=f"name it with `adapter` {inside[-1]}{others}"
+            folder, "the adapter is in a subfolder", remedy=f"name it with `adapter` {newest}{also}"
         )
     raise adapter_error(
         folder,
@@ -172,7 +173,7 @@ def natural_sort_key(folder: Path) -> tuple[int, str]:
 
 
 def normalize_weight_names(weights: dict[str, torch.Tensor], folder: Path) -> dict[str, torch.Tensor]:
-    """Return the matrices by PEFT's names, others as they are. Raises UserError where two share a name."""
+    """Return the weights by PEFT's names, any others unchanged. Raises UserError if two share a name."""
     normalized, adapters = {}, set()
     for name, matrix in weights.items():
         peft_name = name
@@ -197,7 +198,7 @@ def normalize_weight_names(weights: dict[str, torch.Tensor], folder: Path) -> di
 
 
 def read_adapter_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Return an adapter's matrices by the names in its file. Raises UserError for a broken one."""
+    """Return an adapter's weights by the names in its file. Raises UserError if it is broken."""
     if not (folder / ADAPTER_WEIGHTS_FILE).is_file():
         raise adapter_error(
             folder,
@@ -219,7 +220,7 @@ def read_adapter_weights(folder: Path) -> dict[str, torch.Tensor]:
 def build_lora(
     a: torch.Tensor, b: torch.Tensor, weight: torch.Tensor, *, scale: float, folder: Path, layer: str
 ) -> Lora:
-    """Return the adapter of one layer. Raises UserError where it is not of the layer's shape."""
+    """Build the adapter of one layer. Raises UserError if it does not have the layer's shape."""
     out_features, in_features = weight.shape
     rank = a.shape[0]
     if a.shape != (rank, in_features) or b.shape != (out_features, rank):
@@ -229,32 +230,33 @@ def build_lora(
             f"{out_features} x {in_features} here, but {b.shape[0]} x {a.shape[1]} in the adapter",
         )
     lora = Lora(in_features, out_features, rank, alpha=scale * rank, dropout=0.0)
-    lora.scale = scale  # to the last bit
+    lora.scale = scale  # exactly; alpha / rank may differ in the last bit
     lora.A.data, lora.B.data = a.float().to(weight.device), b.float().to(weight.device)
     return lora
 
 
 def read_adapter_metadata(folder: Path) -> dict[str, Any]:
-    """Return `loratune.json` beside the adapter; empty for an adapter that another tool made.
+    """Return the content of `loratune.json` beside the adapter; empty for an adapter of another tool.
 
-    Raises UserError unless the fields that other code relies on have the right types. The template is checked
-    where it is used.
+    Raises:
+        UserError: a field that other code relies on has the wrong type; the template is checked where it is
+            used.
     """
     path = folder / ADAPTER_METADATA_FILE
-    facts = read_json(path) if path.is_file() else {}
-    base = facts.get("base", {"name": "", "fingerprint": ""}) if isinstance(facts, dict) else None
+    metadata = read_json(path) if path.is_file() else {}
+    base = metadata.get("base", {"name": "", "fingerprint": ""}) if isinstance(metadata, dict) else None
     if not isinstance(base, dict) or not all(
         isinstance(base.get(name), str) for name in ("name", "fingerprint")
     ):
         raise UserError(f"{path}: broken: it must be an object whose base has a name and a fingerprint")
-    if not isinstance(facts.get("files", {}), dict):
+    if not isinstance(metadata.get("files", {}), dict):
         raise UserError(f"{path}: broken: files must be an object with their sha256")
-    prepared = facts.get("prepared", {})
+    prepared = metadata.get("prepared", {})
     if not isinstance(prepared, dict) or type(prepared.get("fact_tokens", 1)) is not int:
         raise UserError(f"{path}: prepared: broken: it must be an object, and its fact_tokens a whole number")
-    if not isinstance(facts.get("bos", False), bool):
+    if not isinstance(metadata.get("bos", False), bool):
         raise UserError(f"{path}: bos: broken: it must be true or false")
-    return facts
+    return metadata
 
 
 def write_adapter_metadata(folder: Path, metadata: dict[str, Any]) -> None:
@@ -266,8 +268,8 @@ def write_adapter_metadata(folder: Path, metadata: dict[str, Any]) -> None:
 
 
 def check_adapter_files(folder: Path, metadata: dict[str, Any]) -> None:
-    """Raise UserError unless the adapter is the one that its `loratune.json` describes."""
-    files = metadata.get("files", {})  # another tool's adapter says nothing
+    """Raise UserError unless the adapter's files are those that its `loratune.json` describes."""
+    files = metadata.get("files", {})  # empty for another tool's adapter
     if changed := [
         name
         for name in (ADAPTER_WEIGHTS_FILE, ADAPTER_CONFIG_FILE)

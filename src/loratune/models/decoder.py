@@ -1,7 +1,7 @@
 """The decoder: GPT-2 and the Llama family, computed from a spec.
 
-Tokens have no batch dimension: documents lie end to end, and who attends to whom is the caller's choice
-(`attend`). So training on packed rows, filling a cache and writing with one are the same few lines.
+Tokens have no batch dimension: documents lie end to end, and the caller chooses which tokens attend to which
+(`attend`). So training on packed sequences, prefill and decoding with a KV cache are the same few lines.
 """
 
 import torch
@@ -31,6 +31,8 @@ ACTIVATIONS = {"gelu_tanh": gelu_tanh, "gelu": gelu, "silu": silu, "relu": relu}
 
 
 class Decoder(nn.Module):
+    """A decoder-only transformer with frozen weights; its linear layers may have LoRA adapters."""
+
     def __init__(self, spec: DecoderSpec):
         super().__init__()
         self.spec = spec
@@ -41,19 +43,24 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(spec, number) for number in range(spec.layers))
         self.norm = build_norm(spec, spec.hidden_size)
         self.head = None if spec.tied_head else nn.Linear(spec.hidden_size, spec.vocab_size, bias=False)
-        self.gradient_checkpointing = (
-            False  # gradient checkpointing: a layer's inside is computed again when its gradient is
-        )
-        self.merged = False  # whether the adapter is merged into the weights for now, see `merge_adapter`
+        self.gradient_checkpointing = False  # recompute each layer's activations in the backward pass
+        self.merged = False  # whether the adapter is currently merged into the weights, see `merge_adapter`
         self.requires_grad_(False)
 
     def forward(
         self, ids: Tensor, positions: Tensor, attend: AttentionFn, output_index: Tensor | None = None
     ) -> Tensor:
-        """ids and positions [tokens] to the last hidden states, normed: [tokens, width], or [wanted, width].
+        """Compute the last hidden states, after the final norm.
 
-        `wanted` are the numbers of the tokens whose hidden states are needed; the others end in the last
-        layer's attention.
+        Args:
+            ids: token ids, [tokens].
+            positions: of the tokens in their documents, [tokens].
+            attend: computes attention, such as from `packed_attention`.
+            output_index: the tokens whose hidden states are needed, [outputs]; None: all. The others are not
+                computed beyond the last layer's attention.
+
+        Returns:
+            [tokens, hidden_size] or [outputs, hidden_size], fp32.
         """
         x = self.embedding(ids).float()  # the residual stream stays in fp32 whatever the weights are
         rotary = None
@@ -72,13 +79,13 @@ class Decoder(nn.Module):
 
     @property
     def head_weight(self) -> Tensor:
-        """[vocabulary, width]"""
+        """The weight of the LM head, [vocabulary, hidden_size]."""
         return self.embedding.weight if self.head is None else self.head.weight
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[rows, width] to [rows, vocabulary]"""
+        """Compute the logits, [rows, vocabulary], of hidden states [rows, hidden_size]."""
         h = hidden.to(self.head_weight.dtype)
-        return torch.cat([F.linear(h, words) for words in self.head_weight.split(VOCAB_BLOCK_SIZE)], -1)
+        return torch.cat([F.linear(h, block) for block in self.head_weight.split(VOCAB_BLOCK_SIZE)], -1)
 
 
 class DecoderLayer(nn.Module):
@@ -154,8 +161,8 @@ class Mlp(nn.Module):
         self.activation = swiglu if spec.gated else ACTIVATIONS[spec.activation]
 
     def forward(self, x: Tensor, norm: ElementwiseOp) -> Tensor:
-        inward = [self.up] if self.gate is None else [self.gate, self.up]
-        return apply_lora_linears([self.down], self.activation, *apply_lora_linears(inward, norm, x))[0]
+        up_layers = [self.up] if self.gate is None else [self.gate, self.up]
+        return apply_lora_linears([self.down], self.activation, *apply_lora_linears(up_layers, norm, x))[0]
 
 
 def build_norm(spec: DecoderSpec, size: int) -> nn.Module:
@@ -163,8 +170,9 @@ def build_norm(spec: DecoderSpec, size: int) -> nn.Module:
 
 
 def compute_rotary(spec: DecoderSpec, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of each token's angles, [tokens, 1, head_dim / 2] (Su et al. 2021, "RoFormer";
-    arXiv:2104.09864).
+    """Compute the cosine and sine of each token's rotary angles, [tokens, 1, head_dim / 2].
+
+    Su et al. 2021, "RoFormer"; arXiv:2104.09864.
     """
     frequencies = torch.tensor(spec.rotary_frequencies, device=positions.device)
     angles = torch.outer(positions.float(), frequencies).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""A base model in memory: our decoder with the weights of a model folder, and its tokenizer."""
+"""Load a base model: our decoder with the weights of a model folder, and its tokenizer."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +25,11 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A base model in memory, and where it is from."""
+    """A base model in memory, and where it comes from."""
 
     decoder: Decoder
     tokenizer: Tokenizer
-    found: ResolvedModel
+    resolved: ResolvedModel
 
 
 def load_base(name: str = "auto", *, precision: str = "fp32", device: str = "cpu") -> LoadedModel:
@@ -86,7 +86,7 @@ def read_transformers_model(folder: Path) -> "PreTrainedModel":
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    how = {
+    options = {
         "dtype": torch.float32,
         "use_safetensors": True,
         "local_files_only": True,
@@ -95,12 +95,14 @@ def read_transformers_model(folder: Path) -> "PreTrainedModel":
     try:
         with quiet_libraries():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-            # Nothing in the folder chooses what code runs: neither its own (auto_map) nor an attention kernel
-            # from the hub.
+            # Nothing in the folder may choose the code that runs, neither its own (auto_map) nor an attention
+            # kernel from the hub.
             config._attn_implementation = "eager"
             model, loading_info = cast(
                 tuple["PreTrainedModel", dict[str, Any]],
-                AutoModelForCausalLM.from_pretrained(folder, config=config, trust_remote_code=False, **how),
+                AutoModelForCausalLM.from_pretrained(
+                    folder, config=config, trust_remote_code=False, **options
+                ),
             )
     except Exception as error:  # whatever transformers and safetensors raise for a broken file
         if is_out_of_memory(error):
@@ -136,35 +138,38 @@ def build_decoder(spec: DecoderSpec, weights: dict[str, torch.Tensor]) -> Decode
     """Return a decoder that shares its memory with the given weights, named as in the model's own files."""
     with torch.device("meta"):
         decoder = Decoder(spec)
-    architecture, ours = get_architecture(spec), {}
+    architecture, our_weights = get_architecture(spec), {}
     for name in decoder.state_dict():
         module, kind = name.rsplit(".", 1)
         source = architecture.find_module(module)
-        ours[name] = source.transform(weights[f"{source.name}.{kind}"])
-    decoder.load_state_dict(ours, assign=True)
+        our_weights[name] = source.transform(weights[f"{source.name}.{kind}"])
+    decoder.load_state_dict(our_weights, assign=True)
     return decoder.requires_grad_(False).eval()
 
 
 def set_precision(decoder: Decoder, precision: torch.dtype) -> Decoder:
-    """Convert the large matrices to the precision in which they are multiplied; all else stays in fp32."""
+    """Convert the large matrices to the precision of their products; everything else stays in fp32."""
     if precision == torch.float32:
         return decoder
     large = {decoder.embedding.weight, decoder.head_weight}
     for _, linear in named_linears(decoder):
         large |= {linear.weight, linear.bias}
     for parameter in decoder.parameters():
-        # The small ones are copied, too: one of them would keep the whole fp32 file in memory.
+        # Small ones are copied, too: a view of one would keep the whole fp32 file in memory.
         parameter.data = parameter.data.to(precision if parameter in large else parameter.dtype, copy=True)
     return decoder
 
 
 def mention_chat_template(model: LoadedModel, template: str) -> None:
-    """Say that a base with a chat template is not asked as its makers ask it, so it may not be at its best.
+    """Tell the user if the base model has a chat template, which is not used for its prompts.
 
-    `template` is the name of the one that it is asked in.
+    Args:
+        model: the base model.
+        template: the name of the prompt template that is used instead.
     """
     if model.tokenizer.has_chat_template:
         say(
-            f"{model.found.title} has a chat template of its own: it may have been tuned to answer already. "
-            f"It is asked in the template {template!r} instead, in which it may answer worse than it can."
+            f"{model.resolved.title} has a chat template of its own: it may have been tuned to answer "
+            f"already. It is asked in the template {template!r} instead, in which it may answer worse than "
+            "it can."
         )

@@ -1,4 +1,4 @@
-"""LoRA: a frozen linear layer plus a trained product of two thin matrices.
+"""LoRA: a frozen linear layer plus a trained product of two low-rank matrices.
 
 y = x Wᵀ + b + s dropout(x) Aᵀ Bᵀ,  s = alpha / rank        (Hu et al. 2021, "LoRA", equation 3;
 arXiv:2106.09685)
@@ -26,16 +26,16 @@ PEFT_PREFIX = "base_model.model."
 
 
 class Adaptable(Protocol):
-    """A decoder, as far as adapters are concerned."""
+    """What adapters need of a decoder."""
 
     spec: DecoderSpec
-    merged: bool  # whether the adapter is merged into the weights for now
+    merged: bool  # whether the adapter is currently merged into the weights
 
     def named_modules(self) -> Iterable[tuple[str, nn.Module]]: ...
 
 
 class Lora(nn.Module):
-    """The adapter of one layer, in fp32 whatever the layer is in."""
+    """The adapter of one layer, in fp32 whatever the layer's precision."""
 
     def __init__(self, in_features: int, out_features: int, rank: int, alpha: float, dropout: float):
         super().__init__()
@@ -50,7 +50,7 @@ class Lora(nn.Module):
 class LoraLinear(nn.Module):
     """A frozen linear layer, [tokens, in] to [tokens, out], in its weight's precision.
 
-    Calling it leaves its adapter out; `apply_lora_linears` adds what that does.
+    Calling it does not apply its adapter; `apply_lora_linears` does.
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool):
@@ -93,17 +93,17 @@ def adapter_parameters(decoder: Adaptable) -> dict[str, nn.Parameter]:
 
 
 def add_lora(
-    decoder: Adaptable, rank: int, alpha: float, dropout: float, targets: list[str], seed: int = 0
+    decoder: Adaptable, rank: int, alpha: float, *, dropout: float, targets: list[str], seed: int = 0
 ) -> list[str]:
     """Put a new adapter on the target layers.
 
     Args:
-        decoder: an adapter that it has on these layers is replaced.
+        decoder: if these layers have an adapter already, it is replaced.
         rank: of the adapter's matrices.
         alpha: the adapter's product is multiplied by alpha / rank.
         dropout: on the adapter's input, in training.
         targets: as `resolve_targets` takes them.
-        seed: decides the first A; the first B is zero.
+        seed: of A's random initial values; B is zero at first.
 
     Returns:
         The names of the adapted layers.
@@ -124,7 +124,7 @@ def add_lora(
 
 
 def resolve_targets(targets: list[str], architecture: Architecture) -> set[str]:
-    """Return our names, inside a layer, of the targets.
+    """Return our names of the target modules, inside a layer.
 
     Args:
         targets: `all`, `attention`, `mlp`, or the model's own names (`q_proj`, `mlp.c_fc`).
@@ -179,10 +179,10 @@ def require_unmerged(decoder: Adaptable) -> None:
 
 @contextmanager
 def without_adapter(decoder: Adaptable) -> Iterator[None]:
-    """Let the base model itself answer within the context, from the same weights in memory.
+    """Switch the adapter off within the context: the decoder computes as the base model does.
 
     Raises:
-        RuntimeError: while the adapter is merged into the weights: it could not be switched off then.
+        RuntimeError: the adapter is merged into the weights, so it cannot be switched off.
     """
     require_unmerged(decoder)
     layers = [linear for _, linear in named_linears(decoder)]

@@ -20,9 +20,9 @@ from loratune.system.quiet import quiet_libraries
 def merge_adapter(decoder: Decoder) -> Iterator[None]:
     """Compute with W + s B A as one matrix within the context, prepacked where that is faster.
 
-    Afterwards the layers have the very same W again: the matrices are copies, as large as the layers, because
-    subtracting s B A would not give W back bit for bit. Where the adapter is off, nothing is merged. Within
-    another `merge_adapter` of the same decoder this does nothing, so that a session merges once.
+    Afterwards the layers have their own W again, bit for bit: the merged matrices are copies, because
+    subtracting s B A would not restore W exactly. Where the adapter is off, nothing is merged.
+    A nested `merge_adapter` of the same decoder does nothing, so that a session merges once.
     """
     if decoder.merged:
         yield

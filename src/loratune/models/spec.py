@@ -1,4 +1,4 @@
-"""What a decoder looks like: the sizes and choices in which GPT-2 and the Llama family differ."""
+"""DecoderSpec: the sizes and choices in which GPT-2 and the models of the Llama family differ."""
 
 from dataclasses import dataclass
 

@@ -92,8 +92,8 @@ def render_model_card(
     sources = Counter(record.source for record in records)
     bos = escape_markdown(base.tokenizer.bos_text)
     return CARD_TEMPLATE.format(
-        base=escape_markdown(base.found.hub_name),
-        base_quoted=quote(base.found.hub_name),
+        base=escape_markdown(base.resolved.hub_name),
+        base_quoted=quote(base.resolved.hub_name),
         licence="license: cc-by-sa-3.0\n" if "dolly" in sources else "",
         version=__version__,
         rank=adapter.rank,

@@ -1,6 +1,4 @@
-"""Files are written beside, synced and renamed: a reader sees the old file or the new one, never half of
-one.
-"""
+"""Atomic files and folders: written beside, synced and renamed, so that readers never see half of one."""
 
 import errno
 import fcntl
@@ -19,10 +17,10 @@ from loratune.system.signals import delayed_signals
 
 @contextmanager
 def replace_atomically(path: Path):
-    """Yield a temporary path beside `path`; on success it is synced and takes `path`'s place, on failure it
-    is removed.
+    """Yield a temporary path that replaces `path` on success and is removed on failure.
 
-    Raises FileError when the disk is full or the folder cannot be written.
+    Raises:
+        FileError: the disk is full, or the folder is not writable.
     """
     with temporary_file(path) as beside:
         yield beside
@@ -33,7 +31,7 @@ def replace_atomically(path: Path):
 
 @contextmanager
 def temporary_file(path: Path):
-    """Yield a temporary path in the folder of `path`, which is made; what is there at the end is removed."""
+    """Yield a temporary path in the folder of `path`, which is created; a file left there is removed."""
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -46,12 +44,12 @@ def temporary_file(path: Path):
 
 
 def sync(path: Path) -> None:
-    """Make a file's content, or a folder's list of names, survive a power cut."""
+    """Flush a file's content, or a folder's list of names, to the disk, so that it survives a power cut."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
     except OSError:
-        if not path.is_dir():  # some file systems cannot do it with a folder, and that is no reason to stop
+        if not path.is_dir():  # some file systems cannot sync a folder, which is no reason to stop
             raise
     finally:
         os.close(number)
@@ -59,10 +57,12 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def fill_folder_atomically(folder: Path):
-    """Yield an empty folder beside `folder`. On success its files take their places in `folder`, whose others
-    stay.
+    """Yield an empty folder whose files are moved to `folder` on success; other files there stay.
 
-    On failure `folder` is as it was. Raises FileError when the disk is full or the folder cannot be written.
+    On failure `folder` is unchanged.
+
+    Raises:
+        FileError: the disk is full, or the folder is not writable.
     """
     folder = Path(folder)
     with temporary_folder(folder) as beside:
@@ -76,9 +76,7 @@ def fill_folder_atomically(folder: Path):
 
 @contextmanager
 def create_folder_atomically(folder: Path):
-    """Yield an empty folder beside `folder`, which becomes `folder` on success: that is there whole or not at
-    all.
-    """
+    """Yield an empty folder that is renamed to `folder` on success, so that it is complete or absent."""
     folder = Path(folder)
     with temporary_folder(folder) as beside:
         yield beside
@@ -89,9 +87,7 @@ def create_folder_atomically(folder: Path):
 
 @contextmanager
 def temporary_folder(folder: Path):
-    """Yield an empty folder beside `folder`; afterwards it is gone, as are those of processes that were
-    killed.
-    """
+    """Yield an empty folder beside `folder`, removed afterwards, as are those of killed processes."""
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     remove_leftovers(folder)
     try:
@@ -103,10 +99,10 @@ def temporary_folder(folder: Path):
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what writers that were killed have left beside `folder`."""
+    """Remove temporary folders that killed processes have left beside `folder`."""
     for leftover in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
         writer = leftover.name.split(".")[-2]
-        # Process ids are reused after a restart: no other process can be at work under our own.
+        # Process ids are reused after a restart; a folder with our own id is not in use.
         if writer.isdecimal() and (int(writer) == os.getpid() or not process_exists(int(writer))):
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -118,34 +114,35 @@ def process_exists(number: int) -> bool:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder whole or not at all: what a kill leaves of it has another name, which ends in .tmp."""
-    gone = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    os.replace(folder, gone)
-    shutil.rmtree(gone)
+    """Remove a folder completely or not at all: what a kill leaves has another name, which ends in .tmp."""
+    renamed = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    os.replace(folder, renamed)
+    shutil.rmtree(renamed)
 
 
 def write_all_atomically(texts: dict[Path, str]) -> None:
-    """Write all files or none: each is on the disk before the first is renamed, in the order given."""
+    """Write all files or none: all are on the disk before they are renamed, in the order given."""
     with ExitStack() as stack:
-        written = {}
+        temporary_paths = {}
         for path, text in texts.items():
-            written[path] = stack.enter_context(temporary_file(path))
-            written[path].write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
-            sync(written[path])
+            temporary_paths[path] = beside = stack.enter_context(temporary_file(path))
+            beside.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+            sync(beside)
         with delayed_signals():
-            for path, beside in written.items():
+            for path, beside in temporary_paths.items():
                 os.replace(beside, path)
                 sync(path.parent)
 
 
 @contextmanager
 def file_lock(path: Path, remedy: str):
-    """Keep other processes from `path`, a file or folder that need not exist, by a file beside it:
-    .NAME.lock.
+    """Lock `path`, a file or folder that need not exist, against other processes, by a file .NAME.lock.
 
-    The kernel releases the lock when this process ends, by SIGKILL too, so it never outlives its holder. On a
-    file system without locks there is none. Raises UserError, which names the holder's process id, where
-    another process has the lock.
+    The kernel releases the lock when this process ends, even by SIGKILL, so it never outlives its holder. On
+    a file system without locks nothing is locked.
+
+    Raises:
+        UserError: another process holds the lock; the message names its id.
     """
     path = Path(path)
     lock = path.with_name(f".{path.name}.lock")
@@ -157,16 +154,16 @@ def file_lock(path: Path, remedy: str):
                 lock.write_text(str(os.getpid()))
             yield
         finally:
-            with suppress(OSError):  # while it is held: who opened it before finds it gone, and makes another
+            with suppress(OSError):  # while it is held; a process that opened it notices
                 lock.unlink()
 
 
 def acquire_lock(lock: Path, path: Path, remedy: str) -> IO[str]:
-    """Return the lock file, which is locked until it is closed."""
+    """Open and lock the lock file; the lock is held until the file is closed."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     while True:
         lock.touch()
-        with suppress(FileNotFoundError):  # its holder has just ended, and removed it
+        with suppress(FileNotFoundError):  # its holder has just finished and removed it
             file = open(lock)  # noqa: SIM115 - the caller closes it
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -183,16 +180,14 @@ def acquire_lock(lock: Path, path: Path, remedy: str) -> IO[str]:
 
 
 def refuse_unwritable(path: Path, folder: bool = False) -> None:
-    """Check before any work is done that `path`, a file or a folder, can be written. Raises UserError if
-    not.
-    """
+    """Raise UserError unless `path`, a file or a folder, can be written; called before any work is done."""
     path = Path(path)
     if not path.name:
         raise UserError(f"name a {'folder' if folder else 'file'}", setting="out", value=path)
     if path.exists() and path.is_dir() != folder:
-        there, needed = ("file", "folder") if folder else ("folder", "file")
-        raise UserError(f"this is a {there}", setting="out", value=path, remedy=f"a {needed} is needed")
-    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+        actual, needed = ("file", "folder") if folder else ("folder", "file")
+        raise UserError(f"this is a {actual}", setting="out", value=path, remedy=f"a {needed} is needed")
+    nearest = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     if nearest != path and not nearest.is_dir():
         raise UserError(
             f"{nearest} is a file, not a folder", setting="out", value=path, remedy="choose another path"
@@ -204,7 +199,7 @@ def refuse_unwritable(path: Path, folder: bool = False) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all. Raises FileError where it cannot be written."""
+    """Write a text file, completely or not at all. Raises FileError if it cannot be written."""
     # A file name may hold bytes that are not text; JSON has the same escape for them (\udcff).
     with (
         replace_atomically(path) as beside,
@@ -223,7 +218,7 @@ def format_json(value: Any) -> str:
 
 @contextmanager
 def translate_os_errors(path: Path):
-    """Turn errors of the file system that the user can fix into FileErrors."""
+    """Convert file system errors that the user can fix to FileErrors."""
     try:
         yield
     except Exception as error:
@@ -233,9 +228,9 @@ def translate_os_errors(path: Path):
 
 
 def convert_os_error(error: Exception, path: Path) -> Exception:
-    """Return the FileError for an error of the file system that the user can fix, any other error as it is.
+    """Convert a file system error that the user can fix to a FileError; return any other error unchanged.
 
-    safetensors and tokenizers, written in Rust, give the error's number in their message alone.
+    safetensors and tokenizers, which are written in Rust, give the error number only in the message.
     """
     if isinstance(error, OSError) and error.errno:
         number = error.errno

@@ -1,7 +1,7 @@
-"""One cache folder, one rule for its keys, and one way to read, write and prune it.
+"""The cache: one folder, one rule for its keys, and one way to read, write and prune it.
 
-A value may come from the cache only if all that it depends on is the same. Each kind of value names what that
-is. Our own code and the libraries that compute are always part of it: the result may change with any of them.
+A value may come from the cache only if everything that it depends on is the same. Each kind of value names
+what that is; our own code and the libraries that compute are always part of it.
 """
 
 import hashlib
@@ -28,12 +28,12 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "gguf", "nump
 
 @dataclass(frozen=True)
 class CacheKind:
-    """One kind of values in the cache."""
+    """One kind of value in the cache."""
 
     name: str  # of its files or folders, before the key
     suffix: str
     title: str  # what it is, for people
-    max_files: int | None  # the ones not used for longest are removed; None: another rule prunes it
+    max_files: int | None  # the least recently used beyond this are removed; None: pruned by another rule
 
     @property
     def pattern(self) -> str:
@@ -56,9 +56,10 @@ def get_cache_path(folder: Path, kind: CacheKind, key: str) -> Path:
 
 
 def read_cached(path: Path, read: Callable[[Path], Value]) -> Value | None:
-    """Return what `read` makes of a file in the cache, and note that it was used.
+    """Read a cached file and mark it as used.
 
-    Returns None where the file is missing, or broken so that `read` raises an error of its format.
+    Returns:
+        The result of `read`; None if the file is missing, or if `read` finds it broken.
     """
     with suppress(UserError, OSError, ValueError, TypeError, LookupError, EOFError, BadZipFile):
         value = read(path)
@@ -68,9 +69,9 @@ def read_cached(path: Path, read: Callable[[Path], Value]) -> Value | None:
 
 
 def write_cached(path: Path, kind: CacheKind, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file of the cache, and remove the oldest of its kind.
+    """Write a file of the cache with `write`, and prune its kind.
 
-    Without a cache everything works, only slower: a full or read-only disk is no reason to stop.
+    A full or read-only disk is no reason to stop: without a cache everything works, only slower.
     """
     with suppress(UserError, OSError):
         with replace_atomically(path) as beside:
@@ -79,13 +80,13 @@ def write_cached(path: Path, kind: CacheKind, write: Callable[[Path], object]) -
 
 
 def mark_used(path: Path) -> None:
-    """Note that a file or folder of the cache was used, so that others are pruned first."""
+    """Mark a file or folder of the cache as used, so that others are pruned first."""
     with suppress(OSError):  # another user's cache may be read-only
         os.utime(path)
 
 
 def prune_cache(folder: Path, kind: CacheKind) -> None:
-    """Remove the files of this kind that were not used for longest. Raises OSError where it may not."""
+    """Remove the least recently used files of this kind. Raises OSError if that is not permitted."""
     if kind.max_files is None:
         return
     newest_first = sorted(folder.glob(kind.pattern), key=lambda path: path.stat().st_mtime, reverse=True)
@@ -94,19 +95,19 @@ def prune_cache(folder: Path, kind: CacheKind) -> None:
 
 
 def compute_cache_key(**parts: Any) -> str:
-    """Return 32 hexadecimal digits for a value that depends on these parts, which are as JSON has them."""
+    """Compute the key of a value that depends on these parts, which are JSON values: 32 hex digits."""
     everything = {"parts": parts, "code": hash_package_code(), "libraries": list_library_versions()}
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:32]
 
 
 @cache
 def hash_package_code() -> str:
-    """Return what identifies all our own code."""
+    """Return a hash of all of our own code."""
     return hash_python_files(Path(loratune.__file__).parent)
 
 
 def hash_python_files(package: Path) -> str:
-    """Return the sha256 of the Python files below `package`, their names included."""
+    """Return the sha256 of the Python files below `package`, including their names."""
     files = {str(path.relative_to(package)): hash_file(path) for path in sorted(package.rglob("*.py"))}
     return hashlib.sha256(json.dumps([loratune.__version__, files]).encode()).hexdigest()
 

@@ -21,13 +21,13 @@ from rich.segment import Segment
 from loratune.errors import UserError, format_named_settings
 from loratune.system import messages
 
-# They reverse the direction of writing, so that a text looks different from what it is (CVE-2021-42574,
-# "Trojan Source").
+# These reverse the writing direction, so that a text does not look like what it is (CVE-2021-42574, "Trojan
+# Source").
 BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class TolerantStream:
-    """A stream that stops no work when it cannot be written to: a log on a full disk, a closed terminal."""
+    """A stream that ignores write errors, such as of a log on a full disk or a closed terminal."""
 
     def __init__(self, stream: IO[str]):
         self.stream = stream
@@ -54,7 +54,7 @@ def ignore_unwritable(write: Callable[..., object], *text: str) -> None:
 class TolerantConsole(Console):
     @property
     def file(self) -> IO[str]:
-        """The stream that is written to, which tolerates that it cannot be."""
+        """The output stream, which tolerates write errors."""
         return cast(IO[str], TolerantStream(super().file))
 
     @file.setter
@@ -62,13 +62,11 @@ class TolerantConsole(Console):
         Console.file.__set__(self, stream)
 
     def on_broken_pipe(self) -> None:
-        """Go on without output when the reader is gone (`loratune train | head`)."""
+        """Continue without output when the reader has closed the pipe (`loratune train | head`)."""
         self.file = open(os.devnull, "w")  # noqa: SIM115 - open until the program ends
 
     def render(self, renderable, options=None) -> Iterator[Segment]:
-        """Render without control characters: texts come from models and files, and none may control the
-        terminal.
-        """
+        """Render without control characters: no text of a model or file may control the terminal."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=make_printable(segment.text))
 
@@ -79,15 +77,16 @@ console = TolerantConsole(highlight=False, markup=False, emoji=False)
 
 
 def make_printable(text: str) -> str:
-    """Replace control characters, as in escape sequences, and broken ones by U+FFFD."""
+    """Replace control characters, such as those of escape sequences, and lone surrogates by U+FFFD."""
     if text.isprintable():
         return text
     return "".join("\N{REPLACEMENT CHARACTER}" if is_control(letter) else letter for letter in text)
 
 
 def is_control(letter: str) -> bool:
-    """Return whether it is a control character, C1 included (U+009B alone begins an escape sequence), or half
-    of a surrogate pair.
+    """Return whether a character controls the terminal or is half of a surrogate pair.
+
+    C1 characters count, too: U+009B alone begins an escape sequence.
     """
     return letter not in "\n\t" and (
         unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in BIDI_CONTROLS
@@ -103,7 +102,7 @@ def warn(message: str) -> None:
 
 
 class ConsoleHandler(logging.Handler):
-    """Shows the library's log messages as the command's own, with settings as options."""
+    """Prints the library's log messages, with settings written as command-line options."""
 
     def __init__(self, format_setting: Callable[[str], str], known: Collection[str]):
         super().__init__()
@@ -115,11 +114,11 @@ class ConsoleHandler(logging.Handler):
 
 
 def show_messages(format_setting: Callable[[str], str] = str, known: Collection[str] = ()) -> None:
-    """From now on, show what the library says and how far its work is.
+    """Start to show the library's messages and progress.
 
     Args:
         format_setting: how settings are written on the command line.
-        known: the settings that are written so where they stand in backticks.
+        known: the settings that are rewritten that way where they stand in backticks.
     """
     for handler in find_handlers():
         messages.logger.removeHandler(handler)
@@ -141,9 +140,7 @@ def describe_error(error: UserError) -> str:
 
 @contextmanager
 def progress(description: str, total: int):
-    """Show a progress bar with the time left. Yields `advance(steps=1, note="")`; a log file gets only the
-    last state.
-    """
+    """Show a progress bar and yield `advance(steps=1, note="")`; a log file gets only the last state."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -1,4 +1,4 @@
-"""Where to compute: on the CPU or a GPU."""
+"""Choose the device: CPU or GPU."""
 
 from loratune.system.hardware import CPU_REMEDY, set_up_device
 from loratune.system.messages import warn
@@ -10,10 +10,10 @@ def choose_device(threads: int, device: str, remedy: str = CPU_REMEDY) -> str:
     Args:
         threads: of the CPU; 0 means one for each physical core.
         device: auto, cpu or cuda.
-        remedy: what to do where `cuda` is asked for and no GPU can compute.
+        remedy: what to do if `cuda` is asked for but no GPU can compute.
 
     Raises:
-        UserError: in that case.
+        UserError: `cuda` is asked for but no GPU can compute.
     """
     chosen = set_up_device(threads, device, remedy)
     if chosen.warning:

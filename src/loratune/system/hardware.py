@@ -1,4 +1,4 @@
-"""The machine that a command computes on."""
+"""The machine: its device, cores, processor and speed, and other programs on it."""
 
 import math
 import os
@@ -13,12 +13,11 @@ CPU_REMEDY = "leave the option out to compute on the CPU"
 
 
 def set_wait_policy() -> None:
-    """Let a thread that waits for the others fall asleep after some microseconds, unless the user has chosen
-    otherwise.
+    """Let waiting OpenMP threads sleep after some microseconds, unless the user has chosen otherwise.
 
-    By default GNU OpenMP lets it spin for milliseconds. Where another program wants the same core, the system
-    then gives each of them half of it, and every matrix product waits for the slower thread; a sleeping
-    thread is woken immediately. Torch reads this when it is imported, and never again.
+    By default GNU OpenMP lets them spin for milliseconds. If another program needs the same core, each then
+    gets half of it, and every matrix product waits for the slower thread; a sleeping thread is woken
+    immediately. Torch reads the variable only when it is imported.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
@@ -26,24 +25,29 @@ def set_wait_policy() -> None:
 
 @dataclass(frozen=True)
 class Device:
+    """The device that is chosen."""
+
     name: str  # cpu or cuda
-    warning: str = ""  # why a GPU that is there is not taken
+    warning: str = ""  # why an existing GPU is not used
 
 
 @dataclass(frozen=True)
 class Gpu:
+    """The GPU that torch finds."""
+
     name: str
-    memory: int  # bytes; 0 where it does not even say that
-    fault: str  # why it cannot compute; empty where it can
+    memory: int  # bytes; 0 if unknown
+    fault: str  # why it cannot compute; empty if it can
 
 
 def set_up_device(threads: int, device: str, remedy: str = CPU_REMEDY) -> Device:
-    """Set the number of threads and choose the device: `auto` takes a GPU that can compute.
+    """Set the number of threads and choose the device; `auto` takes a GPU if one can compute.
 
-    Raises UserError, with the remedy, for `cuda` where there is no such GPU.
+    Raises:
+        UserError: `cuda` is asked for but no GPU can compute.
     """
-    # Micro-batches have many lengths, and of up to 1,024 shapes oneDNN keeps a compiled product, and torch
-    # that product's buffers: in bf16, memory would grow by 20 MB with each step.
+    # Micro-batches have many lengths. For up to 1,024 shapes oneDNN would cache a compiled product, and torch
+    # its buffers: in bf16, memory would grow by 20 MB with each step.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     os.environ.setdefault("LRU_CACHE_CAPACITY", "16")
     import torch
@@ -61,11 +65,9 @@ def set_up_device(threads: int, device: str, remedy: str = CPU_REMEDY) -> Device
 
 
 def detect_gpu() -> Gpu | None:
-    """Return the GPU that torch finds, after trying a small product in each precision; None where it finds
-    none.
+    """Return the GPU that torch finds, after trying a small product in each precision; None if there is none.
 
-    It may be too old for the installed torch, full, or reserved by another process: only computing shows
-    that.
+    Only computing shows whether it is too old for the installed torch, full, or reserved by another process.
     """
     import torch
 
@@ -73,8 +75,8 @@ def detect_gpu() -> Gpu | None:
         return None
     name, memory, fault = "a GPU", 0, ""
     try:
-        about = torch.cuda.get_device_properties(0)
-        name, memory = about.name, about.total_memory
+        properties = torch.cuda.get_device_properties(0)
+        name, memory = properties.name, properties.total_memory
         for precision in (torch.float32, torch.bfloat16):
             x = torch.ones(64, 64, dtype=precision, device="cuda")
             if (x @ x).sum().item() != 64**3:  # waits for the GPU
@@ -93,17 +95,18 @@ def torch_build() -> str:
 
 
 def count_usable_cores() -> int:
-    """Count the physical cores that this process may use: two threads on one core only slow each other down
-    in matrix products.
+    """Count the physical cores that this process may use.
+
+    Two threads on one core would only slow each other down in matrix products.
     """
     allowed = count_allowed_cores()
     return max(1, min(allowed, math.ceil(read_core_limit() or allowed)))
 
 
 def count_allowed_cores() -> int:
-    """Count the cores that this process may run on, however little of their time a container's quota gives.
+    """Count the cores that this process may run on, ignoring a container's time quota.
 
-    Where the system does not say which logical cores share a physical one, each counts.
+    If the system does not say which logical cores share a physical one, each counts.
     """
     import psutil
 
@@ -112,21 +115,20 @@ def count_allowed_cores() -> int:
 
 
 class OtherPrograms:
-    """The other programs on this process's cores, watched from now on."""
+    """The load of other programs on this process's cores, measured from now on."""
 
     def __init__(self):
-        self.began, self.before = time.perf_counter(), measure_other_cpu_seconds()
+        self.started, self.cpu_seconds_before = time.perf_counter(), measure_other_cpu_seconds()
 
     def are_busy(self, threads: int) -> bool:
-        """Whether they wanted cores that this process's threads could have used."""
-        busy_cores = (measure_other_cpu_seconds() - self.before) / (time.perf_counter() - self.began)
+        """Return whether they have used cores that this process's threads could have used."""
+        cpu_seconds = measure_other_cpu_seconds() - self.cpu_seconds_before
+        busy_cores = cpu_seconds / (time.perf_counter() - self.started)
         return busy_cores > max(0, count_allowed_cores() - threads) + 0.25
 
 
 def measure_other_cpu_seconds() -> float:
-    """Measure what all other processes have computed on our cores since the machine started, in core
-    seconds.
-    """
+    """Measure the core seconds that all other processes have used on our cores since the machine started."""
     import psutil
 
     cores, own = psutil.cpu_times(percpu=True), psutil.Process().cpu_times()
@@ -149,9 +151,7 @@ def processor_name() -> str:
 
 
 def identify_processor(device: str) -> str:
-    """Return what the last bits of a sum depend on besides the number of threads: the processor and its
-    instruction set.
-    """
+    """Return the processor and its instruction set, on which the last bits of a sum depend."""
     import torch
 
     if device == "cuda":
@@ -160,7 +160,7 @@ def identify_processor(device: str) -> str:
 
 
 def is_bf16_fast(in_features: int, out_features: int) -> bool:
-    """Whether a product of [512, in] and [in, out] takes at most 3/4 of its time in fp32."""
+    """Return whether bf16 takes at most 3/4 of the time of fp32 for a product of [512, in] and [in, out]."""
     fp32, bf16 = time_matmul(in_features, out_features)
     return bf16 < 0.75 * fp32
 

@@ -1,4 +1,4 @@
-"""The Hugging Face hub: is it there, what is cached, and files of a model or data set."""
+"""The Hugging Face hub: whether it is reachable, what is cached, and downloads."""
 
 import os
 import urllib.request
@@ -30,7 +30,7 @@ def is_hub_reachable(seconds: float = 3.0) -> bool:
 
 
 def find_cached_file(repository: str, file: str) -> Path | None:
-    """Return the path of a model's file in the local cache, None if it is not there. Makes no request."""
+    """Return the path of a model's file in the local cache, without a request; None if it is not there."""
     from huggingface_hub import try_to_load_from_cache
 
     path = try_to_load_from_cache(repository, file)
@@ -38,8 +38,10 @@ def find_cached_file(repository: str, file: str) -> Path | None:
 
 
 def list_repository_files(repository: str, kind: str = "model") -> list[str]:
-    """List the names of a repository's files. Raises UserError when the hub cannot be reached or has no such
-    repository.
+    """List the names of a repository's files.
+
+    Raises:
+        UserError: the hub cannot be reached, or has no such repository.
     """
     from huggingface_hub import list_repo_files
 
@@ -50,7 +52,13 @@ def list_repository_files(repository: str, kind: str = "model") -> list[str]:
 def download(repository: str, patterns: list[str], kind: str = "model") -> Path:
     """Download a repository's files that match `patterns`, unless they are cached, and return their folder.
 
-    `kind` is "model" or "dataset". Raises UserError when the hub cannot be reached or has no such repository.
+    Args:
+        repository: owner/name.
+        patterns: of file names, such as *.json.
+        kind: "model" or "dataset".
+
+    Raises:
+        UserError: the hub cannot be reached, or has no such repository.
     """
     from huggingface_hub import snapshot_download
 
@@ -60,7 +68,7 @@ def download(repository: str, patterns: list[str], kind: str = "model") -> Path:
 
 @contextmanager
 def translate_hub_errors(repository: str, kind: str):
-    """Turn the hub's errors into UserErrors with a remedy."""
+    """Convert the hub's errors to UserErrors with a remedy."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,

@@ -1,4 +1,4 @@
-"""How much memory there is, how much a process has, and how to give some back."""
+"""Memory: how much is available, how much this process uses, and how to release it."""
 
 import ctypes
 import errno
@@ -22,13 +22,11 @@ def peak_memory_mb() -> float:
 
 
 def available_gpu_memory(device: "torch.device") -> int:
-    """Return the bytes that this process can still take of the GPU: free ones, and blocks that torch keeps
-    unused.
-    """
+    """Return the bytes of GPU memory that this process can still use, torch's unused blocks included."""
     import torch
 
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + kept
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
 
 
 def resident_memory() -> int:
@@ -39,7 +37,7 @@ def resident_memory() -> int:
 
 
 def available_memory() -> int:
-    """Return the bytes that this process can still take without anything being swapped out."""
+    """Return the bytes that this process can still use without anything being swapped out."""
     import psutil
 
     limit, available = read_memory_limit(), psutil.virtual_memory().available
@@ -47,8 +45,9 @@ def available_memory() -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an allocation failed. Torch, oneDNN and CUDA's libraries say so only in the message of
-    a RuntimeError.
+    """Return whether an error means that an allocation failed.
+
+    Torch, oneDNN and CUDA's libraries say so only in the message of a RuntimeError.
     """
     messages = (
         "can't allocate memory",
@@ -68,29 +67,26 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_freed_memory() -> None:
-    """Give freed blocks back to the system: glibc keeps them, in pieces that rarely fit the next step's
-    shapes.
+    """Release freed blocks to the system, because glibc, and torch for a GPU, keep them.
 
-    So does torch for a GPU.
+    They are pieces that rarely fit the next step's shapes.
     """
     if (torch := sys.modules.get("torch")) and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     if sys.platform == "linux":
-        # musl has no malloc_trim; it gives memory back by itself.
+        # musl has no malloc_trim; it releases memory by itself.
         getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)(0)
 
 
 def release_finished_work() -> None:
-    """Give back what a finished command has left behind, too. This is slow: call it between two commands."""
+    """Release reference cycles of a finished command, too. This is slow: call it between two commands."""
     # Matplotlib's first import leaves a reference cycle that keeps its callers' values: a whole model.
     gc.collect()
     release_freed_memory()
 
 
-def return_freed_memory_at_once() -> None:
-    """From now on, give blocks of a megabyte and more back to the system when they are freed: slower, without
-    leftovers.
-    """
+def release_memory_when_freed() -> None:
+    """From now on, release blocks of a megabyte and more when they are freed: slower, but less memory."""
     if sys.platform == "linux":
         M_MMAP_THRESHOLD = -3  # glibc's malloc.h
         getattr(ctypes.CDLL(None), "mallopt", lambda *_: 0)(M_MMAP_THRESHOLD, 1 << 20)

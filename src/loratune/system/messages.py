@@ -1,4 +1,4 @@
-"""What the library has to say while it works: log messages and progress, shown only where somebody listens.
+"""Messages and progress of the library: log records, and progress that is shown only if asked for.
 
 Nothing here prints. The command line calls `console.show_messages` and shows all of it; a Python program gets
 the messages from the logger "loratune" and may set `progress_factory` to see progress.
@@ -27,7 +27,7 @@ ProgressFactory = Callable[[str, int], AbstractContextManager[Advance]]
 
 @contextmanager
 def unseen_progress(description: str, total: int) -> Iterator[Advance]:
-    """Yield an `advance` that does nothing, for work that nobody watches."""
+    """Yield an `advance` that does nothing."""
 
     def advance(steps: int = 1, note: str = "") -> None:
         pass
@@ -35,17 +35,17 @@ def unseen_progress(description: str, total: int) -> Iterator[Advance]:
     yield advance
 
 
-# Set by whoever shows progress.
+# Replaced by a program that shows progress.
 progress_factory: ProgressFactory = unseen_progress
 
 
 def say(message: str) -> None:
-    """Log what was decided or done."""
+    """Log information: what was decided or done."""
     logger.info(message)
 
 
 def warn(message: str) -> None:
-    """Log what the user probably does not want."""
+    """Log a warning: what the user probably does not want."""
     logger.warning(message)
 
 
@@ -55,7 +55,7 @@ def progress(description: str, total: int) -> AbstractContextManager[Advance]:
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
-    """Iterate over `items` and tell how far it is. `total` is needed where `items` have no length."""
+    """Iterate over `items` and report progress; `total` is needed if `items` have no length."""
     if total is None:
         total = len(cast(Sized, items))
     with progress(description, total) as advance:

@@ -1,6 +1,4 @@
-"""Read text, JSON and TOML files whole; report what is missing, broken or not an ordinary file, with the
-line.
-"""
+"""Read text, JSON and TOML files; report missing, broken and special files, with the line."""
 
 import codecs
 import hashlib
@@ -26,10 +24,10 @@ MAX_TOML_CHARACTERS = 2**16
 
 @contextmanager
 def open_regular_file(path: Path):
-    """Yield a file opened for reading bytes. Raises UserError when it is missing, unreadable or not an
-    ordinary file.
+    """Yield a file opened for reading bytes, without blocking, because a pipe or a device may never answer.
 
-    It is opened without blocking, because a pipe or a device may never answer.
+    Raises:
+        UserError: the file is missing, unreadable or not a regular file.
     """
     if "\0" in str(path):
         raise UserError(f"{path}: there is no such file")
@@ -53,9 +51,12 @@ def hash_file(path: Path) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Read a file in UTF-8, or in UTF-16 where its byte order mark says so. Line ends stay as they are.
+    """Read a file in UTF-8, or in UTF-16 if its byte order mark says so, without that mark.
 
-    The byte order mark is left out. Raises UserError with file and line.
+    Line ends are kept.
+
+    Raises:
+        UserError: the file is not text in that encoding; the message names the line.
     """
     with open_regular_file(path) as file:
         content = file.read().removeprefix(codecs.BOM_UTF8)
@@ -77,7 +78,7 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def translate_json_errors(path: Path):
-    """Turn what Python's JSON reader raises for the whole of a file into a UserError with file and line."""
+    """Convert the errors of Python's JSON parser to a UserError with file and line."""
     try:
         yield
     except json.JSONDecodeError as error:
@@ -96,7 +97,7 @@ def describe_json_error(error: json.JSONDecodeError) -> str:
 
 
 def has_extra_comma(error: json.JSONDecodeError) -> bool:
-    """Return whether the reader stopped at a comma between objects, or at a bracket after a comma."""
+    """Return whether the parser stopped at a comma between objects, or at a bracket after a comma."""
     before, rest = error.doc[: error.pos].rstrip(), error.doc[error.pos :].lstrip()
     if rest.startswith(("}", "]")):
         return before.endswith(",")
@@ -105,17 +106,15 @@ def has_extra_comma(error: json.JSONDecodeError) -> bool:
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON. Raises ValueError also for an object with a name twice: JSON does not say which one
-    counts.
-    """
+    """Parse JSON. Raises ValueError also for an object with a duplicate name, which is ambiguous."""
     return json.loads(text, object_pairs_hook=build_unique_dict)
 
 
 def build_unique_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique = dict(pairs)
     if len(unique) < len(pairs):
-        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise ValueError(f"{twice[:80]!r} stands twice in one object; only one of them can be meant")
+        duplicate, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"{duplicate[:80]!r} stands twice in one object; only one of them can be meant")
     return unique
 
 

@@ -13,9 +13,7 @@ STOP_SIGNALS = tuple(
 
 
 class Interrupted(KeyboardInterrupt):
-    """One of the signals has come. Like Ctrl-C it passes every `except Exception`, so that half-written files
-    are removed.
-    """
+    """A stop signal has arrived. Like Ctrl-C it passes every `except Exception`."""
 
     def __init__(self, number: int):
         super().__init__(number)
@@ -24,9 +22,9 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def signal_handlers(handler: Callable[[int], None]):
-    """Call `handler` with the number of each signal that comes.
+    """Call `handler` with the number of each signal that arrives within the context.
 
-    Signals that this program was started to ignore (`nohup`) stay ignored.
+    Signals that the program was started to ignore (`nohup`) stay ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python lets only the main thread set handlers
@@ -45,20 +43,20 @@ def raise_interrupted(number: int) -> None:
 
 
 def interrupting_cleanly():
-    """Let every signal raise Interrupted, so that files are closed and half-written ones removed."""
+    """Let every signal raise Interrupted, so that files are closed and temporary ones removed."""
     return signal_handlers(raise_interrupted)
 
 
 @contextmanager
 def stop_requests():
-    """Yield a function that says whether a signal has come; a second one raises Interrupted."""
+    """Yield a function that returns whether a signal has arrived; a second signal raises Interrupted."""
     requested = []
 
     def remember(number: int) -> None:
         requested.append(number)
         if len(requested) > 1:
             raise_interrupted(number)
-        with suppress(RuntimeError):  # it came while something was being printed
+        with suppress(RuntimeError):  # it arrived while something was being printed
             say("Stopping after this step; press Ctrl-C again to stop at once (the newest checkpoint stays).")
 
     with signal_handlers(remember):
@@ -67,13 +65,11 @@ def stop_requests():
 
 @contextmanager
 def delayed_signals():
-    """Let signals that come meanwhile take effect afterwards: for the instant in which several files are
-    renamed.
-    """
-    came: list[int] = []
+    """Delay signals until the end of the context, such as while several files are renamed."""
+    delayed: list[int] = []
     try:
-        with signal_handlers(came.append):
+        with signal_handlers(delayed.append):
             yield
     finally:
-        for number in came:
+        for number in delayed:
             signal.raise_signal(number)

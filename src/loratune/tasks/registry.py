@@ -54,5 +54,5 @@ def build_constraints(records: Sequence[Record], tokenizer: Tokenizer) -> list[C
     Raises:
         UserError: the tokenizer's tokens are not made of bytes.
     """
-    vocabulary = TokenBytes(tokenizer.pieces(), tokenizer.eos_id)
+    vocabulary = TokenBytes(tokenizer.get_token_bytes(), tokenizer.eos_id)
     return [task_of(record).build_constraint(record, vocabulary) for record in records]

@@ -1,4 +1,4 @@
-"""Autotune: measure training speed and memory on the real examples and choose precision and micro-batch.
+"""Autotune: measure speed and memory on the real examples; choose the precision and the micro-batch size.
 
 A step costs a + b x layers, in time and in memory. The first layer needs no gradient of its input and the
 last one computes the target tokens only, so depths of 2 and 4 layers give a and b, which is enough to choose
@@ -11,14 +11,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from loratune.data.example import Example
-from loratune.data.packing import Batch, input_length, iterate_steps, pack, plan_epoch
+from loratune.data.packing import Batch, input_length, iterate_steps, pack
 from loratune.models.decoder import Decoder
 from loratune.models.load import PRECISIONS, set_precision
 from loratune.models.lora import adapter_parameters, add_lora
@@ -29,13 +28,13 @@ from loratune.system.memory import release_freed_memory, resident_memory
 from loratune.system.messages import say, track, warn
 from loratune.system.read import read_json
 from loratune.training.objective import target_nll
-from loratune.training.plan import StepSettings, TrainPlan
+from loratune.training.plan import StepSettings
 
-Candidate = tuple[str, int]  # a precision and the tokens of a micro-batch
+Candidate = tuple[str, int]  # a precision, and the tokens of a micro-batch
 MEASURED_DEPTHS = 2, 4
 CANDIDATE_MICRO_TOKENS = 1024, 2048
 ALLOCATOR_OVERHEAD = 0.3e9  # bytes lost between blocks, measured with glibc
-MIN_TIMING_SECONDS = 1.0  # a timing is repeated for at least so long; the fastest repetition counts
+MIN_TIMING_SECONDS = 1.0  # a timing is repeated for at least this long; the fastest repetition counts
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,7 @@ def run_autotune(
     decoder: Decoder,
     examples: Sequence[Example],
     step: StepSettings,
+    *,
     candidates: list[Candidate],
     cache: Path,
     memory_limit: float,
@@ -82,8 +82,10 @@ def run_autotune(
             "micro_tokens": micro_tokens,
             "layers": MEASURED_DEPTHS,
         }
-        measure = partial(measure_few_layers, decoder, examples, step, precision, micro_tokens)
-        measurements.append(measure_cached(cache, what, examples, step, measure))
+        measure = partial(
+            measure_few_layers, decoder, examples, step, precision=precision, micro_tokens=micro_tokens
+        )
+        measurements.append(measure_cached(cache, what, examples, step=step, measure=measure))
     best = choose_measurement(measurements, memory_limit)
     if len(measurements) > 1:
         say(
@@ -97,12 +99,18 @@ def measure_all_layers(
     decoder: Decoder,
     examples: Sequence[Example],
     step: StepSettings,
+    *,
     measurement: Measurement,
     cache: Path,
 ) -> Measurement:
-    """Return the measurement with its times replaced by those of the whole model.
+    """Time the whole model and return the measurement with these times.
 
-    `decoder` is that model, ready to be trained; it is not changed.
+    Args:
+        decoder: the whole model, ready to be trained; it is not changed.
+        examples: the training examples.
+        step: what an optimiser step computes.
+        measurement: of the first layers, with the precision and micro-batch that were chosen.
+        cache: the folder of cached measurements.
     """
 
     def time_whole_model() -> Measurement:
@@ -118,20 +126,25 @@ def measure_all_layers(
         "micro_tokens": measurement.micro_tokens,
         "layers": "all",
     }
-    return measure_cached(cache, what, examples, step, time_whole_model)
+    return measure_cached(cache, what, examples, step=step, measure=time_whole_model)
 
 
 def measure_cached(
     cache: Path,
     what: dict,
     examples: Sequence[Example],
+    *,
     step: StepSettings,
     measure: Callable[[], Measurement],
 ) -> Measurement:
-    """Return the measurement of `what` on this machine, for examples of about this length.
+    """Return a measurement from the cache, or make it and cache it, unless other programs disturb it.
 
-    It comes from the cache, or from `measure`; a new one is cached unless other programs kept the machine
-    busy meanwhile.
+    Args:
+        cache: the folder of cached measurements.
+        what: identifies what is measured.
+        examples: the training examples, of whose lengths the mean counts.
+        step: what an optimiser step computes.
+        measure: makes the measurement.
     """
     path = get_cache_path(cache, MEASUREMENTS, build_cache_key(what, examples, step))
     if cached := read_cached(path, lambda path: Measurement(**read_json(path))):
@@ -152,7 +165,7 @@ def measure_cached(
 def build_cache_key(what: dict, examples: Sequence[Example], step: StepSettings) -> str:
     """Compute the cache key of a measurement.
 
-    The examples enter it by their mean length alone, because others of that length take as long.
+    Of the examples only the mean length counts, because others of that length take as long.
     """
     choices = {
         "rank": step.adapter.rank,
@@ -167,15 +180,15 @@ def build_cache_key(what: dict, examples: Sequence[Example], step: StepSettings)
 
 
 def measure_few_layers(
-    decoder: Decoder, examples: Sequence[Example], step: StepSettings, precision: str, micro_tokens: int
+    decoder: Decoder, examples: Sequence[Example], step: StepSettings, *, precision: str, micro_tokens: int
 ) -> Measurement:
     """Measure models of the decoder's first layers and extrapolate to all layers."""
     batches = build_first_step(examples, step, micro_tokens)
-    fullest = max(batches, key=lambda batch: len(batch.input_ids))
+    largest = max(batches, key=lambda batch: len(batch.input_ids))
     depths = sorted({min(depth, decoder.spec.layers) for depth in MEASURED_DEPTHS})
-    shallow = [build_shallow_decoder(decoder, depth, step, precision) for depth in depths]
+    shallow = [build_shallow_decoder(decoder, depth, step, precision=precision) for depth in depths]
     activation_bytes = [
-        measure_activation_bytes(one, fullest) * micro_tokens / len(fullest.input_ids) for one in shallow
+        measure_activation_bytes(one, largest) * micro_tokens / len(largest.input_ids) for one in shallow
     ]
     train, validate = (time_per_token(shallow, batches, training) for training in (True, False))
     measured = torch.tensor(
@@ -183,8 +196,8 @@ def measure_few_layers(
     ).T
     # A model of one or two layers is measured whole, so that nothing is added to it below.
     per_layer = (measured[-1] - measured[0]) / max(depths[-1] - depths[0], 1)
-    # Where another program slowed the smaller model so much that it took longer than the larger one, the
-    # whole time of the larger one is divided among its layers.
+    # If another program slowed the smaller model so much that it took longer than the larger one, the whole
+    # time of the larger one is divided among its layers.
     per_layer[:2] = torch.where(per_layer[:2] > 0, per_layer[:2], measured[-1][:2] / depths[-1])
     whole = measured[0] + per_layer * (decoder.spec.layers - depths[0])
     train, validate, stored_bytes, trainable_bytes = whole.tolist()
@@ -201,11 +214,11 @@ def measure_few_layers(
 def build_first_step(examples: Sequence[Example], step: StepSettings, micro_tokens: int) -> list[Batch]:
     """Build the micro-batches of the run's first step."""
     lengths = [input_length(example) for example in examples]
-    groups = next(iterate_steps(lengths, step.batch_tokens, micro_tokens, step.seed))
+    groups = next(iterate_steps(lengths, step.batch_tokens, micro_tokens, seed=step.seed))
     return [pack([examples[number] for number in group]) for group in groups]
 
 
-def build_shallow_decoder(decoder: Decoder, depth: int, step: StepSettings, precision: str) -> Decoder:
+def build_shallow_decoder(decoder: Decoder, depth: int, step: StepSettings, *, precision: str) -> Decoder:
     """Build a model of the decoder's first layers and its LM head, with an adapter.
 
     In fp32 it shares the decoder's weights.
@@ -216,16 +229,15 @@ def build_shallow_decoder(decoder: Decoder, depth: int, step: StepSettings, prec
     shallow.load_state_dict({name: weights[name] for name in shallow.state_dict()}, assign=True)
     set_precision(shallow.requires_grad_(False), PRECISIONS[precision])
     adapter = step.adapter
-    add_lora(shallow, adapter.rank, adapter.alpha, adapter.dropout, list(adapter.targets))
+    add_lora(shallow, adapter.rank, adapter.alpha, dropout=adapter.dropout, targets=list(adapter.targets))
     shallow.gradient_checkpointing = step.low_memory
     return shallow.train()
 
 
 def time_per_token(decoders: Sequence[Decoder], batches: list[Batch], training: bool) -> list[float]:
-    """Measure each decoder's seconds a token for a forward pass, and the backward pass if `training`.
+    """Measure each decoder's seconds per token for a forward pass and, if `training`, a backward pass.
 
-    The decoders take turns, so that a slow moment of the machine slows all of them and leaves their
-    differences right.
+    The decoders take turns, so that a slow phase of the machine affects all of them alike.
     """
     for decoder in decoders:
         run_batches(decoder, batches[:1], training)  # warms up
@@ -234,10 +246,10 @@ def time_per_token(decoders: Sequence[Decoder], batches: list[Batch], training: 
         for number, decoder in enumerate(decoders):
             started = time.perf_counter()
             run_batches(decoder, batches, training)
-            taken = time.perf_counter() - started
-            best[number], spent = min(best[number], taken), spent + taken
+            seconds = time.perf_counter() - started
+            best[number], spent = min(best[number], seconds), spent + seconds
     tokens = sum(len(batch.input_ids) for batch in batches)
-    return [taken / tokens for taken in best]
+    return [seconds / tokens for seconds in best]
 
 
 def run_batches(decoder: Decoder, batches: list[Batch], training: bool) -> None:
@@ -277,7 +289,7 @@ def compute_weight_bytes(decoder: Decoder, precision: str) -> int:
 def measure_memory_besides_weights(decoder: Decoder) -> int:
     """Measure the bytes of the interpreter, the libraries and the data."""
     release_freed_memory()
-    # The weights are subtracted whole, so each of their memory pages must have been read from the file.
+    # All weights are subtracted, so each of their memory pages must have been read from the file.
     for tensor in decoder.state_dict().values():
         tensor.as_strided((math.ceil(tensor.numel() / 1024),), (1024,)).sum()
     return resident_memory() - compute_weight_bytes(decoder, "fp32")
@@ -313,55 +325,3 @@ def choose_measurement(measurements: list[Measurement], memory_limit: float) -> 
     fastest = min(one.train_seconds for one in fitting)
     equally_fast = [one for one in fitting if one.train_seconds <= 1.1 * fastest]
     return min(equally_fast, key=lambda one: (one.precision != "fp32", one.micro_tokens))
-
-
-@dataclass(frozen=True)
-class RunEstimate:
-    """The estimated length and memory of a run."""
-
-    steps: int
-    seconds: float
-    tokens_per_second: float
-    peak_memory_mb: float
-
-    def __str__(self) -> str:
-        duration = timedelta(seconds=round(self.seconds))
-        return (
-            f"about {self.steps:,} steps in {duration} at {self.tokens_per_second:,.0f} tokens/s, "
-            f"with about {self.peak_memory_mb / 1000:.1f} GB of memory"
-        )
-
-
-def estimate_run(
-    measurement: Measurement,
-    besides_weights: int,
-    plan: TrainPlan,
-    examples: Sequence[Example],
-    val_examples: Sequence[Example],
-) -> RunEstimate:
-    """Estimate the whole run, validations included.
-
-    Args:
-        measurement: of the whole model.
-        besides_weights: bytes of the interpreter, the libraries and the data.
-        plan: of the run.
-        examples: for training.
-        val_examples: for validation.
-    """
-    rule, step = plan.stop_rule, plan.step
-    lengths = [input_length(example) for example in examples]
-    epoch = plan_epoch(lengths, step.batch_tokens, plan.micro_tokens, step.seed, 0)
-    seconds_per_step = measurement.train_seconds * sum(lengths) / len(epoch)
-    seconds_per_validation = measurement.validation_seconds * sum(map(input_length, val_examples))
-    validations = 1 + rule.count_affordable_validations(plan.validations, seconds_per_validation)
-    validation_seconds = seconds_per_validation * validations
-    steps = rule.steps or max(1, int((rule.require_seconds() - validation_seconds) / seconds_per_step))
-    largest = max(sum(lengths[number] for number in group) for groups in epoch[:steps] for group in groups)
-    unused = (measurement.micro_tokens - largest) * measurement.token_memory
-    memory = besides_weights + measurement.memory - unused
-    return RunEstimate(
-        steps=steps,
-        seconds=steps * seconds_per_step + validation_seconds,
-        tokens_per_second=1 / measurement.train_seconds,
-        peak_memory_mb=round(memory / 1e6, 1),
-    )

@@ -1,4 +1,4 @@
-"""One checkpoint on disk: written whole, checked against its checksums, loaded by the parameters' names.
+"""Checkpoint: write the state of a run to disk, check it against its checksums, and load it.
 
 step-000120/adapter_model.safetensors  adapter_config.json  optimizer.safetensors  state.json  SHA256SUMS
 
@@ -25,12 +25,12 @@ from loratune.system.atomic import replace_atomically, write_json, write_text
 from loratune.system.read import hash_file, read_json, read_text
 
 OPTIMIZER_FILE, STATE_FILE, CHECKSUM_FILE = "optimizer.safetensors", "state.json", "SHA256SUMS"
-MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names of them
+MOMENTS = ("exp_avg", "exp_avg_sq")  # by AdamW's names
 
 
 @dataclass
 class TrainingState:
-    """Where a run is: all that the next step depends on, besides the adapter and the optimiser's moments."""
+    """The progress of a run: all that its next step depends on besides the adapter and AdamW's moments."""
 
     step: int = 0
     elapsed: float = 0.0  # seconds since the first step, validations and checkpoints included
@@ -43,7 +43,7 @@ class TrainingState:
     best_step: int = 0
     best_validation: int = 0
     validated_step: int = -1  # step of the newest validation
-    # Size of a micro-batch in tokens, where that of the settings did not fit into the memory.
+    # Tokens of a micro-batch, if that of the settings did not fit into memory.
     micro_tokens: int | None = None
 
     @property
@@ -58,10 +58,10 @@ def write_checkpoint(
     """Write a checkpoint's files into `folder`.
 
     Args:
-        folder: an empty folder, which the caller puts in its place when all is written.
+        folder: an empty folder, which the caller moves into place when everything is written.
         decoder: with the adapter.
         optimizer: from `adamw`.
-        state: where the run is.
+        state: the progress of the run.
         base: what PEFT calls the base model.
 
     Raises:
@@ -75,7 +75,7 @@ def write_checkpoint(
 
 
 def load_checkpoint(checkpoint: Path, decoder: Decoder, optimizer: torch.optim.Optimizer) -> TrainingState:
-    """Load a whole checkpoint into the adapter and the optimiser. Returns where the run was.
+    """Load an intact checkpoint into the adapter and the optimiser, and return the progress of the run.
 
     Raises:
         UserError: it belongs to another adapter or another version of loratune.
@@ -86,7 +86,7 @@ def load_checkpoint(checkpoint: Path, decoder: Decoder, optimizer: torch.optim.O
         return TrainingState(**read_json(checkpoint / STATE_FILE))
     except (SafetensorError, OSError, KeyError, TypeError, RuntimeError) as error:
         raise UserError(
-            f"{checkpoint}: whole, but not of this adapter or this version of loratune ({error})"
+            f"{checkpoint}: intact, but not of this adapter or this version of loratune ({error})"
         ) from error
 
 
@@ -99,7 +99,7 @@ def compute_checksums(checkpoint: Path) -> str:
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """Return what is wrong with a checkpoint; None if each byte is as it was written."""
+    """Return what is damaged in a checkpoint; None if every byte is as it was written."""
     try:
         current, recorded = compute_checksums(checkpoint), read_text(checkpoint / CHECKSUM_FILE)
     except UserError as error:
@@ -111,13 +111,13 @@ def find_damage(checkpoint: Path) -> str | None:
 
 
 def restore_adapter_weights(decoder: Decoder, weights: dict[str, torch.Tensor]) -> None:
-    """Overwrite the adapter's matrices in place, so that the optimiser keeps pointing at them."""
+    """Overwrite the adapter's matrices in place, because the optimiser refers to them."""
     for name, parameter in adapter_parameters(decoder).items():
         parameter.data.copy_(weights[name])
 
 
 def collect_moments(decoder: Decoder, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Return AdamW's moments by the parameters' names, and its step count, which they share."""
+    """Return AdamW's moments by the parameters' names, and their common step count."""
     tensors = {}
     for name, parameter in adapter_parameters(decoder).items():
         if state := optimizer.state.get(parameter):

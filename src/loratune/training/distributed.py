@@ -1,4 +1,4 @@
-"""The processes that train together: one so far."""
+"""World: the processes that train together; only one is supported so far."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from torch import Tensor
 class World:
     """The training processes, as one of them sees them.
 
-    With one process there is nothing to exchange, and both operations return their tensor as it is.
+    With one process there is nothing to exchange: both operations return their tensor unchanged.
     """
 
     rank: int = 0  # the number of this process, from 0

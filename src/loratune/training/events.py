@@ -1,4 +1,4 @@
-"""What happens in a training run, event by event; the command line shows them, and Python callers may."""
+"""Events of a training run: the loop yields them, and the command line or a Python caller shows them."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from loratune.training.step import StepResult
 
 @dataclass(frozen=True)
 class Ready:
-    """The run begins, or goes on from a checkpoint. The base model is measured next, if it was not yet."""
+    """The run starts, or continues from a checkpoint. The base model is validated next if it was not yet."""
 
     state: TrainingState
 
@@ -34,14 +34,14 @@ class Validated:
 
 @dataclass(frozen=True)
 class CheckpointSaved:
-    """The run can go on from here."""
+    """A checkpoint was saved, from which the run can be resumed."""
 
     state: TrainingState
 
 
 @dataclass(frozen=True)
 class Warned:
-    """Something that the user should know, while the run goes on."""
+    """The user should know something; the run goes on."""
 
     message: str
 

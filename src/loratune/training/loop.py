@@ -1,4 +1,4 @@
-"""The training loop: steps, validations and checkpoints until the stop rule says that the run is over."""
+"""The training loop: steps, validations and checkpoints until the stop rule ends the run."""
 
 import math
 import time
@@ -21,14 +21,14 @@ from loratune.training.schedule import StopRule, learning_rate_factor
 from loratune.training.step import NonFiniteError, OutOfMemoryError, StepResult, adamw, train_step
 from loratune.training.validate import compute_validation_loss
 
-# Seconds between checkpoints: the most that a crash or a flat battery takes away.
+# Seconds between checkpoints: the most that a crash or a flat battery loses.
 SAVE_INTERVAL_SECONDS = 600.0
 STOPPED = "The run stopped; its checkpoints are good."
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What is trained, on what, and where it is kept."""
+    """What is trained, on which data, and where the run is stored."""
 
     decoder: Decoder  # with an adapter
     examples: Sequence[Example]
@@ -44,17 +44,17 @@ class TrainingJob:
 
 
 def run_loop(job: TrainingJob, stop_requested: Callable[[], bool]) -> Iterator[Event]:
-    """Train until the end, an early stop or a request to stop, and yield what happens; `Finished` comes last.
+    """Train until the end, an early stop or a request to stop, and yield the events; `Finished` is the last.
 
-    Time is that of a clock which nobody sets and which rests while the machine sleeps (on Linux and macOS): a
-    laptop whose lid is closed in the middle of a time budget trains the rest of it afterwards.
+    The clock is monotonic and stops while the machine sleeps (on Linux and macOS): a laptop whose lid is
+    closed during a time budget trains for the rest of it afterwards.
 
     Args:
-        job: the run; one that has checkpoints goes on from the newest.
-        stop_requested: asked after each step.
+        job: the run; if it has checkpoints, it continues from the newest.
+        stop_requested: called before each step; the run stops if it returns True.
 
     Raises:
-        UserError: for a loss or a gradient that is not finite, or an example that does not fit in memory.
+        UserError: a loss or gradient is not finite, or an example does not fit into memory.
     """
     plan = job.plan
     optimizer = adamw(job.decoder.train(), plan.weight_decay)
@@ -76,7 +76,7 @@ def run_loop(job: TrainingJob, stop_requested: Callable[[], bool]) -> Iterator[E
             yield save_checkpoint(job, optimizer, state)
         progress = rule.compute_progress(state.step, state.elapsed, state.seconds_per_step)
         try:
-            result, rate = take_step(job, optimizer, groups, state, progress)
+            result, rate = take_step(job, optimizer, groups, state=state, progress=progress)
         except OutOfMemoryError:
             yield halve_micro_tokens(job, groups, state)
             continue
@@ -94,12 +94,12 @@ def run_loop(job: TrainingJob, stop_requested: Callable[[], bool]) -> Iterator[E
 
 
 def iterate_remaining_steps(job: TrainingJob, state: TrainingState) -> Iterator[list[list[int]]]:
-    """Yield the steps still to be taken, each in micro-batches of the size that the state has just then."""
+    """Yield the remaining steps, each in micro-batches of the size that the state has at that time."""
     step = job.plan.step
     lengths = [input_length(example) for example in job.examples]
     while True:
         size = state.micro_tokens or job.plan.micro_tokens
-        for groups in iterate_steps(lengths, step.batch_tokens, size, step.seed, state.step):
+        for groups in iterate_steps(lengths, step.batch_tokens, size, seed=step.seed, start=state.step):
             yield groups
             if size != (state.micro_tokens or job.plan.micro_tokens):
                 break
@@ -113,10 +113,10 @@ def save_checkpoint(
 
 
 def halve_micro_tokens(job: TrainingJob, groups: list[list[int]], state: TrainingState) -> Warned:
-    """Let micro-batches have half of the most tokens that could be computed in two parts.
+    """Halve the size of the micro-batches, measured by the largest one that can be divided.
 
     Raises:
-        UserError: when each example was already computed alone.
+        UserError: each example was already computed alone.
     """
     step = state.step + 1
     lengths = [[input_length(job.examples[number]) for number in group] for group in groups]
@@ -139,11 +139,12 @@ def take_step(
     job: TrainingJob,
     optimizer: torch.optim.Optimizer,
     groups: list[list[int]],
+    *,
     state: TrainingState,
     progress: float,
 ) -> tuple[StepResult, float]:
-    """Take one optimiser step at the learning rate of this progress, which is returned, too, and count it."""
-    began = time.perf_counter()
+    """Take one optimiser step, count it in the state, and return its result and its learning rate."""
+    started = time.perf_counter()
     plan = job.plan
     rate = plan.learning_rate * learning_rate_factor(progress, plan.warmup, plan.schedule)
     # Dropout, too, is a function of (seed, step).
@@ -157,12 +158,12 @@ def take_step(
         diagnosis = diagnose_non_finite(job, groups, rate)
         raise UserError(f"step {state.step + 1}: {error}. {STOPPED} {diagnosis}") from error
     state.step, state.tokens = state.step + 1, state.tokens + result.tokens
-    state.stepping += time.perf_counter() - began
+    state.stepping += time.perf_counter() - started
     return result, rate
 
 
 def diagnose_non_finite(job: TrainingJob, groups: list[list[int]], rate: float) -> str:
-    """Say what to do about a non-finite step: the records that make it so on their own, else the settings."""
+    """Explain a non-finite step: the records whose loss is non-finite on their own, else the settings."""
     examples = [job.examples[number] for group in groups for number in group]
     if broken := [example.id for example in examples if not is_loss_finite(job, example)]:
         return (
@@ -180,8 +181,8 @@ def is_loss_finite(job: TrainingJob, example: Example) -> bool:
 
 
 def validate(job: TrainingJob, optimizer: torch.optim.Optimizer, state: TrainingState) -> Iterator[Event]:
-    """Measure, log, and save a checkpoint; the first measurement is the base model's."""
-    began = time.perf_counter()
+    """Compute and log the validation loss and save a checkpoint; the first validation is the base model's."""
+    started = time.perf_counter()
     nll = compute_validation_loss(job.decoder, job.val_batches, job.objective)
     if not math.isfinite(nll):
         raise UserError(
@@ -190,7 +191,7 @@ def validate(job: TrainingJob, optimizer: torch.optim.Optimizer, state: Training
         )
     release_freed_memory()  # not at each step, where it would cost a tenth of the speed
     if state.base_nll is None:
-        state.base_nll, state.validation_seconds = nll, time.perf_counter() - began
+        state.base_nll, state.validation_seconds = nll, time.perf_counter() - started
         if nll > math.log(job.decoder.spec.vocab_size):
             yield Warned(
                 "the base model predicts worse than chance: is the tokenizer in its folder another model's?"
@@ -220,7 +221,7 @@ def build_log_row(state: TrainingState, result: StepResult, rate: float) -> dict
 
 
 def reserve_validation_time(rule: StopRule, state: TrainingState) -> StopRule:
-    """A time budget pays for the first and the last validation, too."""
+    """Subtract the first and the last validation from a time budget, which includes them."""
     if rule.seconds is None:
         return rule
     return replace(rule, seconds=max(rule.seconds - 2 * state.validation_seconds, 1.0))

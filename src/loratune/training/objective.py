@@ -1,4 +1,4 @@
-"""What training minimises: an objective turns examples into a batch and a batch into losses."""
+"""Objective: what training minimises; it turns examples into a batch and a batch into losses."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -13,10 +13,10 @@ from loratune.models.ops.nll import token_nll
 
 
 class Objective(Protocol):
-    """A loss that is a sum over a batch, divided by a weight that is summed over the whole step.
+    """A loss summed over a step's batches, divided by a weight that is summed over them, too.
 
-    Two sums, and not a mean for each batch: a step's gradient then does not depend on how its examples are
-    cut into micro-batches.
+    Because of the two sums, instead of a mean for each batch, a step's gradient does not depend on how its
+    examples are divided into micro-batches.
     """
 
     def collate(self, examples: Sequence[Example]) -> Batch:

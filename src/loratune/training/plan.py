@@ -1,7 +1,7 @@
-"""TrainPlan: what a training run does, with everything decided.
+"""TrainPlan: everything that a training run does, with nothing left open.
 
-A configuration says what was asked for, and may leave much open. `training.setup` decides the rest from the
-data, the model and the machine, and hands on a plan in which nothing is optional.
+A configuration may leave much open. `training.setup` decides the rest from the data, the model and the
+machine, and makes a plan in which nothing is optional.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class AdapterSettings:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """What one optimiser step computes: all of a run that its speed and its memory depend on."""
+    """What one optimiser step computes: everything that the speed and memory of a run depend on."""
 
     adapter: AdapterSettings
     batch_tokens: int  # tokens of an optimiser step, prompts included
@@ -32,11 +32,11 @@ class StepSettings:
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """A training run, decided."""
+    """The plan of a training run."""
 
     step: StepSettings
     stop_rule: StopRule
-    learning_rate: float  # the highest
+    learning_rate: float  # the peak
     schedule: str  # cosine, linear or constant
     warmup: float  # share of the run
     weight_decay: float

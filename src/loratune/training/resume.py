@@ -1,4 +1,4 @@
-"""Resuming a run: whether all that it is made from is still what it was when the run began."""
+"""Resume a run: check that everything it depends on is unchanged since it began, or record what changed."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from loratune.training.run_folder import RunFolder
 PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "loratune")
 # Inputs that runs of the first version did not record.
 LATER_INPUTS = ("config", "tokenizer")
-# What older runs' facts.json does not say, and how it was then.
+# Inputs that older runs' facts.json does not hold, with the values that they had then.
 OLD_RUN_DEFAULTS = {"bos": False}
 
 
@@ -37,7 +37,7 @@ class RunChange:
         return f"{name}: {shorten_value(self.then)} when the run began, {shorten_value(self.now)} now"
 
     def to_json(self, when: str) -> dict[str, object]:
-        """Return the change as facts.json has it, where a setting is named by its option."""
+        """Return the change in the form of facts.json, where a setting is named by its option."""
         name = f"--{self.name.replace('_', '-')}" if self.is_setting else self.name
         return {"when": when, "name": name, "then": self.then, "now": self.now}
 
@@ -56,7 +56,7 @@ def collect_run_inputs(
     device: str,
     bos: Sequence[int],
 ) -> dict[str, Any]:
-    """Return all that a run's adapter depends on, down to the last bit.
+    """Collect everything that a run's adapter depends on, down to the last bit.
 
     Args:
         model: the base model.
@@ -80,12 +80,12 @@ def collect_run_inputs(
 
 
 def has_bos_prompts(folder: RunFolder) -> bool:
-    """Whether the prompts of a run begin with BOS; none did before this was recorded."""
+    """Return whether the prompts of a run begin with BOS; runs that do not record it had none."""
     return bool(folder.read_run_inputs().get("bos", OLD_RUN_DEFAULTS["bos"]))
 
 
 def find_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[RunChange]:
-    """List what is not as it was: the settings first, then everything else."""
+    """List the changed inputs: the settings first, then everything else."""
     settings = [
         RunChange(name, then["settings"].get(name), value, is_setting=True)
         for name, value in now["settings"].items()
@@ -99,10 +99,10 @@ def find_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[RunCha
 
 
 def check_changes(changes: Sequence[RunChange], *, accepted: bool, fixed: Collection[str]) -> None:
-    """Refuse changes that nobody accepted, and those of `fixed` settings, which no run can have.
+    """Refuse changes that were not accepted, and any change of a `fixed` setting.
 
     Raises:
-        UserError: with all of them and what to do.
+        UserError: with all refused changes, and what to do.
     """
     if refused := [change for change in changes if change.is_setting and change.name in fixed]:
         raise UserError(
@@ -119,7 +119,7 @@ def check_changes(changes: Sequence[RunChange], *, accepted: bool, fixed: Collec
 def record_changes(
     folder: RunFolder, changes: Sequence[RunChange], *, settings_toml: str, run_inputs: dict[str, Any]
 ) -> None:
-    """Go on with other inputs, and write down when that began."""
+    """Record changed inputs, with the time, and warn that the run's result changes."""
     for change in changes:
         warn(f"{change}; the run goes on with it, and will not end as it would have")
     when = datetime.now().isoformat(timespec="seconds")

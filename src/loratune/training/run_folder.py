@@ -1,8 +1,8 @@
-"""A run on disk: its log, its checkpoints, the best of them, and how a run is continued.
+"""Run folder: the log and the checkpoints of a run, the best of them, and how a run is restored.
 
 runs/NAME/settings.toml  facts.json  metrics.jsonl  summary.json  loss.png  best -> checkpoints/step-000120
 
-A process that is killed at any instant leaves only whole checkpoints; one that was damaged afterwards is not
+A process that is killed at any instant leaves only complete checkpoints; one that is damaged later is not
 used.
 """
 
@@ -47,11 +47,11 @@ class RunFolder:
         self.saved_at = 0.0  # seconds of the run at its newest checkpoint
 
     def create(self, settings_toml: str, run_inputs: dict[str, Any]) -> None:
-        """Create the folder with its settings and what the run is made from: whole, or not at all.
+        """Create the folder with the run's settings and inputs, completely or not at all.
 
         Args:
-            settings_toml: the settings, as a person reads them.
-            run_inputs: the settings again, and what the data and the base are.
+            settings_toml: the settings, for people.
+            run_inputs: from `collect_run_inputs`.
 
         Raises:
             UserError: there is a run of this name.
@@ -69,7 +69,7 @@ class RunFolder:
             write_json(folder / "facts.json", run_inputs)
 
     def read_run_inputs(self) -> dict[str, Any]:
-        """Return what the run is made from. Raises UserError for a broken file."""
+        """Read the run's inputs. Raises UserError if the file is broken."""
         path = self.folder / "facts.json"
         run_inputs = read_json(path)
         if not isinstance(run_inputs, dict) or not isinstance(run_inputs.get("settings"), dict):
@@ -77,14 +77,12 @@ class RunFolder:
         return run_inputs
 
     def update_run_inputs(self, settings_toml: str, run_inputs: dict[str, Any]) -> None:
-        """Continue with other settings or inputs. The inputs hold the settings, too, and decide: they come
-        first.
-        """
+        """Replace the run's settings and inputs; the inputs come first, because they are authoritative."""
         write_json(self.folder / "facts.json", run_inputs)
         write_text(self.folder / "settings.toml", settings_toml)
 
     def append_log(self, row: dict[str, Any]) -> None:
-        """Add a row to the log; while the disk is full it waits, and no checkpoint is written without it."""
+        """Append a row to the log, or keep it in memory while the disk is full."""
         self.pending_lines.append(json.dumps(row) + "\n")
         try:
             self.write_log()
@@ -93,7 +91,7 @@ class RunFolder:
                 warn(f"{error}. The run goes on until its next checkpoint; its log is kept in memory")
 
     def write_log(self) -> None:
-        """Write all the lines that wait, or none: half a line would spoil the next one."""
+        """Write all pending lines or none, because half a line would break the next one."""
         length = self.metrics.stat().st_size if self.metrics.exists() else 0
         try:
             with open(self.metrics, "a", encoding="utf-8") as file:
@@ -111,14 +109,14 @@ class RunFolder:
     def _read_rows(self) -> Iterator[dict[str, Any]]:
         lines = self.metrics.read_bytes().splitlines(keepends=True) if self.metrics.is_file() else []
         for line in lines:
-            if line.endswith(b"\n"):  # else it is only half there
+            if line.endswith(b"\n"):  # otherwise it is incomplete
                 yield json.loads(line)
 
     def _has_steps(self) -> bool:
         return self.metrics.is_file() and b'"loss"' in self.metrics.read_bytes()
 
     def list_checkpoints(self) -> list[Path]:
-        """Return the checkpoints, the oldest first."""
+        """List the checkpoints, oldest first."""
         paths = (self.folder / "checkpoints").glob("step-*")
         return sorted(
             (path for path in paths if path.name[5:].isdecimal()), key=lambda path: int(path.name[5:])
@@ -135,13 +133,13 @@ class RunFolder:
         base: str,
         best: bool,
     ) -> None:
-        """Write a checkpoint whole or not at all, at most one a step, then remove old ones."""
+        """Save a checkpoint, completely or not at all and at most one per step; then remove old ones."""
         self.write_log()
         self.saved_at = state.elapsed
         target = self.checkpoint_path(state.step)
         if not target.exists():
             with create_folder_atomically(target) as folder:
-                sync(self.metrics)  # so that the log reaches as far as the checkpoint after a power cut, too
+                sync(self.metrics)  # after a power cut, the log must reach as far as the checkpoint
                 write_checkpoint(folder, decoder, optimizer, state=state, base=base)
         if best:
             self._link_best(target)
@@ -166,38 +164,39 @@ class RunFolder:
                 remove_folder(old)
 
     def restore(self, decoder: Decoder, optimizer: torch.optim.Optimizer) -> TrainingState:
-        """Load the newest whole checkpoint into adapter and optimiser, and drop the log's later rows.
+        """Load the newest intact checkpoint into adapter and optimiser, and drop later rows of the log.
 
         Returns:
-            Where the run was; step 0 for a new run, which has no checkpoint.
+            The progress of the run; step 0 for a new run, which has no checkpoint.
 
         Raises:
-            UserError: there are checkpoints, and none is whole.
+            UserError: there are checkpoints, but none is intact.
         """
         self._remove_leftovers()
-        whole = self._find_intact_checkpoints()
-        state = load_checkpoint(whole[-1], decoder, optimizer) if whole else TrainingState()
+        intact = self._find_intact_checkpoints()
+        state = load_checkpoint(intact[-1], decoder, optimizer) if intact else TrainingState()
         self.saved_at = state.elapsed
         self._truncate_log(state)
-        if whole:
-            self._repair_best(state, whole)
+        if intact:
+            self._repair_best(state, intact)
             self._prune()
         return state
 
     def _remove_leftovers(self) -> None:
-        """Remove what was being written or removed when the run was killed."""
+        """Remove temporary files of a run that was killed."""
         for leftover in [*self.folder.glob(".*.tmp"), *self.folder.glob("checkpoints/.*.tmp")]:
             with translate_os_errors(leftover):
-                shutil.rmtree(
-                    leftover
-                ) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+                if leftover.is_dir() and not leftover.is_symlink():
+                    shutil.rmtree(leftover)
+                else:
+                    leftover.unlink()
 
     def _find_intact_checkpoints(self) -> list[Path]:
-        """Return the whole checkpoints, oldest first. The damaged ones are reported and set aside."""
+        """Return the intact checkpoints, oldest first; report and rename the damaged ones."""
         damages = {checkpoint: find_damage(checkpoint) for checkpoint in self.list_checkpoints()}
-        whole = [checkpoint for checkpoint, damage in damages.items() if damage is None]
+        intact = [checkpoint for checkpoint, damage in damages.items() if damage is None]
         damaged = {checkpoint: damage for checkpoint, damage in damages.items() if damage is not None}
-        if not whole and (damaged or self._has_steps()):
+        if not intact and (damaged or self._has_steps()):
             raise UserError(
                 *(f"{checkpoint}: damaged: {damage}" for checkpoint, damage in damaged.items()),
                 Problem(
@@ -210,15 +209,15 @@ class RunFolder:
             aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
             warn(
                 f"{checkpoint}: damaged: {damage}; it is now called {aside.name}, and the run goes on from "
-                f"{whole[-1].name}"
+                f"{intact[-1].name}"
             )
             shutil.rmtree(aside, ignore_errors=True)
             with translate_os_errors(checkpoint):
                 os.replace(checkpoint, aside)
-        return whole
+        return intact
 
     def _truncate_log(self, state: TrainingState) -> None:
-        """Drop the steps and validations after the state: they are done again."""
+        """Drop log rows after the state, whose steps and validations are repeated."""
         rows = []
         # A power cut may leave anything of the rows that were written after the checkpoint.
         with suppress(ValueError, LookupError, TypeError):
@@ -233,19 +232,21 @@ class RunFolder:
             )
         write_text(self.metrics, "".join(json.dumps(row) + "\n" for row in rows))
 
-    def _repair_best(self, state: TrainingState, whole: Sequence[Path]) -> None:
-        """Point `best` at the best checkpoint, or at the best one left if that is lost.
+    def _repair_best(self, state: TrainingState, intact: Sequence[Path]) -> None:
+        """Point `best` at the best checkpoint, or at the best remaining one if that is lost.
 
-        The run may have been killed between writing the checkpoint and the link.
+        The run may have been killed after writing the checkpoint and before moving the link.
         """
         best = self.checkpoint_path(state.best_step)
-        if best not in whole:
-            measured = {self.checkpoint_path(row["step"]): row for row in self.read_log() if "val_nll" in row}
-            remaining = [measured[checkpoint] for checkpoint in whole if checkpoint in measured]
+        if best not in intact:
+            validated = {
+                self.checkpoint_path(row["step"]): row for row in self.read_log() if "val_nll" in row
+            }
+            remaining = [validated[checkpoint] for checkpoint in intact if checkpoint in validated]
             if remaining:
                 row = min(remaining, key=lambda row: row["val_nll"])
                 state.best_nll, state.best_step = row["val_nll"], row["step"]
-            else:  # the next measurement will be the best one, and there will be one at the end
+            else:  # the next validation will be the best one, and there is one at the end
                 state.best_nll, state.best_step, state.validated_step = math.inf, state.step, -1
             state.best_validation = state.validations
             lost, best = best, self.checkpoint_path(state.best_step)
@@ -259,18 +260,18 @@ class RunFolder:
 
 def find_newest_run(runs: Path) -> Path:
     """Return the newest run's folder. Raises UserError when there is no run to resume."""
-    runs_found = [path for path in runs.glob("*/settings.toml") if not path.parent.name.startswith(".")]
-    if not runs_found:
+    settings_files = [path for path in runs.glob("*/settings.toml") if not path.parent.name.startswith(".")]
+    if not settings_files:
         raise UserError(
             f"there is no run in {runs}/ to go on with",
             setting="resume",
             remedy="leave `resume` out to start one",
         )
-    return max(runs_found, key=lambda path: path.stat().st_mtime).parent
+    return max(settings_files, key=lambda path: path.stat().st_mtime).parent
 
 
 def load_best_weights(run: RunFolder) -> dict[str, torch.Tensor]:
-    """Return the best adapter of a run. Raises UserError when the disk has lost it since it was written."""
+    """Load the weights of a run's best adapter. Raises UserError if the checkpoint is missing or damaged."""
     best = run.find_best()
     damage = find_damage(best) if best else "it is missing"
     if best is None or damage:

@@ -1,9 +1,9 @@
-"""Decide when a run ends, how far it has come, and the learning rate at that point."""
+"""Stop rule and learning rate schedule: when a run ends, its progress, and the learning rate there."""
 
 import math
 from dataclasses import dataclass
 
-VALIDATION_TIME_SHARE = 0.1  # of a time budget; the base's validation counts, too
+VALIDATION_TIME_SHARE = 0.1  # of a time budget, including the base model's validation
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,16 @@ class StopRule:
         return min((elapsed + seconds_per_step / 2) / self.require_seconds(), 1.0)
 
     def is_over(self, step: int, elapsed: float, seconds_per_step: float) -> bool:
-        """Tell whether the run is over.
+        """Return whether the run is over.
 
-        A time budget is over when the next step would exceed it; one step is always taken.
+        A time budget ends when the next step would exceed it; one step is always taken.
         """
         if self.steps:
             return step >= self.steps
         return step > 0 and elapsed + seconds_per_step > self.require_seconds()
 
     def count_affordable_validations(self, validations: int, seconds: float) -> int:
-        """Return how many validations besides the base's fit into the time budget; at least one.
+        """Return how many validations, besides the base model's, fit into the time budget; at least one.
 
         Args:
             validations: how many are planned.

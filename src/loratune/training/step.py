@@ -13,7 +13,7 @@ from loratune.training.distributed import ONE_PROCESS, World
 from loratune.training.objective import Objective
 
 # The first is 0.9 by default: runs of minutes, with some hundred steps, reach a lower loss with a shorter
-# momentum (RESULTS.md, Momentum).
+# momentum.
 ADAMW_BETAS = (0.5, 0.999)
 
 
@@ -22,7 +22,7 @@ class NonFiniteError(Exception):
 
 
 class OutOfMemoryError(Exception):
-    """A micro-batch did not fit into the memory."""
+    """A micro-batch does not fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ def train_step(
 
     Raises:
         NonFiniteError: the loss or a gradient is not finite.
-        OutOfMemoryError: a micro-batch did not fit into the memory.
+        OutOfMemoryError: a micro-batch does not fit into memory.
             Neither error changes the adapter or the optimiser's state.
     """
     parameters = adapter_parameters(decoder)
     weight = sum_over_world(sum(objective.weight(batch) for batch in micro_batches), world)
     try:
-        loss = accumulate_gradients(decoder, micro_batches, objective, weight)
+        loss = accumulate_gradients(decoder, micro_batches, objective, weight=weight)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -89,7 +89,7 @@ def train_step(
 
 
 def accumulate_gradients(
-    decoder: Decoder, micro_batches: Sequence[Batch], objective: Objective, weight: float
+    decoder: Decoder, micro_batches: Sequence[Batch], objective: Objective, *, weight: float
 ) -> float:
     """Add the step's gradients to the parameters' and return the loss of these micro-batches."""
     loss = 0.0

@@ -1,4 +1,4 @@
-"""Compute the validation loss: one global sum divided by one global weight, whatever the batching."""
+"""Validation loss: one global sum divided by one global weight, independent of the batching."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Attention in blocks against the plain formula, one document at a time."""
+"""Block attention equals the plain formula for each document."""
 
 import math
 
@@ -27,7 +27,7 @@ def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: list[int])
     grouped=st.booleans(),
     seed=st.integers(0, 999),
 )
-def test_value_and_gradients_equal_the_plain_formula(block, lengths, grouped, seed):
+def test_value_and_gradients_equal_plain_attention(block, lengths, grouped, seed):
     generator = torch.Generator().manual_seed(seed)
     shapes = [(sum(lengths), heads, 8) for heads in (4, 2 if grouped else 4, 2 if grouped else 4)]
     q, k, v = (torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes)
@@ -44,7 +44,7 @@ def test_value_and_gradients_equal_the_plain_formula(block, lengths, grouped, se
         assert torch.allclose(mine, yours, atol=1e-4)
 
 
-def test_long_documents_leave_out_most_of_what_nobody_sees():
+def test_blocks_skip_most_of_the_masked_half_of_long_documents():
     pairs = sum(
         (block.query_slice.stop - block.query_slice.start) * (block.key_slice.stop - block.key_slice.start)
         for block in split_into_blocks([570])

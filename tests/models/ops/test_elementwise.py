@@ -1,4 +1,4 @@
-"""The hand-written backward passes against autograd through the plain form."""
+"""Handwritten backward passes equal autograd."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def test_rms_norm(tokens, seed):
 
 @repeated
 @given(**SIZES)
-def test_rms_norm_of_bf16_is_computed_in_the_precision_of_its_weight(tokens, seed):
+def test_rms_norm_of_bf16_is_computed_in_the_weights_precision(tokens, seed):
     """Queries and keys are bf16 where the products are; the norm's own weight is fp32."""
     exact, weight = random((tokens, 3, 8), (8,), seed=seed)
     x = exact.detach().bfloat16().requires_grad_()
@@ -97,7 +97,7 @@ def test_activations(name, tokens, seed):
 
 @repeated
 @given(**SIZES)
-def test_rotation_is_a_product_of_complex_numbers(tokens, seed):
+def test_rotation_equals_complex_multiplication(tokens, seed):
     x, angles = random((tokens, 2, 8), (tokens, 1, 4), seed=seed)
     first, second = x.chunk(2, -1)
     turned = torch.complex(first, second) * torch.polar(torch.ones_like(angles), angles)
@@ -126,7 +126,7 @@ def linear(
 
 @repeated
 @given(**SIZES, bias=st.booleans(), operation=st.sampled_from([identity, ACTIVATIONS["gelu"]]))
-def test_layers_with_and_without_an_adapter_that_share_their_input(tokens, seed, bias, operation):
+def test_layers_with_shared_input_equal_plain_lora(tokens, seed, bias, operation):
     x, weight, other, b, *matrices = random(
         (tokens, 6), (5, 6), (4, 6), (5,), (2, 6), (5, 2), (3, 6), (5, 3), seed=seed
     )
@@ -146,7 +146,7 @@ def test_layers_with_and_without_an_adapter_that_share_their_input(tokens, seed,
     assert_same(ours, plain, [x, *matrices])
 
 
-def test_nothing_is_computed_below_the_lowest_adapter():
+def test_no_gradient_is_computed_below_the_lowest_adapter():
     x, weight, A, B = random((4, 6), (5, 6), (2, 6), (5, 2), seed=0)
 
     def products(below_is_trained: bool) -> int:
@@ -160,7 +160,7 @@ def test_nothing_is_computed_below_the_lowest_adapter():
     assert products(True) - products(False) == 2 * 4 * 6 * 5  # dy W; the counter overlooks products in place
 
 
-def test_what_is_cheap_to_make_again_is_not_kept():
+def test_cheap_activations_are_recomputed_not_stored():
     gate, up, weight, A, B = random((4, 6), (4, 6), (5, 6), (2, 6), (5, 2), seed=0)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):

@@ -1,4 +1,4 @@
-"""Pieces computed by several threads against the same pieces in a loop."""
+"""Work in parallel threads gives the same results as a loop."""
 
 import threading
 
@@ -19,13 +19,13 @@ def threads(request):
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 50])
-def test_results_come_in_the_order_of_their_pieces(threads, count):
+def test_results_are_in_the_order_of_the_inputs(threads, count):
     assert map_in_parallel(lambda piece: piece * piece, range(count)) == [
         piece * piece for piece in range(count)
     ]
 
 
-def test_each_of_the_threads_takes_a_piece(threads):
+def test_every_thread_takes_a_piece(threads):
     together = threading.Barrier(threads, timeout=60)  # nobody gets past it before all have come
 
     def work(_) -> tuple[int, int]:
@@ -37,7 +37,7 @@ def test_each_of_the_threads_takes_a_piece(threads):
     assert set(inside) == {1}
 
 
-def test_what_a_piece_raises_is_raised_when_all_have_ended(threads):
+def test_exception_is_raised_after_all_threads_have_finished(threads):
     done = []
 
     def work(piece: int) -> None:
@@ -53,7 +53,7 @@ def test_what_a_piece_raises_is_raised_when_all_have_ended(threads):
 
 
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
-def test_autograd_records_nothing_and_inference_stays_inference(threads, mode):
+def test_autograd_is_off_and_inference_mode_is_kept(threads, mode):
     weight = torch.ones(4, requires_grad=True)
     with mode():
         out = torch.empty(6, 4)
@@ -68,7 +68,7 @@ def test_autograd_records_nothing_and_inference_stays_inference(threads, mode):
         assert all(result.is_inference() == torch.is_inference_mode_enabled() for result in results)
 
 
-def test_attention_has_the_same_bits_with_any_number_of_threads(threads):
+def test_attention_is_bitwise_equal_for_any_number_of_threads(threads):
     def value_and_gradients() -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed(0)
         q, k, v = (

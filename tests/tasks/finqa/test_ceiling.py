@@ -1,4 +1,4 @@
-"""How many of FinQA's own programs our evaluator gives right, and why not the others."""
+"""How many of FinQA's own programs our evaluator executes to the recorded result."""
 
 import pytest
 
@@ -8,28 +8,28 @@ from loratune.tasks.finqa.source import read_questions
 
 
 @pytest.fixture(scope="module")
-def parts():
+def questions_by_split():
     return read_questions("snapshot")[1]
 
 
-def test_dev(parts):
-    found = compute_ceiling(parts["val"])
-    assert (found.programs, round(found.execution_accuracy, 4)) == (883, 0.9977)
-    assert [(failure.id, failure.reason.partition(": ")[2]) for failure in found.failures] == [
+def test_dev_ceiling(questions_by_split):
+    ceiling = compute_ceiling(questions_by_split["val"])
+    assert (ceiling.programs, round(ceiling.execution_accuracy, 4)) == (883, 0.9977)
+    assert [(failure.id, failure.reason.partition(": ")[2]) for failure in ceiling.failures] == [
         ("AAPL/2008/page_78.pdf-2", "the table has no such row"),
         ("APD/2013/page_40.pdf-1", "the table has no such row"),
     ]
 
 
-def test_test(parts):
-    found = compute_ceiling(parts["test"])
-    assert (found.programs, len(found.failures)) == (1132, 5)
+def test_test_ceiling(questions_by_split):
+    ceiling = compute_ceiling(questions_by_split["test"])
+    assert (ceiling.programs, len(ceiling.failures)) == (1132, 5)
     assert all(
-        failure.reason.startswith("no result is recorded; the program gives ") for failure in found.failures
+        failure.reason.startswith("no result is recorded; the program gives ") for failure in ceiling.failures
     )
 
 
-def test_a_wrong_result_is_told():
+def test_wrong_recorded_result_is_explained():
     questions = [
         Question(str(number), "page", "?", [], [], [], "", recorded, program, None)
         for number, (program, recorded) in enumerate(

@@ -1,3 +1,5 @@
+"""The facts of a page: their texts, their order and their selection."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,22 +39,22 @@ FACTS = build_page_facts(
         ([], ["tax"], ""),
     ],
 )
-def test_a_row_names_its_columns_and_says_nothing_twice(header, row, text):
+def test_row_text_names_its_columns_without_repetition(header, row, text):
     assert format_row(header, row) == text
 
 
-def test_a_rows_text_starts_with_its_name():
+def test_row_text_starts_with_its_name():
     assert get_row_name(format_row(["", "2008"], ["cost of sales", "70"])) == "cost of sales"
 
 
-def test_facts_stand_in_the_order_of_the_page_under_finqas_names():
+def test_facts_are_in_page_order_with_finqa_ids():
     assert list(FACTS) == ["text_0", "text_1", "table_0", "table_1", "table_2", "text_2"]
     assert format_facts(FACTS, {"text_2", "table_1"}) == (
         "revenue | 2008 : $ 120 ; 2007 : $ 100\nthe tax rate was 21% in 2008 ."
     )
 
 
-def test_numbers_and_rows_of_a_program_point_to_their_facts():
+def test_program_numbers_and_rows_match_their_facts():
     assert match_facts("subtract(120, 100), divide(#0, 100)", FACTS) == {"table_1"}
     assert match_facts("multiply(-120, 21%)", FACTS) == {"table_1", "text_2"}
     assert match_facts("table_max(cost of sales, none)", FACTS) == {"table_2"}
@@ -63,7 +65,7 @@ names = st.lists(st.sampled_from([f"text_{number}" for number in range(12)]), un
 
 
 @given(names, st.data(), st.integers(1, 60))
-def test_what_fits_is_kept_best_first(ranked, data, limit):
+def test_best_fitting_facts_are_selected(ranked, data, limit):
     lengths = {name: data.draw(st.integers(1, 30)) for name in ranked}
     kept = select_best_facts(ranked, lengths, limit)
     used = sum(lengths[name] for name in kept)
@@ -76,7 +78,7 @@ def test_what_fits_is_kept_best_first(ranked, data, limit):
 
 
 @given(names, names)
-def test_putting_facts_first_loses_none(first, ranked):
+def test_put_first_keeps_all_facts(first, ranked):
     order = put_first(first, ranked)
     assert sorted(order) == sorted({*first, *ranked})
     assert set(order[: len(first)]) == set(first)

@@ -1,6 +1,4 @@
-"""The language of programs: all gold ones are in it, what is in it can be carried out, and each beginning can
-be finished.
-"""
+"""The program grammar accepts all gold programs, and all that it accepts can be executed."""
 
 import random
 import re
@@ -66,7 +64,7 @@ def gold(split: str) -> list[tuple[dict, str]]:
     ]
 
 
-def test_the_constants_are_those_of_the_training_programs():
+def test_constants_equal_those_of_the_training_programs():
     used = {
         part
         for row in snapshot.read("finqa_train")
@@ -76,7 +74,7 @@ def test_the_constants_are_those_of_the_training_programs():
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])
-def test_gold_programs_are_in_the_language_of_their_pages(split):
+def test_gold_programs_are_in_the_grammar_of_their_pages(split):
     """All but the two that name a row which is not there; every beginning of the others can be written."""
     outside = set()
     for row, shown in gold(split):
@@ -92,7 +90,7 @@ def test_gold_programs_are_in_the_language_of_their_pages(split):
     assert len(outside) == (2 if split == "dev" else 0)
 
 
-def test_dev_programs_can_be_written_with_their_gold_facts():
+def test_dev_programs_are_in_the_grammar_of_their_gold_facts():
     """The shares in docs/finqa.md: 4 take a number from the question."""
     count = {"facts": 0, "facts and question": 0}
     rows = [row for row, _ in gold("dev") if row["gold_inds"]]
@@ -106,7 +104,7 @@ def test_dev_programs_can_be_written_with_their_gold_facts():
     assert len(rows) == 862 and count == {"facts": 858, "facts and question": 862}
 
 
-def test_numbers_are_those_shown():
+def test_shown_numbers_are_extracted():
     assert extract_numbers(PROMPT) == {"5", ".5", "57.3", "57.3%", "1204000", "2009", "2010", "-2010"}
     assert extract_numbers("$ -13 ( 13 ) and -5.0% ( 5.0 % )") == {
         "-13",
@@ -125,7 +123,7 @@ def test_numbers_are_those_shown():
     }
 
 
-def test_rows_are_those_that_a_program_can_use():
+def test_usable_rows_are_found():
     assert find_usable_rows(ROWS) == USABLE
 
 
@@ -142,7 +140,7 @@ def test_rows_are_those_that_a_program_can_use():
         ", ".join(["add(5, 5)"] * MAX_STEPS),
     ],
 )
-def test_in_the_language_with_all_its_beginnings(text):
+def test_program_and_all_its_prefixes_are_in_the_grammar(text):
     assert is_in(text)
     whole = [end for end in range(len(text) + 1) if is_in(text[:end])]
     assert [format_program(parse_program(text)[:steps]) for steps in range(1, len(whole) + 1)] == [
@@ -173,12 +171,12 @@ def test_in_the_language_with_all_its_beginnings(text):
         (", ".join(["add(5, 5)"] * MAX_STEPS), ","),
     ],
 )
-def test_what_no_program_begins_with_is_refused(right, wrong):
+def test_invalid_prefix_is_refused(right, wrong):
     assert read(right) is not None
     assert read(right + wrong[0]) is None and read(right + wrong) is None
 
 
-def test_without_rows_there_are_no_operations_on_the_table():
+def test_no_table_operations_without_rows():
     language = build_program_grammar(PROMPT, None)
     assert read("table", language) is None and is_in("add(5, 5)", language)
 
@@ -192,7 +190,7 @@ TABLES = st.lists(
 )
 
 
-def carried_out(text: str, table) -> None:
+def assert_executable(text: str, table) -> None:
     """Raises for all but arithmetic that fails."""
     program = parse_program(text)
     assert format_program(program) == text
@@ -204,7 +202,7 @@ def carried_out(text: str, table) -> None:
 
 @given(PAGES, TABLES, st.randoms(use_true_random=False))
 @settings(max_examples=60, deadline=None)
-def test_every_walk_ends_in_a_program_that_can_be_carried_out(page, table, random: random.Random):
+def test_random_walk_ends_in_an_executable_program(page, table, random: random.Random):
     language = build_program_grammar(page, table)
     place, text = language.start, b""
     while not (language.is_complete(place) and random.random() < 0.3):
@@ -214,12 +212,12 @@ def test_every_walk_ends_in_a_program_that_can_be_carried_out(page, table, rando
         letter = random.choice(ways)
         place, text = language.after(place, letter), text + letter
     assert language.is_complete(place)  # there was a way on wherever no program ended
-    carried_out(text.decode(), table)
+    assert_executable(text.decode(), table)
 
 
 @given(PAGES, TABLES, st.randoms(use_true_random=False), st.lists(st.integers(0, 60), max_size=5))
 @settings(max_examples=60, deadline=None)
-def test_the_reading_does_not_depend_on_the_pieces(page, table, random: random.Random, cuts):
+def test_parsing_does_not_depend_on_token_boundaries(page, table, random: random.Random, cuts):
     language = build_program_grammar(page, table)
     operands = [*extract_numbers(page), *CONSTANTS, "6", "#0", "#9"]
     steps = [

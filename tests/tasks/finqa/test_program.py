@@ -1,4 +1,4 @@
-"""FinQA's programs: all gold ones of the shipped data, the grammar, and what counts as the same program."""
+"""FinQA's programs: all gold programs of the shipped data, parsing, results and equivalence."""
 
 import math
 
@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loratune.data import snapshot
+from loratune.tasks.finqa.equivalence import is_same_program
 from loratune.tasks.finqa.facts import match_facts
 from loratune.tasks.finqa.program import (
     ARITHMETIC_OPERATIONS,
@@ -16,11 +17,10 @@ from loratune.tasks.finqa.program import (
     execute_program,
     execute_text,
     format_program,
-    is_same_program,
     is_same_result,
     parse_program,
 )
-from support.deadline import deadline
+from support.deadline import enforce_deadline
 
 REVENUE = [
     ["", "2010", "2009"],
@@ -79,7 +79,7 @@ def test_gold_programs_give_the_gold_results(split, agreeing, programs):
         ("  add( 1 ,2 )  ", 3.0),
     ],
 )
-def test_results(text, result):
+def test_programs_give_their_results(text, result):
     assert execute_program(parse_program(text), REVENUE) == result
 
 
@@ -114,7 +114,7 @@ def test_results(text, result):
         ("add(" * 5000 + "1" + ", 1)" * 5000, "nested more than 50 deep"),
     ],
 )
-def test_what_is_not_a_program_is_explained(text, message):
+def test_invalid_program_is_explained(text, message):
     with pytest.raises(ProgramError, match=message):
         parse_program(text)
 
@@ -137,13 +137,13 @@ def test_what_is_not_a_program_is_explained(text, message):
         ("table_max(profit, none)", "no such row"),
     ],
 )
-def test_what_has_no_result_is_explained(text, message):
+def test_program_without_a_result_is_explained(text, message):
     with pytest.raises(ProgramError, match=message):
         execute_program(parse_program(text), REVENUE)
     assert execute_text(text, REVENUE) is None
 
 
-def test_a_table_is_needed_only_where_the_program_uses_one():
+def test_table_is_needed_only_for_table_operations():
     assert execute_text("add(1, 2)") == 3
     assert execute_text("table_max(net sales, none)") is None
 
@@ -178,12 +178,12 @@ def programs(draw):
 
 
 @given(programs())
-def test_written_programs_read_back_the_same(program):
+def test_formatted_program_parses_to_itself(program):
     assert parse_program(format_program(program)) == program
     assert is_same_program(program, program) or "divide" in format_program(program)
 
 
-def test_a_comma_in_a_number_is_read_and_a_currency_sign_is_not():
+def test_thousands_comma_is_parsed_and_currency_sign_is_not():
     assert [
         execute_text(text) for text in ("add(1,234, 5)", "add(1, 234)", "add($5, 1)", "add($ 1,234, 5)")
     ] == [
@@ -194,7 +194,7 @@ def test_a_comma_in_a_number_is_read_and_a_currency_sign_is_not():
     ]
 
 
-def test_the_canonical_text_has_no_thousands_commas_and_is_linear():
+def test_canonical_text_is_linear_without_thousands_commas():
     text = "divide(subtract( 1,234.50 ,5 %),const_m1)"
     assert format_program(parse_program(text)) == "subtract(1234.50, 5%), divide(#0, const_m1)"
     assert is_same_program(parse_program("add(1234, 5)"), parse_program("add(5,1,234)"))
@@ -204,7 +204,7 @@ def test_the_canonical_text_has_no_thousands_commas_and_is_linear():
     *2 * [st.integers(-(10**12), 10**12) | st.decimals(-(10**9), 10**9, places=2)],
     st.sampled_from(ARITHMETIC_OPERATIONS),
 )
-def test_thousands_commas_are_no_separators_and_separators_no_thousands_commas(first, second, operation):
+def test_thousands_commas_and_separators_are_told_apart(first, second, operation):
     plain = (Step(operation, (str(first), str(second))),)
     for one in (f"{first}", f"{first:,}"):
         for other in (f"{second}", f"{second:,}"):
@@ -250,7 +250,7 @@ WRITTEN = st.text() | st.text("add(subtract,#012 none table_max)%$-.") | JOINED
 
 
 def check_text(text: str, other: str) -> None:
-    with deadline():
+    with enforce_deadline():
         result = execute_text(text, REVENUE)
         assert result is None or result in ("yes", "no") or math.isfinite(result)
         try:
@@ -261,7 +261,7 @@ def check_text(text: str, other: str) -> None:
 
 
 @pytest.mark.parametrize("count", [500, pytest.param(20_000, marks=pytest.mark.slow)])
-def test_no_text_breaks_the_parser(count):
+def test_any_text_parses_or_raises_program_error(count):
     settings(max_examples=count, deadline=None, database=None)(given(WRITTEN, WRITTEN)(check_text))()
 
 
@@ -283,8 +283,8 @@ def test_no_text_breaks_the_parser(count):
     ],
     ids=lambda text: text[:12],
 )
-def test_long_texts_take_no_long_time(text):
-    with deadline():
+def test_long_texts_are_parsed_quickly(text):
+    with enforce_deadline():
         execute_text(text, REVENUE)
         is_in_facts = match_facts(text, {"text_0": text[:1000]})
     assert isinstance(is_in_facts, set)
@@ -316,11 +316,11 @@ def test_long_texts_take_no_long_time(text):
         ("table_sum(a, none)", "table_max(a, none)", False),
     ],
 )
-def test_same_program(first, second, same):
+def test_program_equivalence(first, second, same):
     assert is_same_program(parse_program(first), parse_program(second)) is same
 
 
-def test_same_result_is_to_five_decimals():
+def test_results_are_compared_to_five_decimals():
     assert is_same_result(0.123454, 0.12345)
     assert not is_same_result(0.1235, 0.1234)
     assert is_same_result("yes", "yes") and not is_same_result("yes", 1.0) and not is_same_result(None, None)

@@ -1,3 +1,5 @@
+"""The ranking of a page's facts."""
+
 import json
 
 import numpy as np
@@ -26,20 +28,20 @@ texts = st.text(max_size=30) | st.lists(
 tables = st.lists(st.lists(texts, max_size=4), max_size=4)
 
 
-def test_the_fact_that_the_question_speaks_of_comes_first():
+def test_fact_that_answers_the_question_ranks_first():
     assert rank_facts("what was the growth of revenue from 2007 to 2008 ?", FACTS)[0] == "table_1"
     ranked = rank_facts("which tax rate applied ?", FACTS)
     assert ranked.index("text_2") < ranked.index("text_0")
 
 
-def test_the_header_and_empty_sentences_are_not_ranked():
+def test_header_and_empty_sentences_are_not_ranked():
     facts = build_page_facts(["."], ["9 ."], TABLE)
     assert sorted(rank_facts("what was the revenue ?", facts)) == ["table_1", "table_2"]
     assert rank_facts("what was the revenue ?", build_page_facts(["."], [], [])) == []
 
 
 @given(texts, st.lists(texts, max_size=4), st.lists(texts, max_size=4), tables)
-def test_any_page_is_ranked_whole_and_always_the_same(question, before, after, table):
+def test_any_page_is_ranked_completely_and_deterministically(question, before, after, table):
     facts = build_page_facts(before, after, table)
     ranked = rank_facts(question, facts)
     assert sorted(ranked) == sorted(list_rankable(facts))
@@ -51,12 +53,12 @@ def test_any_page_is_ranked_whole_and_always_the_same(question, before, after, t
         )
 
 
-def test_stems_join_the_forms_of_a_word():
+def test_stemming_joins_word_forms():
     assert stem_words("payments of 2.5") == stem_words("the payment , 2.5")
     assert stem_words("changed") == stem_words("changes") == stem_words("change")
 
 
-def test_the_stored_weights_fit_the_features():
+def test_stored_weights_match_the_features():
     titles = list(compute_feature_columns("revenue ?", FACTS, list_rankable(FACTS)))
     assert list(json.loads(WEIGHTS_FILE.read_text())["hidden"]) == titles
     assert (
@@ -66,7 +68,7 @@ def test_the_stored_weights_fit_the_features():
     )
 
 
-def test_the_loss_is_the_softmax_of_each_needed_fact_among_those_that_are_not():
+def test_listwise_loss_is_softmax_of_needed_among_other_facts():
     pages = TrainingFacts(
         [],
         torch.empty(0),

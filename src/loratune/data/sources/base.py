@@ -1,4 +1,4 @@
-"""The interface of a data source: how the user's names are recognised, and how rows are read.
+"""The interface of a data source: which names it recognises, and how it reads rows.
 
 A new source is a class with this interface and a line in `tasks.registry.SOURCES`.
 """
@@ -16,9 +16,11 @@ ON_THE_HUB = "the Hugging Face hub"
 
 @dataclass(frozen=True)
 class UserFile:
+    """A file of the user's own, and the split that it is for."""
+
     path: Path
     split: str | None  # val or test if the file is for that split alone
-    by_name: bool = False  # whether only the file's name says that
+    by_name: bool = False  # whether the split comes from the file's name alone
 
 
 @dataclass
@@ -46,7 +48,7 @@ class SourceOptions:
             for the progress bar.
         from_hub: whether shipped data sets come from the hub, not from the copy in the package.
         columns: the user's columns by their roles, such as {"instruction": "question"}.
-        skip_bad: whether rows that cannot be used are left out and counted, not refused.
+        skip_bad: whether unusable rows are left out and counted instead of refused.
         settings: the values of single sources' own settings, by the names in their `settings`.
     """
 
@@ -59,7 +61,7 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a data set holds before it is prepared, and how long making its records will take."""
+    """What a data set contains, and how long preparing its records will take."""
 
     name: str
     origin: str

@@ -40,7 +40,7 @@ TOOL_CALL_FIELDS = ("tool_calls", "function_call")
 TRAIN_FLAGS = ("weight", "train", "trainable", "loss_mask", "loss")
 NO_TOOLS = "tool calls and their results cannot be learned from"
 
-# How answers and turns were handled, in words, for the report.
+# How answers and turns were handled, as the report says it.
 CONTEXT_ONLY = "answers used as context only"
 WEIGHT_0 = "answers marked with weight 0, not learned"
 AFTER_LAST_ANSWER = "turns after the last learned answer, left out"
@@ -51,7 +51,7 @@ ALL_WEIGHT_0 = "chats whose answers all have weight 0"
 class Turn:
     role: str  # system, user or assistant
     text: str
-    trained_on: bool  # an answer that may be learned
+    trained_on: bool  # whether it is an answer that may be trained on
 
     def __str__(self) -> str:
         return f"{self.role.capitalize()}: {self.text}"
@@ -102,7 +102,7 @@ def parse_json_list(value: Any) -> Any:
     return value
 
 
-def convert_chat(values: dict, columns: ChatColumns, source: str, counts: Counter[str]) -> Record | None:
+def convert_chat(values: dict, columns: ChatColumns, source: str, *, counts: Counter[str]) -> Record | None:
     """Convert a row's chat to a record.
 
     Args:

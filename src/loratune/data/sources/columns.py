@@ -76,7 +76,7 @@ def choose_columns(
             if candidates:
                 chosen[role] = candidates[0]
     if missing := [role for role in REQUIRED if role not in chosen]:
-        problems += explain_missing(rows, names, chosen, missing)
+        problems += explain_missing(rows, names, chosen, missing=missing)
     return ColumnChoice(chosen, problems)
 
 
@@ -153,7 +153,7 @@ def explain_unused(rows: Sequence[FileRow], name: str) -> str:
 
 
 def explain_missing(
-    rows: Sequence[FileRow], names: Sequence[str], chosen: Mapping[str, str], missing: Sequence[str]
+    rows: Sequence[FileRow], names: Sequence[str], chosen: Mapping[str, str], *, missing: Sequence[str]
 ) -> list[Problem]:
     """Say why there is no instruction or output: the form that the rows have, or which columns to name."""
     if reason := explain_unreadable_form(rows, names):

@@ -13,6 +13,8 @@ REPOSITORY = "databricks/databricks-dolly-15k"
 
 
 class DollySource:
+    """`dolly`: databricks-dolly-15k."""
+
     shipped = True
     takes_columns = False
     gathers_files = False

@@ -135,7 +135,7 @@ def read_chats(
     counts: Counter[str] = Counter()
 
     def convert(values: dict) -> Record | None:
-        record = convert_chat(values, chat, source, counts)
+        record = convert_chat(values, chat, source, counts=counts)
         return record and add_id_and_group(record, values, roles)
 
     converted = convert_rows(table.rows, convert, bad)
@@ -160,7 +160,7 @@ def read_columns(
     warnings = collect_unused_warnings(table.rows, unused)
     counts: Counter[str] = Counter()
     records = convert_rows(
-        table.rows, lambda values: convert_row(values, choice.columns, source, counts), bad
+        table.rows, lambda values: convert_row(values, choice.columns, source, counts=counts), bad
     )
     if counts[NO_OUTPUT]:
         warnings.append(f"{counts[NO_OUTPUT]:,} {NO_OUTPUT}")
@@ -213,7 +213,7 @@ def convert_rows(rows: Sequence[FileRow], convert: Callable[[dict], Any], bad: B
     return results
 
 
-def convert_row(values: dict, roles: Mapping[str, str], source: str, counts: Counter[str]) -> Record:
+def convert_row(values: dict, roles: Mapping[str, str], source: str, *, counts: Counter[str]) -> Record:
     """Convert a row to a record.
 
     Texts are not stripped, because leading spaces and line ends matter in code. The row's `meta` is kept, but

@@ -7,8 +7,8 @@ from pathlib import Path
 from loratune.data.sources.base import ON_THE_HUB, DataSet, SourceOptions, Survey
 from loratune.data.sources.files import load_files
 from loratune.data.sources.loaded import SourceData
-from loratune.data.sources.parts import detect_splits
 from loratune.data.sources.readers import DATA_SUFFIXES
+from loratune.data.sources.split_names import detect_splits
 from loratune.errors import UserError
 from loratune.system import hub
 

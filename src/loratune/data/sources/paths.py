@@ -1,4 +1,4 @@
-"""Resolve files and folders that the user names to data files, and explain what is wrong with them.
+"""Paths of the user's data: resolve files and folders to data files, and explain problems with them.
 
 A name that exists here, or looks like a path or a file's name, is never looked up on the hub.
 """
@@ -95,8 +95,8 @@ def list_data_files(folder: Path) -> list[Path]:
         raise convert_os_error(error, folder) from error
     if files := [path for path in entries if is_data_file(path)]:
         return files
-    for mark, code in SAVED_TO_DISK.items():
-        if (folder / mark).is_file():
+    for marker, code in SAVED_TO_DISK.items():
+        if (folder / marker).is_file():
             code = "from datasets import load_from_disk; " + code.format(
                 folder=str(folder), name=f"{folder.resolve().name}.jsonl"
             )
@@ -105,12 +105,12 @@ def list_data_files(folder: Path) -> list[Path]:
                 f"{folder}: saved by `datasets` with save_to_disk; make .jsonl of it, and name that: "
                 f"{command}"
             )
-    below = [
+    subfolders = [
         str(entry)
         for entry in entries
         if entry.is_dir() and not entry.is_symlink() and any(map(is_data_file, list_folder(entry)))
     ]
-    remedy = f"; name one of its folders: {' '.join(map(shlex.quote, below))}" if below else ""
+    remedy = f"; name one of its folders: {' '.join(map(shlex.quote, subfolders))}" if subfolders else ""
     raise UserError(f"{folder}: no {', '.join(DATA_SUFFIXES)} files in it{remedy}")
 
 

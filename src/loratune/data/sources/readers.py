@@ -1,4 +1,4 @@
-"""Read the rows of JSON Lines, JSON, CSV, TSV and Parquet files, each with its place for messages."""
+"""Read the rows of JSON Lines, JSON, CSV, TSV and Parquet files, each with its location for messages."""
 
 import json
 import re
@@ -11,8 +11,8 @@ from typing import Any
 
 from loratune.data.bad_rows import BadRows
 from loratune.data.jsonl import describe_type, read_json_lines, require_object
-from loratune.data.sources.other_kinds import suggest_conversion
 from loratune.data.sources.tables import read_table_rows
+from loratune.data.sources.unsupported_files import suggest_conversion
 from loratune.errors import UserError
 from loratune.system.atomic import convert_os_error
 from loratune.system.read import (
@@ -23,13 +23,15 @@ from loratune.system.read import (
     translate_json_errors,
 )
 
-# A small Parquet file may claim billions of equal rows, which would fill the memory.
+# A small Parquet file may claim billions of equal rows, which would exhaust memory.
 MAX_ROWS_PER_BYTE = 100
 JSON_SPACE = re.compile(r"[ \t\r\n]*")
 
 
 @dataclass(frozen=True)
 class FileRow:
+    """A row of a file, before it becomes a record."""
+
     where: str  # file and line or row, for messages
     values: dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""Read CSV and TSV files, detecting the delimiter and the style of quoting by trial.
+"""Read CSV and TSV files; the delimiter and the quoting style are detected by trial.
 
 The best style gives every row as many cells as the header. A file is first read as its name says, so that
 semicolons or backslashes in the texts of an ordinary file change nothing.

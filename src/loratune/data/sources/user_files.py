@@ -14,6 +14,8 @@ MAX_FILES_NAMED = 4  # of one data set; the rest are only counted
 
 
 class UserFilesSource:
+    """The user's own files and folders."""
+
     shipped = False
     takes_columns = True
     gathers_files = True

@@ -1,4 +1,4 @@
-"""What an architecture is: a spec made from a Hugging Face configuration, and where its weights are found."""
+"""Architecture: how to build a spec from a Hugging Face configuration, and where the weights are."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ def identity(weight: Tensor) -> Tensor:
 
 
 def transpose(weight: Tensor) -> Tensor:
-    """Return a view of a matrix [in, out], as of Conv1D, as [out, in]; a vector stays as it is."""
+    """Return a view of a matrix [in, out], such as Conv1D's, as [out, in]; a vector is unchanged."""
     return weight.t()
 
 
@@ -76,14 +76,14 @@ class Architecture:
 
 
 def resolve_activation(name: str) -> str:
-    """Return our name of a Hugging Face activation. Raises UserError for one that is not supported."""
+    """Return our name of a Hugging Face activation. Raises UserError if it is not supported."""
     if name not in ACTIVATIONS:
         raise UserError(f"the activation {name!r} is not supported; supported are {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
 def reject_if_set(config: "PretrainedConfig", *names: str) -> None:
-    """Raise UserError where the configuration switches on what the decoder does not compute."""
+    """Raise UserError if the configuration enables an option that the decoder does not support."""
     for name in names:
         if getattr(config, name, False):
             raise UserError(f"this model's configuration has {name}, which is not supported")

@@ -1,6 +1,6 @@
-"""Causal attention over documents that lie end to end, none of which sees another.
+"""Causal attention over packed documents, none of which sees another.
 
-Three documents of 2, 3 and 1 tokens; rows ask, columns are seen:
+Three documents of 2, 3 and 1 tokens; rows are queries, columns keys:
 
             a a b b b c
           a ■ · · · · ·
@@ -10,7 +10,7 @@ Three documents of 2, 3 and 1 tokens; rows ask, columns are seen:
           b · · ■ ■ ■ ·
           c · · · · · ■
 
-The empty part is not masked but never computed: each document is a call of its own.
+The empty part is not masked but never computed: each document is computed by calls of its own.
 """
 
 import itertools
@@ -97,7 +97,7 @@ class BlockAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, blocks: list[AttentionBlock]) -> Tensor:
-        """q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim], fp32, to the shape of q."""
+        """Return the outputs in the shape of q, [tokens, heads, head_dim]; k and v have kv_heads; fp32."""
         out = torch.empty_like(q)
 
         def compute(block: AttentionBlock) -> Tensor:
@@ -143,9 +143,10 @@ class BlockAttention(torch.autograd.Function):
 
 
 def to_heads_first(x: Tensor) -> Tensor:
-    """[tokens, heads, head_dim] to [1, heads, tokens, head_dim]"""
+    """Transpose [tokens, heads, head_dim] to [1, heads, tokens, head_dim]."""
     return x.transpose(0, 1).unsqueeze(0)
 
 
 def to_tokens_first(x: Tensor) -> Tensor:
+    """Transpose [1, heads, tokens, head_dim] to [tokens, heads, head_dim]."""
     return x[0].transpose(0, 1)

@@ -1,7 +1,7 @@
-"""Elementwise ops with their derivatives written out: fewer passes over memory, and less kept, than autograd.
+"""Elementwise ops with handwritten derivatives: fewer passes over memory, and less stored, than autograd.
 
 Each operation takes its inputs and returns its value and its vjp (vector-Jacobian product): a function from
-the value's gradient to the inputs' gradients. Only the inputs are kept; the value is recomputed from them.
+the value's gradient to the inputs' gradients. Only the inputs are stored; the value is recomputed from them.
 """
 
 from collections.abc import Callable
@@ -43,8 +43,9 @@ class ElementwiseFunction(torch.autograd.Function):
 
 
 class RMSNorm(nn.Module):
-    """x / √(mean(x²) + eps) · weight, over the last dimension (Zhang & Sennrich 2019, equation 4;
-    arXiv:1910.07467).
+    """RMSNorm: x / √(mean(x²) + eps) · weight, over the last dimension.
+
+    Zhang & Sennrich 2019, equation 4; arXiv:1910.07467.
     """
 
     def __init__(self, size: int, eps: float):
@@ -78,8 +79,9 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.LayerNorm):
-    """(x - mean) / √(variance + eps) · weight + bias, over the last dimension (Ba et al. 2016;
-    arXiv:1607.06450).
+    """LayerNorm: (x - mean) / √(variance + eps) · weight + bias, over the last dimension.
+
+    Ba et al. 2016; arXiv:1607.06450.
     """
 
     def elementwise_op(self, x: Tensor) -> tuple[Tensor, Vjp]:
@@ -147,7 +149,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class RotaryFunction(torch.autograd.Function):
-    """`rotate` for autograd: the gradient is rotated back by the same angle, and x is not kept."""
+    """`rotate` for autograd: the gradient is rotated back by the same angle, and x is not stored."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -44,13 +44,13 @@ def apply_lora_linears(
 
     Args:
         layers: with adapters or without.
-        operation: what makes h, [tokens, in], of its inputs.
+        operation: computes h, [tokens, in], from its inputs.
         inputs: of the operation; h is computed in their precision and multiplied in that of the weights.
 
     Returns:
         One tensor [tokens, out] a layer.
     """
-    # A plain operation has no derivative written out, which the fast layers would call.
+    # The fast layers call the handwritten derivative, which a reference operation does not have.
     is_reference = uses_reference("linear") or uses_reference("elementwise")
     if is_reference or any(map(has_active_dropout, layers)):
         h = apply_elementwise(operation, *inputs).to(layers[0].weight.dtype)
@@ -87,7 +87,7 @@ def forward_with_adapters(
 
     That is s A of all adapters, [ranks, in], the low-rank h (s A)ᵀ, [tokens, ranks], and each B; nothing
     where there is no adapter. All A are one product: next to what a fast processor takes for the large
-    products, calls and passes over memory count (RESULTS.md).
+    products, calls and passes over memory count.
     """
     outputs = tuple(layer(h) for layer in layers)
     adapted = [(update, y) for layer, y in zip(layers, outputs, strict=True) if (update := layer.active_lora)]
@@ -106,8 +106,8 @@ class LoraLinearFunction(torch.autograd.Function):
 
     y = h Wᵀ + b + h (s A)ᵀ Bᵀ      dh = Σ dy W + dy B (s A)      dA = s (dy B)ᵀ h      dB = dyᵀ (h (s A)ᵀ)
 
-    To compute h again costs one pass over memory, to keep it a third of a step's memory. W and b are frozen
-    and get no gradient; dh is left out where nothing below is trained.
+    Recomputing h costs one pass over memory, while storing it would cost a third of a step's memory. W and b
+    are frozen and get no gradient; dh is not computed where nothing below is trained.
     """
 
     @staticmethod

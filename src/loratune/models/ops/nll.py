@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from loratune.models.ops import reference
 from loratune.models.ops.reference import uses_reference
 
-# Vocabulary entries in one product: on AVX2, MKL is half again as fast as with all of them (RESULTS.md).
+# Vocabulary entries in one product: with all of them, MKL is slow on AVX2.
 VOCAB_BLOCK_SIZE = 1024
 
 
@@ -45,7 +45,7 @@ class TokenNll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         gradient = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
-        nll = compute_nll(hidden, head, targets, gradient)
+        nll = compute_nll(hidden, head, targets, gradient=gradient)
         ctx.save_for_backward(gradient)
         return nll
 
@@ -57,7 +57,7 @@ class TokenNll(torch.autograd.Function):
         return gradient * grad_outputs[0].unsqueeze(1), None, None
 
 
-def compute_nll(hidden: Tensor, head: Tensor, targets: Tensor, gradient: Tensor | None) -> Tensor:
+def compute_nll(hidden: Tensor, head: Tensor, targets: Tensor, *, gradient: Tensor | None) -> Tensor:
     """Return `token_nll`, and fill `gradient`, zeros in the shape of `hidden`, with its derivative.
 
     The derivative is (softmax(h Wᵀ) - onehot) W. The head W is frozen and gets none.

@@ -1,7 +1,7 @@
 """Prepack a weight into the memory layout that oneDNN's matrix products read.
 
 For the few tokens of a generation step, such a product is up to twice as fast as torch's own, or more, on an
-AMD processor; on one of Intel's it was no faster, and single answers were slower (RESULTS.md).
+AMD processor; on one of Intel's it was no faster, and single answers were slower.
 """
 
 import platform
@@ -16,9 +16,7 @@ IS_X86 = platform.machine().lower() in ("x86_64", "amd64")  # where prepacking w
 
 
 def can_prepack(precision: torch.dtype) -> bool:
-    """Return whether oneDNN has prepacked products of this precision here: in bf16 it needs more than
-    AVX2.
-    """
+    """Return whether oneDNN has prepacked products of this precision here; bf16 needs more than AVX2."""
     if not IS_X86 or not torch.backends.mkldnn.is_available():
         return False
     return precision == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -1,6 +1,6 @@
-"""The ops written as their formulas, with derivatives by autograd: slower, and obviously right.
+"""Reference ops: the formulas as they are written, with derivatives by autograd; slower, and obviously right.
 
-Tests compare the fast ops with them, and benchmarks measure what the fast ones bring:
+Tests compare the fast ops with these, and benchmarks measure how much faster those are:
 
     with use_reference("linear", "elementwise"):
         train_step(...)

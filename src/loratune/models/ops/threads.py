@@ -1,7 +1,7 @@
-"""Independent pieces of work, each computed by one thread.
+"""Compute independent pieces of work in parallel, each by one thread.
 
-Torch shares the inside of an operation out among its threads, and all of them wait at its end. Where many
-small operations know nothing of each other, it is faster to give each thread one piece after the other.
+Torch divides each operation among its threads, which wait for each other at its end. For many small
+independent operations it is faster to give each thread one piece after another.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,28 +12,29 @@ import torch
 
 
 def map_in_parallel(work: Callable, *inputs: Sequence) -> list:
-    """`list(map(work, *inputs))` by as many threads as torch has for an operation; autograd records nothing.
+    """Compute `list(map(work, *inputs))` with as many threads as torch uses; autograd records nothing.
 
-    A piece is computed by one thread alone, so the bits don't depend on who takes it. What a piece raises is
-    raised here, when all threads have ended.
+    Each piece is computed by a single thread, so its bits do not depend on which one. An exception in a piece
+    is raised here, after all threads have finished.
     """
     pieces, threads = list(zip(*inputs, strict=True)), torch.get_num_threads()
     if min(threads, len(pieces)) < 2:
         with torch.no_grad():
             return [work(*piece) for piece in pieces]
     results = [None] * len(pieces)
-    queue = iter(list(enumerate(pieces)))  # whoever is free takes the next one
+    queue = iter(list(enumerate(pieces)))  # a free thread takes the next one
     inference = torch.is_inference_mode_enabled()
 
-    def take() -> None:
-        with torch.inference_mode(inference), torch.no_grad():  # modes are a thread's own
+    def work_through_queue() -> None:
+        with torch.inference_mode(inference), torch.no_grad():  # modes are per thread
             for number, piece in queue:
                 results[number] = work(*piece)
 
-    others = [get_thread_pool(threads - 1).submit(take) for _ in range(min(threads, len(pieces)) - 1)]
+    pool = get_thread_pool(threads - 1)
+    others = [pool.submit(work_through_queue) for _ in range(min(threads, len(pieces)) - 1)]
     torch.set_num_threads(1)
     try:
-        take()
+        work_through_queue()
     finally:
         wait(others)
         torch.set_num_threads(threads)
@@ -44,5 +45,5 @@ def map_in_parallel(work: Callable, *inputs: Sequence) -> list:
 
 @cache
 def get_thread_pool(count: int) -> ThreadPoolExecutor:
-    """Threads that wait for work and have one thread each for an operation of torch."""
+    """Return a pool of threads that each compute torch operations on one thread."""
     return ThreadPoolExecutor(count, "loratune", initializer=torch.set_num_threads, initargs=(1,))

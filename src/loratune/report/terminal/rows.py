@@ -7,7 +7,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from loratune.data.cuts import Truncation
+from loratune.data.truncated_rows import Truncation
 from loratune.system.console import console, say, warn
 
 PROMPT_STYLE = "dim"

@@ -1,4 +1,4 @@
-"""The highest execution accuracy that is possible: FinQA's own programs, run by our evaluator."""
+"""The ceiling of execution accuracy: FinQA's own programs, executed by our evaluator."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -80,6 +80,6 @@ def select_best_facts(ranked: Sequence[str], lengths: dict[str, int], limit: int
     return selected
 
 
-def format_facts(facts: dict[str, str], kept: Collection[str]) -> str:
-    """Join the kept facts in the order of the page, one per line."""
-    return "\n".join(text for name, text in facts.items() if name in kept)
+def format_facts(facts: dict[str, str], selected: Collection[str]) -> str:
+    """Join the selected facts in the order of the page, one per line."""
+    return "\n".join(text for name, text in facts.items() if name in selected)

@@ -29,7 +29,7 @@ class Question:
     exe_ans: float | str | None  # the program's recorded result: a number, yes or no
     program: str
     gold: list[str] | None  # ids of the facts that the answer needs; None if unknown
-    found: bool = False  # whether the program was found by search to give the result
+    program_found: bool = False  # whether the program is not recorded, but was found from the result
 
 
 def parse_question(values: dict[str, Any]) -> Question:
@@ -64,7 +64,7 @@ def parse_question(values: dict[str, Any]) -> Question:
         exe_ans=read_result(qa),
         program=program or found_program,
         gold=read_gold_facts(qa),
-        found=bool(found_program and not program),
+        program_found=bool(found_program and not program),
     )
 
 

@@ -1,4 +1,4 @@
-"""Rank the facts of a FinQA page by a question: a very small network over features of question and fact.
+"""Rank the facts of a FinQA page for a question, by a very small network over features of both.
 
 Its weights, ranker.json, are fitted to FinQA's training questions by tools/ranker.py; docs/retrieval.md
 measures the ranking.

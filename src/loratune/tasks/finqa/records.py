@@ -50,7 +50,7 @@ def build_finqa_records(questions: Sequence[Question], split: str, options: Finq
     # One token more, for the line feed.
     lengths = {text: count + 1 for text, count in zip(texts, options.count_tokens(texts), strict=True)}
     for question in questions:
-        yield build_finqa_record(question, split, pages[question.page], lengths, options)
+        yield build_finqa_record(question, split, pages[question.page], lengths=lengths, options=options)
 
 
 def get_target(question: Question, target: str) -> str:
@@ -67,23 +67,26 @@ def is_scored(question: Question) -> bool:
 
 
 def build_finqa_record(
-    question: Question, split: str, facts: dict[str, str], lengths: dict[str, int], options: FinqaOptions
+    question: Question, split: str, facts: dict[str, str], *, lengths: dict[str, int], options: FinqaOptions
 ) -> Record:
     """Build a record: training rows have their gold facts, held-out rows retrieved ones, as in use.
 
     The `meta` of held-out rows has all that scoring needs.
     """
     ranked = rank_facts(question.text, facts)
-    how = "retrieved"
+    origin = "retrieved"
     if split == "train" and question.gold:
-        how, ranked = "gold", put_first([name for name in question.gold if name in facts], ranked)
+        origin, ranked = "gold", put_first([name for name in question.gold if name in facts], ranked)
     elif split == "train" and question.program:
-        how, ranked = "matched", put_first(match_facts(question.program, facts).intersection(ranked), ranked)
-    kept = select_best_facts(
+        origin, ranked = (
+            "matched",
+            put_first(match_facts(question.program, facts).intersection(ranked), ranked),
+        )
+    selected = select_best_facts(
         ranked, {name: lengths[text] for name, text in facts.items()}, options.fact_tokens
     )
-    meta: dict[str, Any] = {"facts": how, "page": question.page}
-    if question.found:
+    meta: dict[str, Any] = {"facts": origin, "page": question.page}
+    if question.program_found:
         meta["program_found"] = True
     if split in HELD_OUT:
         meta |= {
@@ -92,7 +95,7 @@ def build_finqa_record(
             "answer": question.answer or None,
             "exe_ans": question.exe_ans,
             "first_facts": ranked[:RECALL_AT],
-            "kept_facts": [name for name in facts if name in kept],
+            "kept_facts": [name for name in facts if name in selected],
             "gold_facts": {name: text for name, text in facts.items() if name in question.gold}
             if question.gold
             else None,
@@ -104,7 +107,7 @@ def build_finqa_record(
         target = format_recorded_result(question)
     return Record(
         f"{question.text}\n{ANSWER_REQUESTS[options.target]}",
-        format_facts(facts, kept),
+        format_facts(facts, selected),
         target,
         id=question.id,
         source="finqa",

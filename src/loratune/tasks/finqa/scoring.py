@@ -2,6 +2,7 @@
 
 from loratune.data.example import Record
 from loratune.tasks.base import TaskScore
+from loratune.tasks.finqa.equivalence import is_same_program
 from loratune.tasks.finqa.program import (
     Program,
     ProgramError,
@@ -9,14 +10,13 @@ from loratune.tasks.finqa.program import (
     Value,
     execute_program,
     execute_text,
-    is_same_program,
     is_same_result,
     parse_program,
 )
 
 
 def score_program(text: str, record: Record) -> TaskScore:
-    """Score an answer to a row for which a program is wanted.
+    """Score an answer to a row that asks for a program.
 
     If the gold program is unknown, no program counts as right, as in the paper's own evaluation.
     """
@@ -47,7 +47,7 @@ def execute_or_none(program: Program | None, table: Table | None) -> Value | Non
         return None
 
 
-def wants_program(record: Record) -> bool:
+def asks_for_program(record: Record) -> bool:
     """Tell whether the row's target is its program or, if none is known, whether a result is recorded."""
     program = record.meta.get("program")
     if not record.has_target:

@@ -11,9 +11,9 @@ from loratune.data.sources.base import ON_THE_HUB, DataSet, SourceOptions, Surve
 from loratune.data.sources.files import convert_rows
 from loratune.data.sources.hub import download_dataset_files
 from loratune.data.sources.loaded import SourceData
-from loratune.data.sources.parts import detect_split
 from loratune.data.sources.paths import is_folder, read_first_fields
 from loratune.data.sources.readers import FileRow, read_rows
+from loratune.data.sources.split_names import detect_split
 from loratune.data.split import HELD_OUT
 from loratune.errors import UserError
 from loratune.system.messages import track
@@ -71,7 +71,7 @@ def choose_finqa_options(options: SourceOptions) -> FinqaOptions:
 
 
 def is_finqa(folder: Path) -> bool:
-    """Tell whether a file with one of FinQA's names is in FinQA's form; users' own files may not be."""
+    """Tell whether a folder's files are in FinQA's form, not only named like FinQA's."""
     return any(read_first_fields(folder / file) >= OWN_FIELDS for file in FILES.values())
 
 
@@ -85,7 +85,9 @@ def load_finqa(source: str | Path, options: FinqaOptions) -> list[SourceData]:
     origin, by_split = read_questions(source)
     held_out = {normalize_text(question.text) for split in HELD_OUT for question in by_split[split]}
     return [
-        build_source_data(split, questions, held_out if split == "train" else set(), origin, options)
+        build_source_data(
+            split, questions, held_out if split == "train" else set(), origin=origin, options=options
+        )
         for split, questions in by_split.items()
     ]
 
@@ -130,24 +132,24 @@ def read_test_prose() -> list[str]:
 
 
 def build_source_data(
-    split: str, questions: list[Question], held_out: set[str], origin: str, options: FinqaOptions
+    split: str, questions: list[Question], held_out: set[str], *, origin: str, options: FinqaOptions
 ) -> SourceData:
     """Make the records of one split, without the questions whose text is in `held_out`.
 
     A few questions are asked, word for word, about pages in two splits.
 
     Raises:
-        UserError: no question has a response of the kind that is wanted.
+        UserError: no question has a response of the requested kind.
     """
-    fresh = [question for question in questions if normalize_text(question.text) not in held_out]
+    not_held_out = [question for question in questions if normalize_text(question.text) not in held_out]
     usable = [
         question
-        for question in fresh
+        for question in not_held_out
         if get_target(question, options.target) or (split in HELD_OUT and is_scored(question))
     ]
     left_out = {
-        "question also held out": len(questions) - len(fresh),
-        f"no {options.target}": len(fresh) - len(usable),
+        "question also held out": len(questions) - len(not_held_out),
+        f"no {options.target}": len(not_held_out) - len(usable),
     }
     if not usable:
         response = "a program" if options.target == "program" else "an answer"
@@ -164,7 +166,7 @@ def build_source_data(
 
 
 def survey_finqa(source: str | Path, options: FinqaOptions) -> Survey:
-    """Rank the facts of some questions, and derive from its time how long all of them take."""
+    """Build the records of some questions, and estimate from that how long all of them take."""
     origin, by_split = read_questions(source)
     seconds, sample = 0.0, []
     for split, questions in by_split.items():

@@ -11,7 +11,7 @@ from loratune.tasks.base import Metric, Result, Task, TaskScore
 from loratune.tasks.finqa.constraint import build_program_constraint
 from loratune.tasks.finqa.evidence import compute_fact_recall, replace_with_gold_facts
 from loratune.tasks.finqa.program import execute_text
-from loratune.tasks.finqa.scoring import get_gold_result, get_table, score_program, wants_program
+from loratune.tasks.finqa.scoring import asks_for_program, get_gold_result, get_table, score_program
 
 
 class FinqaTask(Task):
@@ -43,7 +43,7 @@ class FinqaTask(Task):
     has_results = True
 
     def owns(self, record: Record) -> bool:
-        return wants_program(record)
+        return asks_for_program(record)
 
     def score(self, text: str, record: Record) -> TaskScore:
         return score_program(text, record)
