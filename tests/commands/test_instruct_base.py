@@ -114,18 +114,19 @@ def test_a_chat_template_that_cannot_be_used_is_left_out_with_the_reason(place, 
         assert reason in shown
 
 
-@torch.no_grad()
 def test_compare_asks_the_base_in_its_own_template(place):
     write_template(place, CHAT_TEMPLATE)
-    compare = ["compare", "--adapter", "adapter", "--max-new-tokens", "6", "--threads", "1"]
+    sampled = ["--temperature", "1", "--max-new-tokens", "12", "--repetition-penalty", "1", "--threads", "1"]
+    compare = ["compare", "--adapter", "adapter", *sampled]
     answers = {}
     for choice in ("own", "same"):
-        assert main([*compare, "--base-template", choice, "--repetition-penalty", "1"]) == 0
+        assert main([*compare, "--base-template", choice]) == 0
         answers[choice] = json.loads((place / "model_comparison.json").read_text())[0]
     assert answers["own"]["fine_tuned"] == answers["same"]["fine_tuned"]
     assert answers["own"]["regular"] != answers["same"]["regular"]
-    assert evaluate(place)["examples"][0]["base_chat"]["answer"] == answers["own"]["regular"]
-    assert evaluate(place)["examples"][0]["base"]["answer"] == answers["same"]["regular"]
+    example = evaluate(place, *sampled)["examples"][0]
+    assert example["base_chat"]["answer"] == answers["own"]["regular"]
+    assert example["base"]["answer"] == answers["same"]["regular"]
     assert main(compare) == 0
     assert "its own chat template" in (place / "model_comparison.html").read_text()
 
