@@ -1083,10 +1083,10 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
 HEAD = """\
 # The silent errors of the field
 
-With these errors training seems to succeed, and the model is wrong. Each was reported in public for a widely used
-tool; the threads are linked. Each has a test here. `tests/silent/errors.py` holds, for every row, a small change to
-the source that introduces the error, and `pytest tests/silent -m slow` makes each change in a copy and checks that
-the named test fails.
+With these errors training seems to succeed, and the model is wrong. Each was reported in public for a widely
+used tool; the threads are linked. Each has a test here. `tests/silent/errors.py` holds, for every row, a
+small change to the source that introduces the error; `pytest tests/silent -m slow` makes each change in a
+copy and checks that the named test fails.
 """
 
 
