@@ -53,6 +53,22 @@ def test_links_lead_to_files_and_headings(page):
 
 
 @cache
+def list_source_files() -> list[str]:
+    """Return the paths of all Python files of the repository, each with a slash in front."""
+    folders = ("src", "tests", "tools", "benchmarks")
+    files = [*ROOT.glob("*.py"), *(file for folder in folders for file in (ROOT / folder).rglob("*.py"))]
+    return [f"/{file.relative_to(ROOT).as_posix()}" for file in files]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_named_source_files_exist(page):
+    """A page may leave out the folders above: `training/step.py`. NAME stands for any name."""
+    named = set(re.findall(r"`([\w/.-]+\.py)(?:::\w+)?`", strip_code(page.read_text(encoding="utf-8"))))
+    wrong = [name for name in named if not any(file.endswith(f"/{name}") for file in list_source_files())]
+    assert [name for name in wrong if "NAME" not in name] == []
+
+
+@cache
 def list_messages() -> list[str]:
     """Return every text in the source but docstrings, with "..." for what it inserts."""
     texts = []
