@@ -70,6 +70,8 @@ def main(options: Namespace) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell has it ignored
     with TemporaryDirectory() as cache:
         os.environ["LORATUNE_CACHE"] = cache
+        # Unpacks the model and measures the machine, or the first stretch's signal could come before its run.
+        train.run(settings.model_copy(update={"dry_run": True}))
         stretches = run_stretches(settings, options.stretch)
     show_and_record(
         options,
