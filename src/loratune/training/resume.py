@@ -107,12 +107,12 @@ def check_changes(changes: Sequence[RunChange], *, accepted: bool, fixed: Collec
     if refused := [change for change in changes if change.is_setting and change.name in fixed]:
         raise UserError(
             *map(str, refused),
-            "a run keeps these from its beginning to its end; leave them out, or start a new run",
+            "these never change within a run; leave them out, or start a new run",
         )
     if changes and not accepted:
         raise UserError(
             *map(str, changes),
-            "bring back what was, start a new run, or go on with what is now by adding `accept_changes`",
+            "undo these changes, start a new run, or continue with them by adding `accept_changes`",
         )
 
 
@@ -121,7 +121,7 @@ def record_changes(
 ) -> None:
     """Record changed inputs, with the time, and warn that the run's result changes."""
     for change in changes:
-        warn(f"{change}; the run goes on with it, and will not end as it would have")
+        warn(f"{change}; the run continues with the new value, and its result will differ")
     when = datetime.now().isoformat(timespec="seconds")
     earlier = folder.read_run_inputs().get("changes", [])
     recorded = [change.to_json(when) for change in changes]
