@@ -15,7 +15,8 @@ PAGES = sorted(
     ]
 )
 LINK = re.compile(r"(?<!\\)\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
-QUOTE = re.compile(r"\"([^\"]{12,}?)\"")
+# The lists of fragments that the program says: "`train` says `one`, `two` or `three`".
+SAYS = re.compile(r"\bsays (`[^`]+`(?:(?:,|,? and|,? or)\s+`[^`]+`)*)")
 
 
 def strip_code(text: str) -> str:
@@ -53,11 +54,13 @@ def test_links_lead_to_files_and_headings(page):
 
 @cache
 def list_messages() -> list[str]:
-    """Return every text in the source, with "..." for what it inserts."""
+    """Return every text in the source but docstrings, with "..." for what it inserts."""
     texts = []
     for path in (ROOT / "src").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docstrings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings:
                 texts.append(node.value)
             elif isinstance(node, ast.JoinedStr):
                 parts = (part.value if isinstance(part, ast.Constant) else "..." for part in node.values)
@@ -71,8 +74,25 @@ def is_said(quote: str) -> bool:
     return any(pattern.search(text) for text in list_messages())
 
 
-def test_quoted_messages_are_those_of_the_program():
+def list_problems() -> dict[str, str]:
+    """Return the entries of the page of problems, by their titles."""
     page = (ROOT / "docs" / "problems.md").read_text(encoding="utf-8")
-    quotes = [" ".join(quote.split()) for quote in QUOTE.findall(page)]
-    assert len(quotes) >= 20
+    return dict(re.findall(r"(?ms)^### (.+?)\n(.*?)(?=^##|\Z)", page))
+
+
+def test_quoted_messages_are_those_of_the_program():
+    lists = [listed for text in list_problems().values() for listed in SAYS.findall(text)]
+    quotes = [" ".join(quote.split()) for listed in lists for quote in re.findall(r"`([^`]+)`", listed)]
+    assert len(quotes) >= 40
     assert [quote for quote in quotes if not is_said(quote)] == []
+
+
+def test_each_problem_has_a_cause_and_a_fix():
+    problems = list_problems()
+    assert len(problems) >= 40
+    incomplete = [
+        name
+        for name, text in problems.items()
+        if re.findall(r"^\* \*\*(\w+):\*\*", text, re.MULTILINE) != ["Cause", "Fix"]
+    ]
+    assert incomplete == []

@@ -59,12 +59,11 @@ class SilentError:
 ERRORS: dict[str, tuple[SilentError, ...]] = {
     "What is trained on": (
         SilentError(
-            "The model never stops: the padding token is the end-of-text token, and every one of them is "
-            "masked",
+            "The model never stops: the padding token is the EOS token, and every EOS is masked",
             "huggingface/trl#976 huggingface/transformers#23530 huggingface/transformers#22794 "
             "huggingface/blog#1302",
-            "end-of-text is a target of every whole response; there is no padding, and no token is masked "
-            "by its id",
+            "EOS is a target of every complete response; there is no padding, and no token is masked "
+            "because of its id",
             (
                 Fault(
                     "[*response, tokenizer.eos_id]",
@@ -83,12 +82,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "The end-of-text token of another file: the model ends with one token and generation waits for "
-            "another",
+            "The EOS token comes from another file: the model ends with one token, and generation waits "
+            "for another",
             "vllm-project/vllm#4180 meta-llama/llama-cookbook#640",
-            "the tokenizer's own end-of-text is trained and ends an answer, whatever "
-            "`generation_config.json` says; "
-            "what that names ends an answer, too",
+            "the tokenizer's own EOS is trained and ends an answer, whatever `generation_config.json` "
+            "says; the tokens named there end an answer, too",
             (
                 Fault(
                     "        return cls(tokenizer,",
@@ -100,9 +98,9 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "The prompt is trained on, too: the mask is there and not used",
+            "The prompt is trained on, too: the mask exists but is not used",
             "karpathy/nanochat#582 huggingface/alignment-handbook#56",
-            "targets are the response alone, wherever they are counted",
+            "only the response's tokens are targets, wherever they are counted",
             (
                 Fault(
                     "        first = max(len(example.prompt), 1)",
@@ -113,10 +111,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "The response marker is not found among the tokens, and the row is left out or trained on whole",
+            "The response marker is not found among the tokens, and the example is dropped or trained on "
+            "whole",
             "huggingface/trl#1820 huggingface/trl#1920 huggingface/trl#980 huggingface/trl#1183",
-            "prompt and response are tokenised apart and joined; the mask follows from their lengths, and "
-            "nothing is searched",
+            "prompt and response are tokenised separately and joined; the mask follows from their "
+            "lengths, and nothing is searched for",
             (
                 Fault(
                     "        row = Example(prompt, [*response, tokenizer.eos_id], record.id, record.source)",
@@ -130,10 +129,10 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "A second beginning-of-text: the template has one, and the tokenizer adds its own",
+            "Two BOS tokens: the template has one, and the tokenizer adds its own",
             "deepseek-ai/DeepSeek-R1#151 sgl-project/sglang#888 allenai/reward-bench#164",
-            "one stands in front of a prompt where the tokenizer has one, unless the template brings its "
-            "own; texts get none",
+            "a prompt begins with one BOS where the tokenizer defines it, or with the template's own; "
+            "other texts get none",
             (
                 Fault(
                     "[protect(parts) for parts in prompts], add_special_tokens=False)",
@@ -148,10 +147,10 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "Long answers are cut away without a word",
+            "Long answers are truncated without a word",
             "huggingface/transformers#30998 hiyouga/LlamaFactory#3995 huggingface/trl#6025",
-            "the input gives way first, then the end of the response; each is counted by source, and over 5 "
-            "% is a warning",
+            "the input is truncated first, then the end of the response; both are counted by source, and "
+            "more than 5 % is a warning",
             (
                 Fault(
                     'count["responses_cut"] += 1',
@@ -167,11 +166,10 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "Cut from the wrong side",
+            "Truncation removes the wrong end",
             "verl-project/verl#6372 huggingface/trl#3398 rasbt/mini-coding-agent#12",
-            "the beginnings of the input and of the response stay; of a chat the system message and the "
-            "newest turns, each "
-            "as a whole",
+            "the beginnings of the input and of the response are kept; a chat keeps its system message "
+            "and its newest turns, each complete",
             (
                 Fault(
                     "row.response[: max_tokens - len(row.prompt)]",
@@ -191,9 +189,9 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "Rows without a target are trained on: loss 0.0 or NaN, and the run looks well",
+            "Examples without a target are trained on: the loss is 0.0 or NaN, and the run looks fine",
             "huggingface/trl#6668 huggingface/trl#6320 huggingface/trl#1053",
-            "such rows are dropped and counted; a run without any row is refused",
+            "such examples are dropped and counted; a run without any example is refused",
             (
                 Fault(
                     "        if len(row.prompt) >= max_tokens:",
@@ -203,10 +201,10 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "Nobody sees what is trained on: which tokens are targets, and what was cut",
+            "Nobody sees what is trained on: which tokens are targets, and what was truncated",
             "oumi-ai/oumi#1369 instructlab/training#243 allenai/open-instruct#1423",
-            "`loratune preview` shows rows as the step sees them, targets coloured, cuts marked, and counts "
-            "what became of all",
+            "`loratune preview` shows the examples as the training step sees them, with targets in "
+            "colour and truncation marked, and counts what became of every row",
             (
                 Fault(
                     '"mask": [0] * len(prompt) + [1] * len(response)',
@@ -216,7 +214,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "Tokens of an earlier run are used again, although the template or the limit has changed",
+            "Tokens cached by an earlier run are used although the template or the limit has changed",
             "MakazhanAlpamys/Soup#1067 dhruvdcoder/xlm-core#50 axolotl-ai-cloud/axolotl#1136",
             "the cache's key is a hash of the data, the base, the template, the limit, the code and the "
             "libraries' versions",
@@ -229,10 +227,10 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "Held-out rows, or near copies of them, are in the training data",
+            "Held-out rows, or near-duplicates of them, are in the training data",
             "TIGER-AI-Lab/MAmmoTH#11 ai-forever/ru-gpts#23 huggingface/datasets#4261",
-            "near-duplicates form groups, groups are never parted, and a row like a held-out one gives way, "
-            "counted",
+            "near-duplicates form groups, groups are never split, and training rows that resemble "
+            "held-out ones are removed and counted",
             (
                 Fault(
                     "held_out |= {record.group for record in splits[split]}",
@@ -252,13 +250,12 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "The validation or test part of a small file, or of one whose rows share much, is empty or "
-            "one-sided",
+            "The validation or test part is empty or one-sided when the file is small or its rows have "
+            "much in common",
             "keras-team/keras#23202 fastai/fastai#2339",
-            "what very many rows share, such as a system message, is no likeness; too large groups are "
-            "divided and told; "
-            "where chance leaves a part nearly empty, groups are dealt out in turn; shared passages stay in "
-            "one part",
+            "text that very many rows share, such as a system message, does not count as similarity; "
+            "groups that are too large are divided, with a message; where chance leaves a part nearly "
+            "empty, groups are dealt out in turn; shared passages stay in one part",
             (
                 Fault(
                     "    return deal_groups(sizes, assigned, drawn, seed=seed, val_fraction=val_fraction)\n",
@@ -279,11 +276,10 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "One's own validation or test file is trained on: files that are named together are mixed",
+            "One's own validation or test file is trained on: files named together are mixed",
             "OpenRLHF/OpenRLHF#367 Lightning-AI/litgpt#1029 huggingface/datasets#5778",
-            "files whose names say val or test, or that `--val` and `--test` name, stay apart and whole, and "
-            "training gives up "
-            "what is in them, too, counted",
+            "files whose names say val or test, or that `--val` and `--test` name, are kept separate and "
+            "whole; what they contain is removed from training and counted",
             (
                 Fault(
                     "replace(source_data, own=split is not None)",
@@ -298,12 +294,12 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "A stray quote in a CSV or TSV file swallows rows up to the next quote, or all to the end",
+            "A stray quote in a CSV or TSV file swallows rows up to the next quote, or all to the end of "
+            "the file",
             "tidyverse/vroom#484 NVIDIA/cudf#10490 pandas-dev/pandas#25228 apple/turicreate#1692 "
             "pytorch/text#612",
-            "such a file is refused with the line, also where bad rows may be left out; one with tabs is "
-            "read without quoting "
-            "where only that fits every row",
+            "such a file is refused with the line number, even with `--skip-bad`; a file with tabs is "
+            "read without quoting if only that fits every row",
             (
                 Fault(
                     "delimiter=delimiter, strict=True",
@@ -313,12 +309,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "Of a chat with several answers one is learned, and nobody is told; with a tool's call in it, "
-            "the wrong one",
+            "Only one of a chat's several answers is learned, without a warning; with a tool call in the "
+            "chat, the wrong one",
             "huggingface/trl#1282 oobabooga/textgen#3343",
-            "answers that are only context are counted; a chat with calls of tools, which a record cannot "
-            "hold, is refused with "
-            "file and line",
+            "answers that serve only as context are counted; a chat with tool calls, which a record "
+            "cannot hold, is refused with file and line",
             (
                 Fault(
                     "    counts[CONTEXT_ONLY] += sum(number < last for number in answers)\n",
@@ -334,11 +329,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "Answers that are marked as bad are learned: weight 0 in a chat, or false in the label column "
-            "of KTO's form",
+            "Answers marked as bad are learned: weight 0 in a chat, or false in the label column of "
+            "KTO's format",
             "axolotl-ai-cloud/axolotl#1703 verl-project/verl#5316 unslothai/unsloth-zoo#912",
-            "they are not learned (a marked answer of a chat may be context of a later one), and they are "
-            "counted",
+            "they are not learned, and they are counted; a marked answer in a chat may be context of a "
+            "later one",
             (
                 Fault(
                     "    return all(flags.values())",
@@ -353,9 +348,10 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "Spaces and line ends around texts are stripped: an answer that is code loses its indentation",
+            "Spaces and line breaks around texts are stripped: an answer that is code loses its indentation",
             "EleutherAI/lm-evaluation-harness#4196",
-            "the texts of one's own files stay to the byte; only what is wholly blank is blank",
+            "texts of one's own files are kept to the byte; only a text of nothing but white space "
+            "counts as empty",
             (
                 Fault(
                     "    if text.strip():\n        return text\n",
@@ -365,12 +361,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "Columns that change what a row means are dropped without a word: the system prompt, earlier "
+            "Columns that change what a row means are ignored without a word: the system prompt, earlier "
             "turns, the question",
             "huggingface/trl#1186 huggingface/transformers#25054 huggingface/alignment-handbook#137",
-            "what was taken from which column is said, every other column is named, and those that are known "
-            "to matter are "
-            "warned of; no column is taken twice",
+            "the columns that were used are listed, and so are those that were not; known important ones "
+            "cause a warning; no column is used twice",
             (
                 Fault(
                     "    filled = [name for name in unused if",
@@ -385,11 +380,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "A text that says `<|endoftext|>` becomes that token: it ends the prompt, or an answer in its "
-            "middle",
+            "A text that contains `<|endoftext|>` becomes that token: it ends the prompt, or the middle "
+            "of an answer",
             "huggingface/transformers#29279 google-deepmind/gemma#770 OWASP/AISVS#930",
-            "texts are encoded as texts, with every kind of tokenizer; only a template's own markers become "
-            "special tokens",
+            "user text is encoded as text, with every kind of tokenizer; only a template's own markers "
+            "become special tokens",
             (
                 Fault(
                     "            return self._special_ids.isdisjoint(ids)\n",
@@ -414,10 +409,10 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "The data's outputs end with an end marker, and a second one is put behind it: the model learns "
+            "The outputs in the data end with an end marker, and a second one is added: the model learns "
             "to write both",
             "IlyaGusev/rulm#34",
-            "a marker at the end of an output is taken off, for training and as a reference, and counted by "
+            "a marker at the end of an output is removed, in training and in references, and counted by "
             "source",
             (
                 Fault(
@@ -433,11 +428,10 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "A base that was trained with BOS in front of every text is trained and measured without one",
+            "A base that was trained with BOS in front of every text is fine-tuned and measured without it",
             "h2oai/h2o-llmstudio#636 EleutherAI/lm-evaluation-harness#1465 unslothai/notebooks#251",
-            "prompts begin as the tokenizer's own configuration says, in every command, and it is said; an "
-            "adapter that was "
-            "trained without keeps its prompts",
+            "prompts begin as the tokenizer's configuration says, in every command, and the program says "
+            "so; an adapter that was trained without BOS keeps its prompts",
             (
                 Fault(
                     "        self.bos = detect_bos_ids(tokenizer) if bos is None else list(bos)",
@@ -470,9 +464,9 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
     ),
     "The step": (
         SilentError(
-            "Gradient accumulation differs from the large batch: a mean of means",
+            "Gradient accumulation differs from the large batch: it takes a mean of means",
             "huggingface/transformers#37766 huggingface/transformers#35438 huggingface/blog#2414",
-            "divided by the number of target tokens of the whole step",
+            "the sum is divided by the number of target tokens in the whole step",
             (
                 Fault(
                     "objective.losses(decoder, batch).sum() / weight",
@@ -482,7 +476,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "The loss is divided by tokens that are no targets: padding, or the prompt",
+            "The loss is divided by a count that includes tokens that are no targets: padding, or the prompt",
             "huggingface/trl#6369 getainode/ainode#186",
             "one sum over the targets, divided by their number",
             (
@@ -496,7 +490,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
         SilentError(
             "The gradient is clipped after each micro-batch",
             "huggingface/transformers#1563 facebookresearch/lingua#59 tenstorrent/tt-metal#17568",
-            "clipped once, when all of it is there",
+            "the gradient is clipped once, when it is complete",
             (
                 Fault(
                     "        part.backward()\n",
@@ -507,9 +501,9 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "The gradients of a step stay for the next one, or go before the step is taken",
+            "The gradients of a step remain for the next one, or are cleared before the step is taken",
             "bytetriper/RAE#67",
-            "set to zero once a step, after it",
+            "gradients are set to zero once a step, after the update",
             (
                 Fault(
                     "        optimizer.step()\n    optimizer.zero_grad(set_to_none=False)\n",
@@ -524,9 +518,9 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "The learning rate's schedule goes on with each micro-batch",
+            "The learning rate schedule advances with each micro-batch",
             "huggingface/accelerate#963 Lightning-AI/pytorch-lightning#1476 starVLA/starVLA#210",
-            "the rate is a function of the optimiser step, or of the share of the budget that is gone",
+            "the rate is a function of the optimiser step, or of the share of the budget that has passed",
             (
                 Fault(
                     "state.step, state.tokens = state.step + 1,",
@@ -536,9 +530,9 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "The adapter is kept in bf16, and small steps are rounded away",
+            "The adapter is kept in bf16, and small updates are rounded away",
             "keras-team/keras-hub#2629",
-            "the adapter, its gradient and the optimiser's moments are fp32, whatever the base is",
+            "the adapter, its gradient and the optimiser's moments are fp32, whatever the base's precision",
             (
                 Fault(
                     "dropout).to(linear.weight.device)",
@@ -560,10 +554,10 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "The loss is NaN, and the run goes on, saves an adapter of NaN and reports success",
+            "The loss is NaN, and the run continues, saves an adapter of NaN and reports success",
             "getainode/ainode#186 ml-explore/mlx-examples#557",
-            "the run stops with the step, the rows and a remedy; an adapter with such a number is neither "
-            "written nor read",
+            "the run stops with the step, the records and a remedy; an adapter with a non-finite value "
+            "is neither written nor read",
             (
                 Fault(
                     "    if not finite:\n",
@@ -579,9 +573,9 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "Something besides the adapter is trained: with the adapter off, the base is no longer the base",
+            "More than the adapter is trained: with the adapter off, the base is no longer the base",
             "huggingface/peft#493 huggingface/peft#741",
-            "the optimiser has the adapter's matrices alone; embedding and head stay frozen",
+            "the optimiser holds the adapter's matrices only; embedding and head stay frozen",
             (
                 Fault(
                     "    parameters = {}\n    for name, linear in named_linears(decoder):\n",
@@ -596,7 +590,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
         SilentError(
             "Packed documents see each other",
             "unslothai/unsloth#1207 huggingface/trl#1230 huggingface/trl#805 huggingface/transformers#25452",
-            "attention is computed for each document by itself; packed equals alone",
+            "attention is computed for each document separately; packed equals unpacked",
             (
                 Fault(
                     "list(split_into_blocks(lengths))",
@@ -606,9 +600,9 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "Positions go on from one packed document to the next",
+            "Positions continue from one packed document to the next",
             "huggingface/nanoVLM#201 hiyouga/LlamaFactory#7318 pytorch/torchtitan#2560",
-            "positions begin at 0 in each document",
+            "positions start at 0 in each document",
             (
                 Fault(
                     "positions += range(length)",
@@ -618,10 +612,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "Padding on the left shifts the positions of a batch: answers differ from those written alone",
+            "Left padding shifts the positions in a batch: answers differ from those generated one at a time",
             "huggingface/transformers#21080 unslothai/unsloth#3699 ndif-team/nnsight#673 "
             "huggingface/transformers#22707",
-            "no padding; each token has its own position, and a batch writes what each prompt writes alone",
+            "there is no padding; each token has its own position, and a batch gives the answers that "
+            "each prompt gives alone",
             (
                 Fault(
                     "positions += range(len(answer.prompt))",
@@ -631,9 +626,9 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "A window of attention is in the configuration and not in the computation",
+            "The configuration has an attention window, and the computation ignores it",
             "hiyouga/LlamaFactory#7063 unslothai/unsloth#8253 axolotl-ai-cloud/axolotl#732",
-            "rows and answers end where the window would begin to count",
+            "examples and answers end where the window would begin to matter",
             (
                 Fault(
                     "min(config.max_position_embeddings, window or config.max_position_embeddings)",
@@ -647,7 +642,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
         SilentError(
             "The evaluation loss changes with the batch size",
             "huggingface/transformers#39241 huggingface/transformers#24839 karpathy/llm.c#710",
-            "one global sum over one global count, in validation and in `evaluate`",
+            "one global sum divided by one global count, in validation and in `evaluate`",
             (
                 Fault(
                     "    total = sum(objective.losses(decoder, batch).sum(dtype=torch.float64).item() for "
@@ -667,9 +662,9 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "Validation with dropout on",
+            "Validation runs with dropout on",
             "karpathy/nanoGPT#240 wolny/pytorch-3dunet#53",
-            "measured in evaluation mode, and back to what it was",
+            "validation runs in evaluation mode, and the previous mode is restored",
             (
                 Fault(
                     "    decoder.eval()\n",
@@ -681,8 +676,8 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
         SilentError(
             "Evaluation collects the logits of all tokens, and runs out of memory",
             "huggingface/transformers#12878 huggingface/transformers#15466 huggingface/transformers#8476",
-            "1,024 words at a time, in training and measuring; no matrix of all targets and the vocabulary "
-            "exists",
+            "the head is computed for 1,024 vocabulary entries at a time, in training and in evaluation; "
+            "no matrix of all targets by the whole vocabulary ever exists",
             (
                 Fault(
                     "VOCAB_BLOCK_SIZE = 1024 ",
@@ -692,12 +687,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "Nobody knows whether tuning helped, because the base was measured with the adapter on, or not "
-            "at all",
+            "Nobody knows whether fine-tuning helped, because the base was measured with the adapter on, "
+            "or not at all",
             "huggingface/peft#430 EleutherAI/lm-evaluation-harness#511 unslothai/unsloth#969",
-            "base and tuned model answer and are scored alike, one set of weights with the adapter off and "
-            "on; "
-            "differences have intervals",
+            "base and tuned model answer and are scored in the same way, as one set of weights with the "
+            "adapter off and on; differences have intervals",
             (
                 Fault(
                     "        linear.adapter_enabled = False\n    try:\n        yield",
@@ -715,9 +709,9 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "Decoding tidies spaces before punctuation away, so that a right answer is scored as wrong",
+            "Decoding removes spaces before punctuation, so that a correct answer is scored as wrong",
             "huggingface/tokenizers#1543 huggingface/transformers#32575 huggingface/transformers#25840",
-            "texts come back space for space, whatever the tokenizer's configuration asks for",
+            "decoded texts keep every space, whatever the tokenizer's configuration asks for",
             (
                 Fault(
                     ", clean_up_tokenization_spaces=False)",
@@ -727,9 +721,9 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "ROUGE drops every letter but a to z: a right answer in another script scores 0",
+            "ROUGE drops every letter outside a to z: a correct answer in another script scores 0",
             "huggingface/evaluate#256 google/adk-python#6292 bigscience-workshop/lm-evaluation-harness#157",
-            "words are letters and digits of any script with their combining marks; English scores are "
+            "words are letters and digits of any script with their combining marks; English scores equal "
             "those of `rouge-score`",
             (
                 Fault(
@@ -745,13 +739,12 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "A right answer counts as wrong, or is not counted at all: a comma in a number, or a part of "
-            "the questions left out",
+            "A correct answer counts as wrong, or is not counted at all: a comma in a number, or "
+            "questions that are left out",
             "stanford-crfm/helm#4337 anniedoris/design_qa#26",
-            "FinQA's thousands commas are told from separators by the two arguments of an operation, an "
-            "operand with `$` is no "
-            "number, and a question without a gold program is scored by its result, in no loss, never "
-            "trained on",
+            "an operation has two arguments, which distinguishes FinQA's thousands commas from "
+            "separators; an operand with `$` is not a number; a question without a gold program is "
+            "scored by its result, but is part of no loss and never trained on",
             (
                 Fault(
                     'text.replace(",", "") if THOUSANDS.fullmatch(text) else None',
@@ -778,9 +771,9 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
     ),
     "Adapters and bases": (
         SilentError(
-            "The adapter is silently not applied: its names fit nothing, and the base answers",
+            "The adapter is silently not applied: its names match nothing, and the base answers",
             "vllm-project/vllm#34186 vllm-project/vllm#55193 huggingface/sentence-transformers#3865",
-            "each matrix must have its place, in the right shape; what is saved is read back and compared",
+            "every matrix must match a layer, in the right shape; a saved adapter is read back and compared",
             (
                 Fault(
                     "    if weights:\n        raise",
@@ -795,10 +788,10 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "Trained with one template, asked with another",
+            "Trained with one template, used with another",
             "ollama/ollama#6823 ollama/ollama#6330 hiyouga/LlamaFactory#5834",
-            "one function makes every prompt; the template is saved with the adapter, and another one must "
-            "be asked for",
+            "one function renders every prompt; the template is saved with the adapter, and using "
+            "another one takes an explicit option",
             (
                 Fault(
                     '    return own or load_template("instruction")',
@@ -813,9 +806,9 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "GPT-2's Conv1D: weights and adapters are [in, out], which a square matrix does not show",
+            "GPT-2's Conv1D: weights and adapters are [in, out], which a square matrix does not reveal",
             "huggingface/peft#3531 predibase/lorax#106 axolotl-ai-cloud/axolotl#3095",
-            "tested against `transformers` for every layer, and both ways against PEFT",
+            "every layer is tested against `transformers`, and adapters against PEFT in both directions",
             (
                 Fault(
                     "return weight.t()",
@@ -825,7 +818,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "Tied embeddings: the head is taken for the embedding's, or the other way round",
+            "Tied embeddings: the head is mistaken for the embedding, or the other way round",
             "huggingface/transformers#45127 huggingface/peft#2972 hiyouga/LlamaFactory#10832",
             "neither is ever adapted; models of both kinds are tested, and adapters of the head are refused",
             (
@@ -839,7 +832,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
         SilentError(
             "Rank-stabilised adapters are scaled like others",
             "sgl-project/sglang#40835 vllm-project/vllm#10798 NVIDIA/TensorRT-LLM#1668",
-            "alpha / √rank where the adapter says so",
+            "the scale is alpha / √rank where the adapter says so",
             (
                 Fault(
                     '(rank**0.5 if config.get("use_rslora") else rank)',
@@ -851,9 +844,8 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
         SilentError(
             "Ranks and alphas of single layers are ignored, or matched by another rule than in training",
             "huggingface/peft#3582 vllm-project/vllm-omni#6565 huggingface/diffusers#14409",
-            "the rank is that of the matrices; patterns are PEFT's; where their order would decide, which "
-            "PEFT does not "
-            "save, the adapter is refused",
+            "the rank is read from the matrices; patterns are matched as in PEFT; an adapter for which "
+            "the order of the patterns matters, which PEFT does not save, is refused",
             (
                 Fault(
                     "if compile_pattern(pattern).match(name)}",
@@ -869,9 +861,9 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "An adapter without an alpha loads with the scale 0, and does nothing",
+            "An adapter without an alpha is loaded with the scale 0, and does nothing",
             "invergent-ai/surogate#173",
-            "alpha must be there, and a finite number",
+            "alpha must be present and finite",
             (
                 Fault(
                     '(config.get("lora_alpha"), *patterns.values())',
@@ -881,10 +873,10 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "DoRA, trained biases, saved modules and other extras are left out without a word",
+            "DoRA, trained biases, saved modules and other extras are ignored without a word",
             "huggingface/sentence-transformers#3980 unslothai/unsloth#918 ludwig-ai/ludwig#3984",
-            "what is more than W + s B A is refused by name; a test fails when a new PEFT has a setting "
-            "that is not known here",
+            "anything beyond W + s B A is refused by name; a test fails when a new version of PEFT has a "
+            "setting that is unknown here",
             (
                 Fault(
                     '    "alora_invocation_tokens",\n',
@@ -899,10 +891,10 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "PiSSA and its kin take a part out of the base's weights; on the plain base their adapters are "
-            "wrong",
+            "PiSSA and similar methods move a part of the base's weights into the adapter; on the plain "
+            "base their adapters are wrong",
             "huggingface/transformers#34468 huggingface/peft#1626",
-            "refused, with the way out",
+            "refused, with a remedy",
             (
                 Fault(
                     'if config.get("init_lora_weights") not in SUPPORTED_INITS:',
@@ -912,10 +904,9 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "Merged twice, or unmerged by subtracting: the base is not what it was",
+            "Merged twice, or unmerged by subtraction: the base is not what it was",
             "huggingface/peft#1355 huggingface/peft#3531",
-            "merging makes copies for the time that answers are written; afterwards the very same weights "
-            "are back",
+            "merging works on copies while answers are generated; afterwards the original weights are back",
             (
                 Fault(
                     "alpha=lora.scale)",
@@ -935,7 +926,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
         SilentError(
             "Merged in bf16, the adapter is rounded away",
             "huggingface/peft#1388 unslothai/unsloth#3091 OpenBMB/MiniCPM-V#502 meta-pytorch/torchtune#1101",
-            "answers are written in fp32; a merged weight is summed in fp32 and rounded once",
+            "answers are computed in fp32; a merged weight is summed in fp32 and rounded once",
             (
                 Fault(
                     "torch.addmm(weight.float(), lora.B, lora.A, alpha=lora.scale).to(weight.dtype)",
@@ -945,7 +936,7 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "An adapter is put on another base than its own",
+            "An adapter is applied to a base other than its own",
             "predibase/lorax#58",
             "hashes of the base's weights, configuration and tokenizer are saved with the adapter and "
             "compared",
@@ -963,9 +954,9 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "Weights that the files lack are made up at random",
+            "Weights that are missing from the files are initialised at random",
             "huggingface/transformers#34759 huggingface/transformers#38870",
-            "refused, with the first name",
+            "refused, with the name of the first one",
             (
                 Fault(
                     'if missing := sorted(loading_info["missing_keys"]):',
@@ -977,10 +968,10 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
     ),
     "Runs, settings and the network": (
         SilentError(
-            "A resumed run begins its data, or its optimiser, anew",
+            "A resumed run starts its data, or its optimiser, from the beginning",
             "modelscope/ms-swift#10050 ace-step/ACE-Step-1.5#742 OpenPipe/ART#72 starVLA/starVLA#210",
-            "the data's order is a function of seed and step; the resumed run ends with the bit-identical "
-            "adapter",
+            "the data's order is a function of seed and step; the resumed run ends with the "
+            "bit-identical adapter",
             (
                 Fault(
                     "size, seed=step.seed, start=state.step):",
@@ -1002,7 +993,8 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
         SilentError(
             "The last adapter is kept instead of the best",
             "huggingface/transformers#24103 huggingface/transformers#36201",
-            "the one with the lowest validation loss; a run that was never better than the base says so",
+            "the one with the lowest validation loss is kept; a run that was never better than the base "
+            "says so",
             (
                 Fault(
                     "        restore_adapter_weights(model.decoder, load_best_weights(folder))\n",
@@ -1029,10 +1021,10 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "bf16 on a CPU without it: slower, at times by far",
+            "bf16 on a CPU without support for it: slower, sometimes by far",
             "pytorch/pytorch#146508 pytorch/pytorch#86550 intel/intel-extension-for-pytorch#178 "
             "intel/ipex-llm#12472",
-            "fp32, unless a short test on this machine shows that bf16 is faster",
+            "fp32 is used unless a short measurement on this machine shows that bf16 is faster",
             (
                 Fault(
                     '["fp32", "bf16"] if bf16_is_fast else ["fp32"]',
@@ -1042,9 +1034,9 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "The hub is asked although everything is at hand, and offline work fails",
+            "The hub is contacted although everything is available locally, and offline work fails",
             "huggingface/transformers#44843 huggingface/transformers#45545 huggingface/transformers#30345",
-            "with a model and data at hand no connection is ever opened, by us or by a library",
+            "with a model and data on the machine no connection is ever opened, by loratune or by a library",
             (
                 Fault(
                     "    path = Path(name)\n    if path.suffix",
@@ -1054,9 +1046,9 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "A login is asked for in the middle of the work, or a tracker reports it",
+            "A login is requested in the middle of the work, or a tracker reports it",
             "huggingface/trl#788 kohya-ss/sd-scripts#435",
-            "never; a gated model or data set is refused with the way out, telemetry is off, and there are "
+            "never; a gated model or data set is refused with a remedy, telemetry is off, and there are "
             "no trackers",
             (
                 Fault(
@@ -1067,11 +1059,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
-            "Cached losses and answers of another model are shown: the key does not tell all that they "
-            "depend on",
+            "Cached losses and answers of another model are shown: the key does not cover everything "
+            "they depend on",
             "EleutherAI/lm-evaluation-harness#4063 EleutherAI/lm-evaluation-harness#2715",
-            "the keys of all caches hold the weights, the configuration, the tokenizer, our code and the "
-            "libraries' versions",
+            "the keys of all caches include the weights, the configuration, the tokenizer, the code and "
+            "the libraries' versions",
             (
                 Fault(
                     '"config": self.config, ',
@@ -1091,10 +1083,10 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
 HEAD = """\
 # The silent errors of the field
 
-Errors with which training seems to go well and the model is wrong. Each was reported in public for some
-widely used tool; the threads are linked. Each has a test here, and each can be put into our code:
-`tests/silent/errors.py` holds a small change to the source for every row, and `pytest tests/silent -m slow`
-makes each change in a copy and sees the named test fail.
+With these errors training seems to succeed, and the model is wrong. Each was reported in public for a widely
+used tool; the threads are linked. Each has a test here. `tests/silent/errors.py` holds, for every row, a
+small change to the source that introduces the error; `pytest tests/silent -m slow` makes each change in a
+copy and checks that the named test fails.
 """
 
 
