@@ -234,8 +234,10 @@ def test_adapters_side_by_side_are_what_each_is_alone(place, capsys):
     shown = capsys.readouterr().out
     assert "adapter: Of 10 rows" in shown and "second: Of 10 rows" in shown
     losses = [one["tuned"]["nll"] for one in alone]
-    models = [alone[0]["base_bare"]["nll"], alone[0]["base"]["nll"], *losses]
-    numbers = " ".join(f"{loss:.3f}" for loss in models)
+    bases = {name: alone[0][name]["nll"] for name in ("base_bare", "base")}
+    strongest = min(bases, key=bases.__getitem__)
+    cells = [f"{loss:.3f}{'*' * (name == strongest)}" for name, loss in bases.items()]
+    numbers = " ".join([*cells, *(f"{loss:.3f}" for loss in losses)])
     ending = f"{numbers} {statistics.mean(losses):.3f}±{statistics.stdev(losses):.3f}"
     assert any(" ".join(line.split()).endswith(ending) for line in shown.splitlines())
 

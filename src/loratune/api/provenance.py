@@ -158,7 +158,6 @@ def rebuild_evaluate_config(evaluation: Evaluation, out: Path) -> EvaluateConfig
         "rows": evaluation.rows,
         "generate": evaluation.answered_rows,
         "bare": evaluation.base_bare is not None,
-        "own_template": evaluation.base_chat is not None,
         "out": out,
     }
     try:
