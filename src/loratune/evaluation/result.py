@@ -5,6 +5,7 @@ those that come from a file against the annotations.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -61,7 +62,7 @@ class Spread(FromFile):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairedScores(FromFile):
+class PairedScores(FromFile, ABC):
     """Base and tuned model on the same texts."""
 
     base: Measures
@@ -74,9 +75,9 @@ class PairedScores(FromFile):
     over_samples: dict[str, dict[str, Spread]] = field(default_factory=dict)  # model -> score
 
     @property
+    @abstractmethod
     def text_count(self) -> int:
         """The number of texts that the models were measured on."""
-        raise NotImplementedError
 
     def get_measures(self, model: str) -> Measures | None:
         """Return the measures of `tuned` or of one of the bases."""
