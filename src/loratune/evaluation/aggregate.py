@@ -32,7 +32,7 @@ from loratune.tasks.registry import TASKS, task_of
 TIE_THRESHOLD = 0.01  # nats a token: a row's loss that changes by less is tied
 
 
-def find_strongest_base(evaluation_set: EvaluationSet, models: dict[str, ModelResult]) -> str:
+def find_lowest_loss_base(evaluation_set: EvaluationSet, models: dict[str, ModelResult]) -> str:
     """Return the base with the lowest loss: rows are counted as improved or regressed against it."""
     with_target = select_with_target(evaluation_set, range(len(evaluation_set.records)))
     bases = [name for name in BASES if name in models]
@@ -79,7 +79,7 @@ def aggregate_rows(
         seed: of the bootstrap.
     """
     tuned = models["tuned"]
-    reference = models[find_strongest_base(evaluation_set, models)]
+    reference = models[find_lowest_loss_base(evaluation_set, models)]
     answered = [number for number in rows if number in tuned.answers[0]]
     has_samples = bool(answered) and len(tuned.answers) > 1
     measures = {name: summarize_model(evaluation_set, model, rows) for name, model in models.items()}

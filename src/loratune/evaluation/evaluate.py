@@ -16,7 +16,7 @@ from loratune.evaluation.aggregate import (
     aggregate_by,
     aggregate_rows,
     compute_forgetting,
-    find_strongest_base,
+    find_lowest_loss_base,
     get_category,
     get_source,
     summarize_adapters,
@@ -221,7 +221,7 @@ def compare_models(
         seed: of the bootstrap.
         forgetting: the comparison on plain text.
     """
-    strongest = find_strongest_base(evaluation_set, models)
+    strongest = find_lowest_loss_base(evaluation_set, models)
     all_rows = aggregate_rows(evaluation_set, models, range(len(evaluation_set.records)), seed=seed)
     return AdapterEvaluation(
         **vars(all_rows),

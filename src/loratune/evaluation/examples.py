@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from loratune.evaluation.aggregate import TIE_THRESHOLD, find_strongest_base, get_category
+from loratune.evaluation.aggregate import TIE_THRESHOLD, find_lowest_loss_base, get_category
 from loratune.evaluation.result import AdapterExample, AnswerResult, EvaluatedExample, ModelExample
 from loratune.evaluation.runner import EvaluationSet, ModelResult
 from loratune.evaluation.scoring import ScoredAnswer
@@ -31,7 +31,7 @@ def build_example(
     record, targets = evaluation_set.records[number], int(evaluation_set.targets[number])
     task = task_of(record)
     models = {name: describe_model(model, number, targets) for name, model in baselines.items()}
-    reference = baselines[find_strongest_base(evaluation_set, baselines)]
+    reference = baselines[find_lowest_loss_base(evaluation_set, baselines)]
     adapters = [
         AdapterExample(
             tuned=describe_model(model, number, targets),
