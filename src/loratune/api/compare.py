@@ -12,7 +12,7 @@ from loratune.config.options import AnyPath
 from loratune.config.shared import DecodingConfig
 from loratune.data import snapshot
 from loratune.data.bad_rows import raise_problems
-from loratune.data.jsonl import has_lone_surrogate
+from loratune.data.json_values import has_lone_surrogate
 from loratune.errors import UserError
 from loratune.evaluation.result import Evaluation
 from loratune.evaluation.runner import AnswerSettings

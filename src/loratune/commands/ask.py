@@ -8,7 +8,7 @@ from loratune.api.load import load_for
 from loratune.config.ask import AskConfig
 from loratune.config.prepare import PrepareConfig
 from loratune.data.example import Record
-from loratune.data.jsonl import read_text_field, require_object
+from loratune.data.json_values import read_text_field, require_object
 from loratune.errors import UserError
 from loratune.generation.constrained import TokenBytes
 from loratune.generation.engine import generate

@@ -86,8 +86,8 @@ def read_source(path: Path, source: str | None) -> list[Record]:
 
 def summarise_source(rows: Sequence[Example], counts: dict[str, int]) -> dict:
     """Summarise one source's counts, tokens and lengths; `rows` are the ones that have a target."""
-    learned = np.array([len(row.response) for row in rows], dtype=int)
-    lengths = learned + [len(row.prompt) for row in rows]
+    learned = np.array([len(row.learned) for row in rows], dtype=int)
+    lengths = np.array([len(row.prompt) + len(row.response) for row in rows], dtype=int)
     return {
         **counts,
         "tokens": int(lengths.sum()),

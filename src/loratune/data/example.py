@@ -1,21 +1,33 @@
-"""The two forms of a row: a record (instruction, input and output as text) and an example (token ids)."""
+"""The two forms of a row: a record (text, in one turn or as a conversation) and an example (token ids)."""
 
 import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+Message = Mapping[str, Any]  # role and content, as chat templates take them; perhaps tool_calls or a weight
 
 
 @dataclass(frozen=True)
 class Record:
-    """A row as text."""
+    """A row as text: one turn, a conversation, or plain text."""
 
-    instruction: str
+    instruction: str  # "" for plain text, which is the output
     input: str  # "" if there is none
     output: str
     id: str
     source: str
     group: str = ""  # records of one group are never split between training and held-out data
     meta: dict[str, Any] = field(default_factory=dict)
+    # Of a conversation; the texts above are then its last learned turn, with the turns before it as input.
+    messages: Sequence[Message] = ()
+    tools: Sequence[Mapping[str, Any]] = ()  # JSON schemas of the tools that a conversation may call
+
+    @property
+    def is_text(self) -> bool:
+        """Whether this is plain text, all of which is learned."""
+        return not self.instruction
 
     @property
     def has_target(self) -> bool:
@@ -28,12 +40,39 @@ def compute_content_id(instruction: str, input: str, output: str) -> str:
     return hashlib.sha256("\0".join((instruction, input, output)).encode()).hexdigest()[:16]
 
 
+def compute_conversation_id(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Compute an id that depends on the content of a conversation alone."""
+    content = json.dumps([list(messages), list(tools)], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def build_text_record(
+    text: str, *, source: str, id: str = "", group: str = "", meta: dict[str, Any] | None = None
+) -> Record:
+    """Build the record of plain text, all of which is learned."""
+    meta = {} if meta is None else meta
+    return Record("", "", text, id or compute_content_id("", "", text), source, group, meta)
+
+
 @dataclass(frozen=True)
 class Example:
     """A row as token ids."""
 
     prompt: list[int]
-    # What is trained on. It ends with end-of-text unless it was cut, and is empty for a row without a target.
+    # What follows the prompt. It ends with an end token unless it was cut, and is empty without a target.
     response: list[int]
     id: str
     source: str
+    # Spans of the response that are not trained on: what stands between the answers of a conversation.
+    context: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def learned(self) -> list[int]:
+        """The tokens of the response that are trained on."""
+        if not self.context:
+            return self.response
+        return [token for number, token in enumerate(self.response) if self.is_learned(number)]
+
+    def is_learned(self, number: int) -> bool:
+        """Return whether this token of the response is trained on."""
+        return not any(start <= number < stop for start, stop in self.context)

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from loratune.data.bad_rows import BadRows
-from loratune.data.example import Record, compute_content_id
+from loratune.data.conversation import build_conversation_record, check_conversation
+from loratune.data.example import Record, build_text_record, compute_content_id
+from loratune.data.json_values import describe_type, is_serializable, read_text_field, require_object
 from loratune.errors import UserError
 from loratune.system.atomic import write_text
 from loratune.system.read import COMMA_REMEDY, describe_json_error, has_extra_comma, parse_json, read_text
@@ -67,7 +69,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def parse_record(row: Any, source: str) -> Record:
-    """Build a record from a line's value.
+    """Build a record from a line's value: a conversation (messages), plain text (text), or one turn.
 
     Args:
         row: the value, which should be an object.
@@ -77,81 +79,53 @@ def parse_record(row: Any, source: str) -> Record:
         ValueError: a field is missing or unusable; the message names it.
     """
     row = require_object(row)
-    instruction, input, output = (
-        read_text_field(row, "instruction"),
-        read_text_field(row, "input", required=False),
-        read_text_field(row, "output"),
-    )
     if not isinstance(row.get("meta", {}), dict):
         raise ValueError("meta must be an object")
     if not is_serializable(row.get("meta")):
         raise ValueError(
             "meta holds what JSON cannot express: a number that is not finite, or a broken character"
         )
-    return Record(
-        instruction,
-        input,
-        output,
-        id=read_text_field(row, "id", required=False) or compute_content_id(instruction, input, output),
-        source=read_text_field(row, "source", required=False) or source,
-        group=read_text_field(row, "group", required=False),
-        meta=row.get("meta", {}),
+    labels = {name: read_text_field(row, name, required=False) for name in ("id", "source", "group")}
+    labels["source"] = labels["source"] or source
+    meta = row.get("meta", {})
+    if "messages" in row:
+        messages, tools = read_messages(row), read_tools(row)
+        return build_conversation_record(messages, tools=tools, meta=meta, **labels)
+    if "text" in row and "instruction" not in row:
+        return build_text_record(read_text_field(row, "text"), meta=meta, **labels)
+    instruction, input, output = (
+        read_text_field(row, "instruction"),
+        read_text_field(row, "input", required=False),
+        read_text_field(row, "output"),
     )
+    labels["id"] = labels["id"] or compute_content_id(instruction, input, output)
+    return Record(instruction, input, output, meta=meta, **labels)
 
 
-def require_object(row: Any) -> dict:
-    if not isinstance(row, dict):
-        raise ValueError(f"a JSON object is needed, not {describe_type(row)}")
-    return row
-
-
-def read_text_field(row: dict, name: str, required: bool = True) -> str:
-    """Return the text of a field; "" where it is missing and not required.
+def read_messages(row: dict) -> list[dict]:
+    """Return the field `messages`, checked.
 
     Raises:
-        ValueError: the field is missing, blank or no text; the message names it.
+        ValueError: it is no conversation; the message names the field and what is wrong.
     """
-    value = row.get(name)
-    if value is None and not required:
-        return ""
-    if name not in row:
-        raise ValueError(f"{name} is missing (there are: {', '.join(map(str, row)) or 'no fields'})")
-    if not isinstance(value, str):
-        raise ValueError(f"{name} must be text, not {describe_type(value)}")
-    if required and not value.strip():
-        raise ValueError(f"{name} is blank")
-    if has_lone_surrogate(value):
-        raise ValueError(f"{name} holds a broken character (a lone surrogate)")
-    return value
-
-
-def has_lone_surrogate(text: str) -> bool:
-    """Tell whether a text holds half of a surrogate pair.
-
-    JSON's escapes allow it, but it stands for no character, and no tokenizer accepts it.
-    """
-    return not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)
-
-
-def is_serializable(value: Any) -> bool:
-    """Tell whether a value can be written as standard JSON in UTF-8."""
+    messages = row["messages"]
+    if not isinstance(messages, list) or not messages:
+        raise ValueError(f"messages must be a list of role and content, not {describe_type(messages)}")
     try:
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return True
+        check_conversation(messages)
+    except ValueError as error:
+        raise ValueError(f"messages: {error}") from None
+    if not is_serializable(messages):
+        raise ValueError("messages holds what JSON cannot express, such as a broken character")
+    return messages
 
 
-def describe_type(value: Any) -> str:
-    kinds = {
-        dict: "an object",
-        list: "a list",
-        str: "text",
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-    }
-    return "null" if value is None else kinds.get(type(value), type(value).__name__)
+def read_tools(row: dict) -> list[dict]:
+    """Return the field `tools`, a list of objects; empty where there is none."""
+    tools = row.get("tools") or []
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise ValueError("tools must be a list of objects, each the JSON schema of a function")
+    return tools
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
@@ -159,4 +133,20 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
 
 
 def format_records(records: Iterable[Record]) -> str:
-    return "".join(json.dumps(record.__dict__, ensure_ascii=False) + "\n" for record in records)
+    return "".join(json.dumps(record_to_json(record), ensure_ascii=False) + "\n" for record in records)
+
+
+def record_to_json(record: Record) -> dict[str, Any]:
+    """Return a record as a line of a file holds it; `parse_record` reads it back."""
+    labels = {"id": record.id, "source": record.source, "group": record.group, "meta": record.meta}
+    if record.messages:
+        tools = {"tools": record.tools} if record.tools else {}
+        return {"messages": record.messages, **tools, **labels}
+    if record.is_text:
+        return {"text": record.output, **labels}
+    return {
+        "instruction": record.instruction,
+        "input": record.input,
+        "output": record.output,
+        **labels,
+    }

@@ -52,7 +52,8 @@ def input_length(example: Example) -> int:
 def pack(examples: Sequence[Example]) -> Batch:
     """Pack rows into one batch.
 
-    A row without a prompt has no target for its first response token, because nothing precedes it.
+    A row without a prompt has no target for its first response token, because nothing precedes it. Tokens of
+    a conversation that are not learned are no targets.
     """
     ids, positions, lengths, target_index, targets, owners = [], [], [], [], [], []
     start = 0
@@ -62,9 +63,12 @@ def pack(examples: Sequence[Example]) -> Batch:
         positions += range(length)
         lengths.append(length)
         first = max(len(example.prompt), 1)
-        target_index += range(start + first - 1, start + length)
-        targets += example.response[first - len(example.prompt) :]
-        owners += [number] * (length - first + 1)
+        predicted = range(first, length + 1)
+        if example.context:
+            predicted = [place for place in predicted if example.is_learned(place - len(example.prompt))]
+        target_index += [start + place - 1 for place in predicted]
+        targets += [example.response[place - len(example.prompt)] for place in predicted]
+        owners += [number] * len(predicted)
         start += length
     tensors = (
         torch.tensor(values, dtype=torch.long) for values in (ids, positions, target_index, targets, owners)

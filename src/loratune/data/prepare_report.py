@@ -62,6 +62,6 @@ def compute_token_statistics(examples: Sequence[Example], source: str) -> dict:
     """Count a source's tokens after truncation: prompt and response together, and the responses alone."""
     rows = [row for row in examples if row.source == source]
     lengths = [len(row.prompt) + len(row.response) for row in rows] or [0]
-    responses = sum(len(row.response) for row in rows)
+    responses = sum(len(row.learned) for row in rows)
     statistics = (int(np.median(lengths)), int(np.percentile(lengths, 95)), sum(lengths), responses)
     return {"tokens": dict(zip(TOKEN_KINDS, statistics, strict=True))}

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from loratune.data.jsonl import has_lone_surrogate
+from loratune.data.json_values import has_lone_surrogate
 from loratune.errors import Problem, UserError
 from loratune.system.read import load_toml
 

@@ -50,9 +50,10 @@ def read_token_cache(path: Path) -> TokenizationResult:
         metadata = json.loads(stored["metadata"].tobytes())
         ids, lengths = stored["ids"].tolist(), stored["lengths"].tolist()
     examples, start = [], 0
-    for (prompt, response), (id_, source) in zip(lengths, metadata["names"], strict=True):
+    for (prompt, response), (id_, source, *spans) in zip(lengths, metadata["names"], strict=True):
         middle, end = start + prompt, start + prompt + response
-        examples.append(Example(ids[start:middle], ids[middle:end], id_, source))
+        context = tuple((first, last) for first, last in spans)
+        examples.append(Example(ids[start:middle], ids[middle:end], id_, source, context))
         start = end
     if start != len(ids):
         raise ValueError("the lengths do not add up")
@@ -61,7 +62,7 @@ def read_token_cache(path: Path) -> TokenizationResult:
 
 def write_token_cache(path: Path, examples: Sequence[Example], counts: dict[str, dict[str, int]]) -> None:
     """Write all ids as one array: one object per example would be as slow to read as tokenising is."""
-    names = [(example.id, example.source) for example in examples]
+    names = [(example.id, example.source, *example.context) for example in examples]
     metadata = json.dumps({"names": names, "counts": counts}).encode()
     ids = [token for example in examples for part in (example.prompt, example.response) for token in part]
     lengths = [(len(example.prompt), len(example.response)) for example in examples]

@@ -46,7 +46,7 @@ def response_nll(
 
 def count_targets(examples: Sequence[Example]) -> np.ndarray:
     """Count the predicted response tokens of each example: all, except the first if the prompt is empty."""
-    return np.array([max(len(example.response) - (not example.prompt), 0) for example in examples])
+    return np.array([max(len(example.learned) - (not example.prompt), 0) for example in examples])
 
 
 def compute_likelihood_means(

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from loratune.data.jsonl import has_lone_surrogate
+from loratune.data.json_values import has_lone_surrogate
 from loratune.errors import UserError
 from loratune.evaluation.result import ChartNumber, Count, Evaluation, FromFile
 from loratune.system.read import read_json

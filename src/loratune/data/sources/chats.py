@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loratune.data.example import Record
-from loratune.data.jsonl import describe_type, require_object
+from loratune.data.json_values import describe_type, require_object
 from loratune.data.sources.columns import find_columns
 from loratune.data.sources.readers import FileRow
 from loratune.data.sources.values import is_blank, read_cell

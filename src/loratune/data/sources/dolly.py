@@ -2,7 +2,7 @@
 
 from loratune.data import snapshot
 from loratune.data.example import Record, compute_content_id
-from loratune.data.jsonl import read_text_field
+from loratune.data.json_values import read_text_field
 from loratune.data.sources.base import ON_THE_HUB, DataSet, SourceOptions, Survey, survey_records
 from loratune.data.sources.files import convert_rows
 from loratune.data.sources.hub import download_dataset_files

@@ -12,7 +12,7 @@ from typing import Any
 
 from loratune.data.bad_rows import BadRows, raise_problems
 from loratune.data.example import Record, compute_content_id
-from loratune.data.jsonl import describe_type, is_serializable, read_text_field
+from loratune.data.json_values import describe_type, is_serializable, read_text_field
 from loratune.data.sources.chats import ALL_WEIGHT_0, ChatColumns, convert_chat, find_chat_columns
 from loratune.data.sources.columns import (
     KTO_LABEL,

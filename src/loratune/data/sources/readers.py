@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from loratune.data.bad_rows import BadRows
-from loratune.data.jsonl import describe_type, read_json_lines, require_object
+from loratune.data.json_values import describe_type, require_object
+from loratune.data.jsonl import read_json_lines
 from loratune.data.sources.tables import read_table_rows
 from loratune.data.sources.unsupported_files import suggest_conversion
 from loratune.errors import UserError

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from loratune.data.jsonl import describe_type, has_lone_surrogate
+from loratune.data.json_values import describe_type, has_lone_surrogate
 
 # Texts with which people and programs say that there is no input.
 PLACEHOLDERS = ("<noinput>", "n/a", "nan", "none", "null")

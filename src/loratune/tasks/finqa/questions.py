@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from loratune.data.jsonl import describe_type, has_lone_surrogate, read_text_field
+from loratune.data.json_values import describe_type, has_lone_surrogate, read_text_field
 from loratune.system.read import parse_json
 
 MAX_RESULT = 1e300  # of a program
