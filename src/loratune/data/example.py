@@ -47,11 +47,11 @@ def compute_conversation_id(messages: Sequence[Message], tools: Sequence[Mapping
 
 
 def build_text_record(
-    text: str, *, source: str, id: str = "", group: str = "", meta: dict[str, Any] | None = None
+    text: str, *, source: str, record_id: str = "", group: str = "", meta: dict[str, Any] | None = None
 ) -> Record:
     """Build the record of plain text, all of which is learned."""
     meta = {} if meta is None else meta
-    return Record("", "", text, id or compute_content_id("", "", text), source, group, meta)
+    return Record("", "", text, record_id or compute_content_id("", "", text), source, group, meta)
 
 
 @dataclass(frozen=True)

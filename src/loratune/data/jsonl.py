@@ -85,21 +85,22 @@ def parse_record(row: Any, source: str) -> Record:
         raise ValueError(
             "meta holds what JSON cannot express: a number that is not finite, or a broken character"
         )
-    labels = {name: read_text_field(row, name, required=False) for name in ("id", "source", "group")}
-    labels["source"] = labels["source"] or source
-    meta = row.get("meta", {})
+    record_id, own_source, group = (
+        read_text_field(row, name, required=False) for name in ("id", "source", "group")
+    )
+    labels = {"source": own_source or source, "group": group, "meta": row.get("meta", {})}
     if "messages" in row:
         messages, tools = read_messages(row), read_tools(row)
-        return build_conversation_record(messages, tools=tools, meta=meta, **labels)
+        return build_conversation_record(messages, tools=tools, record_id=record_id, **labels)
     if "text" in row and "instruction" not in row:
-        return build_text_record(read_text_field(row, "text"), meta=meta, **labels)
+        return build_text_record(read_text_field(row, "text"), record_id=record_id, **labels)
     instruction, input, output = (
         read_text_field(row, "instruction"),
         read_text_field(row, "input", required=False),
         read_text_field(row, "output"),
     )
-    labels["id"] = labels["id"] or compute_content_id(instruction, input, output)
-    return Record(instruction, input, output, meta=meta, **labels)
+    record_id = record_id or compute_content_id(instruction, input, output)
+    return Record(instruction, input, output, record_id, **labels)
 
 
 def read_messages(row: dict) -> list[dict]:
