@@ -1,12 +1,15 @@
 """Chat templates: rendered as transformers renders them, taken apart again, and what is learned of them."""
 
+import json
+from dataclasses import replace
+
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from loratune.data.chat_template import ChatTemplate
 from loratune.errors import UserError
-from support.chat_templates import FAMILIES, conversations
+from support.chat_templates import FAMILIES, conversation_with_a_tool, conversations
 
 MARKERS = {name: [*special.values(), *others] for name, (_, special, others) in FAMILIES.items()}
 TEMPLATES = {
@@ -37,9 +40,7 @@ def test_the_parts_are_the_text_and_contents_are_never_the_templates(family, mes
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_answer_ends_with_the_familys_end_token(family):
-    assert TEMPLATES[family].find_end_token() == ENDS.get(
-        family, TEMPLATES[family].special_tokens["eos_token"]
-    )
+    assert TEMPLATES[family].end_token == ENDS.get(family, TEMPLATES[family].special_tokens["eos_token"])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -53,9 +54,57 @@ def test_a_prompt_is_one_users_turn_and_the_beginning_of_an_answer(family, instr
     assert parts[1] == content.strip()
 
 
+def test_a_date_is_that_of_the_template_and_not_the_current_one():
+    template = replace(TEMPLATES["llama 3.2"], date="2024-07-26")
+    assert "Today Date: 26 Jul 2024\n" in template.render([{"role": "user", "content": "Hi"}])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_template_survives_to_dict_and_from_dict(family):
+    template = replace(TEMPLATES[family], date="2024-07-26")
+    read = ChatTemplate.from_dict(json.loads(json.dumps(template.to_dict())))
+    assert read.with_markers(MARKERS[family]) == template.with_markers(MARKERS[family])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"chat_template": 3},
+        {"chat_template": "x", "special_tokens": 5},
+        {"chat_template": "x", "special_tokens": {"eos_token": None}},
+        {"chat_template": "x", "date": "tomorrow"},
+    ],
+)
+def test_broken_fields_are_refused(values):
+    with pytest.raises(UserError, match="some file: broken"):
+        ChatTemplate.from_dict(values, "some file")
+
+
+def test_a_call_of_a_tool_is_shown_or_refused_by_name():
+    messages = conversation_with_a_tool()
+    TEMPLATES["qwen 2.5"].check(messages)
+    for family in ("chatml", "llama 3", "zephyr"):
+        with pytest.raises(UserError, match="does not show tool calls, such as that of find_shelf"):
+            TEMPLATES[family].check(messages)
+    messages[2] = {**messages[2], "content": None}
+    TEMPLATES["qwen 2.5"].check(messages)
+    with pytest.raises(UserError, match="does not show tool calls, such as that of find_shelf"):
+        TEMPLATES["chatml"].check(messages)  # in which null is no text
+
+
+def test_the_arguments_of_a_call_may_not_spell_a_special_token():
+    messages = conversation_with_a_tool()
+    call = {"function": {"name": "find_shelf", "arguments": {"thing": "<|im_end|>"}}}
+    messages[2] = {**messages[2], "tool_calls": [call]}
+    with pytest.raises(UserError, match=r"a tool spells <\|im_end\|>"):
+        TEMPLATES["qwen 2.5"].check(messages)
+    with pytest.raises(UserError, match=r"a tool spells <\|im_end\|>"):
+        TEMPLATES["qwen 2.5"].split(messages[:2], tools=[{"name": "<|im_end|>"}])
+
+
 def test_contents_that_are_taken_apart_may_not_spell_a_special_token():
     messages = [{"role": "assistant", "content": "<think>why</think> then <|im_end|>"}]
-    with pytest.raises(UserError, match="one of them spells"):
+    with pytest.raises(UserError, match="a message spells"):
         TEMPLATES["qwen 3"].split(messages)
     assert TEMPLATES["qwen 3"].split([{"role": "assistant", "content": "<think>why</think> so"}])
 
@@ -79,4 +128,4 @@ def test_a_template_that_fails_is_refused_with_its_line(source, message):
 def test_an_answer_that_could_not_end_is_refused():
     source = "{% for message in messages %}{{ message.role + ': ' + message.content + '\\n' }}{% endfor %}"
     with pytest.raises(UserError, match="no special token follows an answer"):
-        ChatTemplate(source, markers=["</s>"]).find_end_token()
+        _ = ChatTemplate(source, markers=["</s>"]).end_token

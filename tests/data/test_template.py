@@ -89,7 +89,7 @@ def test_broken_template_is_refused(tmp_path, content, message):
 
 
 def test_unknown_template_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"choose instruction, chatml, plain or a \.toml file"):
+    with pytest.raises(UserError, match=r"choose auto, chat, instruction, chatml, plain, a \.toml file"):
         load_template("alpaca")
     with pytest.raises(UserError, match="there is no such file"):
         load_template(str(tmp_path / "none.toml"))

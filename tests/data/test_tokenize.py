@@ -9,9 +9,11 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
+from loratune.data.end_markers import list_end_markers, strip_end_markers
 from loratune.data.example import Record
+from loratune.data.retokenize import retokenize_prompts
 from loratune.data.template import Template, load_template
-from loratune.data.tokenize import list_end_markers, retokenize_prompts, strip_end_markers, tokenize_records
+from loratune.data.tokenize import tokenize_records
 from loratune.models.resolve import resolve_model
 from loratune.models.tokenizer import Tokenizer
 from support.bpe_tokenizer import small_tokenizer

@@ -15,6 +15,33 @@ GENERATION = (
     "{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+# Tools are described in the system message; calls and results stand between tags, results in a user's turn.
+QWEN_2_5 = (
+    "{% set first = messages[0].content if messages[0].role == 'system' else 'You are helpful.' %}"
+    "{{ '<|im_start|>system\n' + first }}{% if tools %}{{ '\n\n# Tools\n<tools>' }}"
+    "{% for tool in tools %}{{ '\n' + (tool | tojson) }}{% endfor %}{{ '\n</tools>' }}{% endif %}"
+    "{{ '<|im_end|>\n' }}{% for message in messages %}"
+    "{% if message.role == 'tool' %}{{ '<|im_start|>user\n<tool_response>\n' + message.content }}"
+    "{{ '\n</tool_response><|im_end|>\n' }}"
+    "{% elif message.role == 'assistant' and message.tool_calls %}{{ '<|im_start|>assistant' }}"
+    "{% if message.content %}{{ '\n' + message.content }}{% endif %}"
+    "{% for call in message.tool_calls %}{% if call.function %}{% set call = call.function %}{% endif %}"
+    '{{ \'\n<tool_call>\n{"name": "\' + call.name + \'", "arguments": \' }}'
+    "{{ (call.arguments | tojson) + '}\n</tool_call>' }}{% endfor %}{{ '<|im_end|>\n' }}"
+    "{% elif message.role != 'system' %}"
+    "{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# The system message holds the current date.
+LLAMA_3_2 = (
+    "{{ bos_token }}{% set rest = messages %}{% set first = '' %}{% if messages[0].role == 'system' %}"
+    "{% set first = messages[0].content | trim %}{% set rest = messages[1:] %}{% endif %}"
+    "{{ '<|start_header_id|>system<|end_header_id|>\n\nToday Date: ' + strftime_now('%d %b %Y') + '\n\n' }}"
+    "{{ first + '<|eot_id|>' }}{% for message in rest %}"
+    "{{ '<|start_header_id|>' + message.role + '<|end_header_id|>\n\n' }}"
+    "{{ message.content | trim + '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
 LLAMA_3 = (
     "{{ bos_token }}{% for message in messages %}"
     "{{ '<|start_header_id|>' + message.role + '<|end_header_id|>\n\n' }}"
@@ -67,6 +94,12 @@ FAMILIES = {
         {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"},
         ["<|start_header_id|>", "<|end_header_id|>"],
     ),
+    "llama 3.2": (
+        LLAMA_3_2,
+        {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"},
+        ["<|start_header_id|>", "<|end_header_id|>"],
+    ),
+    "qwen 2.5": (QWEN_2_5, {"eos_token": "<|im_end|>"}, ["<|im_start|>", "<|endoftext|>"]),
     "gemma": (GEMMA, {"bos_token": "<bos>", "eos_token": "<eos>"}, ["<start_of_turn>", "<end_of_turn>"]),
     "mistral": (
         MISTRAL,
@@ -86,4 +119,18 @@ def conversations(draw, contents):
     system = [{"role": "system", "content": draw(contents)}] if draw(st.booleans()) else []
     return system + [
         {"role": role, "content": draw(contents)} for _ in range(turns) for role in ("user", "assistant")
+    ]
+
+
+def conversation_with_a_tool() -> list[dict]:
+    """A system message, two questions, the call of a tool, its result, and two answers."""
+    call = {"type": "function", "function": {"name": "find_shelf", "arguments": {"thing": "kettle"}}}
+    return [
+        {"role": "system", "content": "You keep a store of old things."},
+        {"role": "user", "content": "Where is the kettle?"},
+        {"role": "assistant", "content": "Let me look.", "tool_calls": [call]},
+        {"role": "tool", "content": "shelf 4"},
+        {"role": "assistant", "content": "It is on shelf 4."},
+        {"role": "user", "content": "And what does it cost?"},
+        {"role": "assistant", "content": "Twelve francs."},
     ]

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from loratune.config.train import TrainConfig
+from loratune.data.end_markers import describe_end_markers
 from loratune.data.example import Example
 from loratune.data.packing import Batch, input_length, pack, pack_best_fit, plan_epoch
-from loratune.data.tokenize import describe_end_markers
 from loratune.errors import FileError, UserError
 from loratune.models.adapter import save_adapter, write_adapter_metadata
 from loratune.models.lora import adapter_parameters

@@ -73,6 +73,11 @@ class Example:
             return self.response
         return [token for number, token in enumerate(self.response) if self.is_learned(number)]
 
+    @property
+    def answers(self) -> int:
+        """The number of answers that are learned, whole or in part."""
+        return len(self.context) + 1 if self.response else 0
+
     def is_learned(self, number: int) -> bool:
         """Return whether this token of the response is trained on."""
         return not any(start <= number < stop for start, stop in self.context)

@@ -1,11 +1,13 @@
 """Prompt templates: the one place where an instruction becomes a prompt, in training and in every use."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from loratune.data.conversation import get_function, view_as_turn
+from loratune.data.example import Message
 from loratune.data.json_values import has_lone_surrogate
 from loratune.errors import Problem, UserError
 from loratune.system.read import load_toml
@@ -21,6 +23,20 @@ class PromptTemplate(Protocol):
 
     def split_prompt(self, instruction: str, input: str = "") -> Sequence[str]:
         """Split a prompt into the template's texts and the user's, in turn, starting with the template's."""
+        ...
+
+    def split_conversation(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> Sequence[str]:
+        """Split the prompt of a conversation that waits for an answer, as `split_prompt` does."""
+        ...
+
+    def check(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Raise UserError where the template cannot show a whole conversation."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields that are stored with an adapter."""
         ...
 
 
@@ -42,6 +58,27 @@ class Template:
         before, _, rest = form.partition("{instruction}")
         middle, _, after = rest.partition("{input}")
         return (before, instruction, middle, input, after) if input else (before, instruction, rest)
+
+    def split_conversation(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> tuple[str, ...]:
+        """Split the prompt of a conversation: its last question, with everything else as the input."""
+        turn = view_as_turn(messages)
+        return self.split_prompt(turn.instruction, turn.input)
+
+    def check(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Check that the template shows a whole conversation.
+
+        Raises:
+            UserError: a message calls a tool, for which this template has no form.
+        """
+        for message in messages:
+            for call in message.get("tool_calls") or ():
+                raise UserError(
+                    f"the template {self.name!r} has no form for tool calls, such as that of "
+                    f"{get_function(call)['name']}; write the call into the message's content, or choose a "
+                    "base model whose chat template shows it, such as Qwen 2.5"
+                )
 
     def render(self, instruction: str, input: str = "") -> str:
         """Return the prompt as one text, for people; models get the parts of `split_prompt`."""
@@ -115,12 +152,13 @@ def load_template(choice: str) -> Template:
         return BUILT_IN_TEMPLATES[choice]
     path = Path(choice)
     if path.suffix != ".toml":
-        names = ", ".join(BUILT_IN_TEMPLATES)
+        names = ", ".join(["auto", "chat", *BUILT_IN_TEMPLATES])
         raise UserError(
             "unknown",
             setting="template",
             value=choice,
-            remedy=f"choose {names} or a .toml file with with_input and without_input",
+            remedy=f"choose {names}, a .toml file with with_input and without_input, or a .jinja file with a "
+            "chat template",
         )
     try:
         values = load_toml(path)

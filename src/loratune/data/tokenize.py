@@ -1,143 +1,83 @@
-"""Tokenise records: prompt and response separately, so that the loss mask follows from their lengths."""
+"""Tokenise records: single turns, conversations and plain text, as far as they fit."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
+from loratune.data.chat_template import ChatTemplate
+from loratune.data.end_markers import list_end_markers, strip_end_markers
 from loratune.data.example import Example, Record
 from loratune.data.template import PromptTemplate, Template
-from loratune.data.truncation import count_excess_tokens, shorten_prompt
-
-# End markers of all model families, which data sets made for one of them hold as text. </s> is not among
-# them, because it is HTML, too.
-END_MARKERS = (
-    "<|endoftext|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|eot|>",
-    "<|end_of_text|>",
-    "<|end_of_turn|>",
-    "<end_of_turn>",
-    "<|return|>",
-    "<\uff5cend\u2581of\u2581sentence\uff5c>",
-    "<|END_OF_TURN_TOKEN|>",
-)
-COUNT_NAMES = ("rows", "inputs_cut", "turns_cut", "responses_cut", "dropped", "end_markers_removed")
+from loratune.data.tokenize_chats import tokenize_chats
+from loratune.data.tokenize_turns import tokenize_turns
+from loratune.data.tokenized import COUNT_NAMES, TokenizedExample, TokenizedRecord
 
 
 def tokenize_records(
-    records: Sequence[Record], template: Template, tokenizer, *, max_tokens: int
+    records: Sequence[Record], template: PromptTemplate, tokenizer, *, max_tokens: int, learn: str = "all"
 ) -> tuple[list[Example], dict[str, dict[str, int]]]:
     """Tokenise records and truncate them to `max_tokens`.
 
-    First the input is shortened: at its end or, in a chat, by its oldest turns. Then the response is cut at
-    its end, and loses end-of-text. A row is dropped if its prompt leaves no room for a target, or if its
-    output is only an end marker.
+    Of a single turn first the input is shortened, at its end; a conversation loses its oldest turns, as many
+    as needed. Then the response is cut at its end, and loses end-of-text. A row is dropped if its prompt
+    leaves no room for a target, or if its output is only an end marker. Plain text is split into several
+    examples, and nothing of it is lost.
 
     Args:
         records: the rows.
         template: the prompt template.
-        tokenizer: a tokenizer of `models.tokenizer`.
+        tokenizer: a tokenizer of `models.tokenizer`, as `fit_tokenizer` returns it for the template.
         max_tokens: the most tokens of prompt and response together.
+        learn: which answers of a conversation are learned, all or last.
 
     Returns:
-        The examples that were not dropped, and for each source its counts by `COUNT_NAMES`: of rows, but
-        `turns_cut` counts turns of chats.
+        The examples that were not dropped, and for each source its counts by `COUNT_NAMES`.
+
+    Raises:
+        UserError: the template cannot show a conversation; the record is named.
     """
-    markers = list_end_markers(tokenizer)
-    rows: list[Example] = []
+    examples: list[Example] = []
     counts: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(COUNT_NAMES, 0))
-    for record, row in zip(records, tokenize_without_limit(records, template, tokenizer), strict=True):
-        count = counts[record.source]
-        count["rows"] += 1
-        count["end_markers_removed"] += strip_end_markers(record.output, markers) != record.output
-        if not row.response and record.has_target:
-            count["dropped"] += 1
-            continue
-        if count_excess_tokens(row, max_tokens) > 0 and record.input:
-            prompt, turns = shorten_prompt(record, row, template, tokenizer=tokenizer, max_tokens=max_tokens)
-            row = replace(row, prompt=prompt)
-            count["inputs_cut"] += 1
-            count["turns_cut"] += turns
-        if len(row.prompt) >= max_tokens:
-            count["dropped"] += 1
-            continue
-        if count_excess_tokens(row, max_tokens) > 0:
-            row = replace(row, response=row.response[: max_tokens - len(row.prompt)])
-            count["responses_cut"] += 1
-        rows.append(row)
-    return rows, dict(counts)
+    for row in tokenize_each(records, template, tokenizer, max_tokens=max_tokens, learn=learn):
+        examples += [one.example for one in row.examples if one.example]
+        total = counts[row.record.source]
+        for name, number in row.count().items():
+            total[name] += number
+    return examples, dict(counts)
 
 
-def tokenize_without_limit(records: Sequence[Record], template: Template, tokenizer) -> list[Example]:
-    """Tokenise without truncation; the response is empty where the output is only an end marker."""
+def tokenize_each(
+    records: Sequence[Record], template: PromptTemplate, tokenizer, *, max_tokens: int, learn: str = "all"
+) -> list[TokenizedRecord]:
+    """Tokenise records as `tokenize_records` does, and return what became of each, in their order."""
+    texts = iter(tokenize_texts([one for one in records if one.is_text], tokenizer, max_tokens=max_tokens))
+    others = [one for one in records if not one.is_text]
+    if isinstance(template, ChatTemplate):
+        rows = iter(tokenize_chats(others, template, tokenizer, max_tokens=max_tokens, learn=learn))
+    elif isinstance(template, Template):
+        rows = iter(tokenize_turns(others, template, tokenizer, max_tokens=max_tokens, learn=learn))
+    else:
+        raise TypeError(f"a Template or a ChatTemplate is needed, not {type(template).__name__}")
+    return [next(texts if record.is_text else rows) for record in records]
+
+
+def tokenize_texts(records: Sequence[Record], tokenizer, *, max_tokens: int) -> list[TokenizedRecord]:
+    """Tokenise plain texts: each with BOS, where the model has one, and end-of-text.
+
+    A long text becomes several examples. The last token of one is the prompt of the next, so that every token
+    but the first is learned exactly once.
+    """
     markers = list_end_markers(tokenizer)
-    outputs = [strip_end_markers(record.output, markers) for record in records]
-    prompts = tokenizer.encode_prompts(
-        [template.split_prompt(record.instruction, record.input) for record in records]
-    )
-    responses = tokenizer.encode_batch(outputs)
+    texts = [strip_end_markers(record.output, markers) for record in records]
     rows = []
-    for record, prompt, output, response in zip(records, prompts, outputs, responses, strict=True):
-        row = Example(prompt, [*response, tokenizer.eos_id], record.id, record.source)
-        is_only_marker = output != record.output and not output.strip()
-        rows.append(replace(row, response=[]) if is_only_marker or not record.has_target else row)
+    for record, text, ids in zip(records, texts, tokenizer.encode_batch(texts), strict=True):
+        prompt, rest = list(tokenizer.text_bos), [*ids, tokenizer.text_eos_id]
+        examples = []
+        while rest and text.strip():
+            room = max_tokens - len(prompt)
+            example = Example(prompt, rest[:room], record.id, record.source)
+            examples.append(TokenizedExample(example, example))
+            prompt, rest = rest[room - 1 : room], rest[room:]
+        if not examples:
+            examples.append(TokenizedExample(Example(prompt, [], record.id, record.source), None))
+        rows.append(TokenizedRecord(record, examples, end_markers=text != record.output))
     return rows
-
-
-def list_end_markers(tokenizer) -> tuple[str, ...]:
-    """List the end markers that are removed from outputs, the longest first.
-
-    Training adds the tokenizer's end-of-text to every output, so one that the text holds would be a second.
-    """
-    return tuple(sorted({*END_MARKERS, *tokenizer.end_texts}, key=lambda marker: (-len(marker), marker)))
-
-
-def strip_end_markers(output: str, markers: tuple[str, ...]) -> str:
-    """Remove the markers at the end of an output, and the white space after them."""
-    while (text := output.rstrip()).endswith(markers):
-        output = text.removesuffix(next(marker for marker in markers if text.endswith(marker)))
-    return output
-
-
-def describe_end_markers(count: Mapping[str, int]) -> str:
-    """Say what became of the end markers of one source's outputs; "" where there were none."""
-    if not (number := count.get("end_markers_removed", 0)):
-        return ""
-    outputs = "output ends" if number == 1 else "outputs end"
-    return (
-        f"{number:,} {outputs} with an end marker such as <|endoftext|>; it is taken off, since every "
-        "response gets its end anyway"
-    )
-
-
-def retokenize_prompts(
-    records: Sequence[Record],
-    examples: Sequence[Example],
-    template: PromptTemplate,
-    *,
-    tokenizer,
-    max_tokens: int,
-) -> list[Example]:
-    """Give examples the prompts of another template; their responses, cut or not, stay as they are.
-
-    Where a row is too long the input is shortened first; if that is not enough, the prompt loses its first
-    tokens after BOS.
-    """
-    prompts = tokenizer.encode_prompts(
-        [template.split_prompt(record.instruction, record.input) for record in records]
-    )
-    bos_length = len(tokenizer.bos)
-    others = []
-    for record, row, prompt in zip(records, examples, prompts, strict=True):
-        other = replace(row, prompt=prompt)
-        if count_excess_tokens(other, max_tokens) > 0 and record.input:
-            other = replace(
-                other,
-                prompt=shorten_prompt(record, other, template, tokenizer=tokenizer, max_tokens=max_tokens)[0],
-            )
-        excess = max(count_excess_tokens(other, max_tokens), 0)
-        others.append(replace(other, prompt=other.prompt[:bos_length] + other.prompt[bos_length + excess :]))
-    return others

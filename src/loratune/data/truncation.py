@@ -1,10 +1,15 @@
-"""Truncation of prompts that are too long: by a chat's oldest turns, else by the input's last tokens."""
+"""Truncation of examples that are too long: the input or a chat's oldest turns first, then the response."""
 
 from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 
 from loratune.data.example import Example, Record
 from loratune.data.template import PromptTemplate
+from loratune.data.tokenized import TokenizedExample
+from loratune.errors import UserError
 
 TURN_STARTS = "turn_starts"  # in a record's meta: the index of each turn's first character in the input
 SYSTEM_PREFIX = "System: "  # of the turn that is never removed
@@ -72,3 +77,48 @@ def shorten_prompt(
         keep = max(keep - excess, 0)
         prompt = prompt_with(tokenizer.decode(tokens[:keep]).strip())
     return prompt, turns
+
+
+def truncate_turn(
+    record: Record, example: Example, template: PromptTemplate, *, tokenizer, max_tokens: int
+) -> TokenizedExample:
+    """Truncate an example of one turn: first the input, then the end of the response."""
+    if not example.response and record.has_target:
+        return TokenizedExample(example, None)
+    shorter, turns = example, 0
+    is_input_cut = count_excess_tokens(example, max_tokens) > 0 and bool(record.input)
+    if is_input_cut:
+        prompt, turns = shorten_prompt(record, example, template, tokenizer=tokenizer, max_tokens=max_tokens)
+        shorter = replace(example, prompt=prompt)
+    truncated = cut_end(shorter, max_tokens)
+    return TokenizedExample(
+        example,
+        truncated,
+        input_cut=is_input_cut,
+        turns_cut=turns,
+        response_tokens_cut=len(shorter.response) - len(truncated.response) if truncated else 0,
+    )
+
+
+def cut_end(example: Example, max_tokens: int) -> Example | None:
+    """Cut the end of a response that is too long; None where the prompt leaves no room for a target."""
+    room = max_tokens - len(example.prompt)
+    if room <= 0:
+        return None
+    if len(example.response) <= room:
+        return example
+    context = tuple((start, stop) for start, stop in example.context if start < room)
+    if context and context[-1][1] >= room:  # the end of what is left is not learned
+        room = context[-1][0]
+        context = context[:-1]
+    return replace(example, response=example.response[:room], context=context)
+
+
+@contextmanager
+def naming_record(record: Record) -> Iterator[None]:
+    """Name the record in what is wrong with it."""
+    try:
+        yield
+    except UserError as error:
+        where = f"row {record.id} of {record.source}"
+        raise UserError(*(replace(problem, where=where) for problem in error.details)) from error

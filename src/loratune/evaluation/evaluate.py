@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from loratune.data.example import Example
+from loratune.data.retokenize import retokenize_prompts
 from loratune.data.template import BUILT_IN_TEMPLATES, PromptTemplate
-from loratune.data.tokenize import (
-    retokenize_prompts,
-)
 from loratune.errors import UserError
 from loratune.evaluation.aggregate import (
     aggregate_by,

@@ -4,16 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from loratune.data.end_markers import describe_end_markers, list_end_markers, strip_end_markers
 from loratune.data.example import Example, Record
 from loratune.data.jsonl import read_records
 from loratune.data.sample import draw_stratified_sample
 from loratune.data.sources.resolve import list_shipped
-from loratune.data.tokenize import (
-    describe_end_markers,
-    list_end_markers,
-    strip_end_markers,
-    tokenize_records,
-)
+from loratune.data.tokenize import tokenize_records
 from loratune.errors import UserError
 from loratune.evaluation.runner import (
     AnswerSettings,

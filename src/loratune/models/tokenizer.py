@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loratune.errors import UserError
+from loratune.models.chat_encoding import Span, encode_spans
 from loratune.models.special_tokens import (
     collect_special_tokens,
     generate_secret_names,
@@ -29,11 +30,19 @@ class Tokenizer:
     Only a template's own markers become special tokens; the same marker in any other text stays text.
     """
 
-    def __init__(self, tokenizer, extra_end_ids: Iterable[int] = (), bos: Sequence[int] | None = None):
+    def __init__(
+        self,
+        tokenizer,
+        extra_end_ids: Iterable[int] = (),
+        bos: Sequence[int] | None = None,
+        *,
+        eos_id: int | None = None,
+    ):
         self.hugging_face = tokenizer
-        self.eos_id: int = tokenizer.eos_token_id  # training puts it after each response
+        # Each response that is trained on ends with it.
+        self.eos_id: int = tokenizer.eos_token_id if eos_id is None else eos_id
         # Any of these ends an answer: some base models were trained with other tokens besides EOS.
-        self.end_ids = frozenset([self.eos_id, *extra_end_ids])
+        self.end_ids = frozenset([self.eos_id, tokenizer.eos_token_id, *extra_end_ids])
         # The ids that every prompt begins with, usually one or none.
         self.bos = detect_bos_ids(tokenizer) if bos is None else list(bos)
         self._markers: dict[str, list[tuple[int, int]]] = {}
@@ -92,9 +101,24 @@ class Tokenizer:
         """The text of the BOS tokens; empty without BOS."""
         return "".join(self.hugging_face.convert_ids_to_tokens(self.bos))
 
-    def without_bos(self, *extra_end_ids: int) -> "Tokenizer":
-        """Return this tokenizer without BOS in front of prompts, and with these ids that end answers, too."""
-        return Tokenizer(self.hugging_face, {*self.end_ids, *extra_end_ids}, bos=())
+    def without_bos(self) -> "Tokenizer":
+        """Return this tokenizer without BOS in front of prompts."""
+        return Tokenizer(self.hugging_face, self.end_ids, bos=(), eos_id=self.eos_id)
+
+    def for_chat(self, end_token: str) -> "Tokenizer":
+        """Return this tokenizer for a chat template, which writes BOS itself, and ends answers so."""
+        end_id = self.special_tokens[end_token]
+        return Tokenizer(self.hugging_face, self.end_ids, bos=(), eos_id=end_id)
+
+    @cached_property
+    def text_bos(self) -> list[int]:
+        """The ids before a plain text, also where a chat template writes BOS itself."""
+        return detect_bos_ids(self.hugging_face)
+
+    @property
+    def text_eos_id(self) -> int:
+        """The id behind a plain text, also where a chat template ends answers otherwise."""
+        return self.hugging_face.eos_token_id
 
     def encode(self, text: str) -> list[int]:
         """Encode a text, without special tokens."""
@@ -134,6 +158,42 @@ class Tokenizer:
         if None in positions or [ids[position] for position in positions] != [id_ for _, id_ in markers]:
             return False
         return len(markers) == sum(id_ in self._special_ids for id_ in ids)
+
+    def encode_spans(self, parts: PromptParts, spans: Sequence[Span]) -> tuple[list[int], list[Span]]:
+        """Encode a text, and find the tokens of its spans; see `chat_encoding.encode_spans`."""
+        return encode_spans(self.encode_with_offsets, parts, spans)
+
+    def encode_with_offsets(self, parts: PromptParts) -> tuple[list[int], list[Span]]:
+        """Encode a prompt as one text, without BOS.
+
+        Returns:
+            The ids, and for each the span of characters in the joined parts that it stands for.
+        """
+        encoding = self.hugging_face(["".join(parts)], add_special_tokens=False, return_offsets_mapping=True)
+        if self._has_only_template_markers(encoding, 0, parts):
+            return encoding["input_ids"][0], [(start, stop) for start, stop in encoding["offset_mapping"][0]]
+        protected, places = self._protect(parts)
+        _, backend = self._renamed_tokenizer
+        encoded = backend.encode(protected, add_special_tokens=False)
+        return encoded.ids, [(places[start], places[stop]) for start, stop in encoded.offsets]
+
+    def _protect(self, parts: PromptParts) -> tuple[str, list[int]]:
+        """Write the template's markers under their secret names; also return each character's old place."""
+        names, _ = self._renamed_tokenizer
+        pieces: list[str] = []
+        places: list[int] = []
+        start = 0
+        for index, part in enumerate(parts):
+            last = 0
+            for marker in self._marker_pattern.finditer(part) if index % 2 == 0 else ():
+                pieces += [part[last : marker.start()], names[marker[0]]]
+                places += range(start + last, start + marker.start())
+                places += [start + marker.start()] * len(names[marker[0]])
+                last = marker.end()
+            pieces.append(part[last:])
+            places += range(start + last, start + len(part))
+            start += len(part)
+        return "".join(pieces), [*places, start]
 
     def _encode_protected(self, prompts: Sequence[PromptParts]) -> list[list[int]]:
         """Encode prompts with the template's markers renamed, so that any others stay text."""

@@ -6,9 +6,9 @@ from pathlib import Path
 from rich.table import Table
 
 from loratune.data.bad_rows import MAX_LISTED
+from loratune.data.end_markers import describe_end_markers
 from loratune.data.prepare_report import TOKEN_KINDS
 from loratune.data.split import SPLITS
-from loratune.data.tokenize import describe_end_markers
 from loratune.system.console import console
 from loratune.system.messages import say, warn
 
