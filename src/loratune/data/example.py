@@ -13,7 +13,7 @@ Message = Mapping[str, Any]  # role and content, as chat templates take them; pe
 class Record:
     """A row as text: one turn, a conversation, or plain text."""
 
-    instruction: str  # "" for plain text, which is the output
+    instruction: str
     input: str  # "" if there is none
     output: str
     id: str
@@ -23,11 +23,7 @@ class Record:
     # Of a conversation; the texts above are then its last learned turn, with the turns before it as input.
     messages: Sequence[Message] = ()
     tools: Sequence[Mapping[str, Any]] = ()  # JSON schemas of the tools that a conversation may call
-
-    @property
-    def is_text(self) -> bool:
-        """Whether this is plain text, all of which is learned."""
-        return not self.instruction
+    is_text: bool = False  # plain text: the output, without a prompt, and all of it is learned
 
     @property
     def has_target(self) -> bool:
@@ -51,7 +47,8 @@ def build_text_record(
 ) -> Record:
     """Build the record of plain text, all of which is learned."""
     meta = {} if meta is None else meta
-    return Record("", "", text, record_id or compute_content_id("", "", text), source, group, meta)
+    record_id = record_id or compute_content_id("", "", text)
+    return Record("", "", text, record_id, source, group, meta, is_text=True)
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,14 @@ class Truncation:
 
     @property
     def input_cut_position(self) -> int:
-        """The index in prompt and response where input tokens were left out: up to there both are equal."""
+        """The index in prompt and response where input tokens were left out; without any, the prompt's end.
+
+        Up to there both are equal.
+        """
         if not self.example:
             return len(self.untruncated.prompt)
+        if not self.input_tokens_cut:
+            return len(self.example.prompt)
         ids = self.example.prompt + self.example.response
         pairs = zip(ids, self.untruncated.prompt + self.untruncated.response, strict=False)
         return next((index for index, (one, other) in enumerate(pairs) if one != other), len(ids))
