@@ -19,7 +19,7 @@ from loratune.evaluation.runner import AnswerSettings
 from loratune.evaluation.text_metrics import rep_4
 from loratune.generation.progress import generate_with_progress
 from loratune.generation.request import Answer, build_requests
-from loratune.model import OwnFormat, TunedModel
+from loratune.model import PromptFormat, TunedModel
 from loratune.report.html import render_comparison_page
 from loratune.report.markdown import render_comparison_markdown
 from loratune.report.summary import Comparison
@@ -99,7 +99,7 @@ def write_comparison(comparison: Comparison, out: Path, *, reports: dict[str, Pa
     write_all_atomically({out: format_json(comparison.rows)} | texts)
 
 
-def choose_base_format(config: CompareConfig, model: TunedModel) -> OwnFormat | None:
+def choose_base_format(config: CompareConfig, model: TunedModel) -> PromptFormat | None:
     """Return the base's own chat template, if it is to be asked in it; None: in the adapter's template."""
     return model.own_format if config.base_template == "own" else None
 
@@ -109,7 +109,7 @@ def generate_base_and_tuned(
     prompts: Sequence[str],
     settings: AnswerSettings,
     *,
-    base_format: OwnFormat | None,
+    base_format: PromptFormat | None,
 ) -> tuple[list[Answer], list[Answer]]:
     """Generate the base's answers and the tuned model's, from one set of weights.
 
@@ -124,10 +124,7 @@ def generate_base_and_tuned(
     tuned_prompts, tokenizer = model.encode(prompts), model.tokenizer
     base_prompts, base_tokenizer = tuned_prompts, tokenizer
     if base_format:
-        base_tokenizer = base_format.tokenizer
-        base_prompts = base_tokenizer.encode_prompts(
-            [base_format.template.split_prompt(prompt) for prompt in prompts]
-        )
+        base_tokenizer, base_prompts = base_format.tokenizer, base_format.encode(prompts)
     with model.base():
         base = generate_with_progress(
             "base answers ",

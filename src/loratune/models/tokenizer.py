@@ -110,6 +110,10 @@ class Tokenizer:
         end_id = self.special_tokens[end_token]
         return Tokenizer(self.hugging_face, self.end_ids, bos=(), eos_id=end_id)
 
+    def for_text(self) -> "Tokenizer":
+        """Return this tokenizer as it is configured, also where it is one for a chat template."""
+        return Tokenizer(self.hugging_face, self.end_ids, self.text_bos)
+
     @cached_property
     def text_bos(self) -> list[int]:
         """The ids before a plain text, also where a chat template writes BOS itself."""
