@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from loratune.api.prepare import encode_all
 from loratune.config.preview import PreviewConfig
 from loratune.data.example import Example, Record
 from loratune.data.jsonl import read_records
 from loratune.data.resolve_template import check_template_choice, fit_tokenizer, resolve_template
 from loratune.data.sample import draw_stratified_sample
 from loratune.data.token_cache import load_or_tokenize, make_token_cache_key
+from loratune.data.tokenize import tokenize_with_progress
 from loratune.data.truncated_rows import Truncation, compute_truncations, find_truncated
 from loratune.errors import UserError
 from loratune.models.resolve import resolve_model
@@ -39,7 +39,7 @@ def run(settings: PreviewConfig) -> dict:
     rows, counts = load_or_tokenize(
         get_cache_folder(),
         key,
-        lambda: encode_all(read_records(path), template, tokenizer, **options),
+        lambda: tokenize_with_progress(read_records(path), template, tokenizer, **options),
     )
     sources = {record.source: None for record in records}
     summary = {

@@ -76,7 +76,7 @@ def find_own_template(tokenizer: ChatTokenizer, *, today: str = "") -> ChatTempl
     try:
         return build_chat_template(tokenizer.chat_template, tokenizer, today=today)
     except UserError as error:
-        warn(f"The base model's own chat template is not used: {error.problems[0]}")
+        warn(f"The base's own chat template is not used: {error.details[0].text}")
         return None
 
 

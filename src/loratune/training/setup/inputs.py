@@ -9,7 +9,7 @@ from loratune.data.jsonl import read_records
 from loratune.data.resolve_template import check_template_choice, fit_tokenizer, resolve_template
 from loratune.data.template import PromptTemplate
 from loratune.data.token_cache import load_or_tokenize, make_token_cache_key
-from loratune.data.tokenize import tokenize_records
+from loratune.data.tokenize import tokenize_records, tokenize_with_progress
 from loratune.errors import UserError
 from loratune.models.load import LoadedModel, load_model, mention_chat_template
 from loratune.models.resolve import resolve_model
@@ -74,7 +74,7 @@ def load_inputs(config: TrainConfig) -> TrainInputs:
     )
     options = {"max_tokens": config.max_tokens, "learn": config.learn}
     examples, counts = load_or_tokenize(
-        get_cache_folder(), key, lambda: tokenize_records(records, template, tokenizer, **options)
+        get_cache_folder(), key, lambda: tokenize_with_progress(records, template, tokenizer, **options)
     )
     val_examples, _ = tokenize_records(val_records, template, tokenizer, **options)
     examples, val_examples = keep_with_target(examples), keep_with_target(val_examples)
