@@ -1,11 +1,13 @@
 """`loratune quickstart`: prepare, train, evaluate and compare once, with the shipped data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.text import Text
 
-from loratune.api.compare import choose_prompts_file, choose_report_paths, read_prompts
+from loratune.api.compare import choose_report_paths
 from loratune.api.evaluate import build_evaluation_settings, load_inputs
+from loratune.api.prompts import choose_prompts_file, read_prompts
 from loratune.commands import compare, evaluate, prepare, train
 from loratune.commands.dry_run import Plan, format_duration, show_plan
 from loratune.config.compare import CompareConfig
@@ -17,6 +19,7 @@ from loratune.data.resolve_template import fit_tokenizer, resolve_template
 from loratune.data.sample import draw_stratified_sample
 from loratune.data.tokenize import tokenize_records
 from loratune.evaluation.forgetting import draw_windows, load_prose
+from loratune.model import Prompt, PromptFormat
 from loratune.models.load import load_model
 from loratune.models.resolve import resolve_model
 from loratune.report.terminal.evaluation import show_improvement
@@ -95,7 +98,7 @@ def build_command_configs(settings: QuickstartConfig, model: str) -> CommandConf
     )
 
 
-def plan_quickstart(settings: QuickstartConfig, parts: CommandConfigs, prompts: list[str]) -> Plan:
+def plan_quickstart(settings: QuickstartConfig, parts: CommandConfigs, prompts: Sequence[Prompt]) -> Plan:
     """Estimate the time with the base in place of the tuned model and unsplit rows in place of held-out ones.
 
     They take as long.
@@ -121,7 +124,7 @@ def plan_quickstart(settings: QuickstartConfig, parts: CommandConfigs, prompts: 
         adapters=1,
         settings=build_evaluation_settings(parts.evaluate),
     )
-    encoded = tokenizer.encode_prompts([template.split_prompt(prompt) for prompt in prompts])
+    encoded = PromptFormat(template, tokenizer).encode(prompts)
     reports = choose_report_paths(parts.compare.out, "html")
     comparing = compare.plan_comparison(base.decoder, encoded, parts.compare, reports=reports)
     seconds = [preparing.seconds, settings.budget, measuring, comparing.seconds]
