@@ -54,6 +54,6 @@ def test_a_gain_that_is_only_stopping_is_called_that():
 def test_it_says_where_nothing_is_better():
     part = build_part({"nll": 0.1, "rouge_l": 0.0, "eos_rate": 0.0, "rep_4": 0.0}, BASE)
     assert describe_verdict(part) == (
-        "Nothing is clearly better than the strongest way to ask the base: worse in the loss (3.000 to 3.100); "
-        "no clear change in ROUGE-L and repetition."
+        "Nothing is clearly better than the strongest way to ask the base: worse in the loss (3.000 to "
+        "3.100); no clear change in ROUGE-L and repetition."
     )

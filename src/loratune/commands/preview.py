@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from loratune.config.preview import PreviewConfig
+from loratune.data.chat_template import ChatTemplate
 from loratune.data.example import Example, Record
 from loratune.data.jsonl import read_records
 from loratune.data.resolve_template import check_template_choice, fit_tokenizer, resolve_template
@@ -54,7 +55,8 @@ def run(settings: PreviewConfig) -> dict:
         shown = find_truncated(records, settings.rows, template, tokenizer=tokenizer, **options)
     else:
         shown = compute_truncations(some, template, tokenizer, **options)
-    show_rows(shown, tokenizer)
+    end = template.end_token if isinstance(template, ChatTemplate) else ""
+    show_rows(shown, tokenizer, end=end)
     show_summary(summary, settings.max_tokens)
     return {
         "data": str(path),
