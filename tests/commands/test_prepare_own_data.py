@@ -11,7 +11,7 @@ import pytest
 
 from loratune.cli.main import main
 from loratune.data.example import Record
-from loratune.data.jsonl import read_records
+from loratune.data.jsonl import read_records, record_to_json
 from loratune.data.sources.files import read_file
 from support.small_models import save_model
 
@@ -76,13 +76,15 @@ def chat_of(thing: str) -> list[dict]:
     )
 
 
-def test_answers_of_a_chat_that_are_only_context_are_counted(model, tmp_path, capsys):
+def test_every_answer_of_a_chat_is_learned(model, tmp_path, capsys):
     data = write_json(tmp_path / "chats.jsonl", [{"messages": chat_of(thing)} for thing in THINGS])
     records, source, told = prepared(model, data, capsys)
-    assert {record.output for record in records} == {f"Dry the {thing}." for thing in THINGS}
+    assert {json.dumps(record.messages) for record in records} == {
+        json.dumps(chat_of(thing)) for thing in THINGS
+    }
     (notes,) = source["files"]
-    assert notes["counts"] == {"answers used as context only": 20}
-    assert "20 answers used as context only" in told
+    assert notes["counts"] == {"answers to learn": 40}
+    assert "40 answers to learn" in told
 
 
 @pytest.mark.parametrize(
@@ -116,38 +118,73 @@ def test_an_answer_of_weight_0_is_never_learned(model, tmp_path, capsys, mark):
     assert "21 answers marked with weight 0, not learned" in told
 
 
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "look", "arguments": "{}"}}]}
+RESULT = {"role": "tool", "content": "{}"}
+QUESTION = {"role": "user", "content": "Where?"}
+ANSWER = {"role": "assistant", "content": "On shelf 3."}
+
+
 @pytest.mark.parametrize(
-    ("turns", "problem"),
+    ("chat", "problem"),
     [
         (
-            [
-                {
-                    "role": "assistant",
-                    "content": "Let me look.",
-                    "tool_calls": [{"function": {"name": "look"}}],
-                },
-                {"role": "tool", "content": "{}"},
-            ],
-            "number 2: it has tool_calls",
+            [ANSWER, QUESTION, ANSWER],
+            "message 1: the conversation begins with the role 'assistant'; a",
         ),
-        ([{"role": "tool", "content": "{}"}], "number 2: a message of 'tool'"),
-        ([{"role": "narrator", "content": "Night falls."}], "number 2: role 'narrator' is unknown"),
-        ([{"role": "assistant", "content": "Let me look."}], "number 3: an answer that follows another one"),
         (
-            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
-            "number 2: content, part 1: a part of the type text is needed, not image_url",
+            [QUESTION, QUESTION, ANSWER],
+            "message 2: a message of user follows one of user; join them",
+        ),
+        ([QUESTION, ANSWER, ANSWER], "message 3: a message of assistant follows one of assistant; join them"),
+        (
+            [QUESTION, {"role": "narrator", "content": "Night."}, ANSWER],
+            "message 2: role 'narrator' is unknown",
+        ),
+        ([{"role": "user", "content": " \n"}, ANSWER], "message 1: content is blank"),
+        ([QUESTION, {"role": "assistant", "content": None}], "message 2: content is missing"),
+        (
+            [QUESTION, ANSWER, {"role": "system", "content": "Be brief."}, QUESTION, ANSWER],
+            "message 3: a system message must be the first one; put its text there",
+        ),
+        (
+            [QUESTION, RESULT, ANSWER],
+            "message 2: a message of tool follows one of user; the",
+        ),
+        (
+            [QUESTION, ANSWER, RESULT, ANSWER],
+            "message 3: a tool's result follows an answer without a call",
+        ),
+        ([QUESTION, CALL, RESULT, QUESTION, ANSWER], "message 4: a message of user follows one of tool; the"),
+        ([CALL | {"role": "user", "content": "Hi"}, ANSWER], "message 1: it has tool_calls, which only an"),
+        (
+            [QUESTION, CALL | {"tool_calls": [{"function": {"arguments": "{}"}}]}, RESULT, ANSWER],
+            'message 2: tool_calls, number 1: a function with a name is needed; write {"name": ...',
+        ),
+        (
+            [QUESTION, {"role": "function_call", "content": '{"name": "look", '}, RESULT, ANSWER],
+            "message 2: content is not valid JSON (",
+        ),
+        (
+            [QUESTION, {"role": "function_call", "content": '{"arguments": {}}'}, RESULT, ANSWER],
+            "message 2: content, number 1: a function with a name is needed; write",
+        ),
+        (
+            [
+                QUESTION,
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
+                ANSWER,
+            ],
+            "message 2: content, part 1: a part of the type text is needed, not image_url",
         ),
     ],
 )
-def test_what_a_record_cannot_hold_is_refused_with_file_and_line(model, tmp_path, capsys, turns, problem):
-    chat = [*said(("user", "Where?")), *turns, *said(("assistant", "On shelf 3."))]
+def test_a_chat_that_is_wrong_is_refused_with_file_line_and_message(model, tmp_path, capsys, chat, problem):
     good = [{"messages": chat_of(thing)} for thing in THINGS]
     data = write_json(tmp_path / "chats.jsonl", [good[0], {"messages": chat}, *good[1:]])
     told = refused(model, data, capsys)
-    assert f"{data}, line 2: messages, {problem}" in told and "--skip-bad" in told
+    assert f"{data}, line 2: messages: {problem}" in told and "--skip-bad" in told
     records, source, _ = prepared(model, data, capsys, "--skip-bad")
     assert len(records) == 20 and source["left_out"] == {"rows that cannot be used (--skip-bad)": 1}
-    assert "tool_calls" not in told or "Let me look." not in {record.output for record in records}
 
 
 def test_of_a_chat_that_is_too_long_the_oldest_turns_give_way(model, tmp_path, capsys):
@@ -170,13 +207,18 @@ def test_of_a_chat_that_is_too_long_the_oldest_turns_give_way(model, tmp_path, c
     records, source, told = prepared(model, data, capsys, "--max-tokens", "400")
     (record,) = (record for record in records if record.output == "The last.")
     tokenizer = Tokenizer.load(resolve_model(model).folder)
-    (row,), _ = tokenize_records([record], load_template("instruction"), tokenizer, max_tokens=400)
-    prompt = tokenizer.decode(row.prompt)
-    kept = prompt.split("### Input:\n")[1].split("\n\n### Response")[0].split("\n")
+    rows, _ = tokenize_records([record], load_template("instruction"), tokenizer, max_tokens=400)
     whole = [f"{role.capitalize()}: {text}" for role, text in turns]
-    assert kept[0] == whole[0] and kept[1:] == whole[-len(kept) + 1 :]
-    assert 340 < len(row.prompt) + len(row.response) <= 400
-    assert source["inputs_cut"] == 1 and source["turns_cut"] == len(whole) - len(kept) > 0
+    turns_cut = 0
+    for number, row in enumerate(rows):  # one for each answer, with the turns before its question
+        prompt = tokenizer.decode(row.prompt)
+        kept = prompt.split("### Input:\n")[1].split("\n\n### Response")[0].split("\n")
+        before = whole[: 1 + 2 * number]
+        assert kept == [before[0], *before[len(before) - len(kept) + 1 :]]
+        assert len(row.prompt) + len(row.response) <= 400
+        turns_cut += len(before) - len(kept)
+    assert len(rows) == 21 and len(rows[-1].prompt) + len(rows[-1].response) > 340
+    assert source["inputs_cut"] == 1 and source["turns_cut"] == turns_cut > 0
     assert f"of chats the {source['turns_cut']:,} turns that are oldest give way" in told
 
 
@@ -207,8 +249,23 @@ CHAT_FORMS = {
     "ShareGPT": lambda chat: {
         "conversations": [{"from": SHAREGPT[turn["role"]], "value": turn["content"]} for turn in chat]
     },
-    "TRL": lambda chat: {"prompt": chat[:-1], "completion": chat[-1:]},
-    "TRL, the completion as text": lambda chat: {"prompt": chat[:-1], "completion": chat[-1]["content"]},
+    "ShareGPT with a column for the system message": lambda chat: {
+        "conversations": [{"from": SHAREGPT[turn["role"]], "value": turn["content"]} for turn in chat[1:]],
+        "system": chat[0]["content"],
+    },
+    "TRL": lambda chat: {"prompt": chat[:2], "completion": chat[2:]},
+    "Alpaca with a history": lambda chat: {
+        "instruction": chat[-2]["content"],
+        "output": chat[-1]["content"],
+        "system": chat[0]["content"],
+        "history": [[chat[1]["content"], chat[2]["content"]]],
+    },
+    "Alpaca with a history as JSON text": lambda chat: {
+        "instruction": chat[-2]["content"],
+        "output": chat[-1]["content"],
+        "system_prompt": chat[0]["content"],
+        "history": json.dumps([[chat[1]["content"], chat[2]["content"]]]),
+    },
     "JSON text": lambda chat: {"messages": json.dumps(chat)},
     "capitals": lambda chat: {"Messages": [turn | {"role": turn["role"].upper()} for turn in chat]},
 }
@@ -224,12 +281,11 @@ def test_chats_in_every_form_give_the_same_records(tmp_path, form, kind):
     else:
         write_json(data, rows)
     records, _, notes = read_file(data, {}, "chats")
-    expected = {
-        ("Then?", f"System: Be brief.\nUser: Clean {thing}?\nAssistant: Wipe {thing}.", f"Dry {thing}.")
-        for thing in THINGS
-    }
-    assert {(record.instruction, record.input, record.output) for record in records} == expected
-    assert notes.counts == {"answers used as context only": 20}
+    assert [record.messages for record in records] == [
+        json.loads(json.dumps(CHAT).replace("it", thing)) for thing in THINGS
+    ]
+    history = {"answers in histories, learned, too": 20}
+    assert notes.counts == (history if "history" in rows[0] else {"answers to learn": 40})
 
 
 def test_answers_in_trls_prompt_are_context(model, tmp_path, capsys):
@@ -240,8 +296,11 @@ def test_answers_in_trls_prompt_are_context(model, tmp_path, capsys):
     good = [
         {"prompt": chat_of("red " + thing)[:3], "completion": chat_of("red " + thing)[3:]} for thing in THINGS
     ]
+    good[0]["completion"] = good[0]["completion"][0]["content"]
     records, source, _ = prepared(model, write_json(tmp_path / "chats.jsonl", rows + good), capsys)
     assert {record.output for record in records} == {f"Dry the red {thing}." for thing in THINGS}
+    assert all([one.get("weight") for one in record.messages] == [None, 0, None, None] for record in records)
+    assert source["files"][0]["counts"]["answers in the prompt, not learned"] == 40
     assert source["left_out"]["chats whose answers all have weight 0"] == 20
 
 
@@ -253,22 +312,65 @@ def qa(thing: str, **more) -> dict:
 
 
 def test_columns_that_are_not_used_are_named_and_those_that_matter_warned_of(model, tmp_path, capsys):
-    rows = [
-        qa(thing, system=f"Be {thing}.", history=[["Hi", "Hello"]], url="x", tools=[]) for thing in THINGS
-    ]
+    rows = [qa(thing, weight=2, rejected="Break it.", url="x", tools=[]) for thing in THINGS]
     _, source, told = prepared(model, write_json(tmp_path / "mine.json", rows), capsys)
     (notes,) = source["files"]
     assert notes["columns"] == {"instruction": "instruction", "input": "input", "output": "output"}
-    assert notes["unused"] == ["system", "history", "url", "tools"]
-    assert "unused columns: system, history, url, tools" in told
-    assert [warning.split("'")[1] for warning in notes["warnings"]] == ["system", "history"]
-    assert "warning: " + str(tmp_path / "mine.json") + ": the column 'system' is not used" in told
+    assert notes["unused"] == ["weight", "rejected", "url", "tools"]
+    assert "unused columns: weight, rejected, url, tools" in told
+    assert [warning.split("'")[1] for warning in notes["warnings"]] == ["weight", "rejected"]
+    assert "warning: " + str(tmp_path / "mine.json") + ": the column 'weight' is not used" in told
 
 
 def test_an_empty_column_is_nothing_to_warn_of(model, tmp_path, capsys):
-    rows = [qa(thing, system="", history=[]) for thing in THINGS]
-    _, source, told = prepared(model, write_json(tmp_path / "mine.json", rows), capsys)
+    rows = [qa(thing, weight=None, rejected="", system="", history=[]) for thing in THINGS]
+    records, source, told = prepared(model, write_json(tmp_path / "mine.json", rows), capsys)
     assert source["files"][0]["warnings"] == [] and "warning: " + str(tmp_path) not in told
+    assert not any(record.messages for record in records)
+
+
+def test_a_history_and_a_system_prompt_make_a_conversation(model, tmp_path, capsys):
+    rows = [
+        qa(thing, input=f"It is {thing}.", system="Be brief.", history=[["Hi", "Hello"]]) for thing in THINGS
+    ]
+    data = write_json(tmp_path / "mine.json", [*rows, qa("lamp", system=" ", history=None)])
+    records, source, _ = prepared(model, data, capsys)
+    assert {json.dumps(record.messages) for record in records} == {
+        "[]",
+        *(
+            json.dumps(
+                said(
+                    ("system", "Be brief."),
+                    ("user", "Hi"),
+                    ("assistant", "Hello"),
+                    ("user", f"Clean the {thing}?\n\nIt is {thing}."),
+                    ("assistant", f"Wipe the {thing}."),
+                )
+            )
+            for thing in THINGS
+        ),
+    }
+    assert source["files"][0]["counts"] == {"answers in histories, learned, too": 20}
+
+
+@pytest.mark.parametrize(
+    ("history", "problem"),
+    [
+        ("Hi", "history must be a list, not text; write it as a list of [user, assistant] pairs"),
+        ({"user": "Hi"}, "history must be a list, not an object; write it as"),
+        (["Hi"], "history: turn 1 is text; write it as"),
+        ([["Hi", "Hello"], ["Hi"]], "history: turn 2 is a list of 1; write it as"),
+        ([["Hi", " "]], "history: turn 1: the assistant's text is blank"),
+        ([[["Hi"], "Hello"]], "history: turn 1: the user's text must be text, not a list"),
+    ],
+)
+def test_a_history_that_is_wrong_is_refused_with_file_line_and_field(
+    model, tmp_path, capsys, history, problem
+):
+    rows = [qa(thing, history=[["Hi", "Hello"]]) for thing in THINGS]
+    data = write_json(tmp_path / "mine.jsonl", [rows[0], qa("lamp", history=history), *rows[1:]])
+    assert f"{data}, line 2: {problem}" in refused(model, data, capsys)
+    assert len(prepared(model, data, capsys, "--skip-bad")[0]) == 20
 
 
 @pytest.mark.parametrize("labels", [(True, False), ("True", "False"), ("true", "false ")])
@@ -464,8 +566,6 @@ def test_where_no_row_can_be_used_leaving_bad_ones_out_is_no_remedy(model, tmp_p
 @pytest.mark.parametrize(
     ("row", "told", "columns"),
     [
-        ({"text": "### Human: Hi\n### Assistant: Hello"}, "plain text (a column text)", False),
-        ({"text": "Once upon a time.", "id": 3, "url": "x"}, "plain text (a column text)", False),
         (
             {"chosen": "\n\nHuman: Hi\n\nAssistant: Hello", "rejected": "\n\nHuman: Hi\n\nAssistant: No"},
             "HH's form",
@@ -488,6 +588,7 @@ def test_where_no_row_can_be_used_leaving_bad_ones_out_is_no_remedy(model, tmp_p
             False,
         ),
         ({"text": "a fine film", "label": "good"}, "--columns output=NAME", True),
+        ({"text": "a fine film", "label": "good"}, "or learn whole texts with --columns text=text", True),
         ({"instruction": "Hi"}, "no column for output, and too few others", False),
     ],
     ids=lambda value: value[:12] if isinstance(value, str) else None,
@@ -518,3 +619,79 @@ def test_the_way_out_with_columns_works(model, tmp_path, capsys, row, columns):
     records, *_ = prepared(model, write_json(tmp_path / "mine.jsonl", rows), capsys, "--columns", *columns)
     expected = {(f"Clean the {thing}?", f"Wipe the {thing}.") for thing in THINGS}
     assert {(record.instruction, record.output) for record in records} == expected
+
+
+# Plain text
+
+
+def write_story(thing: str) -> str:
+    return f"Once a {thing} stood on a shelf.\n\n  Nobody knew why the {thing} was there.\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"text": "{}"}, []),
+        ({"Text": "{}", "id": "{}", "url": "x", "meta": {"a": 1}}, []),
+        ({"story": "{}", "label": "good"}, ["text=story"]),
+        ({"text": "{}", "page": "{}"}, ["group=page"]),
+    ],
+)
+def test_whole_texts_are_learned_and_that_is_said(model, tmp_path, capsys, row, columns):
+    rows = [
+        {name: write_story(thing) if value == "{}" else value for name, value in row.items()}
+        | ({"id": thing} if "id" in row else {})
+        | ({"page": thing} if "page" in row else {})
+        for thing in THINGS
+    ]
+    data = write_json(tmp_path / "stories.jsonl", rows)
+    records, source, told = prepared(model, data, capsys, *(["--columns", *columns] if columns else []))
+    assert {record.output for record in records} == set(map(write_story, THINGS))
+    assert all(record.is_text and not record.instruction and not record.input for record in records)
+    (warning,) = source["files"][0]["warnings"]
+    name = next(name for name in row if row[name] == "{}")
+    assert warning == f"plain text (column {name!r}): whole texts are learned; there is no prompt"
+    assert warning in told
+
+
+def test_an_instruction_and_an_output_win_over_a_text(model, tmp_path, capsys):
+    data = write_json(tmp_path / "mine.jsonl", [qa(thing, text=write_story(thing)) for thing in THINGS])
+    records, source, _ = prepared(model, data, capsys)
+    assert not any(record.is_text for record in records) and source["files"][0]["unused"] == ["text"]
+    records, *_ = prepared(model, data, capsys, "--columns", "text=text")
+    assert {record.output for record in records} == set(map(write_story, THINGS))
+
+
+def test_a_text_and_an_instruction_together_are_refused(model, tmp_path, capsys):
+    data = write_json(tmp_path / "mine.jsonl", [qa(thing, text=write_story(thing)) for thing in THINGS])
+    told = refused(model, data, capsys, "--columns", "text=text", "instruction=instruction")
+    assert "--columns instruction: unknown for plain text; the left side is one of text, group, id" in told
+
+
+def test_a_blank_text_is_refused_with_file_and_line(model, tmp_path, capsys):
+    rows = [{"text": write_story(thing)} for thing in THINGS]
+    data = write_json(tmp_path / "stories.jsonl", [rows[0], {"text": " "}, *rows[1:]])
+    assert f"{data}, line 2: text is blank" in refused(model, data, capsys)
+    assert len(prepared(model, data, capsys, "--skip-bad")[0]) == 20
+
+
+# Several forms in one file
+
+
+def test_a_file_that_prepare_wrote_is_read_again(model, tmp_path, capsys):
+    """Its rows may have three forms: conversations, single turns and texts."""
+    chats = [{"messages": chat_of(thing)} for thing in THINGS]
+    chats[0]["tools"] = [{"type": "function", "function": {"name": "look"}}]
+    turns = [{"messages": chat_of("red " + thing)[:2]} for thing in THINGS]
+    write_json(tmp_path / "chats.jsonl", chats + turns)
+    write_json(tmp_path / "stories.jsonl", [{"text": write_story(thing)} for thing in THINGS])
+    options = ["--model", model, "--val-fraction", "0", "--json"]
+    data = ["--data", f"{tmp_path}/chats.jsonl", f"{tmp_path}/stories.jsonl"]
+    assert main(["prepare", *options, "--out", f"{tmp_path}/first", *data]) == 0
+    written = read_records(tmp_path / "first" / "train.jsonl")
+    assert len(written) == 60 and sum(bool(record.messages) for record in written) == 20
+    records, left_out, notes = read_file(tmp_path / "first" / "train.jsonl", {}, "again")
+    assert {json.dumps(record_to_json(record) | {"source": ""}) for record in records} == {
+        json.dumps(record_to_json(record) | {"source": ""}) for record in written
+    }
+    assert not +left_out and notes.counts == {"answers to learn": 40}

@@ -75,7 +75,7 @@ def test_list_inside_an_object_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [".jsonl", ".json", ".parquet"])
-def test_chat_trains_on_its_last_answer(tmp_path, kind):
+def test_chat_is_kept_up_to_its_last_answer(tmp_path, kind):
     path = tmp_path / f"mine{kind}"
     turns = [
         ("system", "Be brief."),
@@ -85,7 +85,10 @@ def test_chat_trains_on_its_last_answer(tmp_path, kind):
         ("assistant", "2"),
         ("user", "Thanks"),
     ]
-    write(path, [{"messages": [{"role": role, "content": content} for role, content in turns]}])
+    messages = [{"role": role, "content": content} for role, content in turns]
+    write(path, [{"messages": messages}])
+    (record,) = read_file_records(path, {}, "mine")
+    assert record.messages == messages[:-1]
     assert read_contents(path) == [("1 + 1?", "System: Be brief.\nUser: Hi\nAssistant: Hello", "2")]
 
 
@@ -101,13 +104,16 @@ def test_messages_keep_their_group_and_id(tmp_path, columns):
     assert second.group == "" and len(second.id) == 16
 
 
-def test_chat_accepts_only_group_and_id_columns(tmp_path):
+def test_chat_accepts_only_the_columns_that_belong_to_it(tmp_path):
     path = tmp_path / "mine.jsonl"
     write(path, [{"messages": CHAT, "thread": "t", "number": 7}])
     (record,) = read_file_records(path, {"group": "thread", "id": "number"}, "mine")
     assert (record.instruction, record.group, record.id) == ("1 + 1?", "t", "7")
     message = read_refusal(path, {"input": "thread", "group": "talk"})
-    assert "columns=input: unknown for messages; the left side is one of messages, group, id" in message
+    assert (
+        "columns=input: unknown for messages; the left side is one of messages, system, tools, group, id"
+        in message
+    )
     assert "no column 'talk' for `columns` group=talk" in message
 
 
@@ -122,22 +128,23 @@ def test_requested_columns_override_messages(tmp_path):
     [
         ([], "messages must be a list of role and content"),
         ("Hi", "messages must be a list of role and content, not text"),
-        ([{"role": "user", "content": "Hi"}], "no user turn that the assistant answers"),
+        ([{"role": "user", "content": "Hi"}], "messages: no message is an assistant's"),
         (
             [{"role": "assistant", "content": "Hi"}, {"role": "user", "content": "Hi"}],
-            "no user turn that the assistant answers",
+            "messages: message 1: the conversation begins with the role 'assistant'; a user's message must "
+            "come first; add it, or remove this message",
         ),
         (
             [{"role": "user", "content": "Hi"}, {"role": "assistant"}],
-            "messages, number 2: content is missing",
+            "messages: message 2: content is missing",
         ),
         (
             [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": " "}],
-            "messages, number 2: content is blank",
+            "messages: message 2: content is blank",
         ),
         (
             [{"role": "user", "content": ["Hi"]}],
-            "messages, number 1: content, part 1: a part of the type text is needed, not text",
+            "messages: message 1: content, part 1: a part of the type text is needed, not text",
         ),
     ],
 )

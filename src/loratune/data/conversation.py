@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from loratune.data.example import Message, Record, compute_conversation_id
+from loratune.data.example import Message, Record, compute_content_id, compute_conversation_id
 from loratune.data.json_values import describe_type, has_lone_surrogate
 
 ROLES = ("system", "user", "assistant", "tool")
 LEARN = ("all", "last")  # which answers of a conversation are learned
+PLAIN_FIELDS = {"role", "content", "weight"}
 REMEDIES = {
     ("user", "user"): "join them into one message",
     ("assistant", "assistant"): "join them into one message",
@@ -48,9 +49,14 @@ def check_conversation(messages: Sequence[Message]) -> None:
             f"message {first}: the conversation begins with the role {role!r}; a user's message must come "
             "first; add it, or remove this message"
         )
-    for (_, before), (number, role) in pairwise(spoken):
+    for (previous, before), (number, role) in pairwise(spoken):
         if remedy := REMEDIES.get((before, role)):
             raise ValueError(f"message {number}: a message of {role} follows one of {before}; {remedy}")
+        if (before, role) == ("assistant", "tool") and not messages[previous - 1].get("tool_calls"):
+            raise ValueError(
+                f"message {number}: a tool's result follows an answer without a call; give the call as that "
+                "answer's tool_calls"
+            )
 
 
 def check_prompt(messages: Sequence[Message]) -> None:
@@ -102,9 +108,11 @@ def get_function(call: Any) -> Mapping[str, Any]:
         ValueError: the call has no name.
     """
     function = call.get("function", call) if isinstance(call, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-        raise ValueError("a function with a name is needed")
-    return function
+    if isinstance(function, Mapping):
+        name = function.get("name")
+        if isinstance(name, str) and name.strip():
+            return function
+    raise ValueError("a function with a name is needed")
 
 
 def list_learned(messages: Sequence[Message], learn: str = "all") -> list[int]:
@@ -189,6 +197,11 @@ def build_conversation_record(
     if not learned:
         raise ValueError("all its answers have the weight 0, so there is nothing to learn")
     messages = list(messages[: learned[-1] + 1])
+    meta = {} if meta is None else meta
+    if is_plain_turn(messages) and not tools:
+        instruction, output = (message["content"] for message in messages)
+        record_id = record_id or compute_content_id(instruction, "", output)
+        return Record(instruction, "", output, record_id, source, group, meta)
     turn = view_as_turn(messages[:-1])
     return Record(
         turn.instruction,
@@ -197,10 +210,15 @@ def build_conversation_record(
         record_id or compute_conversation_id(messages, tools),
         source,
         group,
-        {} if meta is None else meta,
+        meta,
         messages=messages,
         tools=list(tools),
     )
+
+
+def is_plain_turn(messages: Sequence[Message]) -> bool:
+    """Return whether these are only a question's text and its answer's."""
+    return len(messages) == 2 and all(message.keys() <= PLAIN_FIELDS for message in messages)
 
 
 def list_messages(record: Record) -> Sequence[Message]:

@@ -1,4 +1,4 @@
-"""Choose the columns of a user's file that are the instruction, the input and the output."""
+"""Choose the columns of a user's file that are the instruction, the input and the output, or plain text."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +14,13 @@ SYNONYMS = {
     "instruction": ("instruction", "prompt", "question", "query"),
     "output": ("output", "completion", "response", "answer"),
     "input": ("input", "context"),
+    "system": ("system", "system_prompt"),
+    "history": ("history",),
     "group": ("group",),
     "id": ("id",),
 }
 REQUIRED = ("instruction", "output")
+LABEL_ROLES = {"group", "id"}  # what rows of every form may have
 # Columns that change what a row means but are not used.
 MEANINGFUL_COLUMNS = {
     "system": "the system prompt of a row; to keep it, write it as the first of the row's messages",
@@ -78,6 +81,25 @@ def choose_columns(
     if missing := [role for role in REQUIRED if role not in chosen]:
         problems += explain_missing(rows, names, chosen, missing=missing)
     return ColumnChoice(chosen, problems)
+
+
+def find_text_column(rows: Sequence[FileRow], names: Sequence[str], requested: Mapping[str, str]) -> str:
+    """Return the column of plain text: the one that the user names, or `text` if no other column holds text.
+
+    Returns:
+        The column; "" where the rows have another form.
+    """
+    if "text" in requested:
+        return requested["text"]
+    found = find_columns(("text",), names)
+    if not found or requested.keys() - LABEL_ROLES or explain_unreadable_form(rows, names):
+        return ""
+    others = (
+        name
+        for name in names
+        if name not in (found[0], *requested.values()) and normalize_name(name) not in LABEL_ROLES
+    )
+    return "" if any(can_be_text(rows, name) for name in others) else found[0]
 
 
 def resolve_requested(
@@ -160,14 +182,16 @@ def explain_missing(
         return [Problem(reason)]
     free = [name for name in names if name not in chosen.values() and can_be_text(rows, name)]
     if len(free) >= len(missing):
+        texts = find_columns(("text",), free)
+        whole = f", or learn whole texts with `columns` text={texts[0]}" if texts else ""
         return [
-            Problem(f"no column for {role}", remedy=f"say which it is with `columns` {role}=NAME")
+            Problem(f"no column for {role}", remedy=f"say which it is with `columns` {role}=NAME{whole}")
             for role in missing
         ]
     return [
         Problem(
             f"no column for {' and '.join(missing)}, and too few others that could be",
-            remedy="each row needs an instruction and an output, or messages",
+            remedy="each row needs an instruction and an output, or messages, or a text",
         )
     ]
 
@@ -191,17 +215,6 @@ def explain_unreadable_form(rows: Sequence[FileRow], names: Sequence[str]) -> st
             "these rows have SQuAD's form: answers is an object with a list of texts; "
             'write answers["text"][0] into a column named answer (a row without a text has no answer; leave '
             "it out)"
-        )
-    others = [
-        name
-        for name in names
-        if normalize_name(name) not in METADATA_COLUMNS
-        and normalize_name(name) not in ("text", "id", "group")
-    ]
-    if "text" in columns and not any(can_be_text(rows, name) for name in others):
-        return (
-            "these rows are plain text (a column text): nothing says which part is the answer to learn; "
-            "write each row as an instruction and an output, or as messages"
         )
     return ""
 

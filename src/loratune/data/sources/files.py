@@ -3,36 +3,43 @@
 Every problem is named with its file, its line or row, and its field.
 """
 
-import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from loratune.data.bad_rows import BadRows, raise_problems
-from loratune.data.example import Record, compute_content_id
-from loratune.data.json_values import describe_type, is_serializable, read_text_field
+from loratune.data.example import Record
 from loratune.data.sources.chats import ALL_WEIGHT_0, ChatColumns, convert_chat, find_chat_columns
 from loratune.data.sources.columns import (
     KTO_LABEL,
+    LABEL_ROLES,
+    SYNONYMS,
     choose_columns,
     collect_unused_warnings,
     find_columns,
+    find_text_column,
     list_unused_columns,
     resolve_requested,
 )
 from loratune.data.sources.loaded import FileNotes, SourceData
 from loratune.data.sources.readers import FileRow, read_rows
-from loratune.data.sources.values import is_placeholder, read_cell
+from loratune.data.sources.rows import NO_OUTPUT, add_id_and_group, convert_row, convert_text
 from loratune.errors import Problem, UserError
 
 # The columns beside a chat that may be named; its messages hold everything else.
-CHAT_COLUMN_ROLES = ("messages", "group", "id")
+CHAT_COLUMN_ROLES = ("messages", "system", "tools", "group", "id")
+USUAL_BESIDE_CHATS = {
+    "system": ("system", "system_prompt"),
+    "tools": ("tools", "functions"),
+    "group": ("group",),
+    "id": ("id",),
+}
+TEXT_COLUMN_ROLES = ("text", "group", "id")
+PLAIN_TEXT = "plain text (column {!r}): whole texts are learned; there is no prompt"
 BAD_ANSWER = "label is false: a bad answer"
 UNUSABLE = "rows that cannot be used (`skip_bad`)"
-NO_INPUT = "inputs that only say that there is none (such as N/A), taken as none"
-NO_OUTPUT = "outputs that only say that there is none (such as N/A), learned as they are"
 REMEDY = (
     "correct these rows, or leave them out with `skip_bad`, which counts them and lists them in "
     "prepare_report.json"
@@ -102,16 +109,18 @@ def read_file(
             f"the column {label!r} marks all its {len(rows):,} answers as bad; there is nothing to learn",
             value=path,
         )
-    table = ColumnTable(path, good, names)
-    if chat := find_chat_columns(table.rows, table.names, columns):
-        records, left_out, notes = read_chats(table, chat, columns, source=source, bad=bad)
-    else:
-        records, notes = read_columns(table, columns, source=source, bad=bad)
-        left_out = Counter()
+    records: list[Record] = []
+    left_out = Counter({BAD_ANSWER: len(rows) - len(good)})
+    notes = FileNotes(str(path), {}, [])
+    for table in split_by_form(ColumnTable(path, good, names), columns):
+        read = read_table(table, columns, source=source, bad=bad)
+        records += read.records
+        left_out += read.left_out
+        notes = merge_notes(notes, read.notes)
     if not records:
         raise_problems(bad.problems, f"{path}: {NO_USABLE_ROWS}")
     bad.refuse(f"{path}: {REMEDY}")
-    left_out += Counter({BAD_ANSWER: len(rows) - len(good), UNUSABLE: len(bad.problems)})
+    left_out += Counter({UNUSABLE: len(bad.problems)})
     if label:
         warning = (
             f"the column {label!r} marks good and bad answers: the {len(rows) - len(good):,} bad ones are "
@@ -121,16 +130,89 @@ def read_file(
     return records, left_out, replace(notes, bad_rows=bad.problems)
 
 
+def split_by_form(table: ColumnTable, columns: Mapping[str, str]) -> list[ColumnTable]:
+    """Split rows that have the fields of different forms, as in a file that loratune wrote.
+
+    A row with fields of no form belongs to the form of the first row that has one. Where the user names
+    columns, all rows have the same form.
+    """
+    if columns.keys() - LABEL_ROLES:
+        return [table]
+    chat = find_chat_columns(table.rows, table.names, columns)
+    fields = [list_fields(row) for row in table.rows]
+    forms = {names: tell_form(names, chat) for names in dict.fromkeys(fields)}
+    default = next(filter(None, forms.values()), "chat" if chat else "columns")
+    by_form: dict[str, list[FileRow]] = {}
+    names_of: dict[str, dict[str, None]] = defaultdict(dict)
+    for row, names in zip(table.rows, fields, strict=True):
+        form = forms[names] or default
+        by_form.setdefault(form, []).append(row)
+        names_of[form].update(dict.fromkeys(names))
+    if len(by_form) == 1 and (not chat or default == "chat"):
+        return [table]
+    return [ColumnTable(table.path, rows, list(names_of[form])) for form, rows in by_form.items()]
+
+
+def list_fields(row: FileRow) -> tuple[str, ...]:
+    """Return the names of a row's fields that are there; in Parquet those of other forms are null."""
+    return tuple(name for name, value in row.values.items() if value is not None and value != [])
+
+
+def tell_form(names: Sequence[str], chat: ChatColumns | None) -> str:
+    """Tell which form a row with these fields has: chat, columns or text; "" for none."""
+    if chat and {chat.prompt, chat.answer} & set(names):
+        return "chat"
+    if find_columns((*SYNONYMS["instruction"], *SYNONYMS["output"]), names):
+        return "columns"
+    return "text" if find_columns(("text",), names) else ""
+
+
+def merge_notes(one: FileNotes, other: FileNotes) -> FileNotes:
+    """Merge the notes on rows of two forms in one file."""
+    columns = one.columns | other.columns
+    unused = dict.fromkeys([*one.unused, *other.unused])
+    return replace(
+        one,
+        columns=columns,
+        unused=[name for name in unused if name not in columns.values()],
+        warnings=[*one.warnings, *other.warnings],
+        counts=dict(Counter(one.counts) + Counter(other.counts)),
+    )
+
+
+@dataclass(frozen=True)
+class ReadTable:
+    """The records of rows of one form, how many rows were left out and why, and what was used."""
+
+    records: list[Record]
+    left_out: Counter[str]
+    notes: FileNotes
+
+
+def read_table(table: ColumnTable, columns: Mapping[str, str], *, source: str, bad: BadRows) -> ReadTable:
+    """Convert rows of one form: chats, plain text, or columns."""
+    if chat := find_chat_columns(table.rows, table.names, columns):
+        return read_chats(table, chat, columns, source=source, bad=bad)
+    if text := find_text_column(table.rows, table.names, columns):
+        return read_texts(table, text, columns, source=source, bad=bad)
+    return read_columns(table, columns, source=source, bad=bad)
+
+
 def read_chats(
     table: ColumnTable, chat: ChatColumns, columns: Mapping[str, str], *, source: str, bad: BadRows
-) -> tuple[list[Record], Counter[str], FileNotes]:
-    requested, problems = resolve_requested(table.names, columns, CHAT_COLUMN_ROLES, form=" for messages")
-    raise_column_problems(table, problems)
-    chat = replace(chat, answer=requested.pop("messages", chat.answer))
-    usual = {role: names[0] for role in ("group", "id") if (names := find_columns((role,), table.names))}
-    roles = usual | requested
+) -> ReadTable:
+    requested = resolve_for_form(table, columns, CHAT_COLUMN_ROLES, form="messages")
     chat_columns = (
-        {"prompt": chat.prompt, "completion": chat.answer} if chat.prompt else {"messages": chat.answer}
+        {"prompt": chat.prompt, "completion": chat.answer}
+        if chat.prompt
+        else {"messages": requested.pop("messages", chat.answer)}
+    )
+    roles = find_usual(table, USUAL_BESIDE_CHATS) | requested
+    chat = replace(
+        chat,
+        answer=chat_columns.get("messages", chat.answer),
+        system=roles.get("system", ""),
+        tools=roles.get("tools", ""),
     )
     counts: Counter[str] = Counter()
 
@@ -140,31 +222,54 @@ def read_chats(
 
     converted = convert_rows(table.rows, convert, bad)
     records = [record for record in converted if record]
-    unused = list_unused_columns(table.names, chat_columns | roles)
-    notes = FileNotes(
-        str(table.path),
-        chat_columns | roles,
-        unused,
-        collect_unused_warnings(table.rows, unused),
-        dict(+counts),
-    )
-    return records, Counter({ALL_WEIGHT_0: len(converted) - len(records)}), notes
+    notes = note_columns(table, chat_columns | roles, counts=counts)
+    return ReadTable(records, Counter({ALL_WEIGHT_0: len(converted) - len(records)}), notes)
 
 
-def read_columns(
-    table: ColumnTable, columns: Mapping[str, str], *, source: str, bad: BadRows
-) -> tuple[list[Record], FileNotes]:
+def read_texts(
+    table: ColumnTable, text: str, columns: Mapping[str, str], *, source: str, bad: BadRows
+) -> ReadTable:
+    requested = resolve_for_form(table, columns, TEXT_COLUMN_ROLES, form="plain text")
+    roles = {"text": text} | find_usual(table, {role: (role,) for role in sorted(LABEL_ROLES)}) | requested
+    records = convert_rows(table.rows, lambda values: convert_text(values, roles, source), bad)
+    notes = note_columns(table, roles)
+    return ReadTable(records, Counter(), replace(notes, warnings=[PLAIN_TEXT.format(text), *notes.warnings]))
+
+
+def read_columns(table: ColumnTable, columns: Mapping[str, str], *, source: str, bad: BadRows) -> ReadTable:
     choice = choose_columns(table.rows, table.names, columns)
     raise_column_problems(table, choice.problems)
-    unused = list_unused_columns(table.names, choice.columns)
-    warnings = collect_unused_warnings(table.rows, unused)
     counts: Counter[str] = Counter()
     records = convert_rows(
         table.rows, lambda values: convert_row(values, choice.columns, source, counts=counts), bad
     )
+    notes = note_columns(table, choice.columns, counts=counts)
     if counts[NO_OUTPUT]:
-        warnings.append(f"{counts[NO_OUTPUT]:,} {NO_OUTPUT}")
-    return records, FileNotes(str(table.path), choice.columns, unused, warnings, dict(+counts))
+        notes.warnings.append(f"{counts[NO_OUTPUT]:,} {NO_OUTPUT}")
+    return ReadTable(records, Counter(), notes)
+
+
+def resolve_for_form(
+    table: ColumnTable, columns: Mapping[str, str], roles: Sequence[str], *, form: str
+) -> dict[str, str]:
+    """Return the columns that the user names, in the file's spelling; raise UserError if one does not fit."""
+    requested, problems = resolve_requested(table.names, columns, roles, form=f" for {form}")
+    raise_column_problems(table, problems)
+    return requested
+
+
+def find_usual(table: ColumnTable, synonyms: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Find the columns with the usual names of some roles."""
+    return {role: found[0] for role, names in synonyms.items() if (found := find_columns(names, table.names))}
+
+
+def note_columns(
+    table: ColumnTable, chosen: Mapping[str, str], *, counts: Mapping[str, int] | None = None
+) -> FileNotes:
+    """Note which columns were used, and warn of those that are not and change what a row means."""
+    unused = list_unused_columns(table.names, chosen)
+    warnings = collect_unused_warnings(table.rows, unused)
+    return FileNotes(str(table.path), dict(chosen), unused, warnings, dict(+Counter(counts or {})))
 
 
 def raise_column_problems(table: ColumnTable, problems: Sequence[Problem]) -> None:
@@ -211,47 +316,3 @@ def convert_rows(rows: Sequence[FileRow], convert: Callable[[dict], Any], bad: B
     if bad is None:
         problems.refuse()
     return results
-
-
-def convert_row(values: dict, roles: Mapping[str, str], source: str, *, counts: Counter[str]) -> Record:
-    """Convert a row to a record.
-
-    Texts are not stripped, because leading spaces and line ends matter in code. The row's `meta` is kept, but
-    not its `source`: that is the data set's name, by which reports and scores are grouped.
-    """
-    instruction, output = (read_cell(values, roles[role]) for role in ("instruction", "output"))
-    text = read_cell(values, roles["input"], required=False) if "input" in roles else ""
-    if is_placeholder(text):
-        counts[NO_INPUT] += 1
-        text = ""
-    counts[NO_OUTPUT] += is_placeholder(output)
-    return add_id_and_group(
-        Record(instruction, text, output, "", source, meta=read_meta(values)), values, roles
-    )
-
-
-def add_id_and_group(record: Record, values: dict, roles: Mapping[str, str]) -> Record:
-    """Return the record with the row's group and its id, or one computed from its content."""
-    own_id, group = (read_label(values, roles[role]) if role in roles else "" for role in ("id", "group"))
-    return replace(
-        record, id=own_id or compute_content_id(record.instruction, record.input, record.output), group=group
-    )
-
-
-def read_label(values: dict, name: str) -> str:
-    """Return an id or a group, text or a number, as text; "" where there is none."""
-    value = values.get(name)
-    if isinstance(value, bool | list | dict | bytes) or (
-        isinstance(value, float) and not math.isfinite(value)
-    ):
-        raise ValueError(
-            f"{name} must be text or a number, not "
-            f"{value if isinstance(value, float) else describe_type(value)}"
-        )
-    return "" if value is None else read_text_field({name: str(value)}, name, required=False).strip()
-
-
-def read_meta(values: dict) -> dict:
-    """Return the record's `meta`; a column of that name that is no JSON object is ignored."""
-    meta = values.get("meta")
-    return meta if isinstance(meta, dict) and is_serializable(meta) else {}

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from loratune.data.json_values import describe_type, has_lone_surrogate
+from loratune.data.json_values import describe_type, has_lone_surrogate, is_serializable
 
 # Texts with which people and programs say that there is no input.
 PLACEHOLDERS = ("<noinput>", "n/a", "nan", "none", "null")
@@ -49,3 +49,9 @@ def format_cell(value: Any) -> str:
 def is_placeholder(text: str) -> bool:
     """Tell whether a text says that there is no text."""
     return text.strip().casefold() in PLACEHOLDERS
+
+
+def read_meta(values: dict) -> dict:
+    """Return the record's `meta`; a column of that name that is no JSON object is ignored."""
+    meta = values.get("meta")
+    return meta if isinstance(meta, dict) and is_serializable(meta) else {}
