@@ -5,10 +5,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeGuard, cast, overload
 
 from loratune.data.chat_template import ChatTemplate
-from loratune.data.template import Template, load_template
+from loratune.data.conversation import check_prompt
+from loratune.data.example import Message
+from loratune.data.resolve_template import (
+    check_template_choice,
+    find_own_template,
+    fit_tokenizer,
+    read_template,
+    resolve_template,
+)
+from loratune.data.template import PromptTemplate
 from loratune.errors import Problem, UserError
 from loratune.generation.decoding import Decoding
 from loratune.generation.engine import Engine, generate
@@ -47,15 +56,38 @@ class LoadedAdapter:
     metadata: Mapping[str, Any]  # its loratune.json; empty for another tool's adapter
 
 
-@dataclass(frozen=True)
-class OwnFormat:
-    """How the base model's makers ask it: its chat template, and how that is encoded."""
+Prompt = str | Sequence[Message]  # an instruction, or a conversation that waits for an answer
 
-    template: ChatTemplate
-    tokenizer: (
-        Tokenizer  # without BOS, which the template brings itself; the template's end token ends answers
-    )
-    end_id: int  # of the token that ends an answer
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """A prompt template and the tokenizer fitted to it."""
+
+    template: PromptTemplate
+    tokenizer: Tokenizer
+
+    def encode(self, prompts: Sequence[Prompt], input: str = "") -> list[list[int]]:
+        """Return the ids of the prompts; no text in them becomes a special token.
+
+        Args:
+            prompts: instructions, or conversations that wait for an answer.
+            input: text that the instructions refer to.
+
+        Raises:
+            UserError: a conversation is unusable, or the template cannot show it.
+        """
+        return self.tokenizer.encode_prompts([self.split(prompt, input) for prompt in prompts])
+
+    def split(self, prompt: Prompt, input: str = "") -> Sequence[str]:
+        """Split a prompt into the template's texts and the user's, in turn."""
+        if isinstance(prompt, str):
+            return self.template.split_prompt(prompt, input)
+        try:
+            check_prompt(prompt)
+        except ValueError as error:
+            raise UserError(f"a prompt is no conversation: {error}") from None
+        self.template.check(prompt)
+        return self.template.split_conversation(prompt)
 
 
 class TunedModel:
@@ -79,7 +111,7 @@ class TunedModel:
         self,
         decoder: Decoder,
         tokenizer: Tokenizer,
-        template: Template,
+        template: PromptTemplate,
         *,
         resolved: ResolvedModel,
         adapters: Sequence[LoadedAdapter],
@@ -90,16 +122,19 @@ class TunedModel:
         attach_adapter(decoder, self.adapter.loras)
 
     @overload
-    def generate(self, prompts: str, *, input: str = "", **decoding: Any) -> str: ...
+    def generate(self, prompts: str | Sequence[Message], *, input: str = "", **decoding: Any) -> str: ...
 
     @overload
-    def generate(self, prompts: Sequence[str], *, input: str = "", **decoding: Any) -> list[str]: ...
+    def generate(self, prompts: Sequence[Prompt], *, input: str = "", **decoding: Any) -> list[str]: ...
 
-    def generate(self, prompts: str | Sequence[str], *, input: str = "", **decoding: Any) -> str | list[str]:
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], *, input: str = "", **decoding: Any
+    ) -> str | list[str]:
         """Answer one or more instructions, with the adapter on unless within `base()`.
 
         Args:
-            prompts: an instruction, or a list of them, which are answered at the same time.
+            prompts: an instruction or a conversation (a list of messages, each with role and content), or a
+                list of these, which are answered at the same time.
             input: text that the instructions refer to.
             decoding: the fields of `Decoding`: max_new_tokens (128), temperature (0: greedy), top_p, top_k,
                 repetition_penalty (1.1), seed.
@@ -108,19 +143,19 @@ class TunedModel:
             The answer's text; a list for a list.
 
         Raises:
-            UserError: a prompt leaves no room for an answer.
+            UserError: a prompt leaves no room for an answer, or a conversation is unusable.
             ValueError, TypeError: a setting is out of range or unknown.
         """
-        instructions = [prompts] if isinstance(prompts, str) else list(prompts)
-        encoded = self.encode(instructions, input)
+        if is_single_prompt(prompts):
+            return self.generate([prompts], input=input, **decoding)[0]
+        encoded = self.encode(cast(Sequence[Prompt], prompts), input)
         self.check_room(encoded)
         requests = build_requests(encoded, build_decoding(decoding))
         answers = generate(self.decoder, requests, self.tokenizer.end_ids)
-        texts = [self.decode(answer.ids) for answer in answers]
-        return texts[0] if isinstance(prompts, str) else texts
+        return [self.decode(answer.ids) for answer in answers]
 
-    def stream(self, prompt: str, *, input: str = "", **decoding: Any) -> Iterator[str]:
-        """Answer one instruction and yield the text as it is written, in whole characters.
+    def stream(self, prompt: Prompt, *, input: str = "", **decoding: Any) -> Iterator[str]:
+        """Answer one instruction or conversation and yield the text as it is written, in whole characters.
 
         The pieces, joined, are what `generate` returns; the arguments are the same.
         """
@@ -141,11 +176,20 @@ class TunedModel:
             if rest := self.decode(ids)[len(written) :]:
                 yield rest
 
-    def encode(self, instructions: Sequence[str], input: str = "") -> list[list[int]]:
-        """Return the ids of the instructions' prompts; no text in them becomes a special token."""
-        return self.tokenizer.encode_prompts(
-            [self.template.split_prompt(instruction, input) for instruction in instructions]
-        )
+    @property
+    def format(self) -> PromptFormat:
+        """The template and tokenizer that the adapter was trained with."""
+        return PromptFormat(self.template, self.tokenizer)
+
+    @cached_property
+    def text_tokenizer(self) -> Tokenizer:
+        """The tokenizer for plain text and text templates, where a chat template would bring BOS itself."""
+        is_chat = isinstance(self.template, ChatTemplate)
+        return self.tokenizer.for_text() if is_chat else self.tokenizer
+
+    def encode(self, prompts: Sequence[Prompt], input: str = "") -> list[list[int]]:
+        """Return the ids of the prompts in the adapter's template; see `PromptFormat.encode`."""
+        return self.format.encode(prompts, input)
 
     def check_room(self, prompts: Sequence[Sequence[int]]) -> None:
         """Raise UserError where a prompt leaves no room for an answer."""
@@ -160,19 +204,11 @@ class TunedModel:
         return self.tokenizer.decode(ids).strip()
 
     @cached_property
-    def own_format(self) -> OwnFormat | None:
+    def own_format(self) -> PromptFormat | None:
         """The base model's own chat template; None where it has none that can be used."""
-        tokenizer = self.tokenizer
-        if tokenizer.chat_template is None:
-            return None
-        markers = frozenset(tokenizer.special_tokens)
-        template = ChatTemplate(tokenizer.chat_template, tokenizer.template_tokens, markers)
-        try:
-            end_id = tokenizer.special_tokens[template.find_end_token()]
-        except UserError as error:
-            warn(f"The base's own chat template is not used: {error}")
-            return None
-        return OwnFormat(template, tokenizer.without_bos(end_id), end_id)
+        today = self.template.date if isinstance(self.template, ChatTemplate) else ""
+        template = find_own_template(self.tokenizer, today=today)
+        return PromptFormat(template, fit_tokenizer(self.tokenizer, template)) if template else None
 
     @contextmanager
     def base(self) -> Iterator[None]:
@@ -248,6 +284,11 @@ class TunedModel:
         return folder
 
 
+def is_single_prompt(prompts: Prompt | Sequence[Prompt]) -> TypeGuard[Prompt]:
+    """Return whether this is one instruction or conversation, not a list of them."""
+    return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], Mapping))
+
+
 def build_decoding(settings: Mapping[str, Any]) -> Decoding:
     """Return the decoding settings with these changes."""
     settings = {"repetition_penalty": DEFAULT_PENALTY, **settings}
@@ -281,12 +322,19 @@ def load_tuned_model(
     resolved = resolve_model(model) if model else resolve_adapter_base(adapters[0], metadata[0])
     for adapter, facts in zip(adapters, metadata, strict=True):
         check_adapter_base(adapter, facts, resolved, is_chosen=model is not None)
+    if template is not None:
+        check_template_choice(template)
+    configured = Tokenizer.load(resolved.folder)
     templates = [
-        resolve_template(adapter, facts, template) for adapter, facts in zip(adapters, metadata, strict=True)
+        choose_template(adapter, facts, template, tokenizer=configured)
+        for adapter, facts in zip(adapters, metadata, strict=True)
     ]
     check_templates_equal(adapters, templates)
-    base = load_model(resolved, device=device)
-    tokenizer = resolve_bos(base.tokenizer, adapters, metadata)
+    if isinstance(templates[0], ChatTemplate):
+        tokenizer = fit_tokenizer(configured, templates[0])
+    else:
+        tokenizer = resolve_bos(configured, adapters, metadata)
+    base = load_model(resolved, device=device, tokenizer=tokenizer)
     loras = [read_adapter(base.decoder, adapter) for adapter in adapters]
     for adapter, facts in zip(adapters, metadata, strict=True):
         check_adapter_files(adapter, facts)
@@ -305,13 +353,16 @@ def check_adapters_exist(adapters: Sequence[Path]) -> None:
         check_adapter_exists(adapter)
 
 
-def resolve_template(adapter: Path, metadata: Mapping[str, Any], choice: str | None) -> Template:
+def choose_template(
+    adapter: Path, metadata: Mapping[str, Any], choice: str | None, *, tokenizer: Tokenizer
+) -> PromptTemplate:
     """Return the adapter's own template, unless the user chooses another."""
     own = None
     if "template" in metadata:
-        own = Template.from_dict(metadata["template"], f"{adapter / ADAPTER_METADATA_FILE}: template")
+        origin = f"{adapter / ADAPTER_METADATA_FILE}: template"
+        own = read_template(metadata["template"], tokenizer, origin)
     if choice is not None:
-        chosen = load_template(choice)
+        chosen = resolve_template(choice, tokenizer)
         if own and chosen != own:
             warn(
                 f"the adapter was trained with the template {own.name!r}; with {chosen.name!r} it will "
@@ -319,11 +370,15 @@ def resolve_template(adapter: Path, metadata: Mapping[str, Any], choice: str | N
             )
         return chosen
     if own is None:
-        say("The adapter was made by another tool and names no template; the default one is used.")
-    return own or load_template("instruction")
+        own = resolve_template("auto", tokenizer)
+        say(
+            "The adapter was made by another tool and names no template; the default one is used: "
+            f"{own.name!r}."
+        )
+    return own
 
 
-def check_templates_equal(adapters: Sequence[Path], templates: Sequence[Template]) -> None:
+def check_templates_equal(adapters: Sequence[Path], templates: Sequence[PromptTemplate]) -> None:
     """Raise UserError where an adapter was trained with another template than the first."""
     for adapter, template in zip(adapters, templates, strict=True):
         if template != templates[0]:

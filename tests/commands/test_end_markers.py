@@ -63,6 +63,9 @@ def test_training_is_the_same_with_and_without_them(workplace, capsys):
         "responses_cut": 0,
         "dropped": 1,
         "end_markers_removed": 13,
+        "answers": 0,
+        "answers_cut": 0,
+        "rows_split": 0,
     }
     told = " ".join(captured.err.split())
     assert f"mine: 13 {TOLD}" in told

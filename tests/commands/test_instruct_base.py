@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import loratune
 from loratune.cli.main import main
 from loratune.models.resolve import format_model_title, resolve_model
 from support.evaluating import PROSE
@@ -45,8 +46,8 @@ def write_template(place, template: str) -> None:
     save_tuned(place)
 
 
-def evaluate(place, *options: str) -> dict:
-    words = ["--adapter", "adapter", "--generate", "3", "--max-new-tokens", "6", "--threads", "1"]
+def evaluate(place, *options: str, adapter: str = "adapter") -> dict:
+    words = ["--adapter", adapter, "--generate", "3", "--max-new-tokens", "6", "--threads", "1"]
     assert main(["evaluate", *words, *options]) == 0
     return json.loads((place / "evaluation.json").read_text())
 
@@ -103,7 +104,7 @@ def test_a_base_without_chat_template_has_no_such_column(place, capsys):
 
 def test_a_chat_template_that_cannot_be_used_is_left_out_with_the_reason(place, capsys):
     for template, reason in (
-        (ENDLESS, "no special token follows an answer in the chat template, so none could end"),
+        (ENDLESS, "no special token follows an answer in the chat template, so answers could not end"),
         ("{{ raise_exception('not for you') }}", "refuses this conversation: not for you"),
         ("{% if %}", "line 1: Expected an expression"),
     ):
@@ -131,14 +132,57 @@ def test_compare_asks_the_base_in_its_own_template(place):
     assert "its own chat template" in (place / "model_comparison.html").read_text()
 
 
+def train(place, *options: str) -> dict:
+    """Train for a step, and return loratune.json."""
+    words = ["--steps", "1", "--max-tokens", "256", "--out", "new", "--threads", "1"]
+    assert main(["train", "--model", "base", *words, *options]) == 0
+    return json.loads((place / "new" / "loratune.json").read_text())
+
+
 @pytest.mark.parametrize("has_template", [True, False])
-def test_train_says_that_the_chat_template_is_not_what_it_trains(place, capsys, has_template):
+def test_train_says_where_the_chat_template_is_not_what_it_trains(place, capsys, has_template):
     if has_template:
         write_template(place, CHAT_TEMPLATE)
-    words = ["--steps", "1", "--max-tokens", "256", "--out", "new", "--threads", "1"]
-    assert main(["train", "--model", "base", *words]) == 0
+    assert train(place, "--template", "instruction")["template"]["name"] == "instruction"
     said = "base has a chat template of its own" in " ".join(capsys.readouterr().out.split())
     assert said == has_template
+
+
+def test_an_adapter_is_trained_and_used_in_the_chat_template(place, capsys):
+    write_template(place, CHAT_TEMPLATE)
+    template = train(place)["template"]
+    assert (template["name"], template["chat_template"]) == ("chat", CHAT_TEMPLATE)
+    assert "chat template of its own" not in capsys.readouterr().out
+    result = evaluate(place, adapter="new")
+    assert result["template"] == "chat" and result["base"] == result["base_chat"]
+    # It learned what it is asked in, whatever the base's template becomes: the stored one is used.
+    asked = loratune.load("new", model="base").encode(["Name a colour."])
+    (place / "base" / "chat_template.jinja").write_text("{{ raise_exception('changed') }}")
+    assert loratune.load("new", model="base").encode(["Name a colour."]) == asked
+    assert main(["compare", "--adapter", "new", "--model", "base", "--threads", "1"]) == 0
+
+
+def test_a_base_without_a_chat_template_is_trained_in_ours_unless_one_was_asked_for(place, capsys):
+    assert train(place)["template"]["name"] == "instruction"
+    capsys.readouterr()
+    assert main(["train", "--model", "base", "--template", "chat", "--steps", "1"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert (
+        "--template chat: this base model has no chat template; choose another one, such as instruction, or "
+        "name a .jinja file" in told
+    )
+    (place / "own.jinja").write_text(CHAT_TEMPLATE)
+    assert train(place, "--template", "own.jinja")["template"]["name"] == "own"
+
+
+def test_a_chat_template_without_an_end_is_refused_where_it_was_asked_for(place, capsys):
+    write_template(place, ENDLESS)
+    assert main(["train", "--model", "base", "--template", "chat", "--steps", "1"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "--template: no special token follows an answer in the chat template" in told
+    assert "choose another one, such as instruction" in told
+    assert train(place)["template"]["name"] == "instruction"  # by default it is not used, which is said
+    assert "The base's own chat template is not used" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_bundled_model_is_called_what_it_is():

@@ -11,7 +11,7 @@ import pytest
 from loratune.cli.main import main
 from loratune.data import snapshot
 from loratune.data.example import Record
-from loratune.data.jsonl import read_records
+from loratune.data.jsonl import read_records, record_to_json
 from loratune.data.sources.readers import read_rows
 from loratune.data.sources.resolve import find_source, find_source_problem
 from loratune.tasks.registry import SOURCES
@@ -163,9 +163,7 @@ def test_held_out_rows_of_finqa_do_not_reach_training_through_another_file(
         for fruit in FRUITS
     ]
     # The very same rows, too: these are duplicates.
-    write_rows(
-        leak, [*copies["val"], *copies["test"], *fresh, *(record.__dict__ for record in alone["test"])]
-    )
+    write_rows(leak, [*copies["val"], *copies["test"], *fresh, *map(record_to_json, alone["test"])])
     for data in ([leak, finqa_folder], [finqa_folder, leak]):
         parts = parts_of("both", *data)
         ours = {split: [record for record in part if "copy" in record.id] for split, part in parts.items()}

@@ -210,6 +210,7 @@ OTHER = {
     "seed": "7",
     "batch_tokens": "1200",
     "max_tokens": "200",
+    "learn": "last",
 }
 
 

@@ -164,6 +164,7 @@ def test_backslash_escaped_quotes_are_read(tmp_path_factory, delimiter, quoting,
 def test_other_backslashes_stay_beside_escaped_quotes(tmp_path_factory, rows):
     r"""Some writers escape the quotes alone, and not the backslash of \n or \alpha."""
     rows = [[cell.replace('"', "").replace("\\", r"\n") for cell in row] for row in rows]
+    rows = [row for row in rows if "".join(row).strip()]  # one without text is left out
     assume(not any("\\" in cell[-1:] for row in rows for cell in row))
     rows = [[r'say "hi" \alpha', 'and "you"'], *rows]
     lines = [",".join('"' + cell.replace('"', r"\"") + '"' for cell in row) for row in [HEADER, *rows]]

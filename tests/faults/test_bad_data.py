@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loratune.api.compare import read_prompts
+from loratune.api.prompts import read_prompts
 from loratune.commands.ask import read_question
 from loratune.config.base import read_toml
 from loratune.config.train import TrainConfig

@@ -47,7 +47,7 @@ def test_ids_are_those_of_transformers(family, backend, data):
     messages = data.draw(conversations(contents(family)))
     tokenizer, template = tokenizer_of(family, backend), template_of(family)
     theirs = tokenizer.hugging_face.apply_chat_template(messages, tokenize=True, return_dict=False)
-    ids, _ = tokenizer.encode_spans(template.split(messages), [])
+    ((ids, _),) = tokenizer.encode_spans([(template.split(messages), [])])
     assert ids == theirs
 
 
@@ -60,10 +60,10 @@ def test_learned_tokens_follow_the_prompt_that_the_model_is_given(family, backen
     tokenizer, template = tokenizer_of(family, backend), template_of(family)
     answers = [number for number, one in enumerate(messages) if one["role"] == "assistant"]
     for chat in render_learned(template, messages, answers):
-        ids, spans = tokenizer.encode_spans(chat.parts, chat.learned)
+        ((ids, spans),) = tokenizer.encode_spans([(chat.parts, chat.learned)])
         for (first, last), (start, stop) in zip(spans, chat.learned, strict=True):
             head, _ = split_parts(chat.parts, start)
-            assert ids[:first][-3:] == tokenizer.encode_with_offsets(head)[0][-3:]
+            assert ids[:first][-3:] == tokenizer.encode_spans([(head, [])])[0][0][-3:]
             text = tokenizer.hugging_face.decode(ids[first:last], clean_up_tokenization_spaces=False)
             assert "".join(text.split()) == "".join("".join(chat.parts)[start:stop].split())
 
@@ -78,9 +78,9 @@ def test_a_text_that_spells_a_special_token_stays_text(family, backend, data):
     messages = data.draw(conversations(spelled.map("".join).filter(lambda text: text.strip())))
     assume(not any("think>" in message["content"] for message in messages))
     harmless = [{**message, "content": "x"} for message in messages]
-    ids, _ = tokenizer.encode_spans(template.split(messages), [])
+    ((ids, _),) = tokenizer.encode_spans([(template.split(messages), [])])
     special = set(tokenizer.special_tokens.values())
-    expected, _ = tokenizer.encode_spans(template.split(harmless), [])
+    ((expected, _),) = tokenizer.encode_spans([(template.split(harmless), [])])
     assert [one for one in ids if one in special] == [one for one in expected if one in special]
 
 
@@ -88,5 +88,5 @@ def test_a_token_over_the_border_is_cut():
     """ "b" is learned, and the tokenizer has the token "ab": the model would have been given "a" alone."""
     tokenizer = tokenizer_of("chatml", "byte-level")
     merged = next(text for text in ("is", "th", "he", "an", "er") if len(tokenizer.encode(text)) == 1)
-    ids, spans = tokenizer.encode_spans(["", merged], [(1, 2)])
+    ((ids, spans),) = tokenizer.encode_spans([(["", merged], [(1, 2)])])
     assert ids == tokenizer.encode(merged[0]) + tokenizer.encode(merged[1]) and spans == [(1, 2)]

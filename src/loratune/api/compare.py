@@ -1,31 +1,26 @@
 """Compare the answers of the base and the tuned model to the same prompts."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from loratune import __version__
 from loratune.api.decoding import build_answer_settings
+from loratune.api.prompts import check_prompts, describe_prompt, describe_prompts_file, refuse_too_long
 from loratune.api.provenance import build_command_lines, read_training_log, read_versions
 from loratune.config.compare import CompareConfig
 from loratune.config.options import AnyPath
 from loratune.config.shared import DecodingConfig
-from loratune.data import snapshot
-from loratune.data.bad_rows import raise_problems
-from loratune.data.json_values import has_lone_surrogate
 from loratune.errors import UserError
 from loratune.evaluation.result import Evaluation
 from loratune.evaluation.runner import AnswerSettings
 from loratune.evaluation.text_metrics import rep_4
 from loratune.generation.progress import generate_with_progress
 from loratune.generation.request import Answer, build_requests
-from loratune.model import OwnFormat, TunedModel
+from loratune.model import Prompt, PromptFormat, TunedModel
 from loratune.report.html import render_comparison_page
 from loratune.report.markdown import render_comparison_markdown
 from loratune.report.summary import Comparison
 from loratune.system.atomic import format_json, refuse_unwritable, write_all_atomically, write_text
-from loratune.system.messages import warn
-from loratune.system.read import read_json
 from loratune.tasks.registry import find_result
 
 RENDERERS = {"html": render_comparison_page, "md": render_comparison_markdown}
@@ -34,7 +29,7 @@ RENDERERS = {"html": render_comparison_page, "md": render_comparison_markdown}
 def run_comparison(
     config: CompareConfig,
     model: TunedModel,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     evaluation: Evaluation | None,
 ) -> Comparison:
@@ -43,10 +38,11 @@ def run_comparison(
     Args:
         config: how they answer, and where the prompts and the evaluation are from.
         model: the tuned model.
-        prompts: the instructions.
+        prompts: the instructions or conversations.
         evaluation: the adapter's, for the report.
     """
     base_format = choose_base_format(config, model)
+    check_prompts(prompts, [model.format, base_format or model.format], config.prompts)
     refuse_too_long(model.encode(prompts), config, model.decoder.spec.max_positions)
     base, tuned = generate_base_and_tuned(
         model, prompts, build_answer_settings(config), base_format=base_format
@@ -56,7 +52,7 @@ def run_comparison(
     counts = {"training": training_counts, "evaluation": evaluation.shortened if evaluation else {}}
     return Comparison(
         rows=[
-            {"prompt": prompt, **build_row({"fine_tuned": ours, "regular": theirs}, model)}
+            {**describe_prompt(prompt), **build_row({"fine_tuned": ours, "regular": theirs}, model)}
             for prompt, ours, theirs in zip(prompts, tuned, base, strict=True)
         ],
         summary={"fine_tuned": summarize_answers(tuned), "regular": summarize_answers(base)},
@@ -99,17 +95,17 @@ def write_comparison(comparison: Comparison, out: Path, *, reports: dict[str, Pa
     write_all_atomically({out: format_json(comparison.rows)} | texts)
 
 
-def choose_base_format(config: CompareConfig, model: TunedModel) -> OwnFormat | None:
+def choose_base_format(config: CompareConfig, model: TunedModel) -> PromptFormat | None:
     """Return the base's own chat template, if it is to be asked in it; None: in the adapter's template."""
     return model.own_format if config.base_template == "own" else None
 
 
 def generate_base_and_tuned(
     model: TunedModel,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     settings: AnswerSettings,
     *,
-    base_format: OwnFormat | None,
+    base_format: PromptFormat | None,
 ) -> tuple[list[Answer], list[Answer]]:
     """Generate the base's answers and the tuned model's, from one set of weights.
 
@@ -117,17 +113,14 @@ def generate_base_and_tuned(
 
     Args:
         model: the tuned model.
-        prompts: the instructions.
+        prompts: the instructions or conversations.
         settings: how both answer.
         base_format: the base's own chat template; None: the base is asked in the adapter's template.
     """
     tuned_prompts, tokenizer = model.encode(prompts), model.tokenizer
     base_prompts, base_tokenizer = tuned_prompts, tokenizer
     if base_format:
-        base_tokenizer = base_format.tokenizer
-        base_prompts = base_tokenizer.encode_prompts(
-            [base_format.template.split_prompt(prompt) for prompt in prompts]
-        )
+        base_tokenizer, base_prompts = base_format.tokenizer, base_format.encode(prompts)
     with model.base():
         base = generate_with_progress(
             "base answers ",
@@ -164,72 +157,6 @@ def choose_report_paths(out: Path, report_format: str) -> dict[str, Path]:
             )
         refuse_unwritable(path)
     return reports
-
-
-def choose_prompts_file(path: Path | None) -> Path:
-    """Return the file that is asked for, else ./test.json, else, as after `pip install`, the shipped one."""
-    own = Path("test.json")
-    if path is not None:
-        return path
-    return own if os.path.lexists(own) else snapshot.PROMPTS
-
-
-def describe_prompts_file(chosen: Path | None) -> str:
-    """Name the file in messages and the report, which need not say where this machine keeps its packages."""
-    path = choose_prompts_file(chosen)
-    return "loratune's own test.json" if path == snapshot.PROMPTS else str(path)
-
-
-def read_prompts(path: Path) -> list[str]:
-    """Read a JSON list of texts.
-
-    Raises:
-        UserError: the file is something else; each wrong entry is named.
-    """
-    prompts = read_json(path)
-    if not isinstance(prompts, list):
-        raise UserError(
-            f'{path}: a JSON list of texts is needed, such as ["What is a bond?"], not '
-            f"{describe_kind(prompts)}"
-        )
-    if not prompts:
-        raise UserError(f"{path}: the list is empty; give at least one prompt")
-    wrong = [
-        (number, describe_kind(prompt))
-        for number, prompt in enumerate(prompts, 1)
-        if describe_kind(prompt) != "a text"
-    ]
-    raise_problems([f"{path}, entry {number}: a text is needed, not {what}" for number, what in wrong])
-    return prompts
-
-
-def describe_kind(value) -> str:
-    if isinstance(value, str):
-        if has_lone_surrogate(value):
-            return "one with a broken character (a lone surrogate)"
-        return "a text" if value.strip() else "a blank one"
-    return {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}.get(
-        type(value), "a number"
-    )
-
-
-def refuse_too_long(prompts: Sequence[Sequence[int]], config: CompareConfig, positions: int) -> None:
-    """Raise UserError for prompts that leave no room for an answer; warn of those that shorten it."""
-    name, most = describe_prompts_file(config.prompts), positions - 1
-    raise_problems(
-        [
-            f"{name}, entry {number}: the prompt has {len(prompt):,} tokens, this model takes {most:,}; "
-            "shorten it"
-            for number, prompt in enumerate(prompts, 1)
-            if len(prompt) > most
-        ]
-    )
-    for number, prompt in enumerate(prompts, 1):
-        if len(prompt) + config.max_new_tokens > positions:
-            warn(
-                f"{name}, entry {number}: the model has room for only {positions - len(prompt)} tokens of an "
-                "answer"
-            )
 
 
 def build_row(answers: dict[str, Answer], model: TunedModel) -> dict:

@@ -1,7 +1,6 @@
 """Prepare training, validation and test data from shipped data, the hub or one's own files."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import Any
 
 from loratune.config.base import format_flag
 from loratune.config.prepare import PrepareConfig
-from loratune.data.example import Example, Record
+from loratune.data.example import Record
 from loratune.data.jsonl import format_records
 from loratune.data.prepare_report import compute_token_statistics
+from loratune.data.resolve_template import check_template_choice, fit_tokenizer, resolve_template
 from loratune.data.sources.base import DataSet, SourceOptions
 from loratune.data.sources.loaded import SourceData
 from loratune.data.sources.paths import find_file_problem
@@ -27,8 +27,8 @@ from loratune.data.sources.unsupported_files import REMEDIES
 from loratune.data.sources.user_files import format_paths
 from loratune.data.split import SPLITS
 from loratune.data.split_sources import count_shared_rows, split_sources
-from loratune.data.template import Template, load_template
-from loratune.data.tokenize import tokenize_records
+from loratune.data.template import PromptTemplate
+from loratune.data.tokenize import tokenize_with_progress
 from loratune.errors import Problem, UserError, format_named_settings
 from loratune.models.resolve import ResolvedModel, resolve_model
 from loratune.models.tokenizer import Tokenizer
@@ -37,7 +37,7 @@ from loratune.system.atomic import format_json, refuse_unwritable, write_all_ato
 from loratune.system.messages import progress, say, warn
 from loratune.tasks.registry import SOURCES, TASKS
 
-ENCODE_CHUNK_ROWS = 1024  # rows between two moves of the progress bar
+CHUNK_ROWS = 1024  # texts between two moves of the progress bar
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Preparation:
     """What is asked for, checked, and the tokenizer that counts."""
 
     config: PrepareConfig
-    template: Template
+    template: PromptTemplate
     base: ResolvedModel
     tokenizer: Tokenizer
 
@@ -81,12 +81,14 @@ def check_preparation(config: PrepareConfig) -> Preparation:
     Raises:
         UserError: with everything that is wrong.
     """
-    template = load_template(config.template)
+    check_template_choice(config.template)
     refuse_unwritable(config.out, folder=True)
     refuse_unusable_sources(config)
     data_sets = find_data_sets(config)
     base = resolve_model(config.model)
     tokenizer = Tokenizer.load(base.folder)
+    template = resolve_template(config.template, tokenizer)
+    tokenizer = fit_tokenizer(tokenizer, template)
     show_splits(data_sets)
     for path in list_unread_spreadsheets(list_user_names(config)):
         warn(f"{path} is not read; {REMEDIES[path.suffix.lower()]}")
@@ -106,7 +108,9 @@ def run_preparation(preparation: Preparation) -> PreparedData:
     show_notes(counts)
     refuse_empty_parts(parts, config, own={one.split for one in loaded if one.own and one.split})
     records = [record for part in parts.values() for record in part]
-    rows, shortened = encode_all(records, template, tokenizer, config.max_tokens)
+    rows, shortened = tokenize_with_progress(
+        records, template, tokenizer, max_tokens=config.max_tokens, learn=config.learn
+    )
     texts = {f"{split}.jsonl": format_records(part) for split, part in parts.items()}
     of_tasks = [task.report_on(parts) for task in TASKS.values()]
     report = {
@@ -226,8 +230,8 @@ def count_tokens(tokenizer: Tokenizer, texts: Sequence[str], title: str) -> list
     """Count each text's tokens, with a progress bar of this title."""
     with progress(title, len(texts)) as advance:
         counts: list[int] = []
-        for start in range(0, len(texts), ENCODE_CHUNK_ROWS):
-            chunk = texts[start : start + ENCODE_CHUNK_ROWS]
+        for start in range(0, len(texts), CHUNK_ROWS):
+            chunk = texts[start : start + CHUNK_ROWS]
             counts += map(len, tokenizer.encode_batch(chunk))
             advance(len(chunk))
     return counts
@@ -275,20 +279,3 @@ def show_notes(counts: dict[str, dict]) -> None:
     for name, count in counts.items():
         for note in count["notes"]:
             say(f"{name}: {note}")
-
-
-def encode_all(
-    records: Sequence[Record], template: Template, tokenizer: Tokenizer, max_tokens: int
-) -> tuple[list[Example], dict[str, dict[str, int]]]:
-    """Tokenise the records as training will, and count what was shortened or dropped in each source."""
-    rows: list[Example] = []
-    shortened: dict[str, Counter[str]] = {record.source: Counter() for record in records}
-    with progress("tokens of the rows", len(records)) as advance:
-        for start in range(0, len(records), ENCODE_CHUNK_ROWS):
-            chunk = records[start : start + ENCODE_CHUNK_ROWS]
-            encoded, counts = tokenize_records(chunk, template, tokenizer, max_tokens=max_tokens)
-            rows += encoded
-            for source, count in counts.items():
-                shortened[source].update(count)
-            advance(len(chunk))
-    return rows, {source: dict(count) for source, count in shortened.items()}

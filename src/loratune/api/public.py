@@ -9,9 +9,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Unpack
 
-from loratune.api.compare import read_prompts, run_comparison
+from loratune.api.compare import run_comparison
 from loratune.api.evaluate import load_inputs
 from loratune.api.prepare import PreparedData, check_preparation, run_preparation
+from loratune.api.prompts import read_prompts
 from loratune.api.train import TrainResult, run_training, set_up_run
 from loratune.config.compare import CompareConfig
 from loratune.config.evaluate import EvaluateConfig
@@ -21,7 +22,7 @@ from loratune.config.shared import DEFAULT_ADAPTER
 from loratune.config.train import TrainConfig
 from loratune.evaluation.evaluate import evaluate_adapters
 from loratune.evaluation.result import Evaluation
-from loratune.model import TunedModel, load_tuned_model
+from loratune.model import Prompt, TunedModel, load_tuned_model
 from loratune.report.summary import Comparison
 from loratune.training.events import Event
 
@@ -120,7 +121,7 @@ def evaluate(
 
 def compare(
     model: TunedModel,
-    prompts: AnyPath | Sequence[str],
+    prompts: AnyPath | Sequence[Prompt],
     *,
     evaluation: Evaluation | None = None,
     **options: Unpack[CompareOptions],
@@ -129,7 +130,7 @@ def compare(
 
     Args:
         model: from `load`.
-        prompts: a list of instructions, or a JSON file with one.
+        prompts: a list of instructions or conversations, or a JSON file with one.
         evaluation: the adapter's, for the report.
         options: as `loratune compare` has them.
 

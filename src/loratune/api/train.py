@@ -13,6 +13,8 @@ from loratune.config.train import TrainConfig
 from loratune.data.end_markers import describe_end_markers
 from loratune.data.example import Example
 from loratune.data.packing import Batch, input_length, pack, pack_best_fit, plan_epoch
+from loratune.data.template import PromptTemplate
+from loratune.data.tokenized import describe_conversations
 from loratune.errors import FileError, UserError
 from loratune.models.adapter import save_adapter, write_adapter_metadata
 from loratune.models.lora import adapter_parameters
@@ -171,9 +173,10 @@ def announce(setup: Setup) -> None:
         f"parameters ({trainable / total:.1%})."
     )
     say(
-        f"Data: {len(lengths):,} rows, {sum(lengths):,} tokens and {steps:,} steps of "
+        f"Data: {len(lengths):,} examples, {sum(lengths):,} tokens and {steps:,} steps of "
         f"{plan.step.batch_tokens:,} tokens an epoch."
     )
+    say(f"Template: {describe_template(inputs.template, config.template)}.")
     for source, counts in inputs.truncation_counts.items():
         announce_truncation(source, counts, plan.max_tokens)
     if tokenizer.bos:
@@ -182,14 +185,21 @@ def announce(setup: Setup) -> None:
         say(f"Expected: {setup.estimate}.")
 
 
+def describe_template(template: PromptTemplate, choice: str) -> str:
+    """Name the prompt template, and say whose it is where the base model decided."""
+    own = "the base model's own chat template" if template.name == "chat" else template.name
+    return f"{own} (auto)" if choice == "auto" else own
+
+
 def announce_truncation(source: str, counts: dict[str, int], max_tokens: int) -> None:
     names = ("inputs_cut", "responses_cut", "dropped")
     if cut := {name: counts[name] for name in names if counts[name]}:
         amounts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in cut.items())
         tell = warn if sum(cut.values()) > TRUNCATED_SHARE * counts["rows"] else say
         tell(f"{source}: of {counts['rows']:,} rows, {amounts}, to fit in {max_tokens} tokens")
-    if markers := describe_end_markers(counts):
-        say(f"{source}: {markers}.")
+    for sentence in [*describe_conversations(counts), describe_end_markers(counts)]:
+        if sentence:
+            say(f"{source}: {sentence}.")
 
 
 def build_val_batches(examples: list[Example], plan: TrainPlan) -> list[Batch]:

@@ -3,17 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from loratune.api.compare import (
-    choose_prompts_file,
-    choose_report_paths,
-    describe_prompts_file,
-    read_prompts,
-    refuse_too_long,
-    run_comparison,
-    write_comparison,
-)
+from loratune.api.compare import choose_report_paths, run_comparison, write_comparison
 from loratune.api.decoding import build_answer_settings
 from loratune.api.load import load_for
+from loratune.api.prompts import choose_prompts_file, describe_prompts_file, read_prompts, refuse_too_long
 from loratune.api.provenance import find_evaluation
 from loratune.commands.dry_run import TIMING, Plan, show_plan
 from loratune.config.compare import CompareConfig

@@ -39,10 +39,13 @@ def evaluate_and_show(inputs: EvaluationInputs, config: EvaluateConfig) -> Evalu
 def plan_evaluation(inputs: EvaluationInputs, config: EvaluateConfig) -> Plan:
     model, held_out, settings = inputs.model, inputs.held_out, inputs.settings
     prompts = [held_out.examples[number].prompt for number in held_out.answered]
-    windows = draw_windows(inputs.prose, model.tokenizer, model.decoder.spec.max_positions, settings.seed)
+    windows = draw_windows(
+        inputs.prose, model.text_tokenizer, model.decoder.spec.max_positions, settings.seed
+    )
     adapters = len(model.adapters)
     baselines = 2 if settings.bare and model.template != WITHOUT_TEMPLATE else 1
-    if settings.own_template and model.own_format:
+    own = model.own_format
+    if settings.own_template and own and own.template != model.template:
         baselines += 1
     models = adapters + baselines
     seconds = estimate_evaluation_seconds(

@@ -9,7 +9,7 @@ from loratune.config.prepare import PrepareConfig
 from loratune.data.sample import draw_stratified_sample
 from loratune.data.sources.base import Survey
 from loratune.data.split import SPLITS
-from loratune.data.template import Template
+from loratune.data.template import PromptTemplate
 from loratune.data.tokenize import tokenize_records
 from loratune.models.tokenizer import Tokenizer
 from loratune.report.terminal.prepared import show_summary
@@ -38,7 +38,7 @@ def run(settings: PrepareConfig) -> dict:
 
 
 def plan_preparation(
-    settings: PrepareConfig, surveys: Sequence[Survey], template: Template, *, tokenizer: Tokenizer
+    settings: PrepareConfig, surveys: Sequence[Survey], template: PromptTemplate, *, tokenizer: Tokenizer
 ) -> Plan:
     """Estimate the time by counting the tokens of some rows of each source."""
     reads = {
@@ -56,7 +56,7 @@ def plan_preparation(
 
 
 def estimate_encoding_seconds(
-    survey: Survey, template: Template, tokenizer: Tokenizer, *, max_tokens: int
+    survey: Survey, template: PromptTemplate, tokenizer: Tokenizer, *, max_tokens: int
 ) -> float:
     some = draw_stratified_sample(survey.sample, TIMED_ROWS, seed=0)
     started = time.perf_counter()

@@ -2,17 +2,19 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from loratune.api.prepare import encode_all
 from loratune.config.preview import PreviewConfig
+from loratune.data.chat_template import ChatTemplate
 from loratune.data.example import Example, Record
 from loratune.data.jsonl import read_records
+from loratune.data.resolve_template import check_template_choice, fit_tokenizer, resolve_template
 from loratune.data.sample import draw_stratified_sample
-from loratune.data.template import load_template
 from loratune.data.token_cache import load_or_tokenize, make_token_cache_key
+from loratune.data.tokenize import tokenize_with_progress
 from loratune.data.truncated_rows import Truncation, compute_truncations, find_truncated
 from loratune.errors import UserError
 from loratune.models.resolve import resolve_model
@@ -26,18 +28,19 @@ PERCENTILES = (5, 50, 95, 100)
 
 def run(settings: PreviewConfig) -> dict:
     path = settings.data / "train.jsonl" if settings.data.is_dir() else settings.data
-    template = load_template(settings.template)
+    check_template_choice(settings.template)
     records = read_source(path, settings.source)
     base = resolve_model(settings.model)
     tokenizer = Tokenizer.load(base.folder)
+    template = resolve_template(settings.template, tokenizer)
+    tokenizer = fit_tokenizer(tokenizer, template)
+    options = {"max_tokens": settings.max_tokens, "learn": settings.learn}
     # The key is the same as in training, so that both share the cached tokens.
-    key = make_token_cache_key(
-        hash_file(path), base.content, template, max_tokens=settings.max_tokens, bos=tokenizer.bos
-    )
+    key = make_token_cache_key(hash_file(path), base.content, template, bos=tokenizer.bos, **options)
     rows, counts = load_or_tokenize(
         get_cache_folder(),
         key,
-        lambda: encode_all(read_records(path), template, tokenizer, settings.max_tokens),
+        lambda: tokenize_with_progress(read_records(path), template, tokenizer, **options),
     )
     sources = {record.source: None for record in records}
     summary = {
@@ -49,12 +52,11 @@ def run(settings: PreviewConfig) -> dict:
     }
     some = draw_stratified_sample(records, settings.rows, settings.seed)
     if settings.cut:
-        shown = find_truncated(
-            records, settings.rows, template, tokenizer=tokenizer, max_tokens=settings.max_tokens
-        )
+        shown = find_truncated(records, settings.rows, template, tokenizer=tokenizer, **options)
     else:
-        shown = compute_truncations(some, template, tokenizer, max_tokens=settings.max_tokens)
-    show_rows(shown, tokenizer)
+        shown = compute_truncations(some, template, tokenizer, **options)
+    end = template.end_token if isinstance(template, ChatTemplate) else ""
+    show_rows(shown, tokenizer, end=end)
     show_summary(summary, settings.max_tokens)
     return {
         "data": str(path),
@@ -110,15 +112,14 @@ def count_duplicate_ids(records: Sequence[Record]) -> dict[str, int]:
 
 
 def row_to_json(row: Truncation) -> dict:
-    """Describe a row as JSON; `mask` is 1 for the tokens that are learned."""
-    prompt, response = (
-        (row.example.prompt, row.example.response) if row.example else (row.untruncated.prompt, [])
-    )
+    """Describe an example as JSON; `mask` is 1 for the tokens that are learned."""
+    example = row.example or replace(row.untruncated, response=[], context=())
+    learned = [int(example.is_learned(number)) for number in range(len(example.response))]
     return {
         "id": row.record.id,
         "source": row.record.source,
-        "ids": prompt + response,
-        "mask": [0] * len(prompt) + [1] * len(response),
+        "ids": example.prompt + example.response,
+        "mask": [0] * len(example.prompt) + learned,
         "input_tokens_cut": row.input_tokens_cut,
         "response_tokens_cut": row.response_tokens_cut,
         "dropped": row.example is None,

@@ -1,11 +1,13 @@
 """`loratune quickstart`: prepare, train, evaluate and compare once, with the shipped data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.text import Text
 
-from loratune.api.compare import choose_prompts_file, choose_report_paths, read_prompts
+from loratune.api.compare import choose_report_paths
 from loratune.api.evaluate import build_evaluation_settings, load_inputs
+from loratune.api.prompts import choose_prompts_file, read_prompts
 from loratune.commands import compare, evaluate, prepare, train
 from loratune.commands.dry_run import Plan, format_duration, show_plan
 from loratune.config.compare import CompareConfig
@@ -13,10 +15,11 @@ from loratune.config.evaluate import EvaluateConfig
 from loratune.config.prepare import PrepareConfig
 from loratune.config.quickstart import QuickstartConfig
 from loratune.config.train import TrainConfig
+from loratune.data.resolve_template import fit_tokenizer, resolve_template
 from loratune.data.sample import draw_stratified_sample
-from loratune.data.template import load_template
 from loratune.data.tokenize import tokenize_records
 from loratune.evaluation.forgetting import draw_windows, load_prose
+from loratune.model import Prompt, PromptFormat
 from loratune.models.load import load_model
 from loratune.models.resolve import resolve_model
 from loratune.report.terminal.evaluation import show_improvement
@@ -95,19 +98,21 @@ def build_command_configs(settings: QuickstartConfig, model: str) -> CommandConf
     )
 
 
-def plan_quickstart(settings: QuickstartConfig, parts: CommandConfigs, prompts: list[str]) -> Plan:
+def plan_quickstart(settings: QuickstartConfig, parts: CommandConfigs, prompts: Sequence[Prompt]) -> Plan:
     """Estimate the time with the base in place of the tuned model and unsplit rows in place of held-out ones.
 
     They take as long.
     """
     choose_device(settings.threads, settings.device)
-    base, template = load_model(resolve_model(parts.prepare.model)), load_template(parts.train.template)
-    surveys = prepare.survey_all(parts.prepare, base.tokenizer)
-    preparing = prepare.plan_preparation(parts.prepare, surveys, template, tokenizer=base.tokenizer)
+    base = load_model(resolve_model(parts.prepare.model))
+    template = resolve_template(parts.train.template, base.tokenizer)
+    tokenizer = fit_tokenizer(base.tokenizer, template)
+    surveys = prepare.survey_all(parts.prepare, tokenizer)
+    preparing = prepare.plan_preparation(parts.prepare, surveys, template, tokenizer=tokenizer)
     sample = draw_stratified_sample(
         [record for one in surveys for record in one.sample], HELD_OUT_ROWS, seed=0
     )
-    rows, _ = tokenize_records(sample, template, base.tokenizer, max_tokens=parts.evaluate.max_tokens)
+    rows, _ = tokenize_records(sample, template, tokenizer, max_tokens=parts.evaluate.max_tokens)
     windows = draw_windows(load_prose(None), base.tokenizer, base.decoder.spec.max_positions, seed=0)
     answered = [row.prompt for row in rows[: len(rows) * ANSWERED_ROWS // HELD_OUT_ROWS]]
     measuring = evaluate.estimate_evaluation_seconds(
@@ -115,11 +120,11 @@ def plan_quickstart(settings: QuickstartConfig, parts: CommandConfigs, prompts: 
         rows,
         answered,
         windows=windows,
-        models=4 if base.tokenizer.chat_template else 3,
+        models=3,  # the base with and without a template, and the tuned model
         adapters=1,
         settings=build_evaluation_settings(parts.evaluate),
     )
-    encoded = base.tokenizer.encode_prompts([template.split_prompt(prompt) for prompt in prompts])
+    encoded = PromptFormat(template, tokenizer).encode(prompts)
     reports = choose_report_paths(parts.compare.out, "html")
     comparing = compare.plan_comparison(base.decoder, encoded, parts.compare, reports=reports)
     seconds = [preparing.seconds, settings.budget, measuring, comparing.seconds]

@@ -25,6 +25,7 @@ class PrepareOptions(TypedDict, total=False):
     max_tokens: int
     val_fraction: float
     template: str
+    learn: str
     seed: int
 
 
@@ -57,6 +58,7 @@ class TrainOptions(TypedDict, total=False):
     seed: int
     max_tokens: int
     template: str
+    learn: str
     threads: int
     device: str
 

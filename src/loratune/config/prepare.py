@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from loratune.config.shared import BaseModelConfig, DryRunConfig, Seed
+from loratune.config.shared import TEMPLATE_HELP, BaseModelConfig, DryRunConfig, Seed
 
 
 class PrepareConfig(BaseModelConfig, DryRunConfig):
@@ -51,7 +51,8 @@ class PrepareConfig(BaseModelConfig, DryRunConfig):
     max_tokens: int = Field(
         default=1024,
         ge=64,
-        description="longest example, in tokens; longer ones are truncated, the input first, and counted",
+        description="longest example, in tokens; longer ones are truncated, the input first or a "
+        "conversation's oldest turns, and counted",
     )
     val_fraction: float = Field(
         default=0.05,
@@ -59,8 +60,8 @@ class PrepareConfig(BaseModelConfig, DryRunConfig):
         lt=0.5,
         description="share of the groups held out for validation, and as much again for testing",
     )
-    template: str = Field(
-        default="instruction",
-        description="prompt template used for counting tokens: instruction, chatml, plain, or a .toml file",
+    template: str = Field(default="auto", description=f"{TEMPLATE_HELP}; here for counting tokens")
+    learn: Literal["all", "last"] = Field(
+        default="all", description="which answers of a conversation are learned; here for counting tokens"
     )
     seed: Seed = Field(default=0, description="random seed of the split")

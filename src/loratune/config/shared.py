@@ -34,6 +34,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 RepetitionPenalty = Annotated[float, Field(ge=1, le=10)]
 DEFAULT_ADAPTER = Path("model/gpt2_lora_finetuned")
 RUNS_FOLDER = Path("runs")
+TEMPLATE_HELP = (
+    "prompt template: chat (the base model's own chat template), instruction, chatml, plain, a .toml or "
+    ".jinja file with your own, or auto (chat where the base model has one, else instruction)"
+)
 PROMPTS_HELP = "JSON file with a list of prompts; default: test.json, or loratune's own where there is none"
 
 
@@ -56,11 +60,12 @@ class RowConfig(Config):
     max_tokens: int = Field(
         default=1024,
         ge=64,
-        description="longest example, in tokens; longer ones are truncated, the input first",
+        description="longest example, in tokens; longer ones are truncated: the input first, or a "
+        "conversation's oldest turns",
     )
-    template: str = Field(
-        default="instruction",
-        description="prompt template: instruction, chatml, plain, or a .toml file with your own",
+    template: str = Field(default="auto", description=TEMPLATE_HELP)
+    learn: Literal["all", "last"] = Field(
+        default="all", description="which answers of a conversation are learned"
     )
 
 

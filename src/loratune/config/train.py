@@ -26,7 +26,15 @@ class TrainConfig(BaseModelConfig, MachineConfig, RowConfig, DryRunConfig):
     """Train a LoRA adapter on the prepared data."""
 
     # What a run can never change: the adapter's form, and the order of the data.
-    FIXED: ClassVar[tuple[str, ...]] = ("rank", "alpha", "targets", "seed", "batch_tokens", "max_tokens")
+    FIXED: ClassVar[tuple[str, ...]] = (
+        "rank",
+        "alpha",
+        "targets",
+        "seed",
+        "batch_tokens",
+        "max_tokens",
+        "learn",
+    )
     # What belongs to one start of a run and is not recorded with it.
     START_ONLY: ClassVar[tuple[str, ...]] = ("resume", "accept_changes", "dry_run")
 
@@ -40,7 +48,7 @@ class TrainConfig(BaseModelConfig, MachineConfig, RowConfig, DryRunConfig):
         default=False,
         description="with --resume: go on although settings, data, base model, packages or the machine have "
         "changed since the run began (never the adapter's form or the order of the data: "
-        "--rank, --alpha, --targets, --seed, --batch-tokens, --max-tokens)",
+        "--rank, --alpha, --targets, --seed, --batch-tokens, --max-tokens, --learn)",
     )
 
     targets: list[str] = Field(

@@ -82,7 +82,7 @@ class ChatTemplate:
             ) from error
         except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
             raise UserError(f"the chat template fails on this conversation: {error}") from error
-        return texts[0], [(start, stop) for start, stop in spans[0]] if spans else []
+        return texts[0], [(int(start), int(stop)) for start, stop in spans[0]] if spans else []
 
     def split(
         self, messages: Sequence[Message], *, add_generation_prompt: bool = False, tools: Tools = ()
@@ -203,8 +203,8 @@ class ChatTemplate:
         """
         source, tokens = values.get("chat_template"), values.get("special_tokens", {})
         name, date = values.get("name", "chat"), values.get("date", "")
-        texts = [source, name, date, *(tokens.values() if isinstance(tokens, dict) else [None])]
-        if not all(isinstance(text, str) for text in texts) or not is_date(date):
+        texts = [name, date, *(tokens.values() if isinstance(tokens, dict) else [None])]
+        if not isinstance(source, str) or not all(isinstance(one, str) for one in texts) or not is_date(date):
             raise UserError(f"{origin}: broken: it needs chat_template and special_tokens, as texts")
         return cls(source, tokens, name=name, date=date)
 

@@ -59,6 +59,19 @@ def check_conversation(messages: Sequence[Message]) -> None:
             )
 
 
+def check_prompt(messages: Sequence[Message]) -> None:
+    """Check a conversation that waits for an answer.
+
+    Raises:
+        ValueError: a message is not usable where it stands, or the last one is an answer.
+    """
+    if not messages:
+        raise ValueError("it has no messages")
+    if isinstance(messages[-1], Mapping) and messages[-1].get("role") == "assistant":
+        raise ValueError("its last message is an assistant's; a user's or a tool's is needed, to be answered")
+    check_conversation([*messages, {"role": "assistant", "content": "an answer"}])
+
+
 def check_message(message: Message) -> None:
     """Raise ValueError unless a message has a known role and a usable content."""
     if not isinstance(message, Mapping):

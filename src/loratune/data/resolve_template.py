@@ -1,7 +1,7 @@
 """Resolve the prompt template: by name, from a file, from an adapter, or the base model's own."""
 
-from collections.abc import Mapping
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
@@ -23,7 +23,7 @@ class ChatTokenizer(Protocol):
     @property
     def template_tokens(self) -> dict[str, str]: ...
 
-    @property
+    @cached_property
     def special_tokens(self) -> dict[str, int]: ...
 
     def for_chat(self, end_token: str) -> Self: ...
@@ -76,7 +76,7 @@ def find_own_template(tokenizer: ChatTokenizer, *, today: str = "") -> ChatTempl
     try:
         return build_chat_template(tokenizer.chat_template, tokenizer, today=today)
     except UserError as error:
-        warn(f"The base model's own chat template is not used: {error.problems[0]}")
+        warn(f"The base's own chat template is not used: {error.details[0].text}")
         return None
 
 
@@ -110,7 +110,7 @@ def read_template(values: Any, tokenizer: ChatTokenizer, origin: str) -> PromptT
     Raises:
         UserError: a field is missing, unknown or unusable.
     """
-    if not isinstance(values, Mapping) or "chat_template" not in values:
+    if not isinstance(values, dict) or "chat_template" not in values:
         return Template.from_dict(values, origin)
     template = ChatTemplate.from_dict(values, origin).with_markers(tokenizer.special_tokens)
     _ = template.end_token  # raises where there is none

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from loratune.data.example import Example
-from loratune.data.template import Template
+from loratune.data.template import PromptTemplate
 from loratune.system.cache import TOKENS, compute_cache_key, get_cache_path, read_cached, write_cached
 
 TokenizationResult = tuple[list[Example], dict[str, dict[str, int]]]
@@ -26,7 +26,13 @@ def load_or_tokenize(
 
 
 def make_token_cache_key(
-    data: str, base: Mapping[str, str], template: Template, *, max_tokens: int, bos: Sequence[int]
+    data: str,
+    base: Mapping[str, str],
+    template: PromptTemplate,
+    *,
+    max_tokens: int,
+    learn: str,
+    bos: Sequence[int],
 ) -> str:
     """Compute the key of all that the tokens depend on.
 
@@ -36,10 +42,16 @@ def make_token_cache_key(
             tokenizer is loaded.
         template: the prompt template.
         max_tokens: the limit of an example's length.
+        learn: which answers of a conversation are learned.
         bos: the ids with which each prompt begins.
     """
     return compute_cache_key(
-        records=data, base=dict(base), template=template.to_dict(), max_tokens=max_tokens, bos=list(bos)
+        records=data,
+        base=dict(base),
+        template=template.to_dict(),
+        max_tokens=max_tokens,
+        learn=learn,
+        bos=list(bos),
     )
 
 

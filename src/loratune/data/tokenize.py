@@ -1,6 +1,6 @@
 """Tokenise records: single turns, conversations and plain text, as far as they fit."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from loratune.data.chat_template import ChatTemplate
@@ -10,6 +10,9 @@ from loratune.data.template import PromptTemplate, Template
 from loratune.data.tokenize_chats import tokenize_chats
 from loratune.data.tokenize_turns import tokenize_turns
 from loratune.data.tokenized import COUNT_NAMES, TokenizedExample, TokenizedRecord
+from loratune.system.messages import progress
+
+CHUNK_ROWS = 1024  # rows between two moves of the progress bar
 
 
 def tokenize_records(
@@ -43,6 +46,25 @@ def tokenize_records(
         for name, number in row.count().items():
             total[name] += number
     return examples, dict(counts)
+
+
+def tokenize_with_progress(
+    records: Sequence[Record], template: PromptTemplate, tokenizer, *, max_tokens: int, learn: str
+) -> tuple[list[Example], dict[str, dict[str, int]]]:
+    """Tokenise records as `tokenize_records` does, and show the progress."""
+    examples: list[Example] = []
+    counts: dict[str, Counter[str]] = {record.source: Counter() for record in records}
+    with progress("tokens of the rows", len(records)) as advance:
+        for start in range(0, len(records), CHUNK_ROWS):
+            chunk = records[start : start + CHUNK_ROWS]
+            encoded, of_chunk = tokenize_records(
+                chunk, template, tokenizer, max_tokens=max_tokens, learn=learn
+            )
+            examples += encoded
+            for source, count in of_chunk.items():
+                counts[source].update(count)
+            advance(len(chunk))
+    return examples, {source: dict(count) for source, count in counts.items()}
 
 
 def tokenize_each(

@@ -22,23 +22,32 @@ def tokenize_chats(
 ) -> list[TokenizedRecord]:
     """Tokenise records as `tokenize_records` does, and return what became of each, in their order."""
     markers = list_end_markers(tokenizer)
-    rows = []
+    chats_of = []
     for record in records:
-        messages = strip_answers(list_messages(record), markers)
-        end_markers = messages != list(list_messages(record))
-        answers = [number for number in list_learned(messages, learn) if not is_empty(messages[number])]
         with naming_record(record):
-            if record.messages:
-                examples = [
-                    truncate_chat(chat, record, template, tokenizer=tokenizer, max_tokens=max_tokens)
-                    for chat in render_chats(record, messages, answers, template=template)
-                ] or [TokenizedExample(Example([], [], record.id, record.source), None)]
-            else:
-                example = encode_turn(record, messages, template, tokenizer=tokenizer)
-                examples = [
-                    truncate_turn(record, example, template, tokenizer=tokenizer, max_tokens=max_tokens)
-                ]
-        rows.append(TokenizedRecord(record, examples, len(answers) if record.messages else 0, end_markers))
+            chats_of.append(render_chats(record, template, markers, learn=learn))
+    chats = [(record, chat) for record, rendered in zip(records, chats_of, strict=True) for chat in rendered]
+    encoded = iter(encode_chats(chats, tokenizer))
+    options = {"tokenizer": tokenizer, "max_tokens": max_tokens}
+    rows = []
+    for record, rendered in zip(records, chats_of, strict=True):
+        with naming_record(record):
+            examples = [
+                truncate_chat(
+                    chat, record, next(encoded), template, tokenizer=tokenizer, max_tokens=max_tokens
+                )
+                for chat in rendered
+            ]
+            if not examples:
+                prompt_only = encode_prompt(record, template, tokenizer)
+                examples.append(truncate_turn(record, prompt_only, template, **options))
+        answers = sum(len(chat.answers) for chat in rendered) if record.messages else 0
+        end_markers = any(
+            strip_end_markers(message["content"], markers) != message["content"]
+            for message in list_messages(record)
+            if message["role"] == "assistant" and message.get("content")
+        )
+        rows.append(TokenizedRecord(record, examples, answers, end_markers))
     return rows
 
 
@@ -58,39 +67,52 @@ def is_empty(answer: Message) -> bool:
 
 
 def render_chats(
-    record: Record, messages: Sequence[Message], answers: Sequence[int], *, template: ChatTemplate
+    record: Record, template: ChatTemplate, markers: tuple[str, ...], *, learn: str
 ) -> list[RenderedChat]:
-    """Render a conversation; it is one text unless the template writes earlier turns otherwise."""
+    """Render a record: one text, or one for each answer, or none where nothing is to be learned."""
+    messages = strip_answers(list_messages(record), markers)
+    answers = [number for number in list_learned(messages, learn) if not is_empty(messages[number])]
+    if not answers or not record.has_target:
+        return []
     template.refuse_hidden_calls(messages)
-    return render_learned(template, messages, answers, tools=record.tools) if answers else []
+    return render_learned(template, messages, answers, tools=record.tools)
 
 
-def encode_turn(record: Record, messages: Sequence[Message], template: ChatTemplate, *, tokenizer) -> Example:
-    """Tokenise a record of one turn; the response is empty where the output is only an end marker."""
-    if is_empty(messages[1]) or not record.has_target:
-        prompt = tokenizer.encode_prompts([template.split_conversation(messages[:1])])[0]
-        return Example(prompt, [], record.id, record.source)
-    (chat,) = render_learned(template, messages, [1])
-    return encode_chat(chat, record, tokenizer)
+def encode_chats(chats: Sequence[tuple[Record, RenderedChat]], tokenizer) -> list[Example]:
+    """Tokenise rendered conversations, each up to the end of its last learned answer."""
+    encoded = tokenizer.encode_spans([(chat.parts, chat.learned) for _, chat in chats])
+    examples = []
+    for (record, _), (ids, spans) in zip(chats, encoded, strict=True):
+        start, stop = spans[0][0], spans[-1][1]
+        context = tuple((end - start, begin - start) for (_, end), (begin, _) in pairwise(spans))
+        examples.append(Example(ids[:start], ids[start:stop], record.id, record.source, context))
+    return examples
 
 
-def encode_chat(chat: RenderedChat, record: Record, tokenizer) -> Example:
-    """Tokenise a rendered conversation, up to the end of its last learned answer."""
-    ids, spans = tokenizer.encode_spans(chat.parts, chat.learned)
-    start, stop = spans[0][0], spans[-1][1]
-    context = tuple((end - start, begin - start) for (_, end), (begin, _) in pairwise(spans))
-    return Example(ids[:start], ids[start:stop], record.id, record.source, context)
+def encode_prompt(record: Record, template: ChatTemplate, tokenizer) -> Example:
+    """Tokenise the prompt of a record without a target."""
+    messages = list_messages(record)
+    last = list_learned(messages)[-1]
+    prompt = tokenizer.encode_prompts([template.split_conversation(messages[:last], record.tools)])[0]
+    return Example(prompt, [], record.id, record.source)
 
 
 def truncate_chat(
-    chat: RenderedChat, record: Record, template: ChatTemplate, *, tokenizer, max_tokens: int
+    chat: RenderedChat,
+    record: Record,
+    whole: Example,
+    template: ChatTemplate,
+    *,
+    tokenizer,
+    max_tokens: int,
 ) -> TokenizedExample:
     """Tokenise a conversation without as many of its oldest turns as needed for it to fit.
 
     Where the newest turn alone is too long, its answer is cut at its end; where it leaves no room for one,
     the example is dropped.
     """
-    whole = encode_chat(chat, record, tokenizer)
+    if not record.messages:
+        return truncate_turn(record, whole, template, tokenizer=tokenizer, max_tokens=max_tokens)
     if count_excess_tokens(whole, max_tokens) <= 0:
         return TokenizedExample(whole, whole)
     last = (
@@ -101,7 +123,8 @@ def truncate_chat(
     fewest, most = 1, last
     while fewest <= most:
         middle = (fewest + most) // 2
-        shorter = encode_chat(drop_turns(chat, middle, record, template=template), record, tokenizer)
+        shorter_chat = drop_turns(chat, middle, record, template=template)
+        (shorter,) = encode_chats([(record, shorter_chat)], tokenizer)
         if count_excess_tokens(shorter, max_tokens) <= 0:
             most = middle - 1
         else:

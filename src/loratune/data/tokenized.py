@@ -1,5 +1,6 @@
 """Tokenised records: what became of each, without a token limit and with it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from loratune.data.example import Example, Record
@@ -55,3 +56,17 @@ class TokenizedRecord:
             "answers_cut": self.answers - learned,
             "rows_split": int(len(kept) > 1),
         }
+
+
+def describe_conversations(count: Mapping[str, int]) -> list[str]:
+    """Say what became of the conversations and long texts of one source; nothing where there were none."""
+    sentences = []
+    if count.get("answers"):
+        lost = f"; {count['answers_cut']:,} are lost with the oldest turns" if count["answers_cut"] else ""
+        sentences.append(f"{count['answers']:,} answers in conversations are learned{lost}")
+    if count.get("rows_split"):
+        sentences.append(
+            f"{count['rows_split']:,} rows become several examples each: the answers of a conversation whose "
+            "earlier turns the template writes otherwise, or the pieces of a long text"
+        )
+    return sentences

@@ -36,6 +36,8 @@ def find_lowest_loss_base(evaluation_set: EvaluationSet, models: dict[str, Model
     """Return the base with the lowest loss: rows are counted as improved or regressed against it."""
     with_target = select_with_target(evaluation_set, range(len(evaluation_set.records)))
     bases = [name for name in BASES if name in models]
+    if models.get("base_chat") is models["base"]:  # the adapter was trained in the base's own template
+        bases.remove("base")
     return min(bases, key=lambda name: float(models[name].nll[with_target].sum()))
 
 

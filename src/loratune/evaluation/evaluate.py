@@ -8,7 +8,7 @@ import numpy as np
 
 from loratune.data.example import Example
 from loratune.data.retokenize import retokenize_prompts
-from loratune.data.template import BUILT_IN_TEMPLATES, PromptTemplate
+from loratune.data.template import BUILT_IN_TEMPLATES
 from loratune.errors import UserError
 from loratune.evaluation.aggregate import (
     aggregate_by,
@@ -31,7 +31,7 @@ from loratune.evaluation.runner import (
     compute_losses,
     measure_model,
 )
-from loratune.model import LoadedAdapter, TunedModel
+from loratune.model import LoadedAdapter, PromptFormat, TunedModel
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.cache import get_cache_folder
 from loratune.system.messages import warn
@@ -59,7 +59,9 @@ def evaluate_adapters(inputs: EvaluationInputs) -> Evaluation:
     """
     model, settings, held_out = inputs.model, inputs.settings, inputs.held_out
     evaluation_set = build_set(inputs)
-    windows = draw_windows(inputs.prose, model.tokenizer, model.decoder.spec.max_positions, settings.seed)
+    windows = draw_windows(
+        inputs.prose, model.text_tokenizer, model.decoder.spec.max_positions, settings.seed
+    )
     with model.base():
         cache = open_cache(model, None)
         baselines = measure_baselines(inputs, evaluation_set, cache)
@@ -147,14 +149,17 @@ def measure_baselines(
     if inputs.settings.bare:
         results["base_bare"] = results["base"]
         if model.template != WITHOUT_TEMPLATE:
-            untemplated = retemplate(inputs, WITHOUT_TEMPLATE, model.tokenizer)
-            results["base_bare"] = measure("base without template", untemplated, inputs, **options)
+            untemplated = PromptFormat(WITHOUT_TEMPLATE, model.text_tokenizer)
+            examples = retemplate(inputs, untemplated)
+            results["base_bare"] = measure(
+                "base without template", examples, inputs, tokenizer=model.text_tokenizer, **options
+            )
     if inputs.settings.own_template and (own := model.own_format):
+        if model.template == own.template:
+            results["base_chat"] = results["base"]
+            return results
         try:
-            chats = [
-                replace_end(example, model.tokenizer.eos_id, own.end_id)
-                for example in retemplate(inputs, own.template, own.tokenizer)
-            ]
+            chats = retemplate(inputs, own)
         except UserError as error:
             warn(f"The base is not measured in its own chat template: {error}")
             return results
@@ -163,15 +168,20 @@ def measure_baselines(
     return results
 
 
-def retemplate(inputs: EvaluationInputs, template: PromptTemplate, tokenizer: Tokenizer) -> list[Example]:
-    """Return the held-out examples with the prompts of another template."""
-    return retokenize_prompts(
+def retemplate(inputs: EvaluationInputs, other: PromptFormat) -> list[Example]:
+    """Return the held-out examples with the prompts of another template, and with its end token."""
+    examples = retokenize_prompts(
         inputs.held_out.records,
         inputs.held_out.examples,
-        template,
-        tokenizer=tokenizer,
+        other.template,
+        tokenizer=other.tokenizer,
         max_tokens=limit_tokens(inputs.model, inputs.settings.max_tokens),
     )
+    eos_id, end_id = inputs.model.tokenizer.eos_id, other.tokenizer.eos_id
+    return [
+        example if record.is_text else replace_end(example, eos_id, end_id)
+        for record, example in zip(inputs.held_out.records, examples, strict=True)
+    ]
 
 
 def replace_end(example: Example, eos_id: int, end_id: int) -> Example:

@@ -131,7 +131,10 @@ def tokenize_held_out(records: Sequence[Record], model: TunedModel, settings: Ev
     """
     limit = limit_tokens(model, settings.max_tokens)
     numbered = [replace(record, id=str(number)) for number, record in enumerate(records)]
-    examples, counts = tokenize_records(numbered, model.template, model.tokenizer, max_tokens=limit)
+    # The last answer alone, because templates without a form for turns know no other targets.
+    examples, counts = tokenize_records(
+        numbered, model.template, model.tokenizer, max_tokens=limit, learn="last"
+    )
     if not examples:
         raise UserError(
             "none of the rows has room for a target", setting="max_tokens", value=limit, remedy="raise it"
@@ -152,7 +155,8 @@ def tokenize_held_out(records: Sequence[Record], model: TunedModel, settings: Ev
     whole = [records[int(example.id)] for example in examples]
     records = [replace(record, output=strip_end_markers(record.output, markers)) for record in whole]
     number_of = {id(record): number for number, record in enumerate(records)}
-    drawn = draw_stratified_sample(records, settings.generate, settings.seed)
+    with_prompt = [record for record in records if not record.is_text]
+    drawn = draw_stratified_sample(with_prompt, settings.generate, settings.seed)
     return HeldOut(records, examples, counts, [number_of[id(record)] for record in drawn])
 
 

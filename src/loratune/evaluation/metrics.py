@@ -29,15 +29,15 @@ def score_rep_4(answer: Answer, text: str, record: Record) -> float:
 
 # The keys are the names in evaluation.json; tables keep this order.
 METRICS: dict[str, Metric] = {
-    "nll": Metric("loss, nats a token ↓", 1, 3, stands_out=True),
+    "nll": Metric("loss, nats a token ↓", 1, 3, stands_out=True, phrase="the loss"),
     "perplexity": Metric("perplexity ↓", 1, 2, stands_out=True),
     "bits_per_byte": Metric("bits a byte ↓", 1, 3, stands_out=True),
-    "rouge_l": Metric("ROUGE-L, % ↑", 100, 1, score=score_rouge_l, stands_out=True),
+    "rouge_l": Metric("ROUGE-L, % ↑", 100, 1, score=score_rouge_l, stands_out=True, phrase="ROUGE-L"),
     **{name: metric for task in TASKS.values() for name, metric in task.metrics.items()},
     "eos_rate": Metric("stopped at EOS, %", 100, 1, score=is_stopped_at_eos, stands_out=True),
     "cap_rate": Metric(score=is_cut_at_limit),  # without a title, because it is 1 - eos_rate
     "mean_tokens": Metric("tokens in an answer", 1, 1, score=count_answer_tokens),
-    "rep_4": Metric("repeated 4-grams, % ↓", 100, 1, score=score_rep_4, stands_out=True),
+    "rep_4": Metric("repeated 4-grams, % ↓", 100, 1, score=score_rep_4, stands_out=True, phrase="repetition"),
     "distinct_2": Metric("distinct 2-grams, %", 100, 1, score_all=distinct_2),
 }
 

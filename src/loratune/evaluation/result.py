@@ -79,6 +79,15 @@ class PairedScores(FromFile, ABC):
     def text_count(self) -> int:
         """The number of texts that the models were measured on."""
 
+    @property
+    def measured_bases(self) -> list[str]:
+        """The ways to ask the base that were measured, each once.
+
+        Where the adapter was trained in the base's own chat template, `base` says the same as `base_chat`.
+        """
+        bases = [name for name in BASES if self.get_measures(name) is not None]
+        return bases[1:] if self.base == self.base_chat else bases
+
     def get_measures(self, model: str) -> Measures | None:
         """Return the measures of `tuned` or of one of the bases."""
         return getattr(self, model)

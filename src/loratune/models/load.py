@@ -47,7 +47,11 @@ def load_base(name: str = "auto", *, precision: str = "fp32", device: str = "cpu
 
 
 def load_model(
-    resolved: ResolvedModel, precision: torch.dtype = torch.float32, device: str = "cpu"
+    resolved: ResolvedModel,
+    precision: torch.dtype = torch.float32,
+    device: str = "cpu",
+    *,
+    tokenizer: Tokenizer | None = None,
 ) -> LoadedModel:
     """Load a base model and its tokenizer.
 
@@ -55,11 +59,12 @@ def load_model(
         resolved: from `resolve_model`.
         precision: of the large matrices.
         device: where they are put.
+        tokenizer: the model's, where it is loaded already.
 
     Raises:
         UserError: the weights are broken or of an architecture that is not supported.
     """
-    tokenizer = Tokenizer.load(resolved.folder)
+    tokenizer = tokenizer or Tokenizer.load(resolved.folder)
     config, weights = read_weights(resolved.folder)
     decoder = build_decoder(build_spec(config), weights)
     if tokenizer.size > decoder.spec.vocab_size:
@@ -161,13 +166,13 @@ def set_precision(decoder: Decoder, precision: torch.dtype) -> Decoder:
 
 
 def mention_chat_template(model: LoadedModel, template: str) -> None:
-    """Tell the user if the base model has a chat template, which the training does not use.
+    """Tell the user if the base model has a chat template that the training does not use.
 
     Args:
         model: the base model.
-        template: the name of the prompt template that is used instead.
+        template: the name of the prompt template that is used.
     """
-    if model.tokenizer.chat_template:
+    if model.tokenizer.chat_template and template != "chat":
         say(
             f"{model.resolved.title} has a chat template of its own: it may have been tuned to answer "
             f"already. The adapter learns the template {template!r} instead; `loratune evaluate` and "

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loratune.errors import UserError
-from loratune.models.chat_encoding import Span, encode_spans
+from loratune.models.chat_encoding import Encoded, Span, find_spans
 from loratune.models.special_tokens import (
     collect_special_tokens,
     generate_secret_names,
@@ -110,6 +110,10 @@ class Tokenizer:
         end_id = self.special_tokens[end_token]
         return Tokenizer(self.hugging_face, self.end_ids, bos=(), eos_id=end_id)
 
+    def for_text(self) -> "Tokenizer":
+        """Return this tokenizer as it is configured, also where it is one for a chat template."""
+        return Tokenizer(self.hugging_face, self.end_ids, self.text_bos)
+
     @cached_property
     def text_bos(self) -> list[int]:
         """The ids before a plain text, also where a chat template writes BOS itself."""
@@ -159,19 +163,38 @@ class Tokenizer:
             return False
         return len(markers) == sum(id_ in self._special_ids for id_ in ids)
 
-    def encode_spans(self, parts: PromptParts, spans: Sequence[Span]) -> tuple[list[int], list[Span]]:
-        """Encode a text, and find the tokens of its spans; see `chat_encoding.encode_spans`."""
-        return encode_spans(self.encode_with_offsets, parts, spans)
+    def encode_spans(self, texts: Sequence[tuple[PromptParts, Sequence[Span]]]) -> list[Encoded]:
+        """Encode texts, without BOS, and find the tokens of their spans.
 
-    def encode_with_offsets(self, parts: PromptParts) -> tuple[list[int], list[Span]]:
-        """Encode a prompt as one text, without BOS.
+        Args:
+            texts: the parts of each text, and spans of characters in the joined parts, in order.
 
         Returns:
-            The ids, and for each the span of characters in the joined parts that it stands for.
+            Of each text the ids, and for each span the first of its tokens and the one after its last; see
+            `chat_encoding.find_spans`.
         """
-        encoding = self.hugging_face(["".join(parts)], add_special_tokens=False, return_offsets_mapping=True)
-        if self._has_only_template_markers(encoding, 0, parts):
-            return encoding["input_ids"][0], [(start, stop) for start, stop in encoding["offset_mapping"][0]]
+        encoded = self._encode_with_offsets([parts for parts, _ in texts])
+        return [
+            find_spans(one, parts, spans, lambda piece: self._encode_with_offsets([piece])[0])
+            for one, (parts, spans) in zip(encoded, texts, strict=True)
+        ]
+
+    def _encode_with_offsets(self, prompts: Sequence[PromptParts]) -> list[Encoded]:
+        """Return each prompt's ids, and for each id the characters of the joined parts that it stands for."""
+        if not prompts:
+            return []
+        joined = ["".join(parts) for parts in prompts]
+        encoding = self.hugging_face(joined, add_special_tokens=False, return_offsets_mapping=True)
+        return [
+            (ids, offsets)
+            if self._has_only_template_markers(encoding, index, parts)
+            else self._encode_protected_with_offsets(parts)
+            for index, (ids, offsets, parts) in enumerate(
+                zip(encoding["input_ids"], encoding["offset_mapping"], prompts, strict=True)
+            )
+        ]
+
+    def _encode_protected_with_offsets(self, parts: PromptParts) -> Encoded:
         protected, places = self._protect(parts)
         _, backend = self._renamed_tokenizer
         encoded = backend.encode(protected, add_special_tokens=False)

@@ -27,6 +27,7 @@ from loratune.report.summary import (
     format_percent,
     list_parts,
 )
+from loratune.report.verdict import describe_verdict
 
 
 class Chart(NamedTuple):
@@ -53,6 +54,7 @@ def render_comparison_page(comparison: Comparison) -> str:
         comparison=comparison,
         evaluation=evaluation,
         sentence=describe_comparison(comparison),
+        verdict=describe_verdict(evaluation) if evaluation else "",
         headlines=format_headlines(evaluation) if evaluation else [],
         sections=build_sections(evaluation) if evaluation else [],
         forgotten=describe_forgetting(evaluation) if evaluation else "",
@@ -66,9 +68,7 @@ def render_comparison_page(comparison: Comparison) -> str:
 def list_base_columns(section: Section) -> dict[str, str]:
     """Return the columns of a table for the ways to ask the base that were measured."""
     return {
-        base: title
-        for base, title in BASE_COLUMNS.items()
-        if base == "base" or any(line.bases[base] for line in section.lines)
+        base: title for base, title in BASE_COLUMNS.items() if any(line.bases[base] for line in section.lines)
     }
 
 

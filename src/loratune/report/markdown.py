@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from loratune.report.answers import Card, build_example_cards, build_prompt_card
 from loratune.report.summary import BASE_COLUMNS, Comparison, Section, build_sections, describe_comparison
+from loratune.report.verdict import describe_verdict
 
 COUNT_COLUMNS = {
     "rows": "rows",
@@ -25,6 +26,8 @@ def render_blocks(comparison: Comparison) -> Iterator[str]:
     evaluation = comparison.evaluation
     yield f"# {escape_markdown(comparison.title)}"
     yield escape_markdown(describe_comparison(comparison))
+    if comparison.evaluation and (verdict := describe_verdict(comparison.evaluation)):
+        yield f"**{escape_markdown(verdict)}**"
     for section in build_sections(evaluation) if evaluation else ():
         yield f"## {escape_markdown(section.heading)}"
         yield render_measures_table(section)
@@ -52,7 +55,7 @@ def render_measures_table(section: Section) -> str:
         "change": [line.change for line in lines],
         "95 % interval": [line.interval for line in lines],
     }
-    columns = {title: cells for title, cells in columns.items() if any(cells) or title == "base"}
+    columns = {title: cells for title, cells in columns.items() if any(cells)}
     return render_table(list(columns), zip(*columns.values(), strict=True))
 
 

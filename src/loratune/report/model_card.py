@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from loratune import __version__
 from loratune.data.example import Record
-from loratune.data.template import Template
+from loratune.data.template import PromptTemplate
 from loratune.models.load import LoadedModel
 from loratune.models.lora import adapter_parameters
 from loratune.report.markdown import escape_markdown, fence_text
@@ -70,7 +70,7 @@ tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 def render_model_card(
     adapter: AdapterSettings,
     base: LoadedModel,
-    template: Template,
+    template: PromptTemplate,
     *,
     state: TrainingState,
     records: Sequence[Record],
@@ -115,7 +115,7 @@ def render_model_card(
             f"* {escape_markdown(source)}: {number:,} rows" for source, number in sources.items()
         ),
         template_name=escape_markdown(template.name),
-        prompt=fence_text(template.render("{instruction}", "{input}")),
+        prompt=fence_text("".join(template.split_prompt("{instruction}", "{input}"))),
         bos=f"\nIn front of it stands the BOS token {bos}.\n" if base.tokenizer.bos else "",
     )
 

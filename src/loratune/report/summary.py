@@ -122,7 +122,7 @@ def format_measure(name: str, part: PairedScores) -> MeasureLine:
     factor, decimals, unit = metric.factor, metric.decimals, ""
     line = MeasureLine(
         metric.title,
-        {base: format_figure(name, part, base) for base in BASES},
+        {base: format_figure(name, part, base) if base in part.measured_bases else "" for base in BASES},
         strongest,
         tuned=format_figure(name, part, "tuned"),
     )
@@ -145,7 +145,7 @@ def find_strongest_base(name: str, part: PairedScores) -> str:
         return find_strongest_base("nll", part)
     values = {
         base: measures[name]
-        for base in BASES
+        for base in part.measured_bases
         if (measures := part.get_measures(base)) is not None and name in measures
     }
     best = min if "↓" in title else max
@@ -220,16 +220,10 @@ def describe_comparison(comparison: Comparison) -> str:
     of_base = ""
     if perplexity.strongest != "base":
         of_base = f" ({BASE_NAMES[perplexity.strongest]}, which is stronger)"
-    scores = "".join(
-        f", and {METRICS[name].phrase} go from {line.base} to {line.tuned} %"
-        for name in METRICS
-        if METRICS[name].phrase
-        for line in format_measures(part, [name])
-    )
     return (
         f"On {format_count(part.rows - part.without_target, 'held-out row')} the adapter {verb} the "
         f"perplexity from {perplexity.base}{of_base} to {perplexity.tuned}{change}: "
-        f"{part.improved:,} improved, {part.regressed:,} regressed{scores}."
+        f"{part.improved:,} improved, {part.regressed:,} regressed."
     )
 
 

@@ -27,7 +27,7 @@ class Metric:
             `evaluation.json` holds the mean over rows.
         score_all: computes the metric from the token ids of all answers, where it is no mean over rows.
         stands_out: whether the report shows it large, above the tables.
-        phrase: what it is in the report's first sentence, such as "right results"; "" if it is not there.
+        phrase: what it is in the report's verdict, such as "right results"; "" if it is not there.
         labels: what a score of 0 and of 1 mean beside an answer, such as "wrong result" and "right result".
     """
 

@@ -8,7 +8,8 @@ from datetime import datetime
 from importlib.metadata import version
 from typing import Any
 
-from loratune.data.template import Template
+from loratune.data.chat_template import ChatTemplate
+from loratune.data.template import PromptTemplate
 from loratune.errors import UserError
 from loratune.models.resolve import ResolvedModel
 from loratune.system.hardware import identify_processor
@@ -21,6 +22,7 @@ PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "loratune")
 LATER_INPUTS = ("config", "tokenizer")
 # Inputs that older runs' facts.json does not hold, with the values that they had then.
 OLD_RUN_DEFAULTS = {"bos": False}
+OLD_SETTINGS = {"learn": "all"}  # the same for settings
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def shorten_value(value: object) -> str:
 
 def collect_run_inputs(
     model: ResolvedModel,
-    template: Template,
+    template: PromptTemplate,
     *,
     data: Mapping[str, str],
     settings: Mapping[str, Any],
@@ -66,12 +68,14 @@ def collect_run_inputs(
         device: cpu or cuda.
         bos: the ids that each prompt begins with.
     """
+    dated = isinstance(template, ChatTemplate) and template.date
     return {
         "base": model.fingerprint,
         "config": model.config,
         "tokenizer": model.tokenizer,
         **{f"{name}.jsonl": content for name, content in data.items()},
         "template": hashlib.sha256(json.dumps(template.to_dict()).encode()).hexdigest(),
+        **({"template_date": dated} if dated else {}),
         **{package: version(package) for package in PACKAGES},
         "processor": identify_processor(device),
         "bos": bool(bos),
@@ -87,7 +91,7 @@ def has_bos_prompts(folder: RunFolder) -> bool:
 def find_changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[RunChange]:
     """List the changed inputs: the settings first, then everything else."""
     settings = [
-        RunChange(name, then["settings"].get(name), value, is_setting=True)
+        RunChange(name, then["settings"].get(name, OLD_SETTINGS.get(name)), value, is_setting=True)
         for name, value in now["settings"].items()
     ]
     others = [

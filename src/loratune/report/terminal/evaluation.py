@@ -6,11 +6,13 @@ from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from loratune.evaluation.metrics import list_shown_metrics
 from loratune.evaluation.result import AdapterEvaluation, Evaluation, EvaluationPart, PairedScores, Spread
 from loratune.evaluation.statistics import mean_and_deviation
 from loratune.report.summary import BASE_NAMES, STRONGEST_MARK, format_count, format_measure, format_spread
+from loratune.report.verdict import describe_verdict
 from loratune.system.console import console, say
 
 # The ways to ask the base: the names of their columns, in order, and what they mean.
@@ -63,6 +65,9 @@ def show_evaluation(evaluation: Evaluation) -> None:
     console.print(table)
     for sentence in explain_columns(evaluation):
         say(sentence)
+    for name, one in zip(shorten_names(adapters), adapters, strict=True):
+        if verdict := describe_verdict(one):
+            console.print(Text(f"{'' if len(adapters) == 1 else f'{name}: '}{verdict}", style="bold"))
 
 
 def show_improvement(evaluation: Evaluation) -> None:
@@ -87,7 +92,7 @@ def describe_reference(evaluation: AdapterEvaluation) -> str:
 
 def list_measured_bases(evaluation: Evaluation) -> list[str]:
     """Return which ways to ask the base were measured, in the order of the columns."""
-    return [base for base in COLUMNS if evaluation.get_measures(base) is not None]
+    return [base for base in COLUMNS if base in evaluation.measured_bases]
 
 
 def list_columns(adapters: Sequence[AdapterEvaluation], bases: Sequence[str]) -> list[str]:

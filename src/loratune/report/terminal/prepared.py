@@ -9,6 +9,7 @@ from loratune.data.bad_rows import MAX_LISTED
 from loratune.data.end_markers import describe_end_markers
 from loratune.data.prepare_report import TOKEN_KINDS
 from loratune.data.split import SPLITS
+from loratune.data.tokenized import describe_conversations
 from loratune.system.console import console
 from loratune.system.messages import say, warn
 
@@ -45,6 +46,8 @@ def show_summary(report: dict, out: Path, task_lines: Sequence[str]) -> None:
         show_truncation(name, source, report["settings"]["max_tokens"])
         if markers := describe_end_markers(source):
             say(f"{name}: {markers} (the files hold them)")
+        for sentence in describe_conversations(source):
+            say(f"{name}: {sentence}")
     for line in task_lines:
         say(line)
     say(f"Written: {out}/train.jsonl val.jsonl test.jsonl prepare_report.json")

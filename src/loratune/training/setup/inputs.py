@@ -1,23 +1,30 @@
 """Load all that a training run reads: the base model, and the prepared data as token ids."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from loratune.config.train import TrainConfig
 from loratune.data.example import Example, Record
 from loratune.data.jsonl import read_records
-from loratune.data.template import Template, load_template
+from loratune.data.resolve_template import check_template_choice, fit_tokenizer, resolve_template
+from loratune.data.template import PromptTemplate
 from loratune.data.token_cache import load_or_tokenize, make_token_cache_key
-from loratune.data.tokenize import tokenize_records
+from loratune.data.tokenize import tokenize_records, tokenize_with_progress
 from loratune.errors import UserError
 from loratune.models.load import LoadedModel, load_model, mention_chat_template
 from loratune.models.resolve import resolve_model
+from loratune.models.tokenizer import Tokenizer
 from loratune.system.atomic import refuse_unwritable
 from loratune.system.cache import get_cache_folder
 from loratune.system.device import choose_device
 from loratune.system.memory import release_memory_when_freed
 from loratune.system.read import hash_file, read_json
-from loratune.training.setup.recorded_run import choose_device_remedy, refuse_changes, resolve_bos
+from loratune.training.setup.recorded_run import (
+    choose_device_remedy,
+    read_template_date,
+    refuse_changes,
+    resolve_bos,
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class TrainInputs:
     """All that a run reads: the base model, and the data as tokens."""
 
     device: str
-    template: Template
+    template: PromptTemplate
     model: LoadedModel  # in fp32 on the CPU, without an adapter
     data_hashes: dict[str, str]  # sha256 of train.jsonl and val.jsonl
     preparation: dict  # the settings of FinQA's prompts, if they are known
@@ -41,29 +48,35 @@ def load_inputs(config: TrainConfig) -> TrainInputs:
     device = choose_device(config.threads, config.device, choose_device_remedy(config))
     if config.low_memory:
         release_memory_when_freed()
-    template = load_template(config.template)
+    check_template_choice(config.template)
     hashes, records, val_records = read_data(config.data)
     resolved = resolve_model(config.model)
-    if config.resume:
-        refuse_changes(config, resolved, template, hashes=hashes, device=device)  # before the long work
-    model = load_model(resolved)
+    tokenizer = Tokenizer.load(resolved.folder)
+    template = resolve_template(config.template, tokenizer, today=read_template_date(config))
+    tokenizer = fit_tokenizer(resolve_bos(config, tokenizer), template)
+    if config.resume:  # before the long work
+        refuse_changes(config, resolved, template, tokenizer=tokenizer, hashes=hashes, device=device)
+    model = load_model(resolved, tokenizer=tokenizer)
     mention_chat_template(model, template.name)
-    model = replace(model, tokenizer=resolve_bos(config, model.tokenizer))
-    tokenizer, max_positions = model.tokenizer, model.decoder.spec.max_positions
+    max_positions = model.decoder.spec.max_positions
     if config.max_tokens > max_positions:
         problem = f"this model has only {max_positions} positions"
         raise UserError(
             problem, setting="max_tokens", value=config.max_tokens, remedy=f"choose at most {max_positions}"
         )
     key = make_token_cache_key(
-        hashes["train"], resolved.content, template, max_tokens=config.max_tokens, bos=tokenizer.bos
+        hashes["train"],
+        resolved.content,
+        template,
+        max_tokens=config.max_tokens,
+        learn=config.learn,
+        bos=tokenizer.bos,
     )
+    options = {"max_tokens": config.max_tokens, "learn": config.learn}
     examples, counts = load_or_tokenize(
-        get_cache_folder(),
-        key,
-        lambda: tokenize_records(records, template, tokenizer, max_tokens=config.max_tokens),
+        get_cache_folder(), key, lambda: tokenize_with_progress(records, template, tokenizer, **options)
     )
-    val_examples, _ = tokenize_records(val_records, template, tokenizer, max_tokens=config.max_tokens)
+    val_examples, _ = tokenize_records(val_records, template, tokenizer, **options)
     examples, val_examples = keep_with_target(examples), keep_with_target(val_examples)
     refuse_no_examples(config, examples, val_examples)
     return TrainInputs(

@@ -3,7 +3,7 @@
 from loratune.config.base import read_toml
 from loratune.config.shared import RUNS_FOLDER
 from loratune.config.train import TrainConfig
-from loratune.data.template import Template
+from loratune.data.template import PromptTemplate
 from loratune.errors import UserError
 from loratune.models.resolve import ResolvedModel
 from loratune.models.tokenizer import Tokenizer
@@ -57,11 +57,21 @@ def resolve_bos(config: TrainConfig, tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
+def read_template_date(config: TrainConfig) -> str:
+    """Return the date that a resumed run's chat template writes; "" for one without it, or a new run."""
+    return get_run_folder(config).read_run_inputs().get("template_date", "") if config.resume else ""
+
+
 def refuse_changes(
-    config: TrainConfig, resolved: ResolvedModel, template: Template, *, hashes: dict[str, str], device: str
+    config: TrainConfig,
+    resolved: ResolvedModel,
+    template: PromptTemplate,
+    *,
+    tokenizer: Tokenizer,
+    hashes: dict[str, str],
+    device: str,
 ) -> None:
     """Raise UserError for what has changed since the run began and was not accepted."""
-    tokenizer = resolve_bos(config, Tokenizer.load(resolved.folder))
     now = collect_run_inputs(
         resolved,
         template,
