@@ -762,3 +762,22 @@ def test_a_file_that_prepare_wrote_is_read_again(model, tmp_path, capsys):
         json.dumps(record_to_json(record) | {"source": ""}) for record in written
     }
     assert not +left_out and notes.counts == {"answers to learn": 40}
+
+
+def test_rows_of_several_forms_may_be_in_one_parquet_file(tmp_path):
+    """Fields of the other forms are null there."""
+    blank = dict.fromkeys(("messages", "instruction", "output", "text"))
+    rows = [blank | {"messages": chat_of(thing)} for thing in THINGS[:3]]
+    rows += [blank | {"instruction": "Where?", "output": "There."}, blank | {"text": write_story("boat")}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "mine.parquet")
+    records, _, notes = read_file(tmp_path / "mine.parquet", {}, "mine")
+    assert [record.messages for record in records[:3]] == [row["messages"] for row in rows[:3]]
+    assert (records[3].instruction, records[3].output) == ("Where?", "There.")
+    assert records[4].is_text and records[4].output == write_story("boat")
+    assert notes.columns == {
+        "messages": "messages",
+        "instruction": "instruction",
+        "output": "output",
+        "text": "text",
+    }
+    assert notes.unused == []

@@ -233,6 +233,14 @@ def test_text_beside_a_call_and_its_id_are_kept():
     assert record.messages[2] == chat[2]
 
 
+def test_a_call_may_be_written_into_the_text():
+    """As in Hermes' data, whose templates show such a text as it is."""
+    call = '<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call>'
+    chat = said(("user", "Where?"), ("assistant", call), ("tool", "3"), ("assistant", "On shelf 3."))
+    record, _ = convert({"messages": chat})
+    assert record.messages == chat
+
+
 @pytest.mark.parametrize("arguments", ["kettle", "[1]", '{"a": 1', '{"a": 1, "a": 2}'])
 def test_arguments_that_are_no_object_stay_as_they_are(arguments):
     call = {"role": "assistant", "content": "", "tool_calls": [{"name": "look", "arguments": arguments}]}

@@ -49,14 +49,9 @@ def check_conversation(messages: Sequence[Message]) -> None:
             f"message {first}: the conversation begins with the role {role!r}; a user's message must come "
             "first; add it, or remove this message"
         )
-    for (previous, before), (number, role) in pairwise(spoken):
+    for (_, before), (number, role) in pairwise(spoken):
         if remedy := REMEDIES.get((before, role)):
             raise ValueError(f"message {number}: a message of {role} follows one of {before}; {remedy}")
-        if (before, role) == ("assistant", "tool") and not messages[previous - 1].get("tool_calls"):
-            raise ValueError(
-                f"message {number}: a tool's result follows an answer without a call; give the call as that "
-                "answer's tool_calls"
-            )
 
 
 def check_prompt(messages: Sequence[Message]) -> None:
