@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratune.data.compared_texts import hash_content
+from loratune.data.compared_texts import get_compared_texts, hash_content
 from loratune.data.conversation import build_conversation_record
 from loratune.data.dedup import (
     SHARED_LIMIT_MIN,
@@ -57,6 +57,14 @@ def test_similar_pairs_equal_brute_force(sets, similarity):
         if len(sets[one] & sets[other]) >= similarity * len(sets[one] | sets[other]) - 1e-9
     }
     assert {tuple(sorted(pair)) for pair in find_similar_pairs(sets, similarity).tolist()} == expected
+
+
+@given(word_sets)
+def test_similar_pairs_do_not_depend_on_the_size_of_a_chunk(sets):
+    whole = find_similar_pairs(sets, 0.5).tolist()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("loratune.data.dedup.PAIRS_PER_CHUNK", 1)
+        assert find_similar_pairs(sets, 0.5).tolist() == whole
 
 
 @given(word_sets, word_sets, st.sampled_from([0.5, 0.7, 1.0]))
@@ -344,6 +352,11 @@ def test_duplicate_conversations_have_the_same_roles_texts_and_calls():
     ]
     assert {hash_content(record) for record in same} == {hash_content(one)}
     assert len({hash_content(record) for record in [one, *other]}) == 5
+
+
+def test_a_conversation_is_compared_without_roles_and_system_message():
+    compared = get_compared_texts(chat("Hi", "Hello", "Where is it?", "There.", system="Be brief."))
+    assert compared == ("Hi", "Hello\nWhere is it?")
 
 
 @pytest.mark.parametrize("arguments", [{"thing": "boot"}, {}])

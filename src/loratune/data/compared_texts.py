@@ -3,7 +3,7 @@
 import hashlib
 from typing import NamedTuple
 
-from loratune.data.conversation import format_content, format_turn, list_messages
+from loratune.data.conversation import format_content, list_messages
 from loratune.data.example import Record
 
 
@@ -38,7 +38,7 @@ def get_compared_texts(record: Record) -> ComparedTexts:
     if not record.messages:
         return ComparedTexts(record.instruction, record.input)
     spoken = [message for message in record.messages if message["role"] != "system"]
-    return ComparedTexts(spoken[0]["content"], "\n".join(map(format_turn, spoken[1:-1])))
+    return ComparedTexts(spoken[0]["content"], "\n".join(map(format_content, spoken[1:-1])))
 
 
 def list_questions(record: Record) -> list[str]:

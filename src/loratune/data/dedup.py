@@ -46,6 +46,7 @@ SHARED_LIMIT_MIN, SHARED_LIMIT_SHARE, SHARED_LIMIT_MAX = 30, 0.02, 500
 # A word is ignored as shared if it is in more than this share of the prompts. In Dolly, "about" is in 7 % of
 # the instructions and "also" in 10 % of the inputs.
 COMMON_WORD_SHARE = 0.2
+PAIRS_PER_CHUNK = 2**18  # compared together, which limits the memory
 # The ends of sentences in Chinese, Japanese and Hindi; no space needs to follow them.
 WIDE_ENDS = "\u3002\uff01\uff1f\uff1a\uff1b\u0964"
 SENTENCE_END = re.compile(rf"\n+|(?<=[.!?:;])\s+|(?<=[{WIDE_ENDS}])")
@@ -332,7 +333,9 @@ def find_similar_pairs(
         sparse.triu(short @ short.T, k=1) if across is None else short[:across] @ short[across:].T
     ).tocoo()
     one, other = candidates.row, candidates.col + (across or 0)
-    shared = np.asarray(whole[one].multiply(whole[other]).sum(axis=1)).ravel()
+    chunks = [slice(start, start + PAIRS_PER_CHUNK) for start in range(0, len(one) or 1, PAIRS_PER_CHUNK)]
+    products = (whole[one[chunk]].multiply(whole[other[chunk]]) for chunk in chunks)
+    shared = np.concatenate([np.asarray(product.sum(axis=1)).ravel() for product in products])
     sizes = np.array([len(row) for row in rows], dtype=np.int64)
     close = shared >= similarity * (sizes[one] + sizes[other] - shared) - 1e-9
     return np.stack([one[close], other[close]], axis=1).astype(np.int64)
