@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from loratune.data import snapshot
-from loratune.data.dedup import normalize_text
+from loratune.data.compared_texts import normalize_text
 from loratune.tasks.finqa import ranker
 from loratune.tasks.finqa.facts import build_page_facts, match_facts
 from loratune.tasks.finqa.ranker import compute_feature_columns, list_rankable

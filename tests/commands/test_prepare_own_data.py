@@ -10,9 +10,11 @@ import pyarrow.parquet
 import pytest
 
 from loratune.cli.main import main
+from loratune.data.conversation import list_messages
 from loratune.data.example import Record
 from loratune.data.jsonl import read_records, record_to_json
 from loratune.data.sources.files import read_file
+from support.chat_templates import QWEN_2_5
 from support.small_models import save_model
 
 THINGS = [
@@ -26,6 +28,15 @@ THINGS = [
 def model(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("model")
     save_model(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def tool_model(tmp_path_factory) -> str:
+    """A model whose chat template shows tools and calls."""
+    folder = tmp_path_factory.mktemp("tool model")
+    save_model(folder)
+    (folder / "chat_template.jinja").write_text(QWEN_2_5.replace("<|im_end|>", "<|end|>"))
     return str(folder)
 
 
@@ -185,6 +196,62 @@ def test_a_chat_that_is_wrong_is_refused_with_file_line_and_message(model, tmp_p
     assert f"{data}, line 2: messages: {problem}" in told and "--skip-bad" in told
     records, source, _ = prepared(model, data, capsys, "--skip-bad")
     assert len(records) == 20 and source["left_out"] == {"rows that cannot be used (--skip-bad)": 1}
+
+
+LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+
+
+def use_tool(thing: str) -> list[dict]:
+    """A conversation with a call, as chat templates take it."""
+    call = {"type": "function", "function": {"name": "look", "arguments": {"thing": thing}}}
+    return [
+        {"role": "user", "content": f"Where is the {thing}?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": f"The {thing}: shelf 3"},
+        {"role": "assistant", "content": f"The {thing} is on shelf 3."},
+    ]
+
+
+def write_openai_tools(chat: list[dict]) -> dict:
+    call = {"name": "look", "arguments": json.dumps(chat[1]["tool_calls"][0]["function"]["arguments"])}
+    asked = {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": call}]}
+    return {"messages": [chat[0], asked, *chat[2:]], "tools": [LOOK]}
+
+
+def write_llama_factory_tools(chat: list[dict]) -> dict:
+    call = json.dumps(chat[1]["tool_calls"][0]["function"])
+    roles = ("human", "function_call", "observation", "gpt")
+    texts = (chat[0]["content"], call, chat[2]["content"], chat[3]["content"])
+    return {
+        "conversations": [{"from": role, "value": text} for role, text in zip(roles, texts, strict=True)],
+        "tools": json.dumps([LOOK["function"]]),
+    }
+
+
+@pytest.mark.parametrize("write", [write_openai_tools, write_llama_factory_tools])
+def test_calls_are_learned_and_tools_kept(tool_model, tmp_path, capsys, write):
+    data = write_json(tmp_path / "chats.jsonl", [write(use_tool(thing)) for thing in THINGS])
+    records, source, _ = prepared(tool_model, data, capsys)
+    assert {json.dumps(record.messages) for record in records} == {
+        json.dumps(use_tool(thing)) for thing in THINGS
+    }
+    assert all(record.tools == [LOOK] for record in records)
+    (notes,) = source["files"]
+    assert notes["counts"] == {"answers to learn": 40} and notes["warnings"] == notes["unused"] == []
+    assert source["answers"] == 40 and source["dropped"] == 0
+
+
+def test_beginnings_of_one_chat_are_in_one_split(model, tmp_path, capsys):
+    """As other tools write a chat of several answers, for trainers that learn only the last one."""
+    rows = [{"messages": chat_of(thing)[:end]} for thing in THINGS for end in (2, 4)]
+    data = write_json(tmp_path / "chats.jsonl", rows)
+    records, source, _ = prepared(model, data, capsys)
+    assert len(records) == 40 and source["notes"] == []
+    things: dict[str, set[str]] = {}
+    for split in ("train", "val", "test"):
+        written = read_records(tmp_path / "out" / f"{split}.jsonl")
+        things[split] = {list_messages(record)[0]["content"] for record in written}
+    assert not things["train"] & (things["val"] | things["test"]) and not things["val"] & things["test"]
 
 
 def test_of_a_chat_that_is_too_long_the_oldest_turns_give_way(model, tmp_path, capsys):
@@ -695,3 +762,22 @@ def test_a_file_that_prepare_wrote_is_read_again(model, tmp_path, capsys):
         json.dumps(record_to_json(record) | {"source": ""}) for record in written
     }
     assert not +left_out and notes.counts == {"answers to learn": 40}
+
+
+def test_rows_of_several_forms_may_be_in_one_parquet_file(tmp_path):
+    """Fields of the other forms are null there."""
+    blank = dict.fromkeys(("messages", "instruction", "output", "text"))
+    rows = [blank | {"messages": chat_of(thing)} for thing in THINGS[:3]]
+    rows += [blank | {"instruction": "Where?", "output": "There."}, blank | {"text": write_story("boat")}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "mine.parquet")
+    records, _, notes = read_file(tmp_path / "mine.parquet", {}, "mine")
+    assert [record.messages for record in records[:3]] == [row["messages"] for row in rows[:3]]
+    assert (records[3].instruction, records[3].output) == ("Where?", "There.")
+    assert records[4].is_text and records[4].output == write_story("boat")
+    assert notes.columns == {
+        "messages": "messages",
+        "instruction": "instruction",
+        "output": "output",
+        "text": "text",
+    }
+    assert notes.unused == []

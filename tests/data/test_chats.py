@@ -15,6 +15,7 @@ from loratune.data.sources.chats import (
     IN_PROMPT,
     LEARNED,
     OTHER_SYSTEM,
+    REASONING,
     WEIGHT_0,
     ChatColumns,
     convert_chat,
@@ -231,6 +232,21 @@ def test_text_beside_a_call_and_its_id_are_kept():
     record, _ = convert({"messages": chat})
     assert record.messages[1] == {"role": "assistant", "content": "Let me look.", "tool_calls": [READ_CALL]}
     assert record.messages[2] == chat[2]
+
+
+@pytest.mark.parametrize("wrap", [list, json.dumps], ids=["list", "JSON text"])
+def test_reasoning_that_is_not_learned_is_counted(wrap):
+    answers = [ONE_TURN[1] | {"reasoning_content": "They greet me."}, ONE_TURN[1] | {"reasoning_content": ""}]
+    _, counts = convert({"messages": wrap([ONE_TURN[0], answers[0], ONE_TURN[0], answers[1]])})
+    assert counts == {LEARNED: 2, REASONING: 1}
+
+
+def test_a_call_may_be_written_into_the_text():
+    """As in Hermes' data, whose templates show such a text as it is."""
+    call = '<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call>'
+    chat = said(("user", "Where?"), ("assistant", call), ("tool", "3"), ("assistant", "On shelf 3."))
+    record, _ = convert({"messages": chat})
+    assert record.messages == chat
 
 
 @pytest.mark.parametrize("arguments", ["kettle", "[1]", '{"a": 1', '{"a": 1, "a": 2}'])

@@ -1,12 +1,14 @@
 """Duplicates, near-duplicate groups, and leakage between splits."""
 
-from itertools import combinations
+from itertools import combinations, cycle
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loratune.data.compared_texts import get_compared_texts, hash_content
+from loratune.data.conversation import build_conversation_record
 from loratune.data.dedup import (
     SHARED_LIMIT_MIN,
     TASK_INPUTS,
@@ -18,11 +20,10 @@ from loratune.data.dedup import (
     find_shared_sentences,
     find_similar_labels,
     find_similar_pairs,
-    hash_content,
     link_similar,
     remove_duplicates,
 )
-from loratune.data.example import Record
+from loratune.data.example import Record, build_text_record
 from loratune.data.leakage import LIKE_HELD_OUT, LIKE_TRAINING, remove_leaks, remove_near_duplicates
 from loratune.data.split import assign_split
 
@@ -56,6 +57,14 @@ def test_similar_pairs_equal_brute_force(sets, similarity):
         if len(sets[one] & sets[other]) >= similarity * len(sets[one] | sets[other]) - 1e-9
     }
     assert {tuple(sorted(pair)) for pair in find_similar_pairs(sets, similarity).tolist()} == expected
+
+
+@given(word_sets)
+def test_similar_pairs_do_not_depend_on_the_size_of_a_chunk(sets):
+    whole = find_similar_pairs(sets, 0.5).tolist()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("loratune.data.dedup.PAIRS_PER_CHUNK", 1)
+        assert find_similar_pairs(sets, 0.5).tolist() == whole
 
 
 @given(word_sets, word_sets, st.sampled_from([0.5, 0.7, 1.0]))
@@ -310,3 +319,146 @@ def test_groups_held_out_later_are_removed_from_earlier_splits():
         "test": ["f"],
     }
     assert removed == {("s", LIKE_HELD_OUT): 3}
+
+
+# Conversations and plain text
+
+
+def chat(*texts: str, system: str = "", weight: int = 1, **more) -> Record:
+    """A conversation whose user and assistant take turns."""
+    messages: list[dict] = [{"role": "system", "content": system}] if system else []
+    messages += [
+        {"role": role, "content": text}
+        for role, text in zip(cycle(["user", "assistant"]), texts, strict=False)
+    ]
+    if not weight:
+        messages[-3]["weight"] = 0
+    record_id = content_id_of(system, *texts)
+    return build_conversation_record(messages, source="s", record_id=record_id, **more)
+
+
+def test_duplicate_conversations_have_the_same_roles_texts_and_calls():
+    one = chat("Hi", "Hello", "Where is it?", "There.")
+    same = [
+        chat(" hi ", "HELLO", "Where  is it?", "there."),
+        chat("Hi", "Hello", "Where is it?", "There.", weight=0),
+        chat("Hi", "Hello", "Where is it?", "There.", tools=[{"name": "look"}]),
+    ]
+    other = [
+        chat("Hi", "Hello", "Where is it?", "Here."),
+        chat("Hi", "Hey", "Where is it?", "There."),
+        chat("Hi", "Hello", "Where is it?", "There.", system="Be brief."),
+        record("Where is it?", "User: Hi\nAssistant: Hello", "There."),
+    ]
+    assert {hash_content(record) for record in same} == {hash_content(one)}
+    assert len({hash_content(record) for record in [one, *other]}) == 5
+
+
+def test_a_conversation_is_compared_without_roles_and_system_message():
+    compared = get_compared_texts(chat("Hi", "Hello", "Where is it?", "There.", system="Be brief."))
+    assert compared == ("Hi", "Hello\nWhere is it?")
+
+
+@pytest.mark.parametrize("arguments", [{"thing": "boot"}, {}])
+def test_a_different_call_is_no_duplicate(arguments):
+    def ask(arguments: dict) -> Record:
+        call = {"function": {"name": "look", "arguments": arguments}}
+        answer = {"role": "assistant", "content": "", "tool_calls": [call]}
+        return build_conversation_record([{"role": "user", "content": "Where?"}, answer], source="s")
+
+    assert hash_content(ask({"thing": "kettle"})) == hash_content(ask({"thing": "KETTLE"}))
+    assert hash_content(ask({"thing": "kettle"})) != hash_content(ask(arguments))
+
+
+THINGS = [
+    f"{size} {thing}"
+    for size in ("huge", "tiny", "blue", "torn", "flat")
+    for thing in ("kettle", "marble", "ladder", "whistle", "oven")
+]
+
+
+def expand(texts: list[str], system: str = "") -> list[Record]:
+    """The beginnings of a chat, each up to one of its answers."""
+    return [chat(*texts[:end], system=system) for end in range(2, len(texts) + 1, 2)]
+
+
+def write_words(thing: str, number: int) -> str:
+    """Words that no other thing or number has."""
+    return f"{thing.replace(' ', '')}{number} {THINGS.index(thing) * 1000 + number}"
+
+
+def write_turns(opening: str, thing: str, count: int) -> list[str]:
+    """A chat about a thing, whose turns have few words in common."""
+    asked = [write_words(thing, number) for number in range(count)]
+    return [opening, "How can I help?", *(text for one in asked for text in (f"{one}?", f"Yes, {one}."))]
+
+
+@pytest.mark.parametrize("system", ["", "You are Mila, the caretaker of old things."])
+@pytest.mark.parametrize("turns", [3, TASK_INPUTS + 10])
+def test_beginnings_of_one_chat_are_one_group(turns, system):
+    chats = [write_turns(f"Something on my {thing}.", thing, turns) for thing in THINGS]
+    expected = {frozenset(one.id for one in expand(texts, system)) for texts in chats}
+    assert collect_groups([one for texts in chats for one in expand(texts, system)]) == expected
+
+
+def test_a_row_of_one_turn_belongs_to_the_chats_that_open_with_it():
+    chats = [chat("Fix this.\n\nA torn sail.", "Sew it.", "And then?", "Dry it."), chat("Why?", "Because.")]
+    rows = [record("Fix this.", "A torn sail."), record("Sew", "A sail")]
+    groups = collect_groups([*chats, *rows])
+    (together,) = (group for group in groups if chats[0].id in group)
+    assert rows[0].id in together and chats[1].id not in together and rows[1].id not in together
+
+
+def test_chats_that_open_with_a_greeting_are_grouped_by_what_follows():
+    """More than TASK_INPUTS different second questions make the first one a greeting."""
+    chats = [expand(write_turns("Hi", thing, 3)) for thing in THINGS]
+    assert len(THINGS) > TASK_INPUTS
+    groups = collect_groups([one for beginnings in chats for one in beginnings[1:]])
+    assert groups == {frozenset(one.id for one in beginnings[1:]) for beginnings in chats}
+    few = [one for beginnings in chats[:TASK_INPUTS] for one in beginnings[1:]]
+    assert len(collect_groups(few)) == 1
+
+
+@pytest.mark.parametrize("count", [5, 25, 100])
+def test_a_common_system_message_does_not_join_chats(count):
+    system = "You are Mila, the patient caretaker of a town's store of old things."
+    chats = [
+        chat(
+            f"{write_words(thing, number)}?",
+            f"So, {write_words(thing, number + 10)}.",
+            f"{write_words(thing, number + 20)}?",
+            "Yes.",
+            system=system,
+        )
+        for number in range(4)
+        for thing in THINGS
+    ][:count]
+    assert len(collect_groups(chats)) == count
+
+
+def test_a_common_last_question_does_not_join_chats():
+    chats = [
+        chat(f"Where is my {thing}?", f"Near the {thing}.", "Thank you!", "Bye.") for thing in THINGS[:9]
+    ]
+    assert len(collect_groups(chats)) == 9
+
+
+def test_plain_texts_are_compared_as_a_whole():
+    texts = [f"The {thing}, {write_words(thing, 1)} {write_words(thing, 2)}, fell." for thing in THINGS]
+    records = [build_text_record(text, source="s") for text in texts]
+    near = build_text_record(texts[0].replace("fell", "broke"), source="s")
+    groups = collect_groups([*records, near])
+    assert groups == {frozenset([records[0].id, near.id]), *(frozenset([one.id]) for one in records[1:])}
+    same = build_text_record(texts[0].upper(), source="s")
+    assert remove_duplicates([*records, same]) == records
+
+
+@given(
+    st.permutations(
+        [chat(*texts[:end]) for texts in (["a", "b", "c", "d"], ["a", "b", "e", "f"]) for end in (2, 4)]
+        + [record("a"), record("c"), record("a", "c"), build_text_record("a", source="s")]
+    )
+)
+def test_groups_of_conversations_do_not_depend_on_row_order(records):
+    in_order = {one.id: one.group for one in assign_groups(sorted(records, key=lambda one: one.id))}
+    assert {one.id: one.group for one in assign_groups(records)} == in_order

@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import re
 from datetime import date
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -11,12 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loratune.data.conversation import list_learned
 from loratune.data.example import Record
 from loratune.data.jsonl import format_records
 from loratune.data.sources.files import read_file_records
 from loratune.data.sources.values import is_placeholder
 from loratune.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 KINDS = (".jsonl", ".json", ".csv", ".parquet")
 # A carriage return alone ends a line in CSV; pure controls are no text.
 texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=30).map(str.strip)
@@ -90,6 +94,15 @@ def test_chat_is_kept_up_to_its_last_answer(tmp_path, kind):
     (record,) = read_file_records(path, {}, "mine")
     assert record.messages == messages[:-1]
     assert read_contents(path) == [("1 + 1?", "System: Be brief.\nUser: Hi\nAssistant: Hello", "2")]
+
+
+def test_documented_conversation_is_kept_whole(tmp_path):
+    example = re.search(r"(?s)```json\n(.*?)```", (ROOT / "docs" / "data.md").read_text(encoding="utf-8"))
+    row = json.loads(example[1])
+    write(tmp_path / "mine.jsonl", [row])
+    (record,) = read_file_records(tmp_path / "mine.jsonl", {}, "mine")
+    assert (record.messages, record.tools) == (row["messages"], row["tools"])
+    assert len(list_learned(record.messages)) == 3
 
 
 CHAT = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]

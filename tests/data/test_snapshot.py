@@ -10,7 +10,8 @@ import pytest
 from scipy import sparse
 
 from loratune.data import snapshot
-from loratune.data.dedup import INPUT_SIMILARITY, INSTRUCTION_SIMILARITY, build_word_set, normalize_text
+from loratune.data.compared_texts import normalize_text
+from loratune.data.dedup import INPUT_SIMILARITY, INSTRUCTION_SIMILARITY, build_word_set
 from loratune.data.sources.dolly import load_dolly
 from loratune.data.split_sources import split_sources
 from loratune.tasks.finqa.evidence import compute_fact_recall, replace_with_gold_facts

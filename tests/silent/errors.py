@@ -247,6 +247,11 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "        original = record\n",
                     "data/test_dedup.py::test_duplicates_are_removed_and_ids_become_unique",
                 ),
+                Fault(
+                    "        link_openings(records),\n        link_equal(",
+                    "        link_equal(",
+                    "data/test_dedup.py::test_beginnings_of_one_chat_are_one_group",
+                ),
             ),
         ),
         SilentError(
@@ -312,19 +317,18 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "Only one of a chat's several answers is learned, without a warning; with a tool call in the "
             "chat, the wrong one",
             "huggingface/trl#1282 oobabooga/textgen#3343",
-            "answers that serve only as context are counted; a chat with tool calls, which a record "
-            "cannot hold, is refused with file and line",
+            "every answer of a chat is learned, calls included, and their number is said; a broken call is "
+            "refused with file and line",
             (
                 Fault(
-                    "    counts[CONTEXT_ONLY] += sum(number < last for number in answers)\n",
-                    "",
-                    "commands/test_prepare_own_data.py::test_answers_of_a_chat_that_are_only_context_are_counted",
+                    "    messages = [*map(make_context, prompt), *completion]\n",
+                    "    messages = [*map(make_context, [*prompt, *completion[:-1]]), completion[-1]]\n",
+                    "commands/test_prepare_own_data.py::test_every_answer_of_a_chat_is_learned",
                 ),
                 Fault(
-                    "    if calls := [name for name in TOOL_CALL_FIELDS if not "
-                    "is_blank(message.get(name))]:\n",
-                    "    if calls := []:\n",
-                    "commands/test_prepare_own_data.py::test_what_a_record_cannot_hold_is_refused_with_file_and_line",
+                    '        read["tool_calls"] = calls\n',
+                    "        pass\n",
+                    "commands/test_prepare_own_data.py::test_calls_are_learned_and_tools_kept",
                 ),
             ),
         ),

@@ -35,7 +35,7 @@ class PrepareConfig(BaseModelConfig, DryRunConfig):
     columns: dict[str, str] = Field(
         default={},
         description="which of your columns is which, as instruction=question output=answer [input=context "
-        "group=page], or messages=chat",
+        "group=page], or messages=chat, or text=story",
     )
     skip_bad: bool = Field(
         default=False,

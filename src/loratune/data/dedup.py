@@ -1,4 +1,4 @@
-"""Deduplication: remove duplicates, and find clusters of near-duplicates, by instruction or input.
+"""Deduplication: remove duplicates, and find clusters of near-duplicates, by question or input.
 
 Text that very many rows of a source share, such as a system message, a greeting, a preamble or a schema, does
 not make rows near-duplicates: two texts must be similar both with it and without it. So ignoring shared text
@@ -9,7 +9,6 @@ at least t share a word among the first |set| - ceil(t |set|) + 1 words of each,
 are in one order, the rarest first (prefix filtering; Bayardo, Ma and Srikant, 2007).
 """
 
-import hashlib
 import math
 import re
 from collections import Counter, defaultdict
@@ -21,6 +20,14 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
+from loratune.data.compared_texts import (
+    get_compared_texts,
+    hash_content,
+    list_questions,
+    make_prompt_key,
+    normalize_text,
+    strip_answer_format,
+)
 from loratune.data.example import Record
 from loratune.data.words import split_terms, split_words
 
@@ -39,6 +46,7 @@ SHARED_LIMIT_MIN, SHARED_LIMIT_SHARE, SHARED_LIMIT_MAX = 30, 0.02, 500
 # A word is ignored as shared if it is in more than this share of the prompts. In Dolly, "about" is in 7 % of
 # the instructions and "also" in 10 % of the inputs.
 COMMON_WORD_SHARE = 0.2
+PAIRS_PER_CHUNK = 2**18  # compared together, which limits the memory
 # The ends of sentences in Chinese, Japanese and Hindi; no space needs to follow them.
 WIDE_ENDS = "\u3002\uff01\uff1f\uff1a\uff1b\u0964"
 SENTENCE_END = re.compile(rf"\n+|(?<=[.!?:;])\s+|(?<=[{WIDE_ENDS}])")
@@ -51,16 +59,6 @@ STOP_WORDS = frozenset(
         "if not no s t please give tell list some following text passage paragraph given"
     )
 )
-
-
-def normalize_text(text: str) -> str:
-    """Fold case and white space, in which duplicates may differ."""
-    return " ".join(text.casefold().split())
-
-
-def hash_content(record: Record) -> str:
-    content = "\0".join(normalize_text(text) for text in (record.instruction, record.input, record.output))
-    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def remove_duplicates(
@@ -110,6 +108,7 @@ def assign_groups(records: Sequence[Record]) -> list[Record]:
         link_similar(questions, INSTRUCTION_SIMILARITY),
         link_similar(inputs, INPUT_SIMILARITY),
         link_equal([make_prompt_key(record) for record in records]),
+        link_openings(records),
         link_equal([record.group for record in records]),
     ]
     return group_by_edges(records, edges)
@@ -124,10 +123,6 @@ def group_by_edges(records: Sequence[Record], edges: Sequence[np.ndarray]) -> li
     return [replace(record, group=names[label][:16]) for label, record in zip(labels, records, strict=True)]
 
 
-def make_prompt_key(record: Record) -> str:
-    return "\0".join(normalize_text(text) for text in (record.instruction, record.input))
-
-
 class WordSets(NamedTuple):
     """The words of a text: all of them, and those outside text that many rows of its source share."""
 
@@ -137,7 +132,8 @@ class WordSets(NamedTuple):
 
 def extract_word_sets(records: Sequence[Record]) -> tuple[list[WordSets], list[WordSets]]:
     """Extract the words of each record's question, and of its input, by which similarity is measured."""
-    questions, inputs = extract_questions(records), [record.input for record in records]
+    questions = extract_questions(records)
+    inputs = [get_compared_texts(record).input for record in records]
     word_sets: tuple[list[WordSets], list[WordSets]] = (
         [EMPTY_WORD_SETS] * len(records),
         [EMPTY_WORD_SETS] * len(records),
@@ -202,23 +198,18 @@ def remove_sentences(text: str, shared: Collection[str]) -> str:
 
 
 def extract_questions(records: Sequence[Record]) -> list[str]:
-    """Return each record's instruction without its line on how to answer; "" where it only names a task."""
-    questions = [strip_answer_format(record.instruction) for record in records]
+    """Return each record's question without its line on how to answer; "" where it only names a task."""
+    compared = [get_compared_texts(record) for record in records]
+    questions = [strip_answer_format(texts.question) for texts in compared]
     keys = [normalize_text(text) for text in questions]
     distinct = {
-        (key, normalize_text(record.input)) for key, record in zip(keys, records, strict=True) if record.input
+        (key, normalize_text(texts.input)) for key, texts in zip(keys, compared, strict=True) if texts.input
     }
     inputs = Counter(key for key, _ in distinct)
     return [
-        "" if record.input and inputs[key] > TASK_INPUTS else text
-        for text, key, record in zip(questions, keys, records, strict=True)
+        "" if texts.input and inputs[key] > TASK_INPUTS else text
+        for text, key, texts in zip(questions, keys, compared, strict=True)
     ]
-
-
-def strip_answer_format(instruction: str) -> str:
-    """Remove a last line on the form of the answer, such as "Answer with a program." in FinQA's rows."""
-    question, _, last = instruction.rstrip().rpartition("\n")
-    return question if question and normalize_text(last).startswith("answer with ") else instruction
 
 
 def find_components(edges: np.ndarray, count: int) -> list[int]:
@@ -231,6 +222,30 @@ def link_equal(texts: Sequence[str]) -> np.ndarray:
     """Link each text that is not empty to the first equal one: [edges, 2]."""
     first: dict[str, int] = {}
     edges = [(first.setdefault(text, number), number) for number, text in enumerate(texts) if text]
+    return np.array(edges, dtype=np.int64).reshape(-1, 2)
+
+
+def link_openings(records: Sequence[Record]) -> np.ndarray:
+    """Link each record to the first one that opens with the same question: [edges, 2].
+
+    So the beginnings of one chat stay together. A question that more than TASK_INPUTS different ones follow
+    is a greeting, and the next one decides.
+    """
+    questions = [list_questions(record) for record in records]
+    edges: list[tuple[int, int]] = []
+    undecided, depth = [number for number, asked in enumerate(questions) if asked], 1
+    while undecided:
+        by_opening = defaultdict(list)
+        for number in undecided:
+            by_opening[tuple(questions[number][:depth])].append(number)
+        undecided = []
+        for numbers in by_opening.values():
+            longer = [number for number in numbers if len(questions[number]) > depth]
+            if len({questions[number][depth] for number in longer}) > TASK_INPUTS:
+                undecided += longer
+            else:
+                edges += [(numbers[0], number) for number in numbers]
+        depth += 1
     return np.array(edges, dtype=np.int64).reshape(-1, 2)
 
 
@@ -318,7 +333,9 @@ def find_similar_pairs(
         sparse.triu(short @ short.T, k=1) if across is None else short[:across] @ short[across:].T
     ).tocoo()
     one, other = candidates.row, candidates.col + (across or 0)
-    shared = np.asarray(whole[one].multiply(whole[other]).sum(axis=1)).ravel()
+    chunks = [slice(start, start + PAIRS_PER_CHUNK) for start in range(0, len(one) or 1, PAIRS_PER_CHUNK)]
+    products = (whole[one[chunk]].multiply(whole[other[chunk]]) for chunk in chunks)
+    shared = np.concatenate([np.asarray(product.sum(axis=1)).ravel() for product in products])
     sizes = np.array([len(row) for row in rows], dtype=np.int64)
     close = shared >= similarity * (sizes[one] + sizes[other] - shared) - 1e-9
     return np.stack([one[close], other[close]], axis=1).astype(np.int64)

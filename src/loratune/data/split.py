@@ -13,13 +13,15 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from loratune.data.compared_texts import get_compared_texts, make_prompt_key, normalize_text
 from loratune.data.dedup import (
     assign_groups,
     find_shared_sentences,
     group_by_edges,
     link_equal,
-    make_prompt_key,
-    normalize_text,
+    link_openings,
     split_sentences,
 )
 from loratune.data.example import Record
@@ -92,25 +94,29 @@ def split_records(
 def break_up_large_groups(records: Sequence[Record], notes: Notes) -> list[Record]:
     """Assign groups to the records; only the user's own may be too large.
 
-    In a group that is too large only equal prompts stay together; if these groups are still too large, only
-    the user's groups do.
+    In a group that is too large only equal prompts and chats with the same opening stay together; if these
+    groups are still too large, only the user's groups do.
     """
     grouped = assign_groups(records)
     note_dissolved_groups(records, grouped, notes)
-    for ties in ([make_prompt_key, get_user_group], [get_user_group]):
+    for link in (link_equal_prompts, link_user_groups):
         large = find_large_groups(grouped)
         numbers = [number for number, record in enumerate(grouped) if record.group in large]
         if numbers:
             members = [records[number] for number in numbers]
-            edges = [link_equal([tie(record) for record in members]) for tie in ties]
-            for number, record in zip(numbers, group_by_edges(members, edges), strict=True):
+            for number, record in zip(numbers, group_by_edges(members, link(members)), strict=True):
                 grouped[number] = record
     note_user_groups(records, notes)
     return grouped
 
 
-def get_user_group(record: Record) -> str:
-    return record.group
+def link_equal_prompts(records: Sequence[Record]) -> list[np.ndarray]:
+    prompts = link_equal([make_prompt_key(record) for record in records])
+    return [prompts, link_openings(records), *link_user_groups(records)]
+
+
+def link_user_groups(records: Sequence[Record]) -> list[np.ndarray]:
+    return [link_equal([record.group for record in records])]
 
 
 def find_large_groups(records: Sequence[Record]) -> set[str]:
@@ -203,16 +209,12 @@ def note_shared_sentences(records: Sequence[Record], notes: Notes) -> None:
         prompts = [make_prompt_key(record) for record in rows]
         shared = {
             text: count
-            for texts in ([record.instruction for record in rows], [record.input for record in rows])
+            for texts in zip(*map(get_compared_texts, rows), strict=True)
             for text, count in find_shared_sentences(texts, prompts).items()
         }
         if shared:
             commonest = max(shared, key=lambda text: (shared[text], len(text), text))
-            sentences = (
-                text
-                for one in rows
-                for text in (*split_sentences(one.instruction), *split_sentences(one.input))
-            )
+            sentences = (text for one in rows for text in list_sentences(one))
             original = min(text for text in sentences if normalize_text(text) == commonest)
             others = f", and {len(shared) - 1:,} more texts are in very many" if len(shared) > 1 else ""
             notes[source].append(
@@ -282,14 +284,15 @@ def group_by_source(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def find_common_text(records: Sequence[Record]) -> str:
-    """Return the longest sentence that most of the records have; without one, the first instruction."""
-    counts = Counter(
-        text for one in records for text in {*split_sentences(one.instruction), *split_sentences(one.input)}
-    )
+    """Return the longest sentence that most of the records have; without one, the first question."""
+    counts = Counter(text for one in records for text in set(list_sentences(one)))
     common = [text for text, count in counts.items() if 2 * count > len(records)]
-    return max(
-        common, key=lambda text: (len(text), text), default=min(record.instruction for record in records)
-    )
+    first = min(get_compared_texts(record).question for record in records)
+    return max(common, key=lambda text: (len(text), text), default=first)
+
+
+def list_sentences(record: Record) -> list[str]:
+    return [sentence for text in get_compared_texts(record) for sentence in split_sentences(text)]
 
 
 def quote(text: str) -> str:

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from loratune.data.dedup import hash_content, remove_duplicates
+from loratune.data.compared_texts import hash_content
+from loratune.data.dedup import remove_duplicates
 from loratune.data.example import Record
 from loratune.data.leakage import remove_leaks, remove_near_duplicates
 from loratune.data.prepare_report import count_source_rows

@@ -7,6 +7,8 @@ weight 0 and those in TRL's prompts. A chat of one question and one answer becom
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 from loratune.data.conversation import build_conversation_record, check_conversation, list_learned
 from loratune.data.example import Message, Record
@@ -19,6 +21,8 @@ from loratune.data.sources.values import is_blank, read_cell, read_meta
 
 # Columns that hold a chat, the likeliest first.
 CHAT_COLUMN_NAMES = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat")
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+BRACKETS = frozenset("([{<")
 
 # How answers and turns were handled, as the report says it.
 LEARNED = "answers to learn"
@@ -26,6 +30,7 @@ WEIGHT_0 = "answers marked with weight 0, not learned"
 IN_PROMPT = "answers in the prompt, not learned"
 AFTER_LAST_ANSWER = "turns after the last learned answer, left out"
 OTHER_SYSTEM = "system prompts not used, because the chat has another one"
+REASONING = "answers whose reasoning is in a field of its own, which is not learned"
 ALL_WEIGHT_0 = "chats whose answers all have weight 0"
 
 
@@ -91,6 +96,7 @@ def convert_chat(values: dict, columns: ChatColumns, source: str, *, counts: Cou
     messages = [*map(make_context, prompt), *completion]
     try:
         check_conversation(messages)
+        check_results(messages)
     except ValueError as error:
         raise ValueError(f"{columns.name}: {error}") from None
     messages = add_system(messages, values, columns.system, counts=counts)
@@ -101,10 +107,34 @@ def convert_chat(values: dict, columns: ChatColumns, source: str, *, counts: Cou
     counts[LEARNED] += len(learned)
     counts[WEIGHT_0] += sum(message.get("weight") == 0 for message in completion)
     counts[IN_PROMPT] += sum(message["role"] == "assistant" for message in prompt)
+    counts[REASONING] += count_reasoning(values[columns.answer])
     if not learned:
         return None
     counts[AFTER_LAST_ANSWER] += len(messages) - 1 - learned[-1]
     return build_conversation_record(messages, source=source, meta=read_meta(values), tools=tools)
+
+
+def check_results(messages: Sequence[Message]) -> None:
+    """Raise ValueError if a tool's result follows an answer that calls none.
+
+    Some data sets write calls into the text, in forms of their own, all of which have some bracket.
+    """
+    for number, (answer, result) in enumerate(pairwise(messages), 2):
+        if (answer["role"], result["role"]) != ("assistant", "tool") or answer.get("tool_calls"):
+            continue
+        if not BRACKETS & set(answer["content"]):
+            raise ValueError(
+                f"message {number}: a tool's result follows an answer without a call; give the call as that "
+                "answer's tool_calls"
+            )
+
+
+def count_reasoning(chat: Any) -> int:
+    """Count the messages of a cell that hold reasoning outside of their content."""
+    messages = parse_json_list(chat)
+    if not isinstance(messages, list):
+        return 0
+    return sum(any(not is_blank(one.get(name)) for name in REASONING_FIELDS) for one in messages)
 
 
 def make_context(message: Message) -> Message:

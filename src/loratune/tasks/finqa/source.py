@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from loratune.data import snapshot
-from loratune.data.dedup import normalize_text
+from loratune.data.compared_texts import normalize_text
 from loratune.data.sources.base import ON_THE_HUB, DataSet, SourceOptions, Survey
 from loratune.data.sources.files import convert_rows
 from loratune.data.sources.hub import download_dataset_files
