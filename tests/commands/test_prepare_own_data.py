@@ -161,10 +161,6 @@ ANSWER = {"role": "assistant", "content": "On shelf 3."}
             [QUESTION, RESULT, ANSWER],
             "message 2: a message of tool follows one of user; the",
         ),
-        (
-            [QUESTION, ANSWER, RESULT, ANSWER],
-            "message 3: a tool's result follows an answer without a call",
-        ),
         ([QUESTION, CALL, RESULT, QUESTION, ANSWER], "message 4: a message of user follows one of tool; the"),
         ([CALL | {"role": "user", "content": "Hi"}, ANSWER], "message 1: it has tool_calls, which only an"),
         (

@@ -68,6 +68,7 @@ def is_usable(messages: list[dict]) -> bool:
     after = {
         ("user", "assistant"),
         ("assistant", "user"),
+        ("assistant", "tool"),
         ("tool", "assistant"),
         ("tool", "tool"),
     }
@@ -75,11 +76,7 @@ def is_usable(messages: list[dict]) -> bool:
     return (
         "assistant" in roles
         and spoken[0]["role"] == "user"
-        and all(
-            (one["role"], other["role"]) in after
-            or ((one["role"], other["role"]) == ("assistant", "tool") and "tool_calls" in one)
-            for one, other in pairs
-        )
+        and all((one["role"], other["role"]) in after for one, other in pairs)
     )
 
 

@@ -70,7 +70,19 @@ def test_least_recently_used_cache_files_are_removed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "what", ["records", "weights", "config", "tokenizer", "template", "max_tokens", "bos", "code", "library"]
+    "what",
+    [
+        "records",
+        "weights",
+        "config",
+        "tokenizer",
+        "template",
+        "max_tokens",
+        "learn",
+        "bos",
+        "code",
+        "library",
+    ],
 )
 def test_cache_key_covers_everything_the_tokens_depend_on(monkeypatch, what):
     def key(**changed: str) -> str:
@@ -81,6 +93,7 @@ def test_cache_key_covers_everything_the_tokens_depend_on(monkeypatch, what):
             "tokenizer": "t",
             "template": "plain",
             "max_tokens": "64",
+            "learn": "all",
             "bos": "1",
         } | changed
         base = {name: parts[name] for name in ("weights", "config", "tokenizer")}
@@ -89,6 +102,7 @@ def test_cache_key_covers_everything_the_tokens_depend_on(monkeypatch, what):
             base,
             load_template(parts["template"]),
             max_tokens=int(parts["max_tokens"]),
+            learn=parts["learn"],
             bos=[int(parts["bos"])],
         )
 

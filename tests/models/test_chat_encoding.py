@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from loratune.data.chat_template import ChatTemplate
 from loratune.data.learned_spans import render_learned
+from loratune.data.resolve_template import fit_tokenizer
 from loratune.models.chat_encoding import split_parts
 from loratune.models.tokenizer import Tokenizer
 from support.chat_templates import FAMILIES, conversations
@@ -49,6 +50,20 @@ def test_ids_are_those_of_transformers(family, backend, data):
     theirs = tokenizer.hugging_face.apply_chat_template(messages, tokenize=True, return_dict=False)
     ((ids, _),) = tokenizer.encode_spans([(template.split(messages), [])])
     assert ids == theirs
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_prompts_are_those_of_transformers(family, backend, data):
+    messages = data.draw(conversations(contents(family)))[:-1]
+    template = template_of(family)
+    tokenizer = fit_tokenizer(tokenizer_of(family, backend), template)
+    theirs = tokenizer.hugging_face.apply_chat_template(
+        messages, tokenize=True, return_dict=False, add_generation_prompt=True
+    )
+    assert tokenizer.encode_prompts([template.split_conversation(messages)]) == [theirs]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

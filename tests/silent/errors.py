@@ -71,12 +71,8 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "data/test_tokenize.py::test_prompt_and_response_are_tokenised_separately",
                 ),
                 Fault(
-                    "target_index += range(start + first - 1, start + length)\n"
-                    "        targets += example.response[first - len(example.prompt) :]\n"
-                    "        owners += [number] * (length - first + 1)",
-                    "target_index += range(start + first - 1, start + length - 1)\n"
-                    "        targets += example.response[first - len(example.prompt) : -1]\n"
-                    "        owners += [number] * (length - first)",
+                    "predicted = range(first, length + 1)",
+                    "predicted = range(first, length)",
                     "evaluation/test_likelihood.py::test_each_row_is_what_transformers_gives_it_alone",
                 ),
             ),
@@ -153,14 +149,13 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "more than 5 % is a warning",
             (
                 Fault(
-                    'count["responses_cut"] += 1',
-                    "pass",
+                    "int(any(one.example and one.response_tokens_cut for one in self.examples))",
+                    "0",
                     "data/test_tokenize.py::test_counts_are_kept_for_each_source",
                 ),
                 Fault(
-                    "        if count_excess_tokens(row, max_tokens) > 0 and record.input:\n            "
-                    "prompt, turns = ",
-                    "        if False:\n            prompt, turns = ",
+                    "count_excess_tokens(example, max_tokens) > 0 and bool(record.input)",
+                    "False",
                     "data/test_tokenize.py::test_counts_are_kept_for_each_source",
                 ),
             ),
@@ -172,8 +167,8 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "and its newest turns, each complete",
             (
                 Fault(
-                    "row.response[: max_tokens - len(row.prompt)]",
-                    "row.response[len(row.prompt) - max_tokens :]",
+                    "response=example.response[:room], context=context",
+                    "response=example.response[-room:], context=context",
                     "data/test_tokenize.py::test_truncation_keeps_the_instruction_and_then_the_response",
                 ),
                 Fault(
@@ -189,13 +184,79 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
+            "Of a conversation the wrong turns are learned: only the last answer, or the user's words too",
+            "huggingface/trl#2424 zai-org/GLM-4#803 NVIDIA-NeMo/Speech#16284 StarsfieldAI/R1-V#78",
+            "every answer is learned, each with its end token, and nothing else; `--learn last` learns the "
+            "last one; the losses and gradients of one pass are those of each answer alone",
+            (
+                Fault(
+                    'return answers[-1:] if learn == "last" else answers',
+                    "return answers[-1:]",
+                    "data/test_tokenize_chats.py::"
+                    "test_answers_with_a_weight_are_learned_each_with_its_end_and_nothing_else",
+                ),
+                Fault(
+                    "context = tuple((end - start, begin - start) "
+                    "for (_, end), (begin, _) in pairwise(spans))",
+                    "context = ()",
+                    "data/test_tokenize_chats.py::"
+                    "test_one_pass_has_the_losses_and_gradients_of_each_answer_alone",
+                ),
+            ),
+        ),
+        SilentError(
+            "An answer marked with weight 0 is learned all the same",
+            "hiyouga/LlamaFactory#9630 baidu-baige/LoongForge#89",
+            "it is context, and counted",
+            (
+                Fault(
+                    'if message["role"] == "assistant" and message.get("weight", 1)',
+                    'if message["role"] == "assistant"',
+                    "data/test_tokenize_chats.py::"
+                    "test_answers_with_a_weight_are_learned_each_with_its_end_and_nothing_else",
+                ),
+            ),
+        ),
+        SilentError(
+            "The token that ends an answer is outside of the chat template's mask, so the model never stops",
+            "huggingface/trl#5988 NVIDIA-NeMo/Megatron-Bridge#3927",
+            "the end token that follows an answer is always learned, also behind a `{% generation %}` block; "
+            "a template that writes none is refused",
+            (
+                Fault(
+                    "return (start, end.end()) if end else span",
+                    "return span",
+                    "data/test_learned_spans.py::test_a_generation_block_without_the_end_is_extended_by_it",
+                ),
+                Fault(
+                    "return end + len(template.end_token)",
+                    "return end",
+                    "data/test_learned_spans.py::test_what_is_learned_is_the_answer_and_its_end",
+                ),
+            ),
+        ),
+        SilentError(
+            "A chat template leaves out the reasoning of earlier answers, and they are trained without it",
+            "modelscope/ms-swift#4939 axon-rl/gem#44 verl-project/verl#7807 THUDM/slime#330",
+            "where the template writes the beginning of a conversation otherwise when more follows, each "
+            "answer is an example of its own, as the model would write it, and this is said",
+            (
+                Fault(
+                    "if whole[:stop] != answered[:stop]:",
+                    "if False:",
+                    "data/test_learned_spans.py::"
+                    "test_a_template_that_leaves_out_earlier_reasoning_gives_each_answer_a_text",
+                ),
+            ),
+        ),
+        SilentError(
             "Examples without a target are trained on: the loss is 0.0 or NaN, and the run looks fine",
             "huggingface/trl#6668 huggingface/trl#6320 huggingface/trl#1053",
             "such examples are dropped and counted; a run without any example is refused",
             (
                 Fault(
-                    "        if len(row.prompt) >= max_tokens:",
-                    "        if False:",
+                    "    if room <= 0:\n        return None",
+                    "    if False:\n        return None",
                     "data/test_tokenize.py::test_counts_are_kept_for_each_source",
                 ),
             ),
@@ -207,8 +268,8 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             "colour and truncation marked, and counts what became of every row",
             (
                 Fault(
-                    '"mask": [0] * len(prompt) + [1] * len(response)',
-                    '"mask": [1] * len(prompt) + [1] * len(response)',
+                    '"mask": [0] * len(example.prompt) + learned',
+                    '"mask": [1] * len(example.prompt) + learned',
                     "commands/test_preview.py::test_ids_and_mask_are_what_training_learns_from",
                 ),
             ),
@@ -406,8 +467,8 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
                     "models/test_special_tokens.py::test_special_token_names_in_text_stay_text",
                 ),
                 Fault(
-                    "[self.template.split_prompt(instruction, input) for instruction in instructions]",
-                    '[(self.template.render(instruction, input), "") for instruction in instructions]',
+                    "return self.template.split_prompt(prompt, input)",
+                    'return (self.template.render(prompt, input), "")',
                     "commands/test_bos_everywhere.py::test_questions_are_asked_as_the_adapter_was_trained",
                 ),
             ),
@@ -792,14 +853,27 @@ ERRORS: dict[str, tuple[SilentError, ...]] = {
             ),
         ),
         SilentError(
+            "A chat template writes BOS, and the tokenizer adds a second one",
+            "sgl-project/sglang#888 vllm-project/vllm#27515 huggingface/open-r1#462 MakazhanAlpamys/Soup#781",
+            "in a chat template only the template writes special tokens; the ids are those of "
+            "`apply_chat_template`",
+            (
+                Fault(
+                    "return Tokenizer(self.hugging_face, self.end_ids, bos=(), eos_id=end_id)",
+                    "return Tokenizer(self.hugging_face, self.end_ids, [7], eos_id=end_id)",
+                    "models/test_chat_encoding.py::test_prompts_are_those_of_transformers",
+                ),
+            ),
+        ),
+        SilentError(
             "Trained with one template, used with another",
             "ollama/ollama#6823 ollama/ollama#6330 hiyouga/LlamaFactory#5834",
             "one function renders every prompt; the template is saved with the adapter, and using "
             "another one takes an explicit option",
             (
                 Fault(
-                    '    return own or load_template("instruction")',
-                    '    return load_template("instruction")',
+                    'own = read_template(metadata["template"], tokenizer, origin)',
+                    'own = resolve_template("instruction", tokenizer)',
                     "commands/test_evaluate.py::test_the_template_of_the_adapter_is_used_unless_another_is_asked_for",
                 ),
                 Fault(

@@ -7,7 +7,6 @@ weight 0 and those in TRL's prompts. A chat of one question and one answer becom
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from loratune.data.conversation import build_conversation_record, check_conversation, list_learned
@@ -22,7 +21,6 @@ from loratune.data.sources.values import is_blank, read_cell, read_meta
 # Columns that hold a chat, the likeliest first.
 CHAT_COLUMN_NAMES = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat")
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
-BRACKETS = frozenset("([{<")
 
 # How answers and turns were handled, as the report says it.
 LEARNED = "answers to learn"
@@ -96,7 +94,6 @@ def convert_chat(values: dict, columns: ChatColumns, source: str, *, counts: Cou
     messages = [*map(make_context, prompt), *completion]
     try:
         check_conversation(messages)
-        check_results(messages)
     except ValueError as error:
         raise ValueError(f"{columns.name}: {error}") from None
     messages = add_system(messages, values, columns.system, counts=counts)
@@ -112,21 +109,6 @@ def convert_chat(values: dict, columns: ChatColumns, source: str, *, counts: Cou
         return None
     counts[AFTER_LAST_ANSWER] += len(messages) - 1 - learned[-1]
     return build_conversation_record(messages, source=source, meta=read_meta(values), tools=tools)
-
-
-def check_results(messages: Sequence[Message]) -> None:
-    """Raise ValueError if a tool's result follows an answer that calls none.
-
-    Some data sets write calls into the text, in forms of their own, all of which have some bracket.
-    """
-    for number, (answer, result) in enumerate(pairwise(messages), 2):
-        if (answer["role"], result["role"]) != ("assistant", "tool") or answer.get("tool_calls"):
-            continue
-        if not BRACKETS & set(answer["content"]):
-            raise ValueError(
-                f"message {number}: a tool's result follows an answer without a call; give the call as that "
-                "answer's tool_calls"
-            )
 
 
 def count_reasoning(chat: Any) -> int:
