@@ -102,7 +102,7 @@ def run_preparation(preparation: Preparation) -> PreparedData:
         UserError: rows cannot be used, or a part that is needed would be empty; nothing is written then.
     """
     config, template, tokenizer = preparation.config, preparation.template, preparation.tokenizer
-    loaded = load_all(config, tokenizer)
+    loaded = load_all(config, tokenizer, template)
     parts, counts = split_sources(loaded, seed=config.seed, val_fraction=config.val_fraction)
     counts = {name: write_options(count) for name, count in counts.items()}
     show_notes(counts)
@@ -194,8 +194,8 @@ def show_splits(data_sets: Sequence[DataSet]) -> None:
             )
 
 
-def load_all(config: PrepareConfig, tokenizer: Tokenizer) -> list[SourceData]:
-    options = build_source_options(config, tokenizer)
+def load_all(config: PrepareConfig, tokenizer: Tokenizer, template: PromptTemplate) -> list[SourceData]:
+    options = build_source_options(config, tokenizer, template)
     return [
         source_data
         for data_set in find_data_sets(config)
@@ -203,7 +203,19 @@ def load_all(config: PrepareConfig, tokenizer: Tokenizer) -> list[SourceData]:
     ]
 
 
-def build_source_options(config: PrepareConfig, tokenizer: Tokenizer) -> SourceOptions:
+def check_conversation(record: Record, template: PromptTemplate) -> None:
+    """Raise ValueError if a template cannot show a conversation."""
+    if not record.messages:
+        return
+    try:
+        template.check(record.messages, record.tools)
+    except UserError as error:
+        raise ValueError(error.details[0].quote()) from None
+
+
+def build_source_options(
+    config: PrepareConfig, tokenizer: Tokenizer, template: PromptTemplate
+) -> SourceOptions:
     """Collect what sources need to know; the hub is asked only if a data set may come from it."""
     wants_shipped = bool(set(list_shipped(SOURCES)) & set(config.data))
     of_sources = {name for source in SOURCES.values() for name in source.settings}
@@ -212,6 +224,7 @@ def build_source_options(config: PrepareConfig, tokenizer: Tokenizer) -> SourceO
         from_hub=wants_shipped and resolve_origin(config.source) == "hub",
         columns=config.columns,
         skip_bad=config.skip_bad,
+        check=lambda record: check_conversation(record, template),
         settings=config.model_dump(include=of_sources),
     )
 

@@ -23,7 +23,7 @@ TIMED_ROWS = 256  # rows of each source whose tokens are counted for an estimate
 def run(settings: PrepareConfig) -> dict:
     preparation = check_preparation(settings)
     if settings.dry_run:
-        surveys = survey_all(settings, preparation.tokenizer)
+        surveys = survey_all(settings, preparation.tokenizer, preparation.template)
         plan = plan_preparation(settings, surveys, preparation.template, tokenizer=preparation.tokenizer)
         return show_plan(plan)
     report = run_preparation(preparation).report
@@ -64,7 +64,7 @@ def estimate_encoding_seconds(
     return (time.perf_counter() - started) * (survey.rows or 0) / max(len(some), 1)
 
 
-def survey_all(settings: PrepareConfig, tokenizer: Tokenizer) -> list[Survey]:
+def survey_all(settings: PrepareConfig, tokenizer: Tokenizer, template: PromptTemplate) -> list[Survey]:
     """Survey what each data set holds, without a download."""
-    options = build_source_options(settings, tokenizer)
+    options = build_source_options(settings, tokenizer, template)
     return [data_set.source.survey(data_set, options) for data_set in find_data_sets(settings)]

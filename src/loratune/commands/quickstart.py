@@ -107,7 +107,7 @@ def plan_quickstart(settings: QuickstartConfig, parts: CommandConfigs, prompts: 
     base = load_model(resolve_model(parts.prepare.model))
     template = resolve_template(parts.train.template, base.tokenizer)
     tokenizer = fit_tokenizer(base.tokenizer, template)
-    surveys = prepare.survey_all(parts.prepare, tokenizer)
+    surveys = prepare.survey_all(parts.prepare, tokenizer, template)
     preparing = prepare.plan_preparation(parts.prepare, surveys, template, tokenizer=tokenizer)
     sample = draw_stratified_sample(
         [record for one in surveys for record in one.sample], HELD_OUT_ROWS, seed=0

@@ -49,6 +49,7 @@ class SourceOptions:
         from_hub: whether shipped data sets come from the hub, not from the copy in the package.
         columns: the user's columns by their roles, such as {"instruction": "question"}.
         skip_bad: whether unusable rows are left out and counted instead of refused.
+        check: raises ValueError for a record that cannot be used, as a chat that the template cannot show.
         settings: the values of single sources' own settings, by the names in their `settings`.
     """
 
@@ -56,6 +57,7 @@ class SourceOptions:
     from_hub: bool = False
     columns: Mapping[str, str] = field(default_factory=dict)
     skip_bad: bool = False
+    check: Callable[[Record], None] = lambda record: None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -45,6 +45,11 @@ REMEDY = (
     "prepare_report.json"
 )
 NO_USABLE_ROWS = "it has no other rows"
+CheckRecord = Callable[[Record], None]  # raises ValueError for a record that cannot be used
+
+
+def accept_record(record: Record) -> None:
+    """Accept any record."""
 
 
 def load_files(
@@ -55,6 +60,7 @@ def load_files(
     origin: str,
     split: str | None = None,
     skip_bad: bool = False,
+    check: CheckRecord = accept_record,
 ) -> SourceData:
     """Read the records of one data set from one or more files.
 
@@ -65,6 +71,7 @@ def load_files(
         origin: where the files are, in words.
         split: train, val or test where all rows are for that.
         skip_bad: leave out, count and list single rows that cannot be used.
+        check: raises ValueError for a record that cannot be used.
 
     Raises:
         UserError: a file cannot be read; it names all problems of that file, up to a limit.
@@ -73,7 +80,7 @@ def load_files(
     left_out: Counter[str] = Counter()
     files = []
     for path in paths:
-        from_file, reasons, notes = read_file(path, columns, name, skip_bad=skip_bad)
+        from_file, reasons, notes = read_file(path, columns, name, skip_bad=skip_bad, check=check)
         records += from_file
         left_out += reasons  # unlike `update`, this drops counts of zero
         files.append(notes)
@@ -91,10 +98,26 @@ class ColumnTable:
     path: Path
     rows: Sequence[FileRow]
     names: Sequence[str]
+    check: CheckRecord = accept_record
+
+    def convert(self, convert: Callable[[dict], Record | None], bad: BadRows) -> list[Record | None]:
+        """Convert and check every row; those that raise ValueError go to `bad`."""
+
+        def convert_and_check(values: dict) -> Record | None:
+            if record := convert(values):
+                self.check(record)
+            return record
+
+        return convert_rows(self.rows, convert_and_check, bad)
 
 
 def read_file(
-    path: Path, columns: Mapping[str, str], source: str, *, skip_bad: bool = False
+    path: Path,
+    columns: Mapping[str, str],
+    source: str,
+    *,
+    skip_bad: bool = False,
+    check: CheckRecord = accept_record,
 ) -> tuple[list[Record], Counter[str], FileNotes]:
     """Return a file's records, how many rows were left out and why, and which columns were used."""
     bad = BadRows(skip_bad)
@@ -112,7 +135,7 @@ def read_file(
     records: list[Record] = []
     left_out = Counter({BAD_ANSWER: len(rows) - len(good)})
     notes = FileNotes(str(path), {}, [])
-    for table in split_by_form(ColumnTable(path, good, names), columns):
+    for table in split_by_form(ColumnTable(path, good, names, check), columns):
         read = read_table(table, columns, source=source, bad=bad)
         records += read.records
         left_out += read.left_out
@@ -150,7 +173,7 @@ def split_by_form(table: ColumnTable, columns: Mapping[str, str]) -> list[Column
         names_of[form].update(dict.fromkeys(names))
     if len(by_form) == 1 and (not chat or default == "chat"):
         return [table]
-    return [ColumnTable(table.path, rows, list(names_of[form])) for form, rows in by_form.items()]
+    return [replace(table, rows=rows, names=list(names_of[form])) for form, rows in by_form.items()]
 
 
 def list_fields(row: FileRow) -> tuple[str, ...]:
@@ -220,7 +243,7 @@ def read_chats(
         record = convert_chat(values, chat, source, counts=counts)
         return record and add_id_and_group(record, values, roles)
 
-    converted = convert_rows(table.rows, convert, bad)
+    converted = table.convert(convert, bad)
     records = [record for record in converted if record]
     notes = note_columns(table, chat_columns | roles, counts=counts)
     return ReadTable(records, Counter({ALL_WEIGHT_0: len(converted) - len(records)}), notes)
@@ -231,7 +254,8 @@ def read_texts(
 ) -> ReadTable:
     requested = resolve_for_form(table, columns, TEXT_COLUMN_ROLES, form="plain text")
     roles = {"text": text} | find_usual(table, {role: (role,) for role in sorted(LABEL_ROLES)}) | requested
-    records = convert_rows(table.rows, lambda values: convert_text(values, roles, source), bad)
+    converted = table.convert(lambda values: convert_text(values, roles, source), bad)
+    records = list(filter(None, converted))
     notes = note_columns(table, roles)
     return ReadTable(records, Counter(), replace(notes, warnings=[PLAIN_TEXT.format(text), *notes.warnings]))
 
@@ -240,9 +264,8 @@ def read_columns(table: ColumnTable, columns: Mapping[str, str], *, source: str,
     choice = choose_columns(table.rows, table.names, columns)
     raise_column_problems(table, choice.problems)
     counts: Counter[str] = Counter()
-    records = convert_rows(
-        table.rows, lambda values: convert_row(values, choice.columns, source, counts=counts), bad
-    )
+    converted = table.convert(lambda values: convert_row(values, choice.columns, source, counts=counts), bad)
+    records = list(filter(None, converted))
     notes = note_columns(table, choice.columns, counts=counts)
     if counts[NO_OUTPUT]:
         notes.warnings.append(f"{counts[NO_OUTPUT]:,} {NO_OUTPUT}")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from loratune.data.sources.base import ON_THE_HUB, DataSet, SourceOptions, Survey
-from loratune.data.sources.files import load_files
+from loratune.data.sources.files import CheckRecord, accept_record, load_files
 from loratune.data.sources.loaded import SourceData
 from loratune.data.sources.readers import DATA_SUFFIXES
 from loratune.data.sources.split_names import detect_splits
@@ -43,13 +43,19 @@ class HubSource:
         return ""
 
     def load(self, data_set: DataSet, options: SourceOptions) -> list[SourceData]:
-        return load_hub_dataset(data_set.name, options.columns, options.skip_bad)
+        return load_hub_dataset(data_set.name, options.columns, options.skip_bad, check=options.check)
 
     def survey(self, data_set: DataSet, options: SourceOptions) -> Survey:
         return Survey(data_set.name, ON_THE_HUB, rows=None)
 
 
-def load_hub_dataset(name: str, columns: Mapping[str, str], skip_bad: bool = False) -> list[SourceData]:
+def load_hub_dataset(
+    name: str,
+    columns: Mapping[str, str],
+    skip_bad: bool = False,
+    *,
+    check: CheckRecord = accept_record,
+) -> list[SourceData]:
     """Read a data set; files that are named train, validation or test stay separate splits."""
     files = download_dataset_files(name)
     by_split: dict[str | None, list[Path]] = {}
@@ -65,6 +71,7 @@ def load_hub_dataset(name: str, columns: Mapping[str, str], skip_bad: bool = Fal
             origin=origin,
             split=split or "train" if len(by_split) > 1 else None,
             skip_bad=skip_bad,
+            check=check,
         )
         for split, paths in by_split.items()
     ]

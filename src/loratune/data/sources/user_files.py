@@ -38,6 +38,7 @@ class UserFilesSource:
                 origin=format_paths(paths),
                 split=split,
                 skip_bad=options.skip_bad,
+                check=options.check,
             )
             loaded.append(replace(source_data, own=split is not None))
         return loaded
