@@ -206,8 +206,7 @@ class TunedModel:
     @cached_property
     def own_format(self) -> PromptFormat | None:
         """The base model's own chat template; None where it has none that can be used."""
-        today = self.template.date if isinstance(self.template, ChatTemplate) else ""
-        template = find_own_template(self.tokenizer, today=today)
+        template = find_own_template(self.tokenizer, today=get_date(self.template))
         return PromptFormat(template, fit_tokenizer(self.tokenizer, template)) if template else None
 
     @contextmanager
@@ -362,7 +361,7 @@ def choose_template(
         origin = f"{adapter / ADAPTER_METADATA_FILE}: template"
         own = read_template(metadata["template"], tokenizer, origin)
     if choice is not None:
-        chosen = resolve_template(choice, tokenizer)
+        chosen = resolve_template(choice, tokenizer, today=get_date(own))
         if own and chosen != own:
             warn(
                 f"the adapter was trained with the template {own.name!r}; with {chosen.name!r} it will "
@@ -376,6 +375,11 @@ def choose_template(
             f"{own.name!r}."
         )
     return own
+
+
+def get_date(template: PromptTemplate | None) -> str:
+    """Return the date that a template writes; "" for one that writes none."""
+    return template.date if isinstance(template, ChatTemplate) else ""
 
 
 def check_templates_equal(adapters: Sequence[Path], templates: Sequence[PromptTemplate]) -> None:

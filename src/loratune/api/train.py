@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from loratune.config.train import TrainConfig
+from loratune.data.chat_template import ChatTemplate
 from loratune.data.end_markers import describe_end_markers
 from loratune.data.example import Example
 from loratune.data.packing import Batch, input_length, pack, pack_best_fit, plan_epoch
@@ -238,7 +239,9 @@ def write_adapter_folder(setup: Setup, state: TrainingState) -> None:
     }
     with fill_folder_atomically(setup.config.out) as folder:
         save_adapter(model.decoder, folder, base.hub_name)
-        model.tokenizer.save(folder)
+        template = inputs.template
+        chat_template = template.source if isinstance(template, ChatTemplate) else None
+        model.tokenizer.save(folder, chat_template)
         write_adapter_metadata(folder, metadata)
         write_text(folder / "README.md", card)
 

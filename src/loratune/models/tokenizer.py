@@ -316,8 +316,14 @@ class Tokenizer:
             for token in tokens
         ]
 
-    def save(self, folder: Path) -> None:
-        self.hugging_face.save_pretrained(folder)
+    def save(self, folder: Path, chat_template: str | None = None) -> None:
+        """Save the tokenizer's files; with a chat template, where the prompts have another than its own."""
+        own = self.hugging_face.chat_template
+        self.hugging_face.chat_template = own if chat_template is None else chat_template
+        try:
+            self.hugging_face.save_pretrained(folder)
+        finally:
+            self.hugging_face.chat_template = own
 
 
 def build_load_error(folder: Path, error: Exception) -> UserError:

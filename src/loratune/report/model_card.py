@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from loratune import __version__
+from loratune.data.chat_template import ChatTemplate
 from loratune.data.example import Record
 from loratune.data.template import PromptTemplate
 from loratune.models.load import LoadedModel
@@ -63,7 +64,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 base = AutoModelForCausalLM.from_pretrained({base_quoted})
 model = PeftModel.from_pretrained(base, "FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
-```
+{chat}```
+"""
+CHAT_LINES = """\
+inputs = tokenizer.apply_chat_template(
+    [{"role": "user", "content": "..."}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
+)
 """
 
 
@@ -116,6 +122,7 @@ def render_model_card(
         ),
         template_name=escape_markdown(template.name),
         prompt=fence_text("".join(template.split_prompt("{instruction}", "{input}"))),
+        chat=CHAT_LINES if isinstance(template, ChatTemplate) else "",
         bos=f"\nIn front of it stands the BOS token {bos}.\n" if base.tokenizer.bos else "",
     )
 
