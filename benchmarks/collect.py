@@ -14,16 +14,24 @@ import json
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from benchmarks.record import Column, Row, add_record_option, parse_options, show_and_record
 from loratune.evaluation.metrics import list_shown_metrics
+from loratune.evaluation.result import Evaluation, Forgetting, PairedScores
 from loratune.models.resolve import resolve_model
 from loratune.models.tokenizer import Tokenizer
+from loratune.report.schema import read_evaluation
+from loratune.report.summary import find_strongest_base
+from loratune.report.verdict import describe_verdict
 from loratune.tasks.base import Metric
 
-# Side of evaluation.json -> title of its column.
-SIDES = {"base_bare": "base without template", "base": "base", "tuned": "tuned"}
+# Each way to ask the base, in order, and the tuned model -> the title of its column.
+SIDES = {
+    "base_bare": "base without template",
+    "base": "base in the adapter's template",
+    "base_chat": "base in its own template",
+    "tuned": "tuned",
+}
 COLUMNS = [
     *(Column(key=side, title=title) for side, title in SIDES.items()),
     Column(key="change", title="change", signed=True),
@@ -32,10 +40,11 @@ COLUMNS = [
 
 
 def main(options: Namespace) -> None:
-    evaluation = json.loads(options.evaluation.read_text(encoding="utf-8"))
+    evaluation = read_evaluation(options.evaluation)
     rows = list(build_rows(evaluation))
     used = {key for row in rows for key in row.values}
-    tokenizer = Tokenizer.load(resolve_model(evaluation["base_model"]).folder)
+    tokenizer = Tokenizer.load(resolve_model(evaluation.base_model).folder)
+    is_asked_in_own = evaluation.base_chat is not None
     notes = [describe_rows(evaluation), *(describe_run(run) for run in options.run)]
     show_and_record(
         options,
@@ -44,44 +53,50 @@ def main(options: Namespace) -> None:
         commands=options.command,
         columns=[column for column in COLUMNS if column.key in used],
         rows=rows,
-        base_in_own_template=False if tokenizer.has_chat_template else None,
+        base_in_own_template=is_asked_in_own if tokenizer.chat_template else None,
         notes=" ".join([*notes, options.notes]).strip(),
     )
 
 
-def build_rows(evaluation: dict[str, Any]) -> Iterator[Row]:
+def build_rows(evaluation: Evaluation) -> Iterator[Row]:
     """Yield a row for each metric: of all rows, then of each source, then of plain text."""
-    sources = evaluation["by_source"]
+    sources = evaluation.by_source
     parts = {
         "": evaluation,
         **(sources if len(sources) > 1 else {}),
-        "plain text": evaluation.get("forgetting"),
+        "plain text": evaluation.forgetting,
     }
     for name, part in parts.items():
         for metric, shown in list_shown_metrics().items():
-            if part and metric in part["base"] and (metric == "nll" or name != "plain text"):
+            if part and metric in part.base and (metric == "nll" or name != "plain text"):
                 title = shown.title.rstrip(" ↑↓")
                 yield build_row(f"{name}: {title}" if name else title, metric, part, shown)
 
 
-def build_row(name: str, metric: str, part: dict[str, Any], shown: Metric) -> Row:
+def build_row(name: str, metric: str, part: PairedScores, shown: Metric) -> Row:
+    """Build a row; the change is that from the base that is strongest in this metric."""
+
     def scale(value: float) -> float:
         return round(shown.factor * value, shown.decimals)
 
     values: dict[str, float | list[float]] = {
-        side: scale(part[side][metric]) for side in SIDES if metric in part.get(side, {})
+        # Plain text has no prompt, and so no template.
+        "base_bare" if isinstance(part, Forgetting) and side == "base" else side: scale(measures[metric])
+        for side in [*part.measured_bases, "tuned"]
+        if (measures := part.get_measures(side)) and metric in measures
     }
-    if change := part["difference"].get(metric):
-        values |= {"change": scale(change["mean"]), "interval": [scale(end) for end in change["interval"]]}
+    change = part.get_difference(find_strongest_base(metric, part)).get(metric)
+    if change:
+        values |= {"change": scale(change.mean), "interval": [scale(end) for end in change.interval]}
     return Row(name=name, values=values, decimals=shown.decimals)
 
 
-def describe_rows(evaluation: dict[str, Any]) -> str:
-    improved, regressed = (f"{evaluation[name]:,}" for name in ("improved", "regressed"))
-    return (
-        f"{evaluation['rows']:,} rows, {evaluation['answered_rows']:,} of them answered; "
-        f"{improved} improved, {regressed} regressed."
+def describe_rows(evaluation: Evaluation) -> str:
+    counts = (
+        f"{evaluation.rows:,} rows, {evaluation.answered_rows:,} of them answered; "
+        f"{evaluation.improved:,} improved, {evaluation.regressed:,} regressed."
     )
+    return f"{counts} {describe_verdict(evaluation)}".strip()
 
 
 def describe_run(folder: Path) -> str:

@@ -128,7 +128,8 @@ def test_a_chat_file_goes_through_every_command(place, capsys):
 def test_calls_that_the_template_does_not_show_are_refused_with_file_and_line(place, capsys):
     (place / "base" / "chat_template.jinja").write_text(
         "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content }}"
-        "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+        "{{ '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
     assert prepare() == 2
     told = " ".join(capsys.readouterr().err.split())

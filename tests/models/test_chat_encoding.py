@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from loratune.data.chat_template import ChatTemplate
 from loratune.data.learned_spans import render_learned
-from loratune.data.resolve_template import fit_tokenizer
+from loratune.data.resolve_template import find_own_template, fit_tokenizer
 from loratune.models.chat_encoding import split_parts
 from loratune.models.tokenizer import Tokenizer
 from support.chat_templates import FAMILIES, conversations
@@ -105,3 +105,28 @@ def test_a_token_over_the_border_is_cut():
     merged = next(text for text in ("is", "th", "he", "an", "er") if len(tokenizer.encode(text)) == 1)
     ((ids, spans),) = tokenizer.encode_spans([(["", merged], [(1, 2)])])
     assert ids == tokenizer.encode(merged[0]) + tokenizer.encode(merged[1]) and spans == [(1, 2)]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_the_real_template_of_smollm2_gives_the_ids_of_transformers(smollm2, data):
+    tokenizer, template = smollm2.tokenizer, find_own_template(smollm2.tokenizer)
+    plain = PLAIN.filter(
+        lambda text: text.strip() and not any(one in text for one in tokenizer.special_tokens)
+    )
+    messages = data.draw(conversations(plain))
+    theirs = tokenizer.hugging_face.apply_chat_template(messages, return_dict=False)
+    answers = [number for number, one in enumerate(messages) if one["role"] == "assistant"]
+    (chat,) = render_learned(template, messages, answers)
+    ((ids, spans),) = tokenizer.encode_spans([(chat.parts, chat.learned)])
+    assert ids == theirs
+    for (start, stop), number in zip(spans, answers, strict=True):
+        given = messages[:number]
+        prompt = tokenizer.hugging_face.apply_chat_template(
+            given, return_dict=False, add_generation_prompt=True
+        )
+        assert ids[:start] == prompt and ids[stop - 1] == tokenizer.special_tokens["<|im_end|>"]
+        learned = tokenizer.hugging_face.decode(ids[start : stop - 1], clean_up_tokenization_spaces=False)
+        content = messages[number]["content"]
+        if tokenizer.decode(tokenizer.encode(content)) == content:  # a few bytes are not in this vocabulary
+            assert learned == content
