@@ -21,17 +21,20 @@ def test_likelihoods_are_those_of_transformers(place, capsys):
     assert json.loads(capsys.readouterr().out) == result
     model = AutoModelForCausalLM.from_pretrained(place / "base")
     tokenizer = tokenizer_of(place)
-    nll = targets = size = 0
+    nll = content = targets = size = 0
     for row in ROWS:
         input = f"### Input:\n{row['input']}\n\n" if row["input"] else ""
         prompt = tokenizer.encode(f"### Instruction:\n{row['instruction']}\n\n{input}### Response:\n")
         response = [*tokenizer.encode(row["output"]), tokenizer.eos_id]
         logits = model(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
-        nll += torch.nn.functional.cross_entropy(logits, torch.tensor(response), reduction="sum").item()
+        losses = torch.nn.functional.cross_entropy(logits, torch.tensor(response), reduction="none")
+        nll += losses.sum().item()
+        content += losses[:-1].sum().item()
         targets += len(response)
         size += len(row["output"])
     base = result["base"]
     assert base["nll"] == pytest.approx(nll / targets, rel=1e-4)
+    assert base["content_nll"] == pytest.approx(content / (targets - len(ROWS)), rel=1e-4)
     assert base["perplexity"] == pytest.approx(math.exp(nll / targets), rel=1e-3)
     assert base["bits_per_byte"] == pytest.approx(nll / math.log(2) / size, rel=1e-4)
     assert base["target_tokens"] == result["tuned"]["target_tokens"] == targets
@@ -44,9 +47,9 @@ def test_json_contract_without_answers(place):
         assert (
             part["base"].keys()
             == part["tuned"].keys()
-            == {"nll", "perplexity", "bits_per_byte", "target_tokens"}
+            == {"nll", "content_nll", "perplexity", "bits_per_byte", "target_tokens"}
         )
-        assert part["difference"].keys() == {"nll", "bits_per_byte"}
+        assert part["difference"].keys() == {"nll", "content_nll", "bits_per_byte"}
         low, high = part["difference"]["nll"]["interval"]
         mean = part["difference"]["nll"]["mean"]
         assert low <= mean <= high

@@ -116,9 +116,9 @@ def test_samples_are_what_runs_with_their_seeds_are(place, monkeypatch):
     """Scores, their spread over the seeds, and intervals over rows whose samples were averaged first."""
     singles = [measured(place, *SAMPLED, "--seed", str(seed)) for seed in (5, 6, 7)]
     passes = []
-    likelihood = measuring.response_nll
+    likelihood = measuring.response_losses
     monkeypatch.setattr(
-        measuring, "response_nll", lambda *given: passes.append(len(given[1])) or likelihood(*given)
+        measuring, "response_losses", lambda *given: passes.append(len(given[1])) or likelihood(*given)
     )
     monkeypatch.setenv("LORATUNE_CACHE", str(place / "another cache"))
     together = measured(place, *SAMPLED, "--seed", "5", "--samples", "3")

@@ -8,7 +8,13 @@ import torch
 
 from loratune.data.example import Example
 from loratune.evaluation import likelihood
-from loratune.evaluation.likelihood import compute_likelihood_means, count_targets, response_nll
+from loratune.evaluation.likelihood import (
+    compute_likelihood_means,
+    count_targets,
+    find_ends,
+    response_losses,
+    response_nll,
+)
 from support.small_models import GPT2_SHAPES, LLAMA_SHAPES, build_reference, convert_to_decoder
 
 
@@ -29,13 +35,15 @@ def rows():
 @torch.no_grad()
 def test_each_row_is_what_transformers_gives_it_alone(config):
     model = build_reference(config)
-    found = response_nll(convert_to_decoder(model), rows())
-    for row, nll in zip(rows(), found, strict=True):
+    found = response_losses(convert_to_decoder(model), rows())
+    assert found[:, 0].tolist() == response_nll(convert_to_decoder(model), rows()).tolist()
+    for row, (nll, last) in zip(rows(), found, strict=True):
         ids = torch.tensor([row.prompt + row.response])
         log_likely = model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
         wanted = log_likely[max(len(row.prompt) - 1, 0) :]
         assert len(wanted) == count_targets([row])[0]
         assert nll == pytest.approx(-wanted.sum().item(), rel=1e-4)
+        assert last == pytest.approx(-wanted[-1].item(), rel=1e-4)
 
 
 def test_batches_do_not_change_the_result(monkeypatch):
@@ -51,3 +59,8 @@ def test_means_are_global_sums_over_global_counts():
     assert found["nll"] == pytest.approx(3) and found["perplexity"] == pytest.approx(math.e**3)
     assert found["bits_per_byte"] == pytest.approx(12 / math.log(2) / 24)
     assert found["target_tokens"] == 4
+
+
+def test_a_response_that_was_cut_has_no_end():
+    endings = [[5, 9], [5, 7], [9], []]
+    assert find_ends([Example([1], ids, id="1", source="x") for ids in endings], {9}).tolist() == [1, 0, 1, 0]

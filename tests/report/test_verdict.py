@@ -57,3 +57,16 @@ def test_it_says_where_nothing_is_better():
         "Nothing is clearly better than the strongest way to ask the base: worse in the loss (3.000 to "
         "3.100); no clear change in ROUGE-L and repetition."
     )
+
+
+def test_a_loss_that_falls_only_at_the_end_of_an_answer_is_called_that():
+    base = {"nll": 3.0, "content_nll": 2.9, "rouge_l": 0.2, "eos_rate": 0.5, "rep_4": 0.3}
+    changes = {"nll": -0.1, "content_nll": 0.0, "rouge_l": 0.0, "eos_rate": 0.4, "rep_4": -0.1}
+    assert describe_verdict(build_part(changes, base)).startswith(
+        "All that is better than the strongest way to ask the base is that it stops: 90.0 %"
+    )
+    changes |= {"rouge_l": 0.1}
+    assert describe_verdict(build_part(changes, base)) == (
+        "Against the strongest way to ask the base: better in the loss (3.000 to 2.900) (only in the token "
+        "that ends an answer), ROUGE-L (20.0 to 30.0 %) and repetition (30.0 to 20.0 %)."
+    )

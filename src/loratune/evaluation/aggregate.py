@@ -121,6 +121,10 @@ def summarize_model(evaluation_set: EvaluationSet, model: ModelResult, rows: Seq
         losses = compute_likelihood_means(
             model.nll[with_target], evaluation_set.targets[with_target], evaluation_set.sizes[with_target]
         )
+        contents = (evaluation_set.targets - evaluation_set.ends)[with_target]
+        if contents.sum():
+            content_nll = (model.nll - model.end_nll)[with_target]
+            losses["content_nll"] = float(content_nll.sum() / contents.sum())
     scores = {name: fmean(values) for name, values in average_per_sample(evaluation_set, model, rows).items()}
     return {**losses, **scores}
 
@@ -227,6 +231,14 @@ def compute_difference(
                 before / bits, after / bits, evaluation_set.sizes[with_target], seed
             ),
         }
+        contents = (evaluation_set.targets - evaluation_set.ends)[with_target]
+        if contents.sum():
+            differences["content_nll"] = paired_difference(
+                (base.nll - base.end_nll)[with_target],
+                (tuned.nll - tuned.end_nll)[with_target],
+                contents,
+                seed,
+            )
     base_scores = average_per_row(evaluation_set, base, rows)
     for name, tuned_scores in average_per_row(evaluation_set, tuned, rows).items():
         differences[name] = paired_difference(base_scores[name], tuned_scores, seed=seed)

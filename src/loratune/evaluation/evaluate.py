@@ -65,7 +65,7 @@ def evaluate_adapters(inputs: EvaluationInputs) -> Evaluation:
     with model.base():
         cache = open_cache(model, None)
         baselines = measure_baselines(inputs, evaluation_set, cache)
-        base_prose = compute_losses("base on plain text", model.decoder, windows, result_cache=cache)
+        base_prose = compute_losses("base on plain text", model.decoder, windows, result_cache=cache)[:, 0]
     results: list[ModelResult] = []
     evaluations: list[AdapterEvaluation] = []
     for adapter, name in zip(model.adapters, name_tuned_models(len(model.adapters)), strict=True):
@@ -74,7 +74,7 @@ def evaluate_adapters(inputs: EvaluationInputs) -> Evaluation:
             result = measure(name, held_out.examples, inputs, evaluation_set=evaluation_set, cache=cache)
             check_finite(result.nll, adapter.folder)
             title = f"{name} on plain text"
-            tuned_prose = compute_losses(title, model.decoder, windows, result_cache=cache)
+            tuned_prose = compute_losses(title, model.decoder, windows, result_cache=cache)[:, 0]
         forgetting = compute_forgetting(
             inputs.prose.name, windows, base=base_prose, tuned=tuned_prose, seed=settings.seed
         )

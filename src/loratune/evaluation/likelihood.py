@@ -1,7 +1,7 @@
 """Compute the negative log-likelihood of reference responses as a sum for each row, and means of the sums."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from loratune.training.objective import target_nll
 BATCH_TOKENS = 2048
 
 
-@torch.no_grad()
 def response_nll(
     decoder: Decoder,
     examples: Sequence[Example],
@@ -30,18 +29,40 @@ def response_nll(
     Returns:
         [examples], float64, in nats; up to rounding, the batching does not change it.
     """
+
+    def on_batch(numbers: Sequence[int], losses: np.ndarray) -> None:
+        if on_rows:
+            on_rows(numbers, losses[:, 0])
+
+    return response_losses(decoder, examples, on_batch)[:, 0]
+
+
+@torch.no_grad()
+def response_losses(
+    decoder: Decoder,
+    examples: Sequence[Example],
+    on_rows: Callable[[Sequence[int], np.ndarray], None] | None = None,
+) -> np.ndarray:
+    """Compute `response_nll`, and the part of it that is the last token's: [examples, 2].
+
+    A model that has only learned when to stop gains nothing but in that token.
+    """
     lengths = [input_length(example) for example in examples]
     # Examples of similar length share a batch, so that one attention call serves all of them.
     order = sorted(range(len(examples)), key=lengths.__getitem__)
-    sums = np.zeros(len(examples))
+    losses = np.zeros((len(examples), 2))
     for group in batch_in_order(lengths, order, BATCH_TOKENS):
         batch = pack([examples[number] for number in group]).to(decoder.head_weight.device)
-        token_nll = target_nll(decoder, batch).double()
-        zeros = torch.zeros(len(group), dtype=torch.float64, device=token_nll.device)
-        sums[group] = zeros.index_add(0, batch.example_index, token_nll).cpu().numpy()
+        nll = target_nll(decoder, batch).double()
+        sums = torch.zeros(len(group), 2, dtype=torch.float64, device=nll.device)
+        sums[:, 0].index_add_(0, batch.example_index, nll)
+        is_last = torch.ones_like(batch.example_index, dtype=torch.bool)
+        is_last[:-1] = batch.example_index[1:] != batch.example_index[:-1]
+        sums[batch.example_index[is_last], 1] = nll[is_last]
+        losses[group] = sums.cpu().numpy()
         if on_rows:
-            on_rows(group, sums[group])
-    return sums
+            on_rows(group, losses[group])
+    return losses
 
 
 def count_targets(examples: Sequence[Example]) -> np.ndarray:
@@ -60,6 +81,13 @@ def compute_likelihood_means(
         **compute_token_means(nll, targets),
         "bits_per_byte": float(nll.sum() / math.log(2) / response_bytes.sum()),
     }
+
+
+def find_ends(examples: Sequence[Example], end_ids: Collection[int]) -> np.ndarray:
+    """Return 1 for each example whose last target is an end token, which it is not where it was cut."""
+    return np.array(
+        [int(len(one.response) > 0 and one.response[-1] in end_ids) for one in examples], dtype=int
+    )
 
 
 def compute_token_means(nll: np.ndarray, targets: np.ndarray) -> dict[str, float]:

@@ -30,6 +30,7 @@ def score_rep_4(answer: Answer, text: str, record: Record) -> float:
 # The keys are the names in evaluation.json; tables keep this order.
 METRICS: dict[str, Metric] = {
     "nll": Metric("loss, nats a token ↓", 1, 3, stands_out=True, phrase="the loss"),
+    "content_nll": Metric("loss without the end ↓", 1, 3),
     "perplexity": Metric("perplexity ↓", 1, 2, stands_out=True),
     "bits_per_byte": Metric("bits a byte ↓", 1, 3, stands_out=True),
     "rouge_l": Metric("ROUGE-L, % ↑", 100, 1, score=score_rouge_l, stands_out=True, phrase="ROUGE-L"),

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 
 from loratune.data.example import Example, Record
-from loratune.evaluation.likelihood import count_targets, response_nll
+from loratune.evaluation.likelihood import count_targets, find_ends, response_losses
 from loratune.evaluation.result_cache import ResultCache
 from loratune.evaluation.scoring import ScoredAnswer, score_answer
 from loratune.generation.constrained import Constraint
@@ -40,6 +40,7 @@ class EvaluationSet:
     answered: Sequence[int]  # indices of the records that are answered
     targets: np.ndarray  # [records]: tokens whose likelihood counts; 0 for a record without a response
     sizes: np.ndarray  # [records]: bytes of these tokens
+    ends: np.ndarray  # [records]: 1 where the last of these tokens ends the response, else 0
     constraints: Constraints = None  # one for each answered record; None leaves all answers unconstrained
     # Ids in the official split of each task whose records are all answered.
     split_ids: Mapping[str, int] = field(default_factory=dict)
@@ -50,6 +51,7 @@ class ModelResult:
     """What one model does on the evaluation set."""
 
     nll: np.ndarray  # [records]: negative log-likelihood of the whole response in nats
+    end_nll: np.ndarray  # [records]: of the token that ends it; 0 where it was cut
     answers: Sequence[dict[int, ScoredAnswer]]  # by the index of the record; one dict for each sample
 
 
@@ -70,6 +72,7 @@ def build_evaluation_set(
         answered,
         targets=count_targets(examples),
         sizes=sizes,
+        ends=find_ends(examples, {tokenizer.eos_id, tokenizer.text_eos_id}),
         constraints=constraints,
         split_ids=split_ids or {},
     )
@@ -96,7 +99,7 @@ def measure_model(
         settings: how it answers; each sample equals a run with its own seed.
         result_cache: the results known of exactly this model.
     """
-    nll = compute_losses(f"{name} loss", decoder, examples, result_cache=result_cache)
+    losses = compute_losses(f"{name} loss", decoder, examples, result_cache=result_cache)
     answers = generate_answers(
         f"{name} answers",
         decoder,
@@ -106,40 +109,42 @@ def measure_model(
         settings=settings,
         result_cache=result_cache,
     )
-    return ModelResult(nll, answers)
+    return ModelResult(losses[:, 0], losses[:, 1] * evaluation_set.ends, answers)
 
 
 def compute_losses(
     title: str, decoder: Decoder, examples: Sequence[Example], *, result_cache: ResultCache
 ) -> np.ndarray:
-    """Compute `response_nll` of the examples that are not in the cache, and show the progress.
+    """Compute `response_losses` of the examples that are not in the cache, and show the progress.
 
     Returns:
-        [examples], in nats; 0 for an example without a target.
+        [examples, 2], in nats; 0 for an example without a target.
     """
     with_target = [number for number, example in enumerate(examples) if example.response]
-    nll = np.zeros(len(examples))
-    nll[with_target] = load_or_compute_losses(
+    if not with_target:
+        return np.zeros((len(examples), 2))
+    losses = np.zeros((len(examples), 2))
+    losses[with_target] = load_or_compute_losses(
         title, decoder, [examples[number] for number in with_target], result_cache=result_cache
     )
-    return nll
+    return losses
 
 
 def load_or_compute_losses(
     title: str, decoder: Decoder, examples: Sequence[Example], *, result_cache: ResultCache
-) -> list[float]:
+) -> list[list[float]]:
     keys = [
         compute_cache_key(of="loss", prompt=example.prompt, response=example.response) for example in examples
     ]
     new = [number for number, key in enumerate(keys) if key not in result_cache.known]
     with progress(title, len(new)) as advance:
 
-        def on_rows(numbers: Sequence[int], nll: np.ndarray) -> None:
-            for number, value in zip(numbers, nll.tolist(), strict=True):
+        def on_rows(numbers: Sequence[int], losses: np.ndarray) -> None:
+            for number, value in zip(numbers, losses.tolist(), strict=True):
                 result_cache.note(keys[new[number]], value)
             advance(len(numbers))
 
-        response_nll(decoder, [examples[number] for number in new], on_rows)
+        response_losses(decoder, [examples[number] for number in new], on_rows)
     report_cached_results(title, len(examples) - len(new), len(examples))
     return [result_cache.known[key] for key in keys]
 

@@ -10,6 +10,7 @@ from loratune.report.summary import MeasureLine, format_measure
 STOPPING = "eos_rate"
 # A model that stops repeats itself less, whatever it says.
 FOLLOWS_FROM_STOPPING = ("rep_4",)
+LOSS, LOSS_WITHOUT_END = "nll", "content_nll"
 REFERENCE = "the strongest way to ask the base"
 
 
@@ -41,6 +42,7 @@ def describe_verdict(part: EvaluationPart) -> str:
     if not judged:
         return ""
     better = [one for one in judged if one.line.verdict == "better"]
+    at_the_end = " (only in the token that ends an answer)" if is_lower_at_the_end_alone(part) else ""
     rest = [
         ("worse in", [one.describe() for one in judged if one.line.verdict == "worse"]),
         ("no clear change in", [METRICS[one.name].phrase for one in judged if one.line.verdict == "unclear"]),
@@ -50,13 +52,15 @@ def describe_verdict(part: EvaluationPart) -> str:
         return f"{stops}{f': {others}' if others else ''}."
     if not better:
         return f"Nothing is clearly better than {REFERENCE}: {others}."
-    gains = f"better in {join([one.describe() for one in better])}"
+    described = [f"{one.describe()}{at_the_end if one.name == LOSS else ''}" for one in better]
+    gains = f"better in {join(described)}"
     return f"Against {REFERENCE}: {'; '.join(filter(None, [gains, others]))}."
 
 
 def describe_stopping(part: EvaluationPart, better: Sequence[Judged]) -> str:
     """Say that answers stop where that is the only gain; "" where it is not, or where they do not."""
-    if {one.name for one in better} - set(FOLLOWS_FROM_STOPPING):
+    follows = {*FOLLOWS_FROM_STOPPING, *([LOSS] if is_lower_at_the_end_alone(part) else [])}
+    if {one.name for one in better} - follows:
         return ""
     if STOPPING not in part.base or STOPPING not in part.tuned:
         return ""
@@ -67,6 +71,15 @@ def describe_stopping(part: EvaluationPart, better: Sequence[Judged]) -> str:
         f"All that is better than {REFERENCE} is that it stops: {line.tuned} % of the answers end before the "
         f"limit ({line.base} % of the base's)"
     )
+
+
+def is_lower_at_the_end_alone(part: EvaluationPart) -> bool:
+    """Return whether the loss is lower only in the token that ends an answer."""
+    names = (LOSS, LOSS_WITHOUT_END)
+    if not all(name in part.base and name in part.tuned for name in names):
+        return False
+    loss, content = (format_measure(name, part).verdict for name in names)
+    return loss == "better" and content != "better"
 
 
 def join(names: Sequence[str]) -> str:
