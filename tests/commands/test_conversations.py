@@ -213,3 +213,29 @@ def test_a_run_is_resumed_with_the_date_that_it_began_with(place, capsys, monkey
     assert json.loads(facts.read_text())["template_date"] == stored["date"]
     changed = {one["name"] for one in json.loads(facts.read_text())["changes"]}
     assert changed == {"--steps"}
+
+
+@pytest.mark.parametrize("template", ["auto", "instruction"])
+def test_plain_text_is_learned_whole_and_measured(place, capsys, template):
+    texts = [f"The {thing} stands on shelf {number}. " * 20 for number, thing in enumerate(THINGS)]
+    (place / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    words = ["--model", "base", "--max-tokens", "128", "--template", template]
+    assert main(["prepare", "--data", "texts.jsonl", "--val-fraction", "0.2", *words]) == 0
+    report = json.loads((place / "data" / "prepare_report.json").read_text())
+    counts = report["sources"]["texts"]
+    assert counts["rows_split"] == 10 and counts["responses_cut"] == counts["dropped"] == 0
+    assert "pieces of a long text" in " ".join(capsys.readouterr().out.split())
+    assert main(["preview", *words, "--rows", "1"]) == 0
+    assert "learned" in capsys.readouterr().out
+    assert main(["train", *words, "--steps", "2", "--threads", "1"]) == 0
+    assert main(["evaluate", "--max-tokens", "128", "--generate", "4", "--threads", "1"]) == 0
+    result = json.loads((place / "evaluation.json").read_text())
+    assert result["answered_rows"] == 0  # there is nothing to answer
+    held_out = read_records(place / "data" / "test.jsonl")
+    tokenizer = AutoTokenizer.from_pretrained(place / "base")
+    tokens = sum(len(tokenizer(record.output)["input_ids"]) + 1 for record in held_out)
+    # Every token and the end, but for the first of each text, which nothing precedes.
+    assert result["tuned"]["target_tokens"] == tokens - len(held_out)
+    assert {result[name]["nll"] for name in ("base", "base_bare", "base_chat")} == {result["base"]["nll"]}
+    (place / "test.json").write_text('["Where is the bell?"]')
+    assert main(["compare", "--max-new-tokens", "4", "--threads", "1"]) == 0

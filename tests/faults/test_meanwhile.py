@@ -103,9 +103,9 @@ def test_data_changed_while_the_base_loads_is_not_mixed_up(place, whole, cache, 
     original, path = inputs.load_model, place / "data" / "train.jsonl"
     lines = path.read_text().splitlines(keepends=True)
 
-    def load_base(found):
+    def load_base(found, **options):
         path.write_text("".join(lines[:20]))
-        return original(found)
+        return original(found, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(inputs, "load_model", load_base)
