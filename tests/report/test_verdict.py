@@ -46,7 +46,7 @@ def test_a_gain_that_is_only_stopping_is_called_that():
     part = build_part({"nll": 0.0, "rouge_l": -0.05, "eos_rate": 0.4, "rep_4": -0.2}, BASE)
     assert describe_verdict(part) == (
         "All that is better than the strongest way to ask the base is that it stops: 90.0 % of the answers "
-        "end before the limit (50.0 % of the base's): worse in ROUGE-L (20.0 to 15.0 %); no clear change in "
+        "end before the limit (50.0 % of the base's); worse in ROUGE-L (20.0 to 15.0 %); no clear change in "
         "the loss."
     )
 

@@ -21,6 +21,7 @@ from loratune.models.adapter import save_adapter, write_adapter_metadata
 from loratune.models.lora import adapter_parameters
 from loratune.report.loss_plot import plot_losses
 from loratune.report.model_card import render_model_card
+from loratune.report.summary import format_count
 from loratune.system.atomic import file_lock, fill_folder_atomically, write_json, write_text
 from loratune.system.memory import peak_memory_mb
 from loratune.system.messages import say, warn
@@ -174,7 +175,7 @@ def announce(setup: Setup) -> None:
         f"parameters ({trainable / total:.1%})."
     )
     say(
-        f"Data: {len(lengths):,} examples, {sum(lengths):,} tokens and {steps:,} steps of "
+        f"Data: {len(lengths):,} examples, {sum(lengths):,} tokens and {format_count(steps, 'step')} of "
         f"{plan.step.batch_tokens:,} tokens an epoch."
     )
     say(f"Template: {describe_template(inputs.template, config.template)}.")

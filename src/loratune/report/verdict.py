@@ -49,7 +49,7 @@ def describe_verdict(part: EvaluationPart) -> str:
     ]
     others = "; ".join(f"{words} {join(names)}" for words, names in rest if names)
     if stops := describe_stopping(part, better):
-        return f"{stops}{f': {others}' if others else ''}."
+        return f"{'; '.join(filter(None, [stops, others]))}."
     if not better:
         return f"Nothing is clearly better than {REFERENCE}: {others}."
     described = [f"{one.describe()}{at_the_end if one.name == LOSS else ''}" for one in better]

@@ -147,6 +147,8 @@ def format_cells(line: Line, bases: Sequence[str]) -> list[str]:
     """Format the bases' numbers, then the tuned one with its change, or several tuned ones and their mean."""
     first = format_measure(line.metric, line.parts[0])
     cells = [first.mark_base(base) for base in bases]
+    if not any(cells):
+        cells[0] = first.base  # of plain text, which has no template, and so no column of its own
     if len(line.parts) == 1:
         return [*cells, first.tuned, first.change, first.interval]
     tuned = [format_measure(line.metric, part).tuned for part in line.parts]
