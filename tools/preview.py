@@ -18,7 +18,7 @@ from loratune.data.jsonl import read_records, write_records
 from loratune.report.terminal import rows
 
 IDS = ("dolly-cb9e1726c368a829", "PNC/2008/page_32.pdf-1", "dolly-389be41bb90cfdec")
-MAX_TOKENS = 128
+MAX_TOKENS = 176
 WIDTH = 96
 
 
