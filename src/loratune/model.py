@@ -5,15 +5,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeGuard, cast, overload
+from typing import Any, cast, overload
 
 from loratune.data.chat_template import ChatTemplate
-from loratune.data.conversation import check_prompt
 from loratune.data.example import Message
 from loratune.data.resolve_template import (
     check_template_choice,
     find_own_template,
     fit_tokenizer,
+    get_date,
     read_template,
     resolve_template,
 )
@@ -21,6 +21,7 @@ from loratune.data.template import PromptTemplate
 from loratune.errors import Problem, UserError
 from loratune.generation.decoding import Decoding
 from loratune.generation.engine import Engine, generate
+from loratune.generation.prompt_format import Prompt, PromptFormat, is_single_prompt
 from loratune.generation.request import Request, build_requests
 from loratune.models.adapter import (
     ADAPTER_METADATA_FILE,
@@ -54,40 +55,6 @@ class LoadedAdapter:
     folder: Path
     loras: Mapping[str, Lora]  # our names of the adapted layers -> their adapters
     metadata: Mapping[str, Any]  # its loratune.json; empty for another tool's adapter
-
-
-Prompt = str | Sequence[Message]  # an instruction, or a conversation that waits for an answer
-
-
-@dataclass(frozen=True)
-class PromptFormat:
-    """A prompt template and the tokenizer fitted to it."""
-
-    template: PromptTemplate
-    tokenizer: Tokenizer
-
-    def encode(self, prompts: Sequence[Prompt], input: str = "") -> list[list[int]]:
-        """Return the ids of the prompts; no text in them becomes a special token.
-
-        Args:
-            prompts: instructions, or conversations that wait for an answer.
-            input: text that the instructions refer to.
-
-        Raises:
-            UserError: a conversation is unusable, or the template cannot show it.
-        """
-        return self.tokenizer.encode_prompts([self.split(prompt, input) for prompt in prompts])
-
-    def split(self, prompt: Prompt, input: str = "") -> Sequence[str]:
-        """Split a prompt into the template's texts and the user's, in turn."""
-        if isinstance(prompt, str):
-            return self.template.split_prompt(prompt, input)
-        try:
-            check_prompt(prompt)
-        except ValueError as error:
-            raise UserError(f"a prompt is no conversation: {error}") from None
-        self.template.check(prompt)
-        return self.template.split_conversation(prompt)
 
 
 class TunedModel:
@@ -283,11 +250,6 @@ class TunedModel:
         return folder
 
 
-def is_single_prompt(prompts: Prompt | Sequence[Prompt]) -> TypeGuard[Prompt]:
-    """Return whether this is one instruction or conversation, not a list of them."""
-    return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], Mapping))
-
-
 def build_decoding(settings: Mapping[str, Any]) -> Decoding:
     """Return the decoding settings with these changes."""
     settings = {"repetition_penalty": DEFAULT_PENALTY, **settings}
@@ -375,11 +337,6 @@ def choose_template(
             f"{own.name!r}."
         )
     return own
-
-
-def get_date(template: PromptTemplate | None) -> str:
-    """Return the date that a template writes; "" for one that writes none."""
-    return template.date if isinstance(template, ChatTemplate) else ""
 
 
 def check_templates_equal(adapters: Sequence[Path], templates: Sequence[PromptTemplate]) -> None:

@@ -14,7 +14,8 @@ from tokenizers import pre_tokenizers, processors
 from loratune.errors import UserError
 from loratune.models.load import load_model
 from loratune.models.resolve import resolve_model
-from loratune.models.tokenizer import Tokenizer, build_byte_decoder, convert_token_to_bytes
+from loratune.models.token_bytes import build_byte_decoder, convert_token_to_bytes
+from loratune.models.tokenizer import Tokenizer
 from support.small_models import save_model
 
 

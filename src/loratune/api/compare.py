@@ -15,8 +15,9 @@ from loratune.evaluation.result import Evaluation
 from loratune.evaluation.runner import AnswerSettings
 from loratune.evaluation.text_metrics import rep_4
 from loratune.generation.progress import generate_with_progress
+from loratune.generation.prompt_format import Prompt, PromptFormat
 from loratune.generation.request import Answer, build_requests
-from loratune.model import Prompt, PromptFormat, TunedModel
+from loratune.model import TunedModel
 from loratune.report.html import render_comparison_page
 from loratune.report.markdown import render_comparison_markdown
 from loratune.report.summary import Comparison

@@ -11,7 +11,7 @@ from loratune.data.bad_rows import raise_problems
 from loratune.data.conversation import check_prompt, format_turn
 from loratune.data.json_values import describe_type, has_lone_surrogate
 from loratune.errors import UserError
-from loratune.model import Prompt, PromptFormat
+from loratune.generation.prompt_format import Prompt, PromptFormat
 from loratune.system.messages import warn
 from loratune.system.read import read_json
 

@@ -22,7 +22,8 @@ from loratune.config.shared import DEFAULT_ADAPTER
 from loratune.config.train import TrainConfig
 from loratune.evaluation.evaluate import evaluate_adapters
 from loratune.evaluation.result import Evaluation
-from loratune.model import Prompt, TunedModel, load_tuned_model
+from loratune.generation.prompt_format import Prompt
+from loratune.model import TunedModel, load_tuned_model
 from loratune.report.summary import Comparison
 from loratune.training.events import Event
 

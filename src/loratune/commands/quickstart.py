@@ -19,7 +19,7 @@ from loratune.data.resolve_template import fit_tokenizer, resolve_template
 from loratune.data.sample import draw_stratified_sample
 from loratune.data.tokenize import tokenize_records
 from loratune.evaluation.forgetting import draw_windows, load_prose
-from loratune.model import Prompt, PromptFormat
+from loratune.generation.prompt_format import Prompt, PromptFormat
 from loratune.models.load import load_model
 from loratune.models.resolve import resolve_model
 from loratune.report.terminal.evaluation import show_improvement

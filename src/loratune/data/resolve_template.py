@@ -125,3 +125,8 @@ def fit_tokenizer(tokenizer: AnyTokenizer, template: PromptTemplate) -> AnyToken
     if isinstance(template, ChatTemplate):
         return tokenizer.for_chat(template.end_token)
     return tokenizer
+
+
+def get_date(template: PromptTemplate | None) -> str:
+    """Return the date that a template writes; "" for one that writes none."""
+    return template.date if isinstance(template, ChatTemplate) else ""

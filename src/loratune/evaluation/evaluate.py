@@ -31,7 +31,8 @@ from loratune.evaluation.runner import (
     compute_losses,
     measure_model,
 )
-from loratune.model import LoadedAdapter, PromptFormat, TunedModel
+from loratune.generation.prompt_format import PromptFormat
+from loratune.model import LoadedAdapter, TunedModel
 from loratune.models.tokenizer import Tokenizer
 from loratune.system.cache import get_cache_folder
 from loratune.system.messages import warn

@@ -3,12 +3,10 @@
 Special tokens in a text stay text, and prompts begin with BOS if the tokenizer's own configuration adds one.
 """
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from loratune.errors import UserError
 from loratune.models.chat_encoding import Encoded, Span, find_spans
@@ -17,8 +15,15 @@ from loratune.models.special_tokens import (
     generate_secret_names,
     rename_special_tokens,
 )
+from loratune.models.token_bytes import build_byte_decoder, convert_token_to_bytes
+from loratune.models.tokenizer_files import (
+    build_load_error,
+    detect_bos_ids,
+    read_end_ids,
+    read_vocab_size,
+    remove_tokens_without_embedding,
+)
 from loratune.system.quiet import quiet_libraries
-from loratune.system.read import read_json
 
 # A prompt in parts: the template's text and the user's in turn, starting with the template's.
 PromptParts = Sequence[str]
@@ -324,112 +329,3 @@ class Tokenizer:
             self.hugging_face.save_pretrained(folder)
         finally:
             self.hugging_face.chat_template = own
-
-
-def build_load_error(folder: Path, error: Exception) -> UserError:
-    """Return the error that says why a tokenizer cannot be loaded, and what to do."""
-    if (folder / "tokenizer.model").exists() and not (folder / "tokenizer.json").exists():
-        path = repr(str(folder))
-        return UserError(
-            f"{folder}: its tokenizer is there as tokenizer.model alone; a tokenizer.json is needed. Convert "
-            "it once: "
-            '`pip install sentencepiece protobuf tiktoken`, then `python -c "from transformers import '
-            "AutoTokenizer; "
-            f'AutoTokenizer.from_pretrained({path}).save_pretrained({path})"`'
-        )
-    return UserError(f"{folder}: no usable tokenizer (tokenizer.json is missing or broken): {error}")
-
-
-def read_vocab_size(path: Path) -> int | None:
-    """Return `vocab_size` of a model's config.json; None if it says nothing."""
-    config = read_json(path) if path.is_file() else None
-    vocab_size = config.get("vocab_size") if isinstance(config, dict) else None
-    return vocab_size if type(vocab_size) is int and vocab_size > 0 else None
-
-
-def remove_tokens_without_embedding(tokenizer, vocab_size: int, folder: Path) -> None:
-    """Remove added tokens that have no embedding, such as a padding token that was never trained.
-
-    In a text their names are then ordinary text.
-
-    Raises:
-        UserError: one of them is needed: end-of-text, or a token that the tokenizer puts around each text.
-    """
-    removed = {token for token, id_ in tokenizer.get_added_vocab().items() if id_ >= vocab_size}
-    if not removed:
-        return
-    if tokenizer.eos_token in removed:
-        raise UserError(
-            f"{folder}: its end-of-text token {tokenizer.eos_token!r} has the id {tokenizer.eos_token_id:,}, "
-            "but the model's "
-            f"ids end at {vocab_size - 1:,}; correct eos_token in tokenizer_config.json"
-        )
-    if around := [id_ for id_ in tokenizer("")["input_ids"] if id_ >= vocab_size]:
-        raise UserError(
-            f"{folder}: its tokenizer puts {tokenizer.convert_ids_to_tokens(around[0])!r} around each text, "
-            "which has the id "
-            f"{around[0]:,}, but the model's ids end at {vocab_size - 1:,}; copy the tokenizer's files from "
-            "the model's source again"
-        )
-    from tokenizers import Tokenizer as Backend
-
-    old = tokenizer.backend_tokenizer
-    state = json.loads(old.to_str())
-    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] not in removed]
-    if isinstance(vocabulary := state["model"].get("vocab"), dict):
-        state["model"]["vocab"] = {token: id_ for token, id_ in vocabulary.items() if token not in removed}
-    new = Backend.from_str(json.dumps(state))
-    new.encode_special_tokens = old.encode_special_tokens
-    tokenizer._tokenizer = new  # there is no public way to remove a token
-
-
-def detect_bos_ids(tokenizer) -> list[int]:
-    """Return the ids that a `transformers` tokenizer, as it is configured, puts before a text."""
-    plain, full = tokenizer("x", add_special_tokens=False)["input_ids"], tokenizer("x")["input_ids"]
-    return next((full[:start] for start in range(len(full)) if full[start : start + len(plain)] == plain), [])
-
-
-def read_end_ids(path: Path) -> list[int]:
-    """Return `eos_token_id` of a model's generation_config.json as a list; empty if it says nothing.
-
-    Raises:
-        UserError: it is neither a number nor a list of numbers.
-    """
-    if not path.is_file():
-        return []
-    config = read_json(path)
-    value = config.get("eos_token_id") if isinstance(config, dict) else None
-    end_ids: list[Any] = value if isinstance(value, list) else [value]
-    if end_ids == [None]:
-        return []
-    if not all(isinstance(id_, int) and not isinstance(id_, bool) for id_ in end_ids):
-        raise UserError(f"{path}: eos_token_id must be a number or a list of numbers, not {str(value)[:80]}")
-    return end_ids
-
-
-def convert_token_to_bytes(token: str, byte_decoder: dict[str, int]) -> bytes:
-    """Convert a token to its UTF-8 bytes.
-
-    Args:
-        token: as it stands in the vocabulary.
-        byte_decoder: of a byte-level tokenizer; empty for others, which write a space as U+2581 and a lone
-            byte as <0x0A>.
-    """
-    if byte_decoder:
-        return bytes(byte_decoder[character] for character in token)
-    if byte := re.fullmatch("<0x([0-9A-F]{2})>", token):
-        return bytes.fromhex(byte[1])
-    return token.replace("\u2581", " ").encode()
-
-
-def build_byte_decoder() -> dict[str, int]:
-    """Map the characters that byte-level tokenizers write for bytes to these bytes.
-
-    A byte that is a visible Latin-1 character stands for itself; the others are written, in order, as the
-    characters from U+0100 on (Radford et al. 2019, section 2.2).
-    """
-    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in visible]
-    return {chr(byte): byte for byte in visible} | {
-        chr(256 + index): byte for index, byte in enumerate(others)
-    }
