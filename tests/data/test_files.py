@@ -96,13 +96,17 @@ def test_chat_is_kept_up_to_its_last_answer(tmp_path, kind):
     assert read_contents(path) == [("1 + 1?", "System: Be brief.\nUser: Hi\nAssistant: Hello", "2")]
 
 
-def test_documented_conversation_is_kept_whole(tmp_path):
-    example = re.search(r"(?s)```json\n(.*?)```", (ROOT / "docs" / "data.md").read_text(encoding="utf-8"))
-    row = json.loads(example[1])
-    write(tmp_path / "mine.jsonl", [row])
-    (record,) = read_file_records(tmp_path / "mine.jsonl", {}, "mine")
-    assert (record.messages, record.tools) == (row["messages"], row["tools"])
-    assert len(list_learned(record.messages)) == 3
+@pytest.mark.parametrize("page", ["README.md", "docs/data.md"])
+def test_documented_conversations_are_kept_whole(tmp_path, page):
+    blocks = re.findall(r"(?s)```json\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"))
+    rows = [json.loads(block) for block in blocks if block.startswith('{"messages"')]
+    assert rows and any(one["role"] == "tool" for row in rows for one in row["messages"])
+    for row in rows:
+        write(tmp_path / "mine.jsonl", [row])
+        (record,) = read_file_records(tmp_path / "mine.jsonl", {}, "mine")
+        assert (record.messages, record.tools) == (row["messages"], row.get("tools", []))
+        answers = [one for one in row["messages"] if one["role"] == "assistant"]
+        assert len(list_learned(record.messages)) == len(answers) > 1
 
 
 CHAT = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
