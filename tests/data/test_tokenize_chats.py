@@ -180,6 +180,10 @@ def test_a_text_template_makes_an_example_of_each_answer_with_the_turns_before_i
         (template.render("Bye", "System: Be brief.\nUser: Hi\nAssistant: Hello."), "Ciao."),
     ]
     assert (counts["mine"]["answers"], counts["mine"]["rows_split"]) == (2, 1)
+    longest = max(len(one.prompt) + len(one.response) for one in examples)
+    shorter, counts = tokenize_records([build_record(messages)], template, tokenizer, max_tokens=longest - 1)
+    assert tokenizer.decode(shorter[1].prompt) == template.render("Bye", "System: Be brief.")
+    assert (counts["mine"]["inputs_cut"], counts["mine"]["turns_cut"]) == (1, 1)
 
 
 @settings(max_examples=40, deadline=None)

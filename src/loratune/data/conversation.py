@@ -142,15 +142,20 @@ class TurnView:
 
     instruction: str
     input: str  # the messages before and after the question, as `User: ...` and so on; "" without any
-    turn_starts: list[int]  # the index in `input` of each message's first character
+    turn_starts: list[int]  # the index in `input` where each turn, or a system message, begins
 
 
 def view_as_turn(messages: Sequence[Message]) -> TurnView:
     """View a conversation that waits for an answer as one turn."""
     question = list_turn_starts(messages)[-1]
-    texts = [format_turn(message) for number, message in enumerate(messages) if number != question]
-    starts = [sum(len(text) + 1 for text in texts[:number]) for number in range(len(texts))]
-    return TurnView(messages[question]["content"], "\n".join(texts), starts)
+    others = [number for number in range(len(messages)) if number != question]
+    beginnings = {0, *list_turn_starts(messages), question + 1}
+    starts, text = [], ""
+    for number in others:
+        if number in beginnings:
+            starts.append(len(text))
+        text += format_turn(messages[number]) + "\n"
+    return TurnView(messages[question]["content"], text.removesuffix("\n"), starts)
 
 
 def format_turn(message: Message) -> str:

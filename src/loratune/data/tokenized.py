@@ -43,7 +43,8 @@ class TokenizedRecord:
     def count(self) -> dict[str, int]:
         """Count what became of the record, by `COUNT_NAMES`."""
         kept = [one.example for one in self.examples if one.example]
-        turns_cut = sum(one.turns_cut for one in self.examples)
+        # Several examples of one conversation mostly lose the same turns.
+        turns_cut = max((one.turns_cut for one in self.examples), default=0)
         learned = sum(example.answers for example in kept) if self.answers else 0
         return {
             "rows": 1,
