@@ -5,6 +5,7 @@ prompt                         response
                                learned-------- context-------------------- learned-------
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -32,12 +33,7 @@ def tokenize_chats(
     rows = []
     for record, rendered in zip(records, chats_of, strict=True):
         with naming_record(record):
-            examples = [
-                truncate_chat(
-                    chat, record, next(encoded), template, tokenizer=tokenizer, max_tokens=max_tokens
-                )
-                for chat in rendered
-            ]
+            examples = [truncate_chat(chat, record, next(encoded), template, **options) for chat in rendered]
             if not examples:
                 prompt_only = encode_prompt(record, template, tokenizer)
                 examples.append(truncate_turn(record, prompt_only, template, **options))
@@ -115,22 +111,20 @@ def truncate_chat(
         return truncate_turn(record, whole, template, tokenizer=tokenizer, max_tokens=max_tokens)
     if count_excess_tokens(whole, max_tokens) <= 0:
         return TokenizedExample(whole, whole)
-    last = (
-        sum(start < chat.answers[-1] for start in list_turn_starts(chat.messages)) - 1
-    )  # turn with an answer
-    example, count = whole, 0
-    # The fewest turns that are enough, by bisection: without more of them a conversation is never longer.
-    fewest, most = 1, last
-    while fewest <= most:
-        middle = (fewest + most) // 2
-        shorter_chat = drop_turns(chat, middle, record, template=template)
-        (shorter,) = encode_chats([(record, shorter_chat)], tokenizer)
-        if count_excess_tokens(shorter, max_tokens) <= 0:
-            most = middle - 1
-        else:
-            fewest = middle + 1
-        if count_excess_tokens(shorter, max_tokens) <= 0 or middle == last:
-            example, count = shorter, middle
+
+    def shorten(count: int) -> Example:
+        chat_left = drop_turns(chat, count, record, template=template)
+        return encode_chats([(record, chat_left)], tokenizer)[0]
+
+    # The newest turn with an answer stays.
+    droppable = sum(start < chat.answers[-1] for start in list_turn_starts(chat.messages)) - 1
+    enough = bisect_left(
+        range(1, droppable + 1),
+        True,
+        key=lambda count: count_excess_tokens(shorten(count), max_tokens) <= 0,
+    )
+    count = min(enough + 1, droppable)
+    example = shorten(count) if count else whole
     truncated = cut_end(example, max_tokens)
     return TokenizedExample(
         whole,
