@@ -117,6 +117,7 @@ def test_one_pass_has_the_losses_and_gradients_of_each_answer_alone(family, mess
         loss = target_nll(decoder, batch)
         gradients.append(torch.autograd.grad(loss.sum(), list(adapter_parameters(decoder).values())))
         losses.append(loss.detach())
+    assert losses[0].shape == losses[1].shape
     assert torch.allclose(losses[0], losses[1], rtol=1e-5, atol=1e-5)
     for one, other in zip(*gradients, strict=True):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
