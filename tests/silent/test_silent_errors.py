@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from silent.errors import DOCS, ROOT, Fault, document, faults
 
@@ -95,6 +96,9 @@ def run(tests: list[str], folder: Path) -> None:
     os.chdir(ROOT)
     sys.path.insert(0, str(folder / "src"))
     os.environ["PYTHONPATH"] = str(folder / "src")
+    # Several distinct failures would be reported as one group, which hides whether they are assertions.
+    settings.register_profile("one failure", settings.default, report_multiple_bugs=False)
+    settings.load_profile("one failure")
     options = [
         "-q",
         "-x",
