@@ -10,6 +10,7 @@ from typing import Any, cast, overload
 from loratune.data.chat_template import ChatTemplate
 from loratune.data.example import Message
 from loratune.data.resolve_template import (
+    AUTO,
     check_template_choice,
     find_own_template,
     fit_tokenizer,
@@ -331,7 +332,7 @@ def choose_template(
             )
         return chosen
     if own is None:
-        own = resolve_template("auto", tokenizer)
+        own = resolve_template(AUTO, tokenizer)
         say(
             "The adapter was made by another tool and names no template; the default one is used: "
             f"{own.name!r}."

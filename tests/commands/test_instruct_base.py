@@ -171,8 +171,12 @@ def test_a_base_without_a_chat_template_is_trained_in_ours_unless_one_was_asked_
         "--template chat: this base model has no chat template; choose another one, such as instruction, or "
         "name a .jinja file" in told
     )
+    (place / "chat.jinja").write_text(CHAT_TEMPLATE)
+    capsys.readouterr()
+    train(place, "--template", "chat.jinja")  # which is not the base model's own, although it is called so
+    assert "Template: chat.jinja." in capsys.readouterr().out
     (place / "own.jinja").write_text(CHAT_TEMPLATE)
-    assert train(place, "--template", "own.jinja")["template"]["name"] == "own"
+    assert train(place, "--template", "own.jinja")["template"]["name"] == "own.jinja"
 
 
 def test_a_chat_template_without_an_end_is_refused_where_it_was_asked_for(place, capsys):

@@ -14,6 +14,7 @@ from loratune.data.chat_template import ChatTemplate
 from loratune.data.end_markers import describe_end_markers
 from loratune.data.example import Example
 from loratune.data.packing import Batch, input_length, pack, pack_best_fit, plan_epoch
+from loratune.data.resolve_template import AUTO, CHAT
 from loratune.data.template import PromptTemplate
 from loratune.data.tokenized import describe_conversations
 from loratune.errors import FileError, UserError
@@ -189,8 +190,8 @@ def announce(setup: Setup) -> None:
 
 def describe_template(template: PromptTemplate, choice: str) -> str:
     """Name the prompt template, and say whose it is where the base model decided."""
-    own = "the base model's own chat template" if template.name == "chat" else template.name
-    return f"{own} (auto)" if choice == "auto" else own
+    own = "the base model's own chat template" if template.name == CHAT else template.name
+    return f"{own} (auto)" if choice == AUTO else own
 
 
 def announce_truncation(source: str, counts: dict[str, int], max_tokens: int) -> None:

@@ -15,7 +15,6 @@ from loratune.data.example import Message, Record, compute_content_id, compute_c
 from loratune.data.json_values import describe_type, has_lone_surrogate
 
 ROLES = ("system", "user", "assistant", "tool")
-LEARN = ("all", "last")  # which answers of a conversation are learned
 PLAIN_FIELDS = {"role", "content", "weight"}
 REMEDIES = {
     ("user", "user"): "join them into one message",

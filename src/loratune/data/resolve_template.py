@@ -65,7 +65,7 @@ def resolve_template(choice: str, tokenizer: ChatTokenizer, *, today: str = "") 
             )
         return build_chat_template(tokenizer.chat_template, tokenizer, today=today)
     if (path := Path(choice)).suffix == ".jinja":
-        return build_chat_template(read_text(path), tokenizer, name=path.stem, today=today)
+        return build_chat_template(read_text(path), tokenizer, name=path.name, today=today)
     return load_template(choice)
 
 
